@@ -1,0 +1,104 @@
+"""jessymem: a memory manager for layered content.
+
+Region files, one per *dimension*, are memory-mapped; their *layers* are handed out with no copy and no lock.
+Names are imported when they are first used, so ``import jessymem`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from jessymem._version import __version__
+
+if TYPE_CHECKING:
+    from jessymem.budget import ClassUsage
+    from jessymem.config import MemoryConfig, PoolConfig
+    from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
+    from jessymem.errors import (
+        AllocationFailed,
+        ConfigError,
+        DimensionNotFound,
+        DuplicateDimension,
+        DuplicateLayer,
+        ImmutableDimension,
+        InvalidAccess,
+        JessyMemoryError,
+        LayerNotFound,
+        LimitExceeded,
+        OutOfBounds,
+        RegionFormatError,
+        RegionIOError,
+        RegionNotFound,
+    )
+    from jessymem.ids import DimensionId, LayerId
+    from jessymem.manager import MmapManager
+    from jessymem.regions.builder import RegionBuilder
+    from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
+    from jessymem.regions.region import MmapRegion
+    from jessymem.stats import LoadReport, MemoryStats
+
+__all__ = [
+    "AllocationFailed",
+    "ClassUsage",
+    "ConfigError",
+    "ContentLocation",
+    "ContextCollection",
+    "DimensionId",
+    "DimensionNotFound",
+    "DuplicateDimension",
+    "DuplicateLayer",
+    "ImmutableDimension",
+    "InvalidAccess",
+    "JessyMemoryError",
+    "LayerId",
+    "LayerInfo",
+    "LayerNotFound",
+    "LayerState",
+    "LimitExceeded",
+    "LoadReport",
+    "LoadedContext",
+    "MemoryConfig",
+    "MemoryStats",
+    "MmapManager",
+    "MmapRegion",
+    "NavigationPath",
+    "OutOfBounds",
+    "PoolConfig",
+    "RegionBuilder",
+    "RegionFormatError",
+    "RegionIOError",
+    "RegionMetadata",
+    "RegionNotFound",
+    "__version__",
+]
+
+_HOMES: Final = {
+    "budget": ("ClassUsage",),
+    "config": ("MemoryConfig", "PoolConfig"),
+    "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
+    "ids": ("DimensionId", "LayerId"),
+    "manager": ("MmapManager",),
+    "regions.builder": ("RegionBuilder",),
+    "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
+    "regions.region": ("MmapRegion",),
+    "stats": ("LoadReport", "MemoryStats"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+logging.getLogger("jessymem").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

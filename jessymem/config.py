@@ -1,0 +1,173 @@
+"""`MemoryConfig`: what a manager may use, and where it finds its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from jessymem.errors import ConfigError
+
+MIB: Final = 2**20
+
+SIMULATION_MODES: Final = ("auto", "never", "always")
+ADVICE_MODES: Final = ("willneed", "random", "sequential", "none")
+LOAD_MODES: Final = ("map", "copy")
+EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
+
+#: What core files may take together beyond their slots.
+CORE_HEADROOM_MB: Final = 20
+GROWN_MB: Final = 80
+USER_MB: Final = 32
+
+
+def _config_error(field: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"{field} must be {expected}, not {value!r}", field=field, value=value)
+
+
+def _check_int(field: str, value: Any, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise _config_error(field, value, f"an integer of at least {at_least}")
+
+
+def _check_share(field: str, value: Any, above: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= 1:
+        raise _config_error(field, value, f"a number above {above:g}, at most 1")
+    return float(value)
+
+
+def _check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _config_error(field, value, "one of " + ", ".join(map(repr, choices)))
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """One pool of equal blocks.
+
+    Parameters
+    ----------
+    size_mb : int
+        The pool's size in MiB.
+    block_size : int
+        Bytes of one block: a power of two, at least 64, that divides the pool.
+
+    Raises
+    ------
+    ConfigError
+        If a field is out of range.
+    """
+
+    size_mb: int
+    block_size: int
+
+    def __post_init__(self) -> None:
+        """Check both fields."""
+        _check_int("size_mb", self.size_mb, 1)
+        _check_int("block_size", self.block_size, 64)
+        if self.block_size & (self.block_size - 1):
+            raise _config_error("block_size", self.block_size, "a power of two")
+        if self.block_size > self.size_mb * MIB:
+            raise _config_error("block_size", self.block_size, "no larger than its pool")
+
+
+DEFAULT_POOLS: Final = (
+    PoolConfig(32, 4 * 1024),
+    PoolConfig(128, 16 * 1024),
+    PoolConfig(80, 64 * 1024),
+    PoolConfig(40, 256 * 1024),
+)
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Settings of a manager, checked at construction; immutable and picklable.
+
+    Parameters
+    ----------
+    total_memory_mb : int
+        The one budget for everything, in MiB.
+    base_path : path-like
+        The directory of the region files (``D01/region.mmap`` and so on).
+    pool_configs : sequence of PoolConfig or of (size_mb, block_size)
+        The pools for what is being learned.
+    warning_threshold, eviction_threshold, critical_threshold : float
+        Shares of the budget, rising, in (0, 1].
+    eviction_policy : {"lru", "lfu", "sieve"}
+        How cold regions are chosen.
+    simulation : {"auto", "never", "always"}
+        Whether bundled content stands in for core dimensions: where no core file exists, never, always.
+    advice : {"willneed", "random", "sequential", "none"}
+        What the system is told of a region's pages at load.
+    load_mode : {"map", "copy"}
+        Map a file, or read it into private memory, immune to what others do to the file.
+    zero_on_reuse : bool
+        Whether blocks that were used before are handed out zeroed.
+    read_only : bool
+        Refuse every write; make no directory and no lock file.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field.
+    """
+
+    total_memory_mb: int = 280
+    base_path: str | os.PathLike[str] = Path("data/consciousness")
+    pool_configs: Sequence[PoolConfig | tuple[int, int]] = DEFAULT_POOLS
+    warning_threshold: float = 0.75
+    eviction_threshold: float = 0.85
+    critical_threshold: float = 0.95
+    eviction_policy: str = "lru"
+    simulation: str = "auto"
+    advice: str = "willneed"
+    load_mode: str = "map"
+    zero_on_reuse: bool = True
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field and bring paths and pools to one form."""
+        _check_int("total_memory_mb", self.total_memory_mb, 1)
+        object.__setattr__(self, "base_path", _as_path(self.base_path))
+        object.__setattr__(self, "pool_configs", _as_pools(self.pool_configs))
+        below = 0.0
+        for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
+            below = _check_share(name, getattr(self, name), below)
+        _check_choice("eviction_policy", self.eviction_policy, EVICTION_POLICIES)
+        _check_choice("simulation", self.simulation, SIMULATION_MODES)
+        _check_choice("advice", self.advice, ADVICE_MODES)
+        _check_choice("load_mode", self.load_mode, LOAD_MODES)
+        for name in ("zero_on_reuse", "read_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise _config_error(name, getattr(self, name), "True or False")
+
+    @property
+    def limit_bytes(self) -> int:
+        """The budget in bytes."""
+        return self.total_memory_mb * MIB
+
+
+def _as_path(value: Any) -> Path:
+    try:
+        path = Path(os.fspath(value))
+    except TypeError:
+        raise _config_error("base_path", value, "a path") from None
+    if "\0" in str(path):
+        raise _config_error("base_path", value, "a path without a null character")
+    return path
+
+
+def _as_pools(value: Any) -> tuple[PoolConfig, ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise _config_error("pool_configs", value, "a sequence of PoolConfig")
+    pools = []
+    for item in value:
+        if isinstance(item, PoolConfig):
+            pools.append(item)
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            pools.append(PoolConfig(*item))
+        else:
+            raise _config_error("pool_configs", item, "made of PoolConfig or (size_mb, block_size)")
+    return tuple(pools)

@@ -1,0 +1,239 @@
+"""What a language model is given: layers with their descriptions, and two ways to write them down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, overload
+
+from jessymem.ids import LayerId, LayerLike, as_layer_id
+
+#: A character is at most four bytes of UTF-8.
+_MAX_UTF8_BYTES: Final = 4
+
+
+@dataclass(frozen=True)
+class LoadedContext:
+    """One layer, read: its content without a copy, and what describes it.
+
+    Attributes
+    ----------
+    layer_id : LayerId
+    content : memoryview
+        Read-only, format "B"; valid and unchanged for as long as this object or the view is held.
+    frequency : float
+    keywords : tuple of str
+    name : str
+        The layer's.
+    dimension_name : str
+    depth : int
+    parent : LayerId or None
+    """
+
+    layer_id: LayerId
+    content: memoryview
+    frequency: float
+    keywords: tuple[str, ...]
+    name: str
+    dimension_name: str
+    depth: int = 0
+    parent: LayerId | None = None
+
+    @property
+    def text(self) -> str:
+        """The content decoded as UTF-8; what does not decode is shown as U+FFFD."""
+        return str(self.content, "utf-8", "replace")
+
+    def text_prefix(self, n_chars: int) -> str:
+        """Return the first `n_chars` characters of `text`, decoding no more than they need."""
+        # One character more, so that what the cut tore off lies behind the prefix.
+        enough = self.content[: _MAX_UTF8_BYTES * (n_chars + 1)]
+        return str(enough, "utf-8", "replace")[:n_chars]
+
+
+@dataclass(frozen=True)
+class NavigationPath:
+    """A sequence of layers that a navigator chose.
+
+    Parameters
+    ----------
+    layer_sequence : iterable of LayerId, int or str
+        Kept in order, with what occurs twice.
+    frequency : float, optional
+        The frequency that the path was chosen for.
+    confidence : float, optional
+        The navigator's own measure.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an item is no layer id.
+    """
+
+    layer_sequence: Iterable[LayerLike]
+    frequency: float | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        """Read every id."""
+        if isinstance(self.layer_sequence, str | bytes):
+            raise TypeError(f"a path is a sequence of layer ids, not {self.layer_sequence!r}")
+        layers = tuple(as_layer_id(item) for item in self.layer_sequence)
+        object.__setattr__(self, "layer_sequence", layers)
+
+    def __len__(self) -> int:
+        """Return how many layers it visits."""
+        return len(tuple(self))
+
+    def __iter__(self) -> Iterator[LayerId]:
+        """Visit the layers in order."""
+        return (as_layer_id(item) for item in self.layer_sequence)
+
+
+class ContextCollection(Sequence[LoadedContext]):
+    """Contexts in the order of the paths they were loaded for; an immutable sequence.
+
+    Parameters
+    ----------
+    contexts : iterable of LoadedContext
+    """
+
+    def __init__(self, contexts: Iterable[LoadedContext]) -> None:
+        self._contexts = tuple(contexts)
+
+    def __len__(self) -> int:
+        """Return how many contexts there are."""
+        return len(self._contexts)
+
+    @overload
+    def __getitem__(self, index: int) -> LoadedContext: ...
+    @overload
+    def __getitem__(self, index: slice) -> ContextCollection: ...
+    def __getitem__(self, index: int | slice) -> LoadedContext | ContextCollection:
+        """Return a context, or the collection of a slice."""
+        if isinstance(index, slice):
+            return ContextCollection(self._contexts[index])
+        return self._contexts[index]
+
+    def __eq__(self, other: object) -> bool:
+        """Compare contents and descriptions."""
+        if not isinstance(other, ContextCollection):
+            return NotImplemented
+        return self._contexts == other._contexts
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Show how many and how large."""
+        return f"<ContextCollection {len(self)} contexts {self.total_size:,} bytes>"
+
+    @property
+    def total_size(self) -> int:
+        """Bytes of all contents together, each as often as it occurs."""
+        return sum(context.content.nbytes for context in self._contexts)
+
+    def format_for_llm(self, max_chars: int | None = None) -> str:
+        """Write the contexts for a prompt: one heading line each, then the text.
+
+        Parameters
+        ----------
+        max_chars : int, optional
+            The result is at most so long. Its last line then says what was cut, as far as that line
+            fits itself.
+
+        Returns
+        -------
+        str
+            Content that is no UTF-8 is shown with U+FFFD in its place.
+
+        Raises
+        ------
+        ValueError
+            If `max_chars` is negative.
+        """
+        return self._format(_heading, max_chars)
+
+    def format_with_metadata(self, max_chars: int | None = None) -> str:
+        """Write the contexts with all that is known of them, a line each, then the text.
+
+        Parameters and the rest are as for `format_for_llm`.
+        """
+        return self._format(_description, max_chars)
+
+    def _format(self, describe: Callable[[LoadedContext], str], max_chars: int | None) -> str:
+        if max_chars is None:
+            return "".join(_parts(self._contexts, describe, None))
+        if max_chars < 0:
+            raise ValueError(f"max_chars is 0 or more, not {max_chars}")
+        parts: list[str] = []
+        n_chars = 0
+        for part in _parts(self._contexts, describe, max_chars + 1):
+            parts.append(part)
+            n_chars += len(part)
+            if n_chars > max_chars:
+                return self._cut(parts, max_chars)
+        return "".join(parts)
+
+    def _cut(self, parts: list[str], max_chars: int) -> str:
+        """Shorten `parts`, which are too long together, to `max_chars` with a notice as their end."""
+        notice = ""
+        for last in range(len(parts) - 1, -1, -1):
+            notice = _cut_notice(self._contexts[last:], max_chars)
+            whole = sum(map(len, parts[:last]))
+            room = max_chars - len(notice)
+            if room > whole:
+                return "".join(parts)[:room] + notice
+        return notice.lstrip("\n")[:max_chars]
+
+
+def _parts(
+    contexts: Sequence[LoadedContext],
+    describe: Callable[[LoadedContext], str],
+    max_chars: int | None,
+) -> Iterator[str]:
+    """Write the contexts one by one; of each text no more than `max_chars`."""
+    for i, context in enumerate(contexts):
+        text = context.text if max_chars is None else context.text_prefix(max_chars)
+        end = "" if text.endswith("\n") else "\n"
+        yield ("\n" if i else "") + describe(context) + text + end
+
+
+def _heading(context: LoadedContext) -> str:
+    title = _one_line(context.dimension_name)
+    if context.name:
+        title += f" / {_one_line(context.name)}"
+    parts = [f"{context.layer_id} {title}".rstrip(), f"frequency {context.frequency:.2f}"]
+    if context.keywords:
+        parts.append(_join(context.keywords))
+    return f"[{' | '.join(parts)}]\n"
+
+
+def _description(context: LoadedContext) -> str:
+    lines = {
+        "layer": f"{context.layer_id} {_one_line(context.name)}".rstrip(),
+        "dimension": f"{context.layer_id.dimension} {_one_line(context.dimension_name)}".rstrip(),
+        "depth": context.depth,
+        "frequency": f"{context.frequency:.2f}",
+        "parent": context.parent if context.parent is not None else "none",
+        "keywords": _join(context.keywords) if context.keywords else "none",
+        "size": f"{context.content.nbytes} bytes",
+    }
+    return "---\n" + "".join(f"{key}: {value}\n" for key, value in lines.items()) + "---\n"
+
+
+def _cut_notice(contexts: Sequence[LoadedContext], max_chars: int) -> str:
+    """Say that the first of `contexts` is there in part and the rest not at all."""
+    partial, *rest = contexts
+    notice = f"\n[cut at {max_chars} characters, within {partial.layer_id}"
+    if rest:
+        notice += f"; {len(rest)} more left out, from {rest[0].layer_id}"
+    return notice + "]\n"
+
+
+def _join(keywords: Iterable[str]) -> str:
+    return ", ".join(map(_one_line, keywords))
+
+
+def _one_line(text: str) -> str:
+    """Keep a name from a file from looking like a heading of ours."""
+    return " ".join(text.split())

@@ -1,0 +1,235 @@
+"""Every error that jessymem raises: each names what is wrong and where, and carries it as attributes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+class JessyMemoryError(Exception):
+    """Base of every error of this package.
+
+    Each keyword given to a constructor becomes an attribute, so that handlers need not parse messages.
+
+    Parameters
+    ----------
+    message : str
+        What went wrong, with the dimension or layer it concerns.
+    **details
+        The same facts as values.
+    """
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        for name, value in details.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        """Return the message as written (KeyError would quote it)."""
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the details, so that errors travel between processes whole."""
+        return _rebuild, (type(self), self.message, self.details)
+
+
+def _rebuild(cls: type[JessyMemoryError], message: str, details: dict[str, Any]) -> Any:
+    return cls(message, **details)
+
+
+class AllocationFailed(JessyMemoryError, MemoryError):
+    """Memory could not be had.
+
+    Attributes
+    ----------
+    reason : str
+        "pool_full", "fragmented", "no_pool" or "os_refused" (anonymous memory).
+    requested : int
+        Bytes asked for.
+    """
+
+    reason: str
+    requested: int
+
+
+class LimitExceeded(JessyMemoryError, MemoryError):
+    """The budget, or a core dimension's share of it, would be passed.
+
+    Attributes
+    ----------
+    current : int
+        Bytes counted now.
+    limit : int
+        Bytes that may be counted.
+    requested : int
+        Bytes that were asked for on top.
+    waiting : int
+        Bytes, of those counted, that are retired and only still viewed.
+    """
+
+    current: int
+    limit: int
+    requested: int
+    waiting: int
+
+
+class LayerNotFound(JessyMemoryError, KeyError):
+    """No such layer is loaded.
+
+    Attributes
+    ----------
+    layer : LayerId
+    """
+
+    layer: Any
+
+
+class DimensionNotFound(JessyMemoryError, KeyError):
+    """No region file for the dimension, or the dimension is not loaded.
+
+    Attributes
+    ----------
+    dimension : DimensionId
+    path : str or None
+        Where the file was looked for.
+    """
+
+    dimension: Any
+    path: str | None
+
+
+class RegionNotFound(JessyMemoryError, KeyError):
+    """A region id or generation that is gone.
+
+    Attributes
+    ----------
+    dimension : DimensionId
+    generation : int
+    """
+
+    dimension: Any
+    generation: int
+
+
+class OutOfBounds(JessyMemoryError, IndexError):
+    """A read beyond its region.
+
+    Attributes
+    ----------
+    offset, size, region_size : int
+        In bytes.
+    """
+
+    offset: int
+    size: int
+    region_size: int
+
+
+class DuplicateDimension(JessyMemoryError, ValueError):
+    """The dimension is loaded already.
+
+    Attributes
+    ----------
+    dimension : DimensionId
+    """
+
+    dimension: Any
+
+
+class DuplicateLayer(JessyMemoryError, ValueError):
+    """The layer number is taken already.
+
+    Attributes
+    ----------
+    layer : LayerId
+    """
+
+    layer: Any
+
+
+class ImmutableDimension(JessyMemoryError, PermissionError):
+    """A write to what may not change: D09, D14, or anything under ``read_only``.
+
+    Attributes
+    ----------
+    dimension : DimensionId
+    """
+
+    dimension: Any
+
+
+class InvalidAccess(JessyMemoryError, RuntimeError):
+    """A call that the state of things forbids: a closed manager, a handle that was freed."""
+
+
+class RegionFormatError(JessyMemoryError, ValueError):
+    """A file that breaks the region format.
+
+    Attributes
+    ----------
+    field : str
+        The field that breaks a rule.
+    offset : int
+        Where it lies, in bytes from the file's start.
+    expected, got : object
+        What the rule allows, and what is there.
+    dimension : DimensionId
+    path : str
+    """
+
+    field: str
+    offset: int
+    expected: Any
+    got: Any
+    dimension: Any
+    path: str
+
+
+class RegionIOError(JessyMemoryError, OSError):
+    """The operating system refused a file operation.
+
+    Attributes
+    ----------
+    operation : str
+        "open", "map", "write", "sync", ...
+    path : str
+    errno : int
+    dimension : DimensionId or None
+    """
+
+    operation: str
+    path: str
+    dimension: Any
+
+    @classmethod
+    def from_os_error(
+        cls, error: OSError, operation: str, path: str | os.PathLike[str], dimension: Any = None
+    ) -> RegionIOError:
+        """Wrap `error`, keeping its number and naming operation, path and dimension."""
+        subject = f"{dimension}: " if dimension is not None else ""
+        number = error.errno if error.errno is not None else 0
+        reason = error.strerror or str(error)
+        return cls(
+            f"{subject}cannot {operation} {os.fspath(path)}: {reason} (errno {number})",
+            operation=operation,
+            path=os.fspath(path),
+            errno=number,
+            strerror=reason,
+            filename=os.fspath(path),
+            dimension=dimension,
+        )
+
+
+class ConfigError(JessyMemoryError, ValueError):
+    """A setting that makes no sense.
+
+    Attributes
+    ----------
+    field : str
+    value : object
+    """
+
+    field: str
+    value: Any

@@ -1,0 +1,196 @@
+"""`DimensionId` and `LayerId`: integers that know how they are written."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, TypeAlias
+
+from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
+
+_DIMENSION: Final = re.compile(r"D([0-9]{1,9})", re.IGNORECASE)
+_LAYER: Final = re.compile(r"L([0-9]{1,9})-([0-9]{1,9})", re.IGNORECASE)
+
+
+class DimensionId(int):
+    """A dimension's number; prints as ``D01``.
+
+    An integer in every respect: it hashes, orders, pickles and indexes as its number does.
+
+    Parameters
+    ----------
+    number : int
+        1 to 65535.
+
+    Raises
+    ------
+    ValueError
+        If the number is out of range.
+    TypeError
+        If it is no integer.
+
+    Examples
+    --------
+    >>> DimensionId(7), DimensionId.parse("D07") == 7
+    (D07, True)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, number: int) -> DimensionId:
+        """Check the range; anything with ``__index__`` will do."""
+        value = _as_integer(number, "a dimension number")
+        if not 1 <= value <= MAX_DIMENSION:
+            raise ValueError(f"a dimension number is 1 to {MAX_DIMENSION}, not {value}")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def parse(cls, text: str) -> DimensionId:
+        """Read ``D01``; leading zeros and case do not matter.
+
+        Raises
+        ------
+        ValueError
+            If `text` is not of that form, or the number is out of range.
+        """
+        match = _DIMENSION.fullmatch(_as_text(text))
+        if match is None:
+            raise ValueError(f"not a dimension: {text!r} (expected something like 'D01')")
+        return cls(int(match[1]))
+
+    @property
+    def number(self) -> int:
+        """The number alone, as a plain int."""
+        return int(self)
+
+    def __repr__(self) -> str:
+        """Return ``D01``."""
+        return f"D{int(self):02d}"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        """Format the printed form, not the number."""
+        return format(repr(self), spec)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Pickle by number."""
+        return (int(self),)
+
+
+class LayerId(int):
+    """A layer's address: dimension and number in it; prints as ``L01-05``.
+
+    As an integer it is packed, ``dimension << 16 | layer``, which is what kernels take and what orders it.
+
+    Parameters
+    ----------
+    dimension : DimensionId, int or str
+    layer : int
+        0 to 65535.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or a string does not parse.
+    TypeError
+        If a number is no integer.
+
+    Examples
+    --------
+    >>> layer = LayerId("D01", 5)
+    >>> layer, layer.dimension, layer.layer, int(layer)
+    (L01-05, D01, 5, 65541)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, dimension: DimensionLike, layer: int) -> LayerId:
+        """Check both ranges and pack."""
+        number = _as_integer(layer, "a layer number")
+        if not 0 <= number <= MAX_LAYER:
+            raise ValueError(f"a layer number is 0 to {MAX_LAYER}, not {number}")
+        return super().__new__(cls, as_dimension_id(dimension) << LAYER_BITS | number)
+
+    @classmethod
+    def parse(cls, text: str) -> LayerId:
+        """Read ``L01-05``; leading zeros and case do not matter.
+
+        Raises
+        ------
+        ValueError
+            If `text` is not of that form, or a number is out of range.
+        """
+        match = _LAYER.fullmatch(_as_text(text))
+        if match is None:
+            raise ValueError(f"not a layer: {text!r} (expected something like 'L01-05')")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def from_packed(cls, packed: int) -> LayerId:
+        """Make the id whose `int()` is `packed`.
+
+        Raises
+        ------
+        ValueError
+            If no layer packs to that number.
+        """
+        value = _as_integer(packed, "a packed layer id")
+        return cls(value >> LAYER_BITS, value & MAX_LAYER)
+
+    @property
+    def dimension(self) -> DimensionId:
+        """The dimension it lies in."""
+        return DimensionId(int(self) >> LAYER_BITS)
+
+    @property
+    def layer(self) -> int:
+        """Its number there."""
+        return int(self) & MAX_LAYER
+
+    def __repr__(self) -> str:
+        """Return ``L01-05``."""
+        return f"L{int(self) >> LAYER_BITS:02d}-{int(self) & MAX_LAYER:02d}"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        """Format the printed form, not the number."""
+        return format(repr(self), spec)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Pickle by dimension and layer."""
+        return int(self) >> LAYER_BITS, int(self) & MAX_LAYER
+
+
+DimensionLike: TypeAlias = DimensionId | int | str
+LayerLike: TypeAlias = LayerId | int | str
+
+
+def as_dimension_id(value: DimensionLike) -> DimensionId:
+    """Take an id, a number or a string; return the id, or raise ValueError or TypeError."""
+    if isinstance(value, DimensionId):
+        return value
+    if isinstance(value, str):
+        return DimensionId.parse(value)
+    return DimensionId(value)
+
+
+def as_layer_id(value: LayerLike) -> LayerId:
+    """Take an id, its packed number or a string; return the id, or raise ValueError or TypeError."""
+    if isinstance(value, LayerId):
+        return value
+    if isinstance(value, str):
+        return LayerId.parse(value)
+    return LayerId.from_packed(value)
+
+
+def _as_integer(value: object, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is an integer, not {type(value).__name__}")
+    return value.__index__()
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a string is parsed, not {type(value).__name__}")
+    return value

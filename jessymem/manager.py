@@ -1,0 +1,761 @@
+"""`MmapManager`: one method per verb of the contract; the work is done in the rooms below it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+
+from jessymem import diagnostics, osmem, selection, simulation
+from jessymem.budget import Budget
+from jessymem.config import MemoryConfig
+from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
+from jessymem.core_dimensions import core_dimensions
+from jessymem.errors import (
+    DimensionNotFound,
+    DuplicateDimension,
+    InvalidAccess,
+    JessyMemoryError,
+    LayerNotFound,
+    RegionIOError,
+    RegionNotFound,
+)
+from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id, as_layer_id
+from jessymem.kernels import _jit, locate
+from jessymem.kernels import schema as s
+from jessymem.regions.metadata import LayerInfo
+from jessymem.regions.region import MmapRegion
+from jessymem.sampling import ReadSampler
+from jessymem.snapshot import Snapshot
+from jessymem.stats import LoadReport, MemoryStats
+
+logger = logging.getLogger("jessymem")
+
+REGION_FILE: Final = "region.mmap"
+
+_managers: weakref.WeakSet[MmapManager] = weakref.WeakSet()
+
+
+class MmapManager:
+    """Maps region files and hands out their layers with no copy and no lock.
+
+    Threads may share a manager. Readers never wait: they see a layer's old state or its new one, whatever
+    loads, unloads or is replaced beside them. Writers take turns. A context manager: leaving it closes it.
+
+    Parameters
+    ----------
+    config : MemoryConfig or int
+        Settings, or just the budget in MiB.
+    base_path : path-like, optional
+        Directory of the region files, in place of the configuration's.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field that makes no sense.
+
+    Notes
+    -----
+    Lifetime: a view that was handed out stays valid and unchanged for as long as someone holds it, after
+    `unload_dimension`, `refresh` and `close` too. Its memory counts in the budget until then.
+
+    A manager pickles as its configuration and the generations that it has loaded; the copy maps the same
+    files anew. A forked child goes on reading what was loaded.
+
+    Examples
+    --------
+    >>> with MmapManager(280, base_path="data") as manager:  # doctest: +SKIP
+    ...     manager.load_dimension("D01")
+    ...     view = manager.access_layer("L01-00")
+    """
+
+    def __init__(
+        self,
+        config: MemoryConfig | int = 280,
+        *,
+        base_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._config = _as_config(config, base_path)
+        self._base = Path(self._config.base_path)
+        capacities = {key: core.capacity_bytes for key, core in core_dimensions().items()}
+        self._budget = Budget(self._config.limit_bytes, capacities)
+        self._empty = Snapshot.empty(capacities)
+        self._snapshot = self._empty
+        self._sampler = ReadSampler()
+        self._gate = self._sampler.gate
+        self._region_ids = count(1)
+        self._closed = False
+        self._lock = threading.RLock()
+        self._retire_sampler = weakref.finalize(self, self._sampler.close)
+        self._retire_sampler.atexit = False
+        _managers.add(self)
+
+    # -- finding and loading -----------------------------------------------------------------------
+
+    def discover(self) -> list[DimensionId]:
+        """Return the dimensions that have a region file under the base path, ascending.
+
+        Raises
+        ------
+        RegionIOError
+            If the directory cannot be listed; one that does not exist holds nothing.
+        """
+        self._check_open()
+        try:
+            names = osmem.list_directory(self._base)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "list", self._base) from error
+        found = []
+        for name in names:
+            try:
+                dimension = DimensionId.parse(name)
+            except ValueError:
+                continue
+            if name == str(dimension) and self._path_of(dimension).is_file():
+                found.append(dimension)
+        return sorted(found)
+
+    def load_dimension(
+        self, dimension_id: DimensionLike, path: str | os.PathLike[str] | None = None
+    ) -> int:
+        """Map a dimension's region file and publish its layers.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+        path : path-like, optional
+            By default ``D01/region.mmap`` and so on under the base path.
+
+        Returns
+        -------
+        int
+            The region id: unique among all loads of this manager.
+
+        Raises
+        ------
+        DuplicateDimension
+            If it is loaded; one that is simulated is replaced.
+        DimensionNotFound
+            If there is no file.
+        RegionFormatError
+            If the file breaks the format.
+        RegionIOError
+            If it cannot be opened, mapped or read.
+        LimitExceeded
+            If it does not fit the budget, or a core file its slot and the headroom.
+        AllocationFailed
+            If the system has no memory left (``load_mode="copy"``).
+        InvalidAccess
+            If the manager is closed.
+        """
+        dimension = as_dimension_id(dimension_id)
+        where = self._path_of(dimension) if path is None else Path(os.fspath(path))
+        with self._writing():
+            return self._load(dimension, where)
+
+    def load_core_dimensions(self) -> LoadReport:
+        """Load D01 to D14; what cannot be loaded is skipped with a warning.
+
+        Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled layers stand
+        in for them; they are listed as skipped all the same, since nothing was loaded from a file.
+
+        Returns
+        -------
+        LoadReport
+
+        Raises
+        ------
+        InvalidAccess
+            If the manager is closed.
+        """
+        return self._load_several(list(core_dimensions()))
+
+    def load_all(self) -> LoadReport:
+        """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
+
+        Returns
+        -------
+        LoadReport
+
+        Raises
+        ------
+        InvalidAccess
+            If the manager is closed.
+        RegionIOError
+            If the base path cannot be listed.
+        """
+        core = list(core_dimensions())
+        return self._load_several(core + [found for found in self.discover() if found not in core])
+
+    def refresh(self, dimension_id: DimensionLike) -> bool:
+        """Adopt the newer file that another process published under the loaded one's name.
+
+        Readers go on meanwhile; views that are held keep the old file's bytes.
+
+        Returns
+        -------
+        bool
+            False if the file is still the same, or its generation is no higher. Plain V1 files have no
+            generations: there another file under the name counts as newer.
+
+        Raises
+        ------
+        DimensionNotFound
+            If the dimension is not loaded from a file, or the file is gone.
+        RegionFormatError, RegionIOError, LimitExceeded, AllocationFailed
+            As `load_dimension`; the old file stays loaded.
+        InvalidAccess
+            If the manager is closed.
+        """
+        dimension = as_dimension_id(dimension_id)
+        with self._writing():
+            old = self._loaded_region(dimension)
+            if old.path is None:
+                raise DimensionNotFound(
+                    f"{dimension} is simulated, there is no file to refresh it from",
+                    dimension=dimension,
+                    path=None,
+                )
+            if _identify(dimension, old.path) == old.identity:
+                return False
+            region, region_id = self._map(dimension, old.path)
+            if region.generation <= old.generation and region.generation != 0:
+                return False
+            self._publish_region(region, region_id)
+            _log(logging.INFO, "dimension_refreshed", region, "refreshed")
+            return True
+
+    def unload_dimension(self, dimension_id: DimensionLike) -> None:
+        """Take a dimension's layers away from new reads; views that are held stay valid.
+
+        Raises
+        ------
+        DimensionNotFound
+            If it is not loaded.
+        InvalidAccess
+            If the manager is closed.
+        """
+        dimension = as_dimension_id(dimension_id)
+        with self._writing():
+            region = self._loaded_region(dimension)
+            self._budget.retire(self._snapshot.region_id_of(dimension))
+            self._snapshot = self._snapshot.without(dimension)
+            _log(logging.INFO, "dimension_unloaded", region, "unloaded")
+
+    def is_loaded(self, dimension_id: DimensionLike) -> bool:
+        """Tell whether a dimension's layers can be read (simulated ones too)."""
+        return int(as_dimension_id(dimension_id)) in self._snapshot.readers
+
+    def list_dimensions(self) -> list[DimensionId]:
+        """Return the loaded dimensions, ascending."""
+        self._check_open()
+        return [region.dimension_id for region in self._snapshot.loaded]
+
+    def close(self) -> None:
+        """Unload everything; a second call does nothing.
+
+        Views that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
+        `is_loaded` raises InvalidAccess.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for region in self._snapshot.loaded:
+                self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
+            self._snapshot = self._empty
+            self._retire_sampler()
+            self._gate = self._sampler.gate
+            logger.info("closed", extra={"event": "closed", "base_path": str(self._base)})
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def access_layer(self, layer_id: LayerLike) -> memoryview:
+        """Return a layer's bytes without a copy and without a lock.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            A `LayerId` (or its packed number) is quickest; a string is parsed.
+
+        Returns
+        -------
+        memoryview
+            Read-only, format "B", shape ``(size,)``; a fresh one each call. Valid and unchanged for as
+            long as it is held, whatever happens to the dimension.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        OutOfBounds
+            If the file was changed under the mapping so that the layer would lie outside.
+        InvalidAccess
+            If the manager is closed.
+        ValueError, TypeError
+            If `layer_id` is none.
+        """
+        # One snapshot, two direct indexings, one bounds check, all over zero-copy views of the published
+        # tables. A compiled kernel does the same in nanoseconds but costs more than this to call.
+        try:
+            next(self._gate.get())
+            content, starts, ends, index, n_bytes = self._snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            row = layer_id & 0xFFFF  # type: ignore[operator]
+            if index is not None:
+                row = index[row]
+            start = starts[row]
+            end = ends[row]
+            if start <= end <= n_bytes:
+                return content[start:end]
+        except (LookupError, StopIteration, TypeError):
+            pass
+        return self._access_measured(layer_id)
+
+    def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
+        """Return a layer with its description.
+
+        Returns
+        -------
+        LoadedContext
+            Its content is a view as `access_layer` hands out, of the same state as the description.
+
+        Raises
+        ------
+        LayerNotFound, OutOfBounds, InvalidAccess, ValueError, TypeError
+            As `access_layer`.
+        RegionFormatError
+            If the layer's keywords are malformed.
+        """
+        wanted = as_layer_id(layer_id)
+        if not self._sampler.is_due():
+            return self._context(self._snapshot, wanted)
+        with self._sampler.measured_read():
+            return self._context(self._snapshot, wanted)
+
+    def load_contexts(
+        self,
+        paths: NavigationPath | Iterable[LayerLike | NavigationPath],
+        missing: str = "raise",
+    ) -> ContextCollection:
+        """Return many layers with their descriptions, all of one state of the store.
+
+        Parameters
+        ----------
+        paths : NavigationPath, or iterable of NavigationPath, LayerId, int or str
+        missing : {"raise", "skip"}
+            What to do about a layer that is not loaded.
+
+        Returns
+        -------
+        ContextCollection
+            In the order of the paths; what occurs twice is there twice.
+
+        Raises
+        ------
+        LayerNotFound
+            For the first layer that is not loaded, with ``missing="raise"``.
+        OutOfBounds, InvalidAccess, RegionFormatError, ValueError, TypeError
+            As `load_layer_context`.
+        """
+        if missing not in ("raise", "skip"):
+            raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
+        wanted = _flatten(paths)
+        with self._sampler.reader():
+            snapshot = self._snapshot
+            self._check_open()
+            _jit.promote_for(len(wanted))
+            places = np.zeros(len(wanted), s.LOCATION)
+            ids = np.array(wanted, np.int64)
+            locate.locate_many(snapshot.directory, snapshot.regions, ids, places)
+            contexts = []
+            for layer_id, code in zip(wanted, places["code"].tolist(), strict=True):
+                if code in (s.NO_DIMENSION, s.NO_SUCH_LAYER) and missing == "skip":
+                    continue
+                contexts.append(self._context(snapshot, layer_id))
+        return ContextCollection(contexts)
+
+    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+        """Describe a layer; its children are found among all loaded layers.
+
+        Raises
+        ------
+        LayerNotFound, InvalidAccess, ValueError, TypeError
+            As `access_layer`.
+        RegionFormatError
+            If the layer's keywords are malformed.
+        """
+        wanted = as_layer_id(layer_id)
+        snapshot = self._snapshot
+        self._check_open()
+        region, row = snapshot.find(wanted)
+        return region.info_of(row, snapshot.children.get(wanted, ()))
+
+    def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
+        """Return the loaded layers, ascending; of one dimension or of all.
+
+        Raises
+        ------
+        DimensionNotFound
+            If `dimension_id` is not loaded.
+        InvalidAccess
+            If the manager is closed.
+        """
+        snapshot = self._snapshot
+        self._check_open()
+        if dimension_id is not None:
+            return self._loaded_region(as_dimension_id(dimension_id), snapshot).list_layers()
+        return [layer for region in snapshot.loaded for layer in region.list_layers()]
+
+    def select(
+        self,
+        keywords: Iterable[str] | None = None,
+        depth: tuple[float, float] | None = None,
+        frequency: tuple[float, float] | None = None,
+        dimensions: Iterable[DimensionLike] | None = None,
+    ) -> list[LayerId]:
+        """Return the loaded layers that meet every condition given, ascending.
+
+        Parameters
+        ----------
+        keywords : iterable of str, optional
+            Any of them, compared exactly. A region's first such question reads all its keywords.
+        depth, frequency : (low, high), optional
+            Both ends included.
+        dimensions : iterable of DimensionId, int or str, optional
+            Those that are not loaded have no layers to offer.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a condition is not of that form.
+        InvalidAccess
+            If the manager is closed.
+        """
+        query = selection.Query.of(keywords, depth, frequency, dimensions)
+        snapshot = self._snapshot
+        self._check_open()
+        return [layer for region in snapshot.loaded for layer in query.layers_of(region)]
+
+    def __contains__(self, item: object) -> bool:
+        """Tell whether a layer can be read, or a dimension is loaded."""
+        try:
+            if isinstance(item, DimensionId) or (isinstance(item, str) and item[:1] in ("D", "d")):
+                return self.is_loaded(item)
+            self._snapshot.find(as_layer_id(item))  # type: ignore[arg-type]
+        except (LayerNotFound, ValueError, TypeError):
+            return False
+        return True
+
+    def __len__(self) -> int:
+        """Return how many layers are loaded."""
+        return sum(len(region.layout.rows) for region in self._snapshot.loaded)
+
+    def __bool__(self) -> bool:
+        """Return True: a manager is there, also when nothing is loaded."""
+        return True
+
+    # -- seeing ------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> MemoryConfig:
+        """The settings in force."""
+        return self._config
+
+    def get_stats(self) -> MemoryStats:
+        """Return what the manager measured of itself; works on a closed one too."""
+        return diagnostics.collect_stats(
+            self._config, self._snapshot, self._budget, self._sampler
+        )
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return the whole state for diagnosis, ready for `json.dumps`; works on a closed manager too.
+
+        Returns
+        -------
+        dict
+            Keys "config", "budget", "pools", "regions", "layers", "counters", "waiting".
+        """
+        return diagnostics.dump_state(self._config, self._snapshot, self._budget, self._sampler)
+
+    # -- the rest of being an object ---------------------------------------------------------------
+
+    def __enter__(self) -> MmapManager:
+        """Return the manager itself."""
+        self._check_open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Show where it looks and what it holds."""
+        state = "closed" if self._closed else f"{len(self._snapshot.readers)} dimensions"
+        return f"<MmapManager {self._base} {state}>"
+
+    def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
+        """Pickle as configuration and loaded generations."""
+        self._check_open()
+        loaded = [
+            (int(region.dimension_id), region.path, region.generation)
+            for region in self._snapshot.loaded
+        ]
+        return _reopen, (self._config, loaded)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _access_measured(self, layer_id: LayerLike) -> memoryview:
+        """Read a layer the slow way: parse what is no id, measure the read, raise what is wrong."""
+        if not isinstance(layer_id, int):
+            return self.access_layer(as_layer_id(layer_id))
+        wanted = as_layer_id(layer_id)
+        self._check_open()
+        with self._sampler.measured_read():
+            return self._snapshot.content(wanted)
+
+    def _context(self, snapshot: Snapshot, layer_id: LayerId) -> LoadedContext:
+        self._check_open()
+        region, row = snapshot.find(layer_id)
+        record = region.layout.rows[row]
+        parent = int(record["parent"])
+        return LoadedContext(
+            layer_id=layer_id,
+            content=snapshot.content(layer_id),
+            frequency=float(record["frequency"]),
+            keywords=region.keywords_of(row),
+            name=region.name_of(row),
+            dimension_name=region.layout.header.name,
+            depth=int(record["depth"]),
+            parent=LayerId.from_packed(parent) if parent else None,
+        )
+
+    def _path_of(self, dimension: DimensionId) -> Path:
+        return self._base / str(dimension) / REGION_FILE
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidAccess(f"the manager of {self._base} is closed")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock:
+            self._check_open()
+            yield
+
+    def _loaded_region(
+        self, dimension: DimensionId, snapshot: Snapshot | None = None
+    ) -> MmapRegion:
+        region = (snapshot or self._snapshot).region_of(dimension)
+        if region is None:
+            raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
+        return region
+
+    def _load(self, dimension: DimensionId, where: Path) -> int:
+        start = perf_counter()
+        old = self._snapshot.region_of(dimension)
+        if old is not None and old.state != s.REGION_SIMULATED:
+            raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
+        try:
+            region, region_id = self._map(dimension, where)
+        except JessyMemoryError as error:
+            _log_failure("load_failed", dimension, where, error)
+            raise
+        self._publish_region(region, region_id)
+        _log(logging.INFO, "dimension_loaded", region, "loaded", seconds=perf_counter() - start)
+        return region_id
+
+    def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
+        """Charge, map and check a file; on any failure nothing stays charged or mapped."""
+        n_bytes = _identify(dimension, where).n_bytes
+        region_id = next(self._region_ids)
+        self._budget.reserve(region_id, dimension, n_bytes)
+        try:
+            region = MmapRegion.from_file(
+                dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
+            )
+            if region.size != n_bytes:  # replaced since it was looked at
+                self._budget.release_later(region_id)
+                self._budget.reserve(region_id, dimension, region.size)
+        except BaseException:
+            self._budget.release_later(region_id)
+            raise
+        self._release_with(region, region_id)
+        return region, region_id
+
+    def _release_with(self, region: MmapRegion, region_id: int) -> None:
+        """Give a region's charge back when the last view on it is gone."""
+        finalizer = weakref.finalize(region.data, self._budget.release_later, region_id)
+        finalizer.atexit = False
+
+    def _publish_region(self, region: MmapRegion, region_id: int) -> None:
+        if self._snapshot.region_of(region.dimension_id) is not None:
+            self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
+        self._snapshot = self._snapshot.with_region(region, region_id)
+
+    def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
+        start = perf_counter()
+        with self._writing():
+            simulated = self._dimensions_to_simulate()
+            loaded, skipped = [], []
+            for dimension in dimensions:
+                if dimension in simulated:
+                    skipped.append((dimension, "simulated"))
+                    continue
+                try:
+                    self._load(dimension, self._path_of(dimension))
+                    loaded.append(dimension)
+                except JessyMemoryError as error:
+                    skipped.append((dimension, str(error)))
+            self._simulate(simulated)
+        return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
+
+    def _dimensions_to_simulate(self) -> list[DimensionId]:
+        """Return the core dimensions that bundled content is to stand in for."""
+        core = list(core_dimensions())
+        mode = self._config.simulation
+        if mode == "never":
+            return []
+        if mode == "auto" and any(self._path_of(dimension).exists() for dimension in core):
+            return []
+        return [dimension for dimension in core if not self.is_loaded(dimension)]
+
+    def _simulate(self, dimensions: list[DimensionId]) -> None:
+        for dimension in dimensions:
+            region = simulation.simulated_region(dimension)
+            region_id = next(self._region_ids)
+            self._budget.reserve(region_id, dimension, region.size)
+            self._release_with(region, region_id)
+            self._publish_region(region, region_id)
+        if dimensions:
+            logger.warning(
+                "simulated %d core dimensions: their content is bundled with the package, not read "
+                "from %s",
+                len(dimensions),
+                self._base,
+                extra={
+                    "event": "simulation",
+                    "dimensions": [str(dimension) for dimension in dimensions],
+                    "base_path": str(self._base),
+                },
+            )
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._budget.after_fork()
+        self._sampler.after_fork()
+
+
+def _reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> MmapManager:
+    """Make a manager that has loaded what a pickled one had."""
+    manager = MmapManager(config)
+    for number, path, generation in loaded:
+        dimension = DimensionId(number)
+        if path is None:
+            manager._simulate([dimension])
+            continue
+        manager.load_dimension(dimension, path)
+        found = manager._loaded_region(dimension).generation
+        if found != generation:
+            manager.close()
+            raise RegionNotFound(
+                f"{dimension}: generation {generation} of {path} is gone, {found} is there",
+                dimension=dimension,
+                generation=generation,
+            )
+    return manager
+
+
+def _as_config(
+    config: MemoryConfig | int, base_path: str | os.PathLike[str] | None
+) -> MemoryConfig:
+    if not isinstance(config, MemoryConfig):
+        config = MemoryConfig(total_memory_mb=config)
+    if base_path is None:
+        return config
+    return dataclasses.replace(config, base_path=base_path)
+
+
+def _identify(dimension: DimensionId, where: Path) -> osmem.FileIdentity:
+    try:
+        return osmem.identify(where)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DimensionNotFound(
+            f"{dimension}: no region file at {where} (errno {error.errno})",
+            dimension=dimension,
+            path=str(where),
+        ) from None
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "open", where, dimension) from error
+
+
+def _flatten(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) -> list[LayerId]:
+    if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
+        raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {paths!r}")
+    wanted: list[LayerId] = []
+    for item in paths:
+        if isinstance(item, NavigationPath):
+            wanted.extend(item)
+        else:
+            wanted.append(as_layer_id(item))
+    return wanted
+
+
+def _log(level: int, event: str, region: MmapRegion, verb: str, **facts: Any) -> None:
+    if not logger.isEnabledFor(level):
+        return
+    extra = {
+        "event": event,
+        "dimension": str(region.dimension_id),
+        "path": str(region.path) if region.path is not None else None,
+        "n_layers": len(region.layout.rows),
+        "n_bytes": region.size,
+        "generation": region.generation,
+        **facts,
+    }
+    logger.log(
+        level,
+        "%s %s: %d layers, %d bytes, %s",
+        verb,
+        region.dimension_id,
+        len(region.layout.rows),
+        region.size,
+        region.path,
+        extra=extra,
+    )
+
+
+def _log_failure(
+    event: str, dimension: DimensionId, where: Path, error: JessyMemoryError
+) -> None:
+    logger.warning(
+        "not loaded: %s",
+        error,
+        extra={
+            "event": event,
+            "dimension": str(dimension),
+            "path": str(where),
+            "error": type(error).__name__,
+            "details": {name: str(value) for name, value in error.details.items()},
+        },
+    )
+
+
+def _forget_threads_of_parent() -> None:
+    for manager in _managers:
+        manager._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads_of_parent)

@@ -1,0 +1,272 @@
+"""Every call to the operating system, behind one seam.
+
+Files are opened, mapped, advised, written, synced and renamed here and nowhere else. Each call first
+passes `intercept`, which tests replace to record it or to make it fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jessymem.errors import AllocationFailed
+
+#: Called as ``intercept(operation, path)`` before each system call; may raise OSError in its place.
+intercept: Callable[[str, str], None] | None = None
+
+ADVICE: Final = {
+    "willneed": "MADV_WILLNEED",
+    "random": "MADV_RANDOM",
+    "sequential": "MADV_SEQUENTIAL",
+    "none": "",
+}
+
+_WRITE_CHUNK_BYTES: Final = 2**20
+_CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# A pipe or device in a file's place must be refused, not waited for.
+_READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+_CREATE_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
+
+
+class FileIdentity(NamedTuple):
+    """What tells one file from the next under the same name."""
+
+    device: int
+    inode: int
+    n_bytes: int
+    modified_ns: int
+
+
+class FileBytes(NamedTuple):
+    """A file's bytes in memory: the owner array, and which file they were."""
+
+    data: NDArray[np.uint8]
+    identity: FileIdentity
+
+
+def page_size() -> int:
+    """Return the size of a page in bytes: 4, 16 or 64 KiB on the systems of today."""
+    return mmap.PAGESIZE
+
+
+def round_to_pages(n_bytes: int) -> int:
+    """Return the bytes of the whole pages that `n_bytes` occupy."""
+    page = page_size()
+    return -(-n_bytes // page) * page
+
+
+def identify(path: Path) -> FileIdentity:
+    """Stat `path`; raise OSError where it is missing."""
+    _pass("stat", path)
+    return _identity(os.stat(path))
+
+
+def list_directory(path: Path) -> list[str]:
+    """Return the names in a directory; raise OSError where it cannot be listed."""
+    _pass("list", path)
+    return os.listdir(path)
+
+
+def map_file(path: Path) -> FileBytes:
+    """Map the whole of a file read-only; the array owns the mapping.
+
+    A file without bytes cannot be mapped and comes back as an empty array. Raises OSError, also where
+    `path` is no regular file.
+    """
+    descriptor, identity = _open_regular(path)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if identity.n_bytes == 0:
+            return FileBytes(np.empty(0, np.uint8), identity)
+        _pass("map", path)
+        try:
+            data = np.memmap(file, np.uint8, "r", shape=(identity.n_bytes,))
+        except ValueError as error:  # shorter by now than when it was opened
+            raise OSError(errno.EIO, str(error)) from error
+        return FileBytes(data, identity)
+
+
+def read_file(path: Path) -> FileBytes:
+    """Read the whole of a file into private memory, which the array owns; raises as `map_file` does."""
+    descriptor, identity = _open_regular(path)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        target = _private_mapping(identity.n_bytes)
+        view = memoryview(target)[: identity.n_bytes]
+        _pass("read", path)
+        n_read = 0
+        while n_read < len(view):
+            step = file.readinto(view[n_read:])
+            if not step:
+                raise OSError(errno.EIO, "the file became shorter while it was read")
+            n_read += step
+        return FileBytes(np.frombuffer(view.toreadonly(), np.uint8), identity)
+
+
+def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:
+    """Copy `pieces` into page-aligned private memory of `n_bytes`; the read-only array owns it."""
+    target = _private_mapping(n_bytes)
+    at = 0
+    for piece in pieces:
+        target[at : at + len(piece)] = piece
+        at += len(piece)
+    return np.frombuffer(memoryview(target).toreadonly()[:n_bytes], np.uint8)
+
+
+def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
+    """Return the present length of the file under a mapping, or None where `data` is none."""
+    mapping = getattr(data, "_mmap", None)
+    if mapping is None:
+        return None
+    try:
+        return int(mapping.size())
+    except (OSError, ValueError):
+        return None  # the mapping holds no descriptor
+
+
+def advise(data: NDArray[np.uint8], advice: str) -> bool:
+    """Tell the system how `data` will be read; return whether it was told.
+
+    Skipped where `data` is no mapping, or where the system has no such hint; a hint that the system
+    refuses is no error.
+    """
+    mapping = getattr(data, "_mmap", None)
+    hint = getattr(mmap, ADVICE[advice], None) if ADVICE[advice] else None
+    if mapping is None or hint is None or not hasattr(mapping, "madvise"):
+        return False
+    try:
+        _pass("advise", "")
+        mapping.madvise(hint)
+    except OSError:
+        return False
+    return True
+
+
+def create_file(path: Path) -> int:
+    """Create a file that must not exist; return its descriptor."""
+    _pass("create", path)
+    return os.open(path, _CREATE_FLAGS, 0o644)
+
+
+def write_pieces(descriptor: int, path: Path, pieces: Iterable[Any]) -> int:
+    """Write `pieces` in order, small ones gathered; return how many bytes."""
+    n_written = 0
+    gathered = bytearray()
+    for piece in pieces:
+        if len(piece) < _WRITE_CHUNK_BYTES:
+            gathered += piece
+            if len(gathered) < _WRITE_CHUNK_BYTES:
+                continue
+            piece = b""
+        n_written += _write(descriptor, path, gathered) + _write(descriptor, path, piece)
+        gathered = bytearray()
+    return n_written + _write(descriptor, path, gathered)
+
+
+def sync_file(descriptor: int, path: Path) -> None:
+    """Wait until the file's bytes are on the medium, as far as the system can tell."""
+    _pass("sync", path)
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the medium; skipped where that cannot be asked."""
+    if os.name == "nt":
+        return
+    _pass("sync directory", path)
+    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def close_file(descriptor: int) -> None:
+    """Close a descriptor."""
+    os.close(descriptor)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename `source` over `target` in one step."""
+    _pass("rename", target)
+    os.replace(source, target)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; one that is gone already is no error."""
+    _pass("remove", path)
+    path.unlink(missing_ok=True)
+
+
+def make_directory(path: Path) -> list[Path]:
+    """Make `path` and its parents; return those that were new, outermost first."""
+    missing = []
+    level = path
+    while not level.exists():
+        missing.append(level)
+        level = level.parent
+    if missing:
+        _pass("make directory", path)
+        path.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _pass(operation: str, path: str | Path) -> None:
+    if intercept is not None:
+        intercept(operation, os.fspath(path))
+
+
+def _identity(status: os.stat_result) -> FileIdentity:
+    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _open_regular(path: Path) -> tuple[int, FileIdentity]:
+    _pass("open", path)
+    descriptor = os.open(path, _READ_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return descriptor, _identity(status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _private_mapping(n_bytes: int) -> mmap.mmap:
+    """Map anonymous memory that a forked child does not share; at least one page."""
+    length = max(round_to_pages(n_bytes), page_size())
+    try:
+        _pass("map private", "")
+        if os.name == "nt":
+            return mmap.mmap(-1, length)
+        return mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise AllocationFailed(
+            f"the system refused {length:,} bytes of memory: {error}",
+            reason="os_refused",
+            requested=length,
+        ) from error
+
+
+def _write(descriptor: int, path: Path, piece: Any) -> int:
+    view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
+    n_written = 0
+    while n_written < len(view):
+        _pass("write", path)
+        n_written += os.write(descriptor, view[n_written:])
+    return n_written

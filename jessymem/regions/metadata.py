@@ -1,0 +1,94 @@
+"""What is known of a region and its layers, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from jessymem.ids import LayerId
+
+
+class ContentLocation(Enum):
+    """Where a layer's bytes are."""
+
+    MMAP = "mmap"  # in a region file's pages
+    HEAP = "heap"  # in this process's own memory
+    HYBRID = "hybrid"  # a file's layer with content laid over it
+
+
+class LayerState(Enum):
+    """How far a layer has come on its way from memory to disk."""
+
+    CREATED = "created"
+    ACTIVE = "active"
+    CRYSTALLIZING = "crystallizing"
+    CRYSTALLIZED = "crystallized"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer, without its content.
+
+    Attributes
+    ----------
+    layer_id : LayerId
+    name : str
+        Empty where its writer gave none; plain V1 files have no layer names.
+    frequency : float
+        A finite 32-bit float, in the writer's unit.
+    depth : int
+        0 (surface) to 255.
+    offset : int
+        Of the content, in bytes from the region's start.
+    size : int
+        Of the content, in bytes.
+    keywords : tuple of str
+    parent : LayerId or None
+    children : tuple of LayerId
+        The loaded layers that name this one as their parent, ascending.
+    location : ContentLocation
+    state : LayerState
+    """
+
+    layer_id: LayerId
+    name: str
+    frequency: float
+    depth: int
+    offset: int
+    size: int
+    keywords: tuple[str, ...]
+    parent: LayerId | None
+    children: tuple[LayerId, ...]
+    location: ContentLocation
+    state: LayerState
+
+
+@dataclass(frozen=True)
+class RegionMetadata:
+    """One region, without its contents.
+
+    Attributes
+    ----------
+    version : int
+        Of the file format: 1.
+    generation : int
+        Grows by one each time a writer of this package replaces the file; 0: plain V1, which has none.
+    created_at : int
+        Nanoseconds since 1970-01-01 UTC; 0 where the file does not say.
+    dimension_name : str
+    total_size : int
+        Of the file, in bytes.
+    content_offset : int
+        Where metadata end and contents may begin, in bytes.
+    layers : tuple of LayerInfo
+        Ascending by layer number; their children are those of the same region.
+    """
+
+    version: int
+    generation: int
+    created_at: int
+    dimension_name: str
+    total_size: int
+    content_offset: int
+    layers: tuple[LayerInfo, ...]

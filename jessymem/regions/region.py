@@ -1,0 +1,364 @@
+"""`MmapRegion`: one region's bytes, mapped or copied, checked, and read without a copy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jessymem import osmem
+from jessymem.errors import (
+    DimensionNotFound,
+    LayerNotFound,
+    OutOfBounds,
+    RegionFormatError,
+    RegionIOError,
+)
+from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id, as_layer_id
+from jessymem.kernels import schema as s
+from jessymem.regions import layout
+from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
+
+VERIFY_LEVELS: Final = ("header", "metadata", "full")
+
+
+class Reader(NamedTuple):
+    """What one read needs, each a zero-copy view: see `MmapManager.access_layer`."""
+
+    content: memoryview  # the whole region
+    starts: memoryview  # per row, where content begins
+    ends: memoryview  # per row, where it ends
+    index: memoryview | None  # layer number -> row, None: they are the same
+    n_bytes: int
+
+
+class MmapRegion:
+    """One region, read-only; made by `from_file` or by a `RegionBuilder`.
+
+    Threads may share it. The memory is given back when the region and every view cut from it are gone.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    path : pathlib.Path or None
+        None: the region was never a file.
+    """
+
+    def __init__(
+        self,
+        dimension_id: DimensionId,
+        path: Path | None,
+        data: NDArray[np.uint8],
+        state: int,
+        identity: osmem.FileIdentity | None,
+    ) -> None:
+        self.dimension_id = dimension_id
+        self.path = path
+        self.data = data  # the owner: every view leads here, so its end is the memory's end
+        self.state = state
+        self.identity = identity
+        self._bytes = data.view(np.ndarray)
+        self.layout = layout.read_layout(self._bytes, self._source)
+        self.index = layout.build_index(self.layout.rows)
+        self._view = memoryview(data)
+
+    @classmethod
+    def from_file(
+        cls,
+        dimension_id: DimensionLike,
+        path: str | os.PathLike[str],
+        *,
+        load_mode: str = "map",
+        advice: str = "none",
+    ) -> MmapRegion:
+        """Map a region file and check its header and metadata.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+            The dimension that the file must hold.
+        path : path-like
+        load_mode : {"map", "copy"}
+            "copy" reads the file into private memory instead.
+        advice : {"willneed", "random", "sequential", "none"}
+            What the system is told of the mapping.
+
+        Raises
+        ------
+        DimensionNotFound
+            If there is no such file.
+        RegionIOError
+            If it cannot be opened, mapped or read, or is no regular file.
+        RegionFormatError
+            If it breaks the format. Nothing stays open or mapped.
+        """
+        dimension = as_dimension_id(dimension_id)
+        where = Path(os.fspath(path))
+        take = osmem.read_file if load_mode == "copy" else osmem.map_file
+        state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
+        try:
+            data, identity = take(where)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise DimensionNotFound(
+                    f"{dimension}: no region file at {where} (errno {error.errno})",
+                    dimension=dimension,
+                    path=str(where),
+                ) from None
+            operation = "read" if load_mode == "copy" else "map"
+            raise RegionIOError.from_os_error(error, operation, where, dimension) from error
+        osmem.advise(data, advice)
+        try:
+            return cls(dimension, where, data, state, identity)
+        except BaseException as error:
+            # The traceback's frames would keep the mapping alive for as long as the error is held.
+            del data
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def read_content(self, offset: int, size: int) -> memoryview:
+        """Return bytes of the region without a copy.
+
+        Parameters
+        ----------
+        offset, size : int
+            In bytes, from the region's start.
+
+        Returns
+        -------
+        memoryview
+            Read-only, format "B", shape ``(size,)``; valid and unchanged for as long as it is held.
+
+        Raises
+        ------
+        OutOfBounds
+            If any of it lies outside the region.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise OutOfBounds(
+                f"{self.dimension_id}: {size} bytes at {offset} are outside a region of {self.size}",
+                offset=offset,
+                size=size,
+                region_size=self.size,
+            )
+        return self._view[offset : offset + size]
+
+    def read_string(self, offset: int, size: int) -> str:
+        """Return bytes of the region as text; what is no UTF-8 is shown as U+FFFD.
+
+        Raises
+        ------
+        OutOfBounds
+            As `read_content`.
+        """
+        return str(self.read_content(offset, size), "utf-8", "replace")
+
+    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+        """Describe one layer; its children are those of this region.
+
+        Raises
+        ------
+        LayerNotFound
+            If the region has no such layer.
+        RegionFormatError
+            If its keywords are malformed.
+        """
+        wanted = as_layer_id(layer_id)
+        row = self.find_row(wanted)
+        return self.info_of(row, self._children().get(wanted, ()))
+
+    def list_layers(self) -> list[LayerId]:
+        """Return the ids of all layers, ascending."""
+        numbers = self.layout.rows["layer_num"].tolist()
+        return [LayerId(self.dimension_id, number) for number in numbers]
+
+    def verify_integrity(self, level: str = "full") -> bool:
+        """Compare the region's bytes, as they are now, with its checksums.
+
+        Parameters
+        ----------
+        level : {"header", "metadata", "full"}
+            Up to the header; up to the metadata, plain entries and table against each other; all, with
+            every content. Plain V1 files carry no checksums: there the structure is checked.
+
+        Returns
+        -------
+        bool
+            True.
+
+        Raises
+        ------
+        RegionFormatError
+            At the first difference: field, offset, expected, got. A file that was truncated since it was
+            mapped is found without touching the pages that are gone.
+        ValueError
+            If there is no such level.
+        """
+        if level not in VERIFY_LEVELS:
+            raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {level!r}")
+        on_disk = osmem.mapped_file_bytes(self.data)
+        if on_disk is not None and on_disk != self.size:
+            raise RegionFormatError(
+                f"{self.dimension_id}: {self.path} is {on_disk} bytes now, {self.size} were mapped",
+                field="total_size",
+                offset=s.HEADER.fields["total_size"][1],  # type: ignore[index]
+                expected=self.size,
+                got=on_disk,
+                dimension=self.dimension_id,
+                path=self._source.path,
+            )
+        layout.verify_layout(self._bytes, level, self._source)
+        return True
+
+    @property
+    def size(self) -> int:
+        """Length of the region in bytes."""
+        return len(self._bytes)
+
+    @property
+    def generation(self) -> int:
+        """Its generation, 0 for plain V1."""
+        return self.layout.generation
+
+    @cached_property
+    def metadata(self) -> RegionMetadata:
+        """All that is known of the region and its layers, without contents."""
+        children = self._children()
+        layers = (
+            self.info_of(row, children.get(LayerId(self.dimension_id, int(number)), ()))
+            for row, number in enumerate(self.layout.rows["layer_num"])
+        )
+        return RegionMetadata(
+            version=s.FORMAT_VERSION,
+            generation=self.layout.generation,
+            created_at=self.layout.created_at,
+            dimension_name=self.layout.header.name,
+            total_size=self.size,
+            content_offset=self.layout.content_start,
+            layers=tuple(layers),
+        )
+
+    def __repr__(self) -> str:
+        """Show what it is."""
+        n_layers = len(self.layout.rows)
+        return f"<MmapRegion {self.dimension_id} {n_layers} layers {self.size:,} bytes {self.path}>"
+
+    # -- for the manager ---------------------------------------------------------------------------
+
+    @property
+    def location(self) -> ContentLocation:
+        """Where its contents are."""
+        return ContentLocation.MMAP if self.state == s.REGION_MAPPED else ContentLocation.HEAP
+
+    @property
+    def layer_state(self) -> LayerState:
+        """How far its layers have come: on disk, or simulated."""
+        return LayerState.ACTIVE if self.state == s.REGION_SIMULATED else LayerState.PERMANENT
+
+    def make_reader(self) -> Reader:
+        """Cut the views that reads go through."""
+        rows = self.layout.rows
+        return Reader(
+            content=self._view,
+            starts=memoryview(rows["content_offset"]),
+            ends=memoryview(rows["content_end"]),
+            index=None if self.index is None else memoryview(self.index),
+            n_bytes=self.size,
+        )
+
+    def describe_into(self, slot: Any) -> None:
+        """Fill one REGION row's addresses and lengths; the region must outlive the row."""
+        slot["table_address"] = _address(self.layout.rows)
+        slot["n_layers"] = len(self.layout.rows)
+        slot["index_address"] = 0 if self.index is None else _address(self.index)
+        slot["n_index"] = 0 if self.index is None else len(self.index)
+        slot["content_address"] = _address(self._bytes)
+        slot["n_bytes"] = self.size
+        slot["n_charged"] = osmem.round_to_pages(self.size)
+        slot["generation"] = self.layout.generation
+        slot["dimension"] = self.dimension_id
+        slot["state"] = self.state
+
+    def find_row(self, layer_id: LayerId) -> int:
+        """Return the row of a layer, or raise LayerNotFound."""
+        number = layer_id.layer
+        if layer_id.dimension == self.dimension_id:
+            if self.index is not None:
+                number = int(self.index[number]) if number < len(self.index) else s.NO_LAYER
+            if number < len(self.layout.rows):
+                return number
+        raise LayerNotFound(f"{layer_id} is not in {self._source.path}", layer=layer_id)
+
+    def info_of(self, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
+        """Describe the layer in a row."""
+        record = self.layout.rows[row]
+        start = int(record["content_offset"])
+        parent = int(record["parent"])
+        return LayerInfo(
+            layer_id=LayerId(self.dimension_id, int(record["layer_num"])),
+            name=self.name_of(row),
+            frequency=float(record["frequency"]),
+            depth=int(record["depth"]),
+            offset=start,
+            size=int(record["content_end"]) - start,
+            keywords=self.keywords_of(row),
+            parent=LayerId.from_packed(parent) if parent else None,
+            children=children,
+            location=self.location,
+            state=self.layer_state,
+        )
+
+    def name_of(self, row: int) -> str:
+        """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
+        piece = layout.row_text(self.layout, self.layout.rows[row], "name")
+        return piece.tobytes().decode("utf-8", "replace")
+
+    def keywords_of(self, row: int) -> tuple[str, ...]:
+        """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
+        record = self.layout.rows[row]
+        block = layout.row_text(self.layout, record, "keywords")
+        pieces = layout.split_keywords(block, int(record["keyword_count"]), self._source)
+        return tuple(piece.decode("utf-8", "replace") for piece in pieces)
+
+    @cached_property
+    def rows_by_keyword(self) -> dict[str, list[int]]:
+        """Rows per keyword, ascending; made when first asked for, in O(keywords of the region)."""
+        found: dict[str, list[int]] = {}
+        for row in range(len(self.layout.rows)):
+            for keyword in dict.fromkeys(self.keywords_of(row)):
+                found.setdefault(keyword, []).append(row)
+        return found
+
+    def _children(self) -> dict[LayerId, tuple[LayerId, ...]]:
+        found: dict[LayerId, list[LayerId]] = {}
+        for parent, child in parents_and_children(self):
+            found.setdefault(parent, []).append(child)
+        return {parent: tuple(children) for parent, children in found.items()}
+
+    @property
+    def _source(self) -> layout.Source:
+        return layout.Source(self.dimension_id, str(self.path) if self.path else "memory")
+
+
+def parents_and_children(region: MmapRegion) -> list[tuple[LayerId, LayerId]]:
+    """Return each (parent, child) that a region's rows name, ascending by child."""
+    rows = region.layout.rows
+    named = rows[rows["parent"] != 0]
+    pairs = zip(named["parent"].tolist(), named["layer_num"].tolist(), strict=True)
+    return [
+        (LayerId.from_packed(parent), LayerId(region.dimension_id, number))
+        for parent, number in pairs
+    ]
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Return where an array's first byte lies."""
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,84 @@
+"""`select`: conditions on layers, evaluated over the columns of a region's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
+from jessymem.regions.region import MmapRegion
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Conditions that a layer must meet together; None: no condition."""
+
+    keywords: tuple[str, ...] | None
+    depth: Range | None
+    frequency: Range | None
+    dimensions: frozenset[DimensionId] | None
+
+    @classmethod
+    def of(
+        cls,
+        keywords: Iterable[str] | None,
+        depth: Range | None,
+        frequency: Range | None,
+        dimensions: Iterable[DimensionLike] | None,
+    ) -> Query:
+        """Check the conditions' form."""
+        return cls(
+            None if keywords is None else _as_keywords(keywords),
+            None if depth is None else _as_range("depth", depth),
+            None if frequency is None else _as_range("frequency", frequency),
+            None if dimensions is None else _as_dimensions(dimensions),
+        )
+
+    def layers_of(self, region: MmapRegion) -> list[LayerId]:
+        """Return the region's layers that meet every condition, ascending."""
+        if self.dimensions is not None and region.dimension_id not in self.dimensions:
+            return []
+        rows = region.layout.rows
+        chosen = np.ones(len(rows), bool)
+        for field, bounds in (("depth", self.depth), ("frequency", self.frequency)):
+            if bounds is not None:
+                chosen &= (rows[field] >= bounds[0]) & (rows[field] <= bounds[1])
+        if self.keywords is not None:
+            named = np.zeros(len(rows), bool)
+            for keyword in self.keywords:
+                named[region.rows_by_keyword.get(keyword, [])] = True
+            chosen &= named
+        numbers = rows["layer_num"][chosen].tolist()
+        return [LayerId(region.dimension_id, number) for number in numbers]
+
+
+def _as_keywords(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"keywords are a sequence of strings, not {value!r}")
+    keywords = tuple(value)
+    for keyword in keywords:
+        if not isinstance(keyword, str):
+            raise TypeError(f"a keyword is a string, not {keyword!r}")
+    return keywords
+
+
+def _as_range(name: str, value: Range) -> Range:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{name} is a pair (low, high), not {value!r}")
+    low, high = value
+    for bound in (low, high):
+        if isinstance(bound, bool) or not isinstance(bound, int | float | np.number):
+            raise TypeError(f"{name} is a pair of numbers, not {value!r}")
+    if not low <= high:
+        raise ValueError(f"{name} is (low, high) with low <= high, not {value!r}")
+    return low, high
+
+
+def _as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:
+    if isinstance(value, str | bytes | int) or not isinstance(value, Iterable):
+        raise TypeError(f"dimensions are a sequence of dimension ids, not {value!r}")
+    return frozenset(as_dimension_id(item) for item in value)

@@ -1,0 +1,77 @@
+"""`MemoryStats`: what a manager measured of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jessymem.budget import ClassUsage
+from jessymem.ids import DimensionId
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """A manager's numbers at one moment; every one is counted or measured.
+
+    Attributes
+    ----------
+    total_allocated_bytes : int
+        What the budget counts: loaded regions in whole pages, and what is waiting.
+    total_used_bytes : int
+        Of that, what was asked for: the loaded regions' own lengths.
+    total_limit_bytes : int
+    utilization : float
+        Allocated / limit, 0 to 1.
+    peak_usage_bytes : int
+        The highest `total_allocated_bytes` so far, at any instant.
+    waiting_bytes : int
+        Retired (unloaded or replaced), but still viewed by someone.
+    per_class : mapping of str to ClassUsage
+        "core_slots", "core_headroom", "grown" (D15 to D32767), "user" (D32768 and above).
+    dimensions_loaded, layers_loaded, active_regions : int
+        Regions that are simulated count too.
+    avg_access_latency_us : float
+        Mean over the latest 4,096 measured single reads (`access_layer`, `load_layer_context`), in
+        microseconds. Each thread's first read is measured and then one in 1,024; 0.0: none yet.
+    peak_concurrent_readers : int
+        The most threads that were readers at one moment. A reader is a thread inside a batch
+        (`load_contexts`), or inside a single read that is being measured.
+    simulation_mode : bool
+        Whether any loaded region is simulated.
+    is_at_warning_threshold, should_trigger_eviction, should_reject_allocations : bool
+        Whether utilization is above the configured shares.
+    """
+
+    total_allocated_bytes: int
+    total_used_bytes: int
+    total_limit_bytes: int
+    utilization: float
+    peak_usage_bytes: int
+    waiting_bytes: int
+    per_class: Mapping[str, ClassUsage]
+    dimensions_loaded: int
+    layers_loaded: int
+    active_regions: int
+    avg_access_latency_us: float
+    peak_concurrent_readers: int
+    simulation_mode: bool
+    is_at_warning_threshold: bool
+    should_trigger_eviction: bool
+    should_reject_allocations: bool
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load of several dimensions came to.
+
+    Attributes
+    ----------
+    loaded : tuple of DimensionId
+    skipped : tuple of (DimensionId, str)
+        With the reason.
+    seconds : float
+    """
+
+    loaded: tuple[DimensionId, ...]
+    skipped: tuple[tuple[DimensionId, str], ...]
+    seconds: float

@@ -1,0 +1,96 @@
+"""How kernels are compiled: options in one place, and not before somebody needs speed.
+
+A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with `overloaded`.
+`promote` imports numba, compiles lazily what is marked and rebinds it in its module; until then, and with
+``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: The modules whose kernels are compiled, callees first.
+MODULES: Final = ("memory", "locate", "parse")
+
+#: From this many items on, compiled code earns back the import of numba and a cached kernel's start.
+WORTH_COMPILING: Final = 16_384
+
+_kernels: list[Callable[..., Any]] = []
+_overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
+_lock = threading.RLock()
+_promoted = False
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark `function` for compilation; it stays as it is until `promote`."""
+    _kernels.append(function)
+    return function
+
+
+def overloaded(
+    implementation: Callable[[], Any],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Mark a plain function whose compiled form `implementation` makes, once numba is there."""
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        _overloads.append((function, implementation))
+        return function
+
+    return mark
+
+
+def is_disabled() -> bool:
+    """Tell whether kernels stay plain Python in this process."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+def promote_for(n_items: int) -> None:
+    """Compile if `n_items` are worth it; nothing to do where it has happened or is disabled."""
+    if not _promoted and n_items >= WORTH_COMPILING:
+        promote()
+
+
+def promote() -> bool:
+    """Rebind every kernel to its compiled form; return whether kernels are compiled now.
+
+    Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk unless
+    ``JESSYMEM_KERNEL_CACHE=0``.
+    """
+    global _promoted
+    if _promoted or is_disabled():
+        return _promoted
+    with _lock:
+        if _promoted:
+            return True
+        package = __name__.rpartition(".")[0]
+        for name in MODULES:
+            import_module(f"{package}.{name}")
+        extending = import_module("numba.extending")
+        for function, implementation in _overloads:
+            extending.overload(function, inline="never")(implementation())
+        # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
+        compiled = [(function, _compile(function)) for function in _kernels]
+        for function, dispatcher in compiled:
+            setattr(sys.modules[function.__module__], function.__name__, dispatcher)
+        _promoted = True
+    return True
+
+
+def _compile(function: Callable[..., Any]) -> Any:
+    """Wrap `function` for lazy compilation; without a place for the cache, do without one."""
+    njit = import_module("numba").njit
+    cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
+    try:
+        return njit(cache=cached, nogil=True)(function)
+    except RuntimeError:
+        if not cached:
+            raise
+        return njit(nogil=True)(function)

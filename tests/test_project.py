@@ -1,0 +1,177 @@
+"""The project's own promises: what it depends on, what it ships, what may import what."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+
+# Package folders and the names under which they are imported.
+SOURCES = {ROOT / "jessymem": "jessymem", ROOT / "kernels": "jessymem.kernels"}
+
+# What conda-forge calls them, by their name on PyPI.
+CONDA_NAMES = {"lmdb": "python-lmdb", "xxhash": "python-xxhash"}
+
+MACHINE_PATH = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work)/|[A-Za-z]:\\+Users\\)")
+
+
+def split_requirement(requirement):
+    """'numpy>=2.0' as ('numpy', '>=2.0')."""
+    return re.fullmatch(r"([\w-]+)(.*)", requirement).groups()
+
+
+def requirements_of(extra):
+    """The requirements of an extra, with those of the extras that it names."""
+    found = set()
+    for requirement in PROJECT["optional-dependencies"][extra]:
+        if named := re.fullmatch(r"jessymem\[([\w,]+)\]", requirement):
+            for other in named[1].split(","):
+                found |= requirements_of(other)
+        else:
+            found.add(split_requirement(requirement))
+    return found
+
+
+def conda_requirements():
+    """The entries of `dependencies:` in environment.yml."""
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    entries = text.split("\ndependencies:\n")[1].splitlines()
+    return {split_requirement(entry[4:]) for entry in entries if entry.startswith("  - ")}
+
+
+def package_files():
+    """Every file of the packages with the name of the package that its folder is."""
+    for folder, name in SOURCES.items():
+        for path in folder.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path, ".".join([name, *path.parent.relative_to(folder).parts])
+
+
+def imported_names(path, package=None):
+    """What a file imports, as (line, dotted name); relative imports only given its `package`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            if node.level and not package:
+                continue
+            parents = package.split(".") if node.level else []
+            above = parents[: len(parents) - node.level + 1]
+            for alias in node.names:
+                yield node.lineno, ".".join([*above, *filter(None, [node.module]), alias.name])
+
+
+def is_within(name, package):
+    return f"{name}.".startswith(f"{package}.")
+
+
+@pytest.fixture(scope="module")
+def tracked_files():
+    """Files of the repository, those included that are about to be added."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    ).stdout
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_core_dependencies_are_four():
+    names = {split_requirement(requirement)[0] for requirement in PROJECT["dependencies"]}
+    assert names == {"numpy", "numba", "xxhash", "filelock"}
+
+
+def test_extra_all_holds_every_extra():
+    extras = PROJECT["optional-dependencies"]
+    assert requirements_of("all") == set().union(*map(requirements_of, extras))
+
+
+def test_conda_environment_mirrors_pyproject():
+    wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
+    wanted |= requirements_of("all")
+    wanted = {(CONDA_NAMES.get(name, name), bounds) for name, bounds in wanted}
+    wanted |= {("python", PROJECT["requires-python"]), ("pip", "")}
+    assert conda_requirements() == wanted
+
+
+def test_version_is_one():
+    source = (ROOT / "jessymem" / "_version.py").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    declared = re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+    assert "version" not in PROJECT
+    assert declared == [version("jessymem")], "install again where the version has changed since"
+    assert declared == re.findall(r"^version: (.+)$", citation, re.MULTILINE)
+
+
+def test_every_package_folder_is_shipped():
+    packages = PYPROJECT["tool"]["setuptools"]["packages"]
+    assert {package for _, package in package_files()} == set(packages)
+
+
+def test_every_data_file_is_shipped():
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    missed = [
+        str(path.relative_to(ROOT))
+        for path, package in package_files()
+        if path.suffix != ".py"
+        and not any(fnmatch(path.name, pattern) for pattern in patterns.get(package, ()))
+    ]
+    assert not missed
+
+
+def test_kernels_import_nothing_above_them():
+    above = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path, package in package_files()
+        if path.suffix == ".py" and is_within(package, "jessymem.kernels")
+        for line, name in imported_names(path, package)
+        if is_within(name, "jessymem") and not is_within(name, "jessymem.kernels")
+    ]
+    assert not above
+
+
+def test_nobody_imports_bare_kernels(tracked_files):
+    bare = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in tracked_files
+        if path.suffix == ".py"
+        for line, name in imported_names(path)
+        if is_within(name, "kernels")
+    ]
+    assert not bare
+
+
+def test_source_is_ascii(tracked_files):
+    suffixes = {".py", ".toml", ".yml", ".yaml", ".cff", ""}
+    strange = [
+        str(path.relative_to(ROOT))
+        for path in tracked_files
+        if path.suffix in suffixes and not path.read_bytes().isascii()
+    ]
+    assert not strange
+
+
+def test_no_line_names_a_machine(tracked_files):
+    named = []
+    for path in tracked_files:
+        content = path.read_bytes()
+        if b"\0" in content:
+            continue
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            if MACHINE_PATH.search(line):
+                named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not named
