@@ -1,7 +1,7 @@
 """jessymem: a memory manager for layered content.
 
-Region files, one per *dimension*, are memory-mapped; their *layers* are handed out with no copy and no lock.
-Names are imported when they are first used, so ``import jessymem`` costs next to nothing.
+Region files, one per *dimension*, are memory-mapped; their *layers* are handed out with no copy and
+no lock. Names are imported when they are first used, so ``import jessymem`` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one budget: what is charged, to which class, and what still waits for its last view.
 
-Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and released when
-the last view on it is gone; until then it is *waiting* and counts.
+Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and
+released when the last view on it is gone; until then it is *waiting* and counts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ class Charge(NamedTuple):
     n_bytes: int
     n_headroom: int  # of these, beyond the core slot
     kind: str  # the class of the rest
+
+
+class Usage(NamedTuple):
+    """A budget's numbers of one moment, in bytes."""
+
+    total: int
+    peak: int
+    waiting: dict[int, int]  # per region id: retired, still viewed
+    per_class: dict[str, ClassUsage]
 
 
 @dataclass(frozen=True)
@@ -109,36 +118,28 @@ class Budget:
         """Note, from anywhere, that a region's memory is gone; counted before the next look."""
         self._released.append(region_id)
 
-    @property
-    def used_bytes(self) -> int:
-        """What is charged now."""
+    def usage(self) -> Usage:
+        """Return what is charged, all of one moment."""
         with self._lock:
             self._drain()
-            return self._total
+            waiting = {region_id: self._charges[region_id].n_bytes for region_id in self._waiting}
+            limits = self._class_limits
+            per_class = {name: ClassUsage(self._used[name], limits[name]) for name in CLASSES}
+            return Usage(self._total, self._peak, waiting, per_class)
 
-    @property
-    def peak_bytes(self) -> int:
-        """The most that was ever charged."""
-        return self._peak
+    def after_fork(self, live: set[int]) -> None:
+        """Start over in a forked child: `live` regions are loaded, retired ones still wait.
 
-    @property
-    def waiting(self) -> dict[int, int]:
-        """Bytes per retired region that is still viewed."""
-        with self._lock:
-            self._drain()
-            return {region_id: self._charges[region_id].n_bytes for region_id in self._waiting}
-
-    @property
-    def per_class(self) -> dict[str, ClassUsage]:
-        """Use and size of each class."""
-        with self._lock:
-            self._drain()
-            used, limits = self._used, self._class_limits
-            return {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
-
-    def after_fork(self) -> None:
-        """Leave a lock behind that a thread of the parent may have held."""
+        A thread of the parent may have held the lock, or been half-way through a load.
+        """
         self._lock = threading.Lock()
+        kept = live | self._waiting
+        self._charges = {key: charge for key, charge in self._charges.items() if key in kept}
+        self._waiting &= self._charges.keys()
+        self._total = 0
+        self._used = dict.fromkeys(CLASSES, 0)
+        for charge in self._charges.values():
+            self._add(charge, 1)
 
     def _price(self, dimension: DimensionId, n_bytes: int) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
@@ -157,7 +158,9 @@ class Budget:
         while self._released:
             region_id = self._released.popleft()
             self._waiting.discard(region_id)
-            self._add(self._charges.pop(region_id), -1)
+            charge = self._charges.pop(region_id, None)
+            if charge is not None:  # a forked child has dropped what its parent was loading
+                self._add(charge, -1)
 
     def _waiting_bytes(self) -> int:
         return sum(self._charges[region_id].n_bytes for region_id in self._waiting)

@@ -98,7 +98,8 @@ class MemoryConfig:
     eviction_policy : {"lru", "lfu", "sieve"}
         How cold regions are chosen.
     simulation : {"auto", "never", "always"}
-        Whether bundled content stands in for core dimensions: where no core file exists, never, always.
+        Whether bundled content stands in for core dimensions: where no core file exists, never,
+        always.
     advice : {"willneed", "random", "sequential", "none"}
         What the system is told of a region's pages at load.
     load_mode : {"map", "copy"}

@@ -1,4 +1,4 @@
-"""What a language model is given: layers with their descriptions, and two ways to write them down."""
+"""What a language model is given: described layers, and two ways to write them down."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class ContextCollection(Sequence[LoadedContext]):
         return "".join(parts)
 
     def _cut(self, parts: list[str], max_chars: int) -> str:
-        """Shorten `parts`, which are too long together, to `max_chars` with a notice as their end."""
+        """Shorten `parts`, too long together, to `max_chars` with a notice as their end."""
         notice = ""
         for last in range(len(parts) - 1, -1, -1):
             notice = _cut_notice(self._contexts[last:], max_chars)

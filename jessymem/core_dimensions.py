@@ -1,4 +1,4 @@
-"""The 14 core dimensions as the package ships them: names, slots, and what stands in for their layers."""
+"""The 14 core dimensions as shipped: names, slots, and what stands in for their layers."""
 
 from __future__ import annotations
 

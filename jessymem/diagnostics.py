@@ -1,4 +1,4 @@
-"""What the manager shows of itself: the numbers of `MemoryStats`, and everything, for `dump_state`."""
+"""What the manager shows of itself: `MemoryStats`, and for `dump_state` everything."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def collect_stats(
     config: MemoryConfig, snapshot: Snapshot, budget: Budget, sampler: ReadSampler
 ) -> MemoryStats:
     """Gather the numbers of one moment."""
+    # The snapshot is held, so what it has loaded is charged: used is never above allocated.
     loaded = snapshot.loaded
-    waiting = budget.waiting
-    allocated = budget.used_bytes
-    utilization = allocated / budget.limit_bytes
+    usage = budget.usage()
+    utilization = usage.total / budget.limit_bytes
     return MemoryStats(
-        total_allocated_bytes=allocated,
+        total_allocated_bytes=usage.total,
         total_used_bytes=sum(region.size for region in loaded),
         total_limit_bytes=budget.limit_bytes,
         utilization=utilization,
-        peak_usage_bytes=budget.peak_bytes,
-        waiting_bytes=sum(waiting.values()),
-        per_class=budget.per_class,
+        peak_usage_bytes=usage.peak,
+        waiting_bytes=sum(usage.waiting.values()),
+        per_class=usage.per_class,
         dimensions_loaded=len(loaded),
         layers_loaded=sum(len(region.layout.rows) for region in loaded),
         active_regions=len(loaded),
@@ -76,7 +76,7 @@ def dump_state(
         },
         "waiting": [
             {"region_id": region_id, "n_bytes": n_bytes}
-            for region_id, n_bytes in sorted(budget.waiting.items())
+            for region_id, n_bytes in sorted(budget.usage().waiting.items())
         ],
     }
 

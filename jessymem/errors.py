@@ -1,4 +1,4 @@
-"""Every error that jessymem raises: each names what is wrong and where, and carries it as attributes."""
+"""Every error that jessymem raises: it says what is wrong and where, also as attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 class JessyMemoryError(Exception):
     """Base of every error of this package.
 
-    Each keyword given to a constructor becomes an attribute, so that handlers need not parse messages.
+    Each keyword given to a constructor becomes an attribute, so that handlers need not parse
+    messages.
 
     Parameters
     ----------

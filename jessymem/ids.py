@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, SupportsIndex, TypeAlias
 
 from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
 
@@ -80,7 +81,8 @@ class DimensionId(int):
 class LayerId(int):
     """A layer's address: dimension and number in it; prints as ``L01-05``.
 
-    As an integer it is packed, ``dimension << 16 | layer``, which is what kernels take and what orders it.
+    As an integer it is packed, ``dimension << 16 | layer``, which is what kernels take and what
+    orders it.
 
     Parameters
     ----------
@@ -176,7 +178,7 @@ def as_dimension_id(value: DimensionLike) -> DimensionId:
 
 
 def as_layer_id(value: LayerLike) -> LayerId:
-    """Take an id, its packed number or a string; return the id, or raise ValueError or TypeError."""
+    """Take an id, its packed number or a string; return the id or raise Value- or TypeError."""
     if isinstance(value, LayerId):
         return value
     if isinstance(value, str):
@@ -185,9 +187,9 @@ def as_layer_id(value: LayerLike) -> LayerId:
 
 
 def _as_integer(value: object, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{what} is an integer, not {type(value).__name__}")
-    return value.__index__()
+    return operator.index(value)
 
 
 def _as_text(value: object) -> str:

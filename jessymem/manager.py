@@ -30,7 +30,14 @@ from jessymem.errors import (
     RegionIOError,
     RegionNotFound,
 )
-from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id, as_layer_id
+from jessymem.ids import (
+    DimensionId,
+    DimensionLike,
+    LayerId,
+    LayerLike,
+    as_dimension_id,
+    as_layer_id,
+)
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
 from jessymem.regions.metadata import LayerInfo
@@ -49,8 +56,9 @@ _managers: weakref.WeakSet[MmapManager] = weakref.WeakSet()
 class MmapManager:
     """Maps region files and hands out their layers with no copy and no lock.
 
-    Threads may share a manager. Readers never wait: they see a layer's old state or its new one, whatever
-    loads, unloads or is replaced beside them. Writers take turns. A context manager: leaving it closes it.
+    Threads may share a manager. Readers never wait: they see a layer's old state or its new one,
+    whatever loads, unloads or is replaced beside them. Writers take turns. A context manager:
+    leaving it closes it.
 
     Parameters
     ----------
@@ -66,11 +74,11 @@ class MmapManager:
 
     Notes
     -----
-    Lifetime: a view that was handed out stays valid and unchanged for as long as someone holds it, after
-    `unload_dimension`, `refresh` and `close` too. Its memory counts in the budget until then.
+    Lifetime: a view that was handed out stays valid and unchanged for as long as someone holds it,
+    after `unload_dimension`, `refresh` and `close` too. Its memory counts in the budget until then.
 
-    A manager pickles as its configuration and the generations that it has loaded; the copy maps the same
-    files anew. A forked child goes on reading what was loaded.
+    A manager pickles as its configuration and the generations that it has loaded; the copy maps the
+    same files anew. A forked child goes on reading what was loaded.
 
     Examples
     --------
@@ -168,8 +176,9 @@ class MmapManager:
     def load_core_dimensions(self) -> LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
-        Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled layers stand
-        in for them; they are listed as skipped all the same, since nothing was loaded from a file.
+        Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled
+        layers stand in for them; they are listed as skipped all the same, since nothing was loaded
+        from a file.
 
         Returns
         -------
@@ -207,8 +216,8 @@ class MmapManager:
         Returns
         -------
         bool
-            False if the file is still the same, or its generation is no higher. Plain V1 files have no
-            generations: there another file under the name counts as newer.
+            False if the file is still the same, or its generation is no higher. Plain V1 files have
+            no generations: there another file under the name counts as newer.
 
         Raises
         ------
@@ -293,8 +302,8 @@ class MmapManager:
         Returns
         -------
         memoryview
-            Read-only, format "B", shape ``(size,)``; a fresh one each call. Valid and unchanged for as
-            long as it is held, whatever happens to the dimension.
+            Read-only, format "B", shape ``(size,)``; a fresh one each call. Valid and unchanged for
+            as long as it is held, whatever happens to the dimension.
 
         Raises
         ------
@@ -307,8 +316,9 @@ class MmapManager:
         ValueError, TypeError
             If `layer_id` is none.
         """
-        # One snapshot, two direct indexings, one bounds check, all over zero-copy views of the published
-        # tables. A compiled kernel does the same in nanoseconds but costs more than this to call.
+        # One snapshot, two direct indexings, one bounds check, all over zero-copy views of the
+        # published tables. A compiled kernel does the same in nanoseconds but costs more than this
+        # to call.
         try:
             next(self._gate.get())
             content, starts, ends, index, n_bytes = self._snapshot.readers[layer_id >> 16]  # type: ignore[operator]
@@ -400,7 +410,7 @@ class MmapManager:
         snapshot = self._snapshot
         self._check_open()
         region, row = snapshot.find(wanted)
-        return region.info_of(row, snapshot.children.get(wanted, ()))
+        return region.info_of(row, snapshot.children_of(wanted))
 
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
         """Return the loaded layers, ascending; of one dimension or of all.
@@ -475,12 +485,10 @@ class MmapManager:
 
     def get_stats(self) -> MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
-        return diagnostics.collect_stats(
-            self._config, self._snapshot, self._budget, self._sampler
-        )
+        return diagnostics.collect_stats(self._config, self._snapshot, self._budget, self._sampler)
 
     def dump_state(self) -> dict[str, Any]:
-        """Return the whole state for diagnosis, ready for `json.dumps`; works on a closed manager too.
+        """Return the whole state, ready for `json.dumps`; works on a closed manager too.
 
         Returns
         -------
@@ -585,12 +593,13 @@ class MmapManager:
             region = MmapRegion.from_file(
                 dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
             )
-            if region.size != n_bytes:  # replaced since it was looked at
-                self._budget.release_later(region_id)
-                self._budget.reserve(region_id, dimension, region.size)
         except BaseException:
             self._budget.release_later(region_id)
             raise
+        if region.size != n_bytes:  # replaced since it was looked at
+            self._budget.release_later(region_id)
+            region_id = next(self._region_ids)
+            self._budget.reserve(region_id, dimension, region.size)
         self._release_with(region, region_id)
         return region, region_id
 
@@ -606,19 +615,22 @@ class MmapManager:
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
         start = perf_counter()
+        loaded: list[DimensionId] = []
+        skipped: list[tuple[DimensionId, str]] = []
         with self._writing():
             simulated = self._dimensions_to_simulate()
-            loaded, skipped = [], []
             for dimension in dimensions:
-                if dimension in simulated:
-                    skipped.append((dimension, "simulated"))
-                    continue
                 try:
-                    self._load(dimension, self._path_of(dimension))
-                    loaded.append(dimension)
+                    if dimension in simulated:
+                        self._simulate(dimension)
+                        skipped.append((dimension, "simulated"))
+                    else:
+                        self._load(dimension, self._path_of(dimension))
+                        loaded.append(dimension)
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
-            self._simulate(simulated)
+            if simulated:
+                _log_simulation(simulated, self._base)
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
     def _dimensions_to_simulate(self) -> list[DimensionId]:
@@ -631,29 +643,17 @@ class MmapManager:
             return []
         return [dimension for dimension in core if not self.is_loaded(dimension)]
 
-    def _simulate(self, dimensions: list[DimensionId]) -> None:
-        for dimension in dimensions:
-            region = simulation.simulated_region(dimension)
-            region_id = next(self._region_ids)
-            self._budget.reserve(region_id, dimension, region.size)
-            self._release_with(region, region_id)
-            self._publish_region(region, region_id)
-        if dimensions:
-            logger.warning(
-                "simulated %d core dimensions: their content is bundled with the package, not read "
-                "from %s",
-                len(dimensions),
-                self._base,
-                extra={
-                    "event": "simulation",
-                    "dimensions": [str(dimension) for dimension in dimensions],
-                    "base_path": str(self._base),
-                },
-            )
+    def _simulate(self, dimension: DimensionId) -> None:
+        region = simulation.simulated_region(dimension)
+        region_id = next(self._region_ids)
+        self._budget.reserve(region_id, dimension, region.size)
+        self._release_with(region, region_id)
+        self._publish_region(region, region_id)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
-        self._budget.after_fork()
+        live = {self._snapshot.region_id_of(DimensionId(n)) for n in self._snapshot.readers}
+        self._budget.after_fork(live)
         self._sampler.after_fork()
 
 
@@ -663,7 +663,7 @@ def _reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) ->
     for number, path, generation in loaded:
         dimension = DimensionId(number)
         if path is None:
-            manager._simulate([dimension])
+            manager._simulate(dimension)
             continue
         manager.load_dimension(dimension, path)
         found = manager._loaded_region(dimension).generation
@@ -736,9 +736,7 @@ def _log(level: int, event: str, region: MmapRegion, verb: str, **facts: Any) ->
     )
 
 
-def _log_failure(
-    event: str, dimension: DimensionId, where: Path, error: JessyMemoryError
-) -> None:
+def _log_failure(event: str, dimension: DimensionId, where: Path, error: JessyMemoryError) -> None:
     logger.warning(
         "not loaded: %s",
         error,
@@ -748,6 +746,19 @@ def _log_failure(
             "path": str(where),
             "error": type(error).__name__,
             "details": {name: str(value) for name, value in error.details.items()},
+        },
+    )
+
+
+def _log_simulation(dimensions: list[DimensionId], base: Path) -> None:
+    logger.warning(
+        "simulated %d core dimensions: their content is bundled with the package, not read from %s",
+        len(dimensions),
+        base,
+        extra={
+            "event": "simulation",
+            "dimensions": [str(dimension) for dimension in dimensions],
+            "base_path": str(base),
         },
     )
 

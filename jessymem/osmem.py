@@ -1,7 +1,7 @@
 """Every call to the operating system, behind one seam.
 
-Files are opened, mapped, advised, written, synced and renamed here and nowhere else. Each call first
-passes `intercept`, which tests replace to record it or to make it fail.
+Files are opened, mapped, advised, written, synced and renamed here and nowhere else. Each call
+first passes `intercept`, which tests replace to record it or to make it fail.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def list_directory(path: Path) -> list[str]:
 def map_file(path: Path) -> FileBytes:
     """Map the whole of a file read-only; the array owns the mapping.
 
-    A file without bytes cannot be mapped and comes back as an empty array. Raises OSError, also where
-    `path` is no regular file.
+    A file without bytes cannot be mapped and comes back as an empty array. Raises OSError, also
+    where `path` is no regular file.
     """
     descriptor, identity = _open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
@@ -95,7 +95,7 @@ def map_file(path: Path) -> FileBytes:
 
 
 def read_file(path: Path) -> FileBytes:
-    """Read the whole of a file into private memory, which the array owns; raises as `map_file` does."""
+    """Read a whole file into private memory, which the array owns; raises as `map_file`."""
     descriptor, identity = _open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         target = _private_mapping(identity.n_bytes)

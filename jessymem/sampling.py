@@ -1,8 +1,8 @@
 """How long reads take and how many run at once, measured without slowing them down.
 
-A read asks its *gate*, an iterator that a context variable keeps for each thread. While the gate yields,
-nothing is measured; when it is exhausted, or the thread has none yet, the read takes the measured way and
-arms a new one. Asking costs two C calls; no lock is taken anywhere.
+A read asks its *gate*, an iterator that a context variable keeps for each thread. While the gate
+yields, nothing is measured; when it is exhausted, or the thread has none yet, the read takes the
+measured way and arms a new one. Asking costs two C calls; no lock is taken anywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Gate = Iterator[None]
 
 # A context keeps its variables for good, so those of closed managers are used again.
 _spare_variables: deque[ContextVar[Gate]] = deque()
+_never_armed: ContextVar[Gate] = ContextVar("jessymem_never_armed")
 
 
 class ReadSampler:
@@ -34,7 +35,8 @@ class ReadSampler:
     Attributes
     ----------
     gate : ContextVar
-        ``next(sampler.gate.get())`` raises LookupError or StopIteration where a read is to be measured.
+        ``next(sampler.gate.get())`` raises LookupError or StopIteration where a read is to be
+        measured.
     """
 
     def __init__(self) -> None:
@@ -109,4 +111,4 @@ class ReadSampler:
             deque(gate, maxlen=0)
         self._armed.clear()
         _spare_variables.append(self.gate)
-        self.gate = ContextVar("jessymem_closed_gate", default=iter(()))
+        self.gate = _never_armed

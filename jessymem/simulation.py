@@ -1,4 +1,4 @@
-"""Simulated core dimensions: content made from the bundled descriptions where there are no files."""
+"""Simulated core dimensions: content made from bundled descriptions where files lack."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def simulated_region(dimension: DimensionId) -> MmapRegion:
 
 def simulated_text(core: CoreDimension, layer: dict[str, Any]) -> str:
     """Write the context of one bundled layer."""
-    keywords = ", ".join(layer["keywords"])
+    place = f"depth {layer['depth']} of {core.name.lower()}"
     return (
         f"{core.name}: {layer['name']}\n\n"
         f"{layer['summary']}\n\n"
-        f"At depth {layer['depth']} of {core.name.lower()} the words to listen for are {keywords}.\n"
+        f"At {place} the words to listen for are {', '.join(layer['keywords'])}.\n"
     )

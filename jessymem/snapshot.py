@@ -1,13 +1,13 @@
 """The published state: immutable, replaced whole, kept alive by whoever still reads it.
 
-Readers bind `MmapManager._snapshot` once and take everything from it: the arrays for kernels, and the same
-tables cut into views for single reads from Python. A writer builds the next snapshot beside it and
-publishes it with one assignment; the reference count tells when the old one's memory may go.
+Readers bind `MmapManager._snapshot` once and take everything from it: the arrays for kernels, and
+the same tables cut into views for single reads from Python. A writer builds the next snapshot
+beside it and publishes it with one assignment; the reference count tells when the old one's memory
+may go.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from jessymem.errors import LayerNotFound, OutOfBounds
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions.region import MmapRegion, Reader, parents_and_children
+from jessymem.regions.region import MmapRegion, Reader
 
 
 class _Rows:
-    """The base of a snapshot's region table: as long as the array lives, so does what it points at."""
+    """The base of a region table: while the array lives, so does what it points at."""
 
     def __init__(self, rows: NDArray[Any], held: tuple[MmapRegion | None, ...]) -> None:
         self._rows = rows
@@ -43,7 +43,7 @@ class Snapshot:
         Per loaded dimension, what a single read from Python goes through.
     """
 
-    __slots__ = ("__dict__", "directory", "handles", "readers", "regions")
+    __slots__ = ("directory", "handles", "readers", "regions")
 
     def __init__(
         self,
@@ -137,14 +137,9 @@ class Snapshot:
             region_size=reader.n_bytes,
         )
 
-    @cached_property
-    def children(self) -> dict[LayerId, tuple[LayerId, ...]]:
-        """Per parent, the loaded layers that name it, ascending; made when first asked for."""
-        found: dict[LayerId, list[LayerId]] = {}
-        for region in self.loaded:
-            for parent, child in parents_and_children(region):
-                found.setdefault(parent, []).append(child)
-        return {parent: tuple(children) for parent, children in found.items()}
+    def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
+        """Return the loaded layers that name `parent`, ascending."""
+        return tuple(child for region in self.loaded for child in region.children_of(parent))
 
     def _row_for(self, dimension: DimensionId) -> int:
         """Choose a slot: the one it has, its core slot, the first that is free, or a new one."""

@@ -1,8 +1,8 @@
 """How kernels are compiled: options in one place, and not before somebody needs speed.
 
-A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with `overloaded`.
-`promote` imports numba, compiles lazily what is marked and rebinds it in its module; until then, and with
-``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
+A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with
+`overloaded`. `promote` imports numba, compiles lazily what is marked and rebinds it in its module;
+until then, and with ``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+
+import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: What kernels count and address with: 64 bits compiled, either kind as plain Python.
+Int: TypeAlias = int | np.signedinteger[Any]
+
 #: The modules whose kernels are compiled, callees first.
 MODULES: Final = ("memory", "locate", "parse")
 
-#: From this many items on, compiled code earns back the import of numba and a cached kernel's start.
+#: From so many items on, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
 _kernels: list[Callable[..., Any]] = []
@@ -61,8 +66,8 @@ def promote_for(n_items: int) -> None:
 def promote() -> bool:
     """Rebind every kernel to its compiled form; return whether kernels are compiled now.
 
-    Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk unless
-    ``JESSYMEM_KERNEL_CACHE=0``.
+    Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
+    unless ``JESSYMEM_KERNEL_CACHE=0``.
     """
     global _promoted
     if _promoted or is_disabled():
@@ -76,7 +81,8 @@ def promote() -> bool:
         extending = import_module("numba.extending")
         for function, implementation in _overloads:
             extending.overload(function, inline="never")(implementation())
-        # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
+        # All dispatchers first: a half-promoted module would freeze plain functions into compiled
+        # ones.
         compiled = [(function, _compile(function)) for function in _kernels]
         for function, dispatcher in compiled:
             setattr(sys.modules[function.__module__], function.__name__, dispatcher)

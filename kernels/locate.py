@@ -1,8 +1,8 @@
 """Layer ids to places: two direct look-ups and one bounds check each.
 
-Reads the published snapshot: DIRECTORY[dimension] -> row of REGION[] -> LAYER[] behind its address, through
-a LAYER_INDEX where the layer numbers have gaps. Called by `MmapManager.load_contexts`, and by anyone who
-has a snapshot's arrays.
+Reads the published snapshot: DIRECTORY[dimension] -> row of REGION[] -> LAYER[] behind its address,
+through a LAYER_INDEX where the layer numbers have gaps. Called by `MmapManager.load_contexts`, and
+by anyone who has a snapshot's arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.kernels import memory
-from jessymem.kernels._jit import kernel
+from jessymem.kernels._jit import Int, kernel
 from jessymem.kernels.schema import (
     ABSENT,
     LAYER,
@@ -33,7 +33,7 @@ _INDEX_BYTES = LAYER_INDEX.itemsize
 
 
 @kernel
-def find_layer_row(regions: NDArray[Any], region_row: int, layer: int) -> int:
+def find_layer_row(regions: NDArray[Any], region_row: Int, layer: Int) -> Int:
     """Find layer number `layer` in one region; return its row, or NO_SUCH_LAYER."""
     layer_row = np.int64(layer)
     if regions[region_row]["index_address"] != 0:
@@ -48,12 +48,12 @@ def find_layer_row(regions: NDArray[Any], region_row: int, layer: int) -> int:
 
 @kernel
 def locate(
-    directory: NDArray[Any], regions: NDArray[Any], layer_id: int, out: NDArray[Any], i: int
-) -> int:
+    directory: NDArray[Any], regions: NDArray[Any], layer_id: Int, out: NDArray[Any], i: Int
+) -> Int:
     """Write where `layer_id` lies into ``out[i]``; return OK or the code that says why not.
 
-    Each word of the layer's row is read once, checked, then used: the row may lie in a file that someone
-    else rewrites.
+    Each word of the layer's row is read once, checked, then used: the row may lie in a file that
+    someone else rewrites.
     """
     dimension = layer_id >> LAYER_BITS
     out[i]["region_row"] = ABSENT
@@ -83,8 +83,8 @@ def locate(
 @kernel
 def locate_many(
     directory: NDArray[Any], regions: NDArray[Any], layer_ids: NDArray[Any], out: NDArray[Any]
-) -> int:
-    """Write where each of `layer_ids` (packed, int64) lies into `out`; return how many were not found."""
+) -> Int:
+    """Write where each of `layer_ids` (int64) lies into `out`; return how many were not found."""
     n_missing = 0
     for i in range(layer_ids.shape[0]):
         code = locate(directory, regions, layer_ids[i], out, i)

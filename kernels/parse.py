@@ -1,7 +1,8 @@
 """Plain V1 metadata to LAYER rows: one pass over bytes that nobody vouches for.
 
-Every read is preceded by a check that the bytes are there; a count or length is compared with its limit
-before it is used. Called by `jessymem.regions.layout` where a file has no extension, and by `verify`.
+Every read is preceded by a check that the bytes are there; a count or length is compared with its
+limit before it is used. Called by `jessymem.regions.layout` where a file has no extension, and by
+`verify`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jessymem.kernels._jit import kernel
+from jessymem.kernels._jit import Int, kernel
 from jessymem.kernels.schema import (
     BAD_ENTRY,
     BAD_EXTENT,
@@ -36,7 +37,7 @@ _SIZE = LAYER_EXTENT.fields["content_size"][1]  # type: ignore[index]
 
 
 @kernel
-def read_word(data: NDArray[Any], at: int, n_bytes: int) -> int:
+def read_word(data: NDArray[Any], at: Int, n_bytes: Int) -> Int:
     """Read `n_bytes` (1 to 8) at `at`, little-endian; eight may come out negative."""
     value = np.int64(0)
     for i in range(n_bytes):
@@ -45,13 +46,13 @@ def read_word(data: NDArray[Any], at: int, n_bytes: int) -> int:
 
 
 @kernel
-def is_finite(bits: int) -> bool:
+def is_finite(bits: Int) -> bool:
     """Tell whether the 32-bit float with these bits is a number and not infinite."""
     return (bits >> 23) & 0xFF != 0xFF
 
 
 @kernel
-def report(fault: NDArray[Any], offset: int, expected: int, got: int, code: int) -> int:
+def report(fault: NDArray[Any], offset: Int, expected: Int, got: Int, code: Int) -> Int:
     """Note what was found where; return `code`."""
     fault[0]["offset"] = offset
     fault[0]["expected"] = expected
@@ -60,18 +61,16 @@ def report(fault: NDArray[Any], offset: int, expected: int, got: int, code: int)
 
 
 @kernel
-def report_end(
-    fault: NDArray[Any], offset: int, n_wanted: int, n_bytes: int, code: int
-) -> int:
-    """Note that `n_wanted` bytes at `offset` run past the metadata's end: the file's, or the limit."""
+def report_end(fault: NDArray[Any], offset: Int, n_wanted: Int, n_bytes: Int, code: Int) -> Int:
+    """Note that `n_wanted` bytes at `offset` run past the metadata's end."""
     if n_bytes > MAX_METADATA_BYTES:
         return report(fault, offset, MAX_METADATA_BYTES, offset + n_wanted, BAD_METADATA_SIZE)
     return report(fault, offset, n_wanted, max(n_bytes - offset, 0), code)
 
 
 @kernel
-def skip_keywords(data: NDArray[Any], at: int, n_keywords: int, fault: NDArray[Any]) -> int:
-    """Step over `n_keywords` length-prefixed strings at `at`; return the offset behind them, or a code."""
+def skip_keywords(data: NDArray[Any], at: Int, n_keywords: Int, fault: NDArray[Any]) -> Int:
+    """Step over `n_keywords` prefixed strings; return the offset behind them, or a code."""
     end = min(data.shape[0], MAX_METADATA_BYTES)
     for _ in range(n_keywords):
         if end - at < KEYWORD_LENGTH_BYTES:
@@ -87,14 +86,15 @@ def skip_keywords(data: NDArray[Any], at: int, n_keywords: int, fault: NDArray[A
 @kernel
 def parse_entries(
     data: NDArray[Any], rows: NDArray[Any], frequency_bits: NDArray[Any], fault: NDArray[Any]
-) -> int:
-    """Fill `rows` and `frequency_bits` from a file's plain entries; return the offset behind the last.
+) -> Int:
+    """Fill `rows` and `frequency_bits` from plain entries; return the offset behind the last.
 
-    On a broken rule return a negative BAD_* code, with entry, offset, expected and got in ``fault[0]``.
-    Keywords are left where they are: a row tells where in the file they begin and how long they are.
+    On a broken rule return a negative BAD_* code, with entry, offset, expected and got in
+    ``fault[0]``. Keywords are left where they are: a row tells where in the file they begin and how
+    long they are.
     """
     end = min(data.shape[0], MAX_METADATA_BYTES)
-    at = np.int64(HEADER_BYTES)
+    at: Int = np.int64(HEADER_BYTES)
     for i in range(rows.shape[0]):
         fault[0]["entry"] = i
         if end - at < _ENTRY_BYTES:

@@ -1,8 +1,8 @@
 """Every dtype, offset, limit and code of the engine, field by field; imports no numba.
 
-Words used throughout: a *dimension* is one region file, a *layer* a block of bytes in it; a *row* is a
-position in a table of layers or regions; an *offset* counts bytes from the start of a region; an
-*address* is a place in this process's memory. Called by everything; calls nothing.
+Words used throughout: a *dimension* is one region file, a *layer* a block of bytes in it; a *row*
+is a position in a table of layers or regions; an *offset* counts bytes from the start of a region;
+an *address* is a place in this process's memory. Called by everything; calls nothing.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Region files: `layout` (bytes to tables and back), `builder` (write), `region` (map, read, verify)."""
+"""Region files: `layout` (bytes to tables and back), `builder` (write), `region` (read)."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import os
 import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
 
 from jessymem import osmem
 from jessymem.errors import DuplicateLayer, JessyMemoryError, RegionIOError
-from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id, as_layer_id
+from jessymem.ids import (
+    DimensionId,
+    DimensionLike,
+    LayerId,
+    LayerLike,
+    as_dimension_id,
+    as_layer_id,
+)
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.region import MmapRegion
@@ -86,8 +93,8 @@ class RegionBuilder:
         layer : int
             Its number in the dimension, 0 to 65535.
         content : str, bytes, bytearray or memoryview
-            Kept as it is (bytes) or as UTF-8 (str); may be empty, at most 4 GiB - 1. What is mutable is
-            copied at once.
+            Kept as it is (bytes) or as UTF-8 (str); may be empty, at most 4 GiB - 1. What is
+            mutable is copied at once.
         name : str
         frequency : float
             A finite number within the range of a 32-bit float, as which it is stored.
@@ -129,8 +136,8 @@ class RegionBuilder:
     def build_to_file(self, path: str | os.PathLike[str]) -> MmapRegion:
         """Write the region and map it.
 
-        Readers of an older file under that name keep it until they let go. A file of the same dimension
-        that is replaced passes its generation on: the new one's is higher by one.
+        Readers of an older file under that name keep it until they let go. A file of the same
+        dimension that is replaced passes its generation on: the new one's is higher by one.
 
         Parameters
         ----------
@@ -151,9 +158,9 @@ class RegionBuilder:
 
         Notes
         -----
-        Durability: the bytes are written to a temporary file beside `path`, synced, renamed over `path`,
-        and the directory is synced (with each directory that was made). When this returns the file
-        outlives a power failure, as far as the medium keeps its word.
+        Durability: the bytes are written to a temporary file beside `path`, synced, renamed over
+        `path`, and the directory is synced (with each directory that was made). When this returns
+        the file outlives a power failure, as far as the medium keeps its word.
         """
         target = Path(os.fspath(path))
         total_size, pieces = layout.write_layout(
@@ -197,7 +204,8 @@ class RegionBuilder:
 def write_region(target: Path, pieces: list[Any], total_size: int, dimension: DimensionId) -> None:
     """Put `pieces` under the name `target` durably: old bytes or new ones, never a mixture.
 
-    Raises RegionIOError; the temporary file is gone then, and so is each directory that was made for it.
+    Raises RegionIOError; the temporary file is gone then, and so is each directory that was made
+    for it.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     operation = "make the directory of"
@@ -261,15 +269,16 @@ def _as_content(content: object, layer_id: LayerId) -> tuple[Any, int]:
 def _as_frequency(value: object, layer_id: LayerId) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{layer_id}: the frequency is a number, not {type(value).__name__}")
-    if not math.isfinite(value) or abs(value) > _MAX_FREQUENCY:
-        raise ValueError(f"{layer_id}: the frequency fits a 32-bit float and is finite, not {value}")
-    return float(value)
+    frequency = float(value)
+    if not abs(frequency) <= _MAX_FREQUENCY:  # NaN included
+        raise ValueError(f"{layer_id}: the frequency is finite as a 32-bit float, not {value}")
+    return frequency
 
 
 def _as_depth(value: object, layer_id: LayerId) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{layer_id}: the depth is an integer, not {type(value).__name__}")
-    depth: int = value.__index__()
+    depth = operator.index(value)
     if not 0 <= depth <= 255:
         raise ValueError(f"{layer_id}: the depth is 0 to 255, not {depth}")
     return depth

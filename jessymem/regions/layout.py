@@ -1,7 +1,7 @@
 """Region bytes to tables, and layers to region bytes: format version 1, see docs/format.md.
 
-Reading trusts nothing. The order is fixed: header, then extension or plain entries, then every row, and no
-number of the file is used before it was compared with what the file's length allows.
+Reading trusts nothing. The order is fixed: header, then extension or plain entries, then every row,
+and no number of the file is used before it was compared with what the file's length allows.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Extension(NamedTuple):
 class Layout:
     """What a region's bytes say: the header's facts and one table of checked rows.
 
-    `rows` is LAYER[n], ascending by layer_num; `heap` the bytes that their name and keyword offsets count
-    in. Both are views of the region where it carries an extension.
+    `rows` is LAYER[n], ascending by layer_num; `heap` the bytes that their name and keyword offsets
+    count in. Both are views of the region where it carries an extension.
     """
 
     header: Header
@@ -99,7 +99,8 @@ class LayerDraft:
 def read_layout(data: Bytes, source: Source) -> Layout:
     """Check a region's bytes and return its tables.
 
-    An extension whose checksums fail is ignored with a warning: the plain entries are read in its place.
+    An extension whose checksums fail is ignored with a warning: the plain entries are read in its
+    place.
 
     Raises
     ------
@@ -191,7 +192,7 @@ def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
 
 
 def check_rows(layout: Layout, source: Source, table_offset: int | None) -> None:
-    """Check every row against the region; `table_offset` says where they lie in the file, if they do."""
+    """Check every row against the region; `table_offset`: where in the file they lie."""
     rows, heap_size, total = layout.rows, len(layout.heap), layout.header.total_size
 
     def check(field: str, wrong: Any, expected: str) -> None:
@@ -213,11 +214,15 @@ def check_rows(layout: Layout, source: Source, table_offset: int | None) -> None
     check("content_end", ends > total, f"<= {total}, the file's length")
     check("content_offset", starts > ends, "<= content_end")
     check("content_offset", filled & (starts < layout.content_start), "behind the metadata")
-    check("content_end", ends - starts > s.MAX_CONTENT_BYTES, f"<= {s.MAX_CONTENT_BYTES} bytes long")
+    check(
+        "content_end", ends - starts > s.MAX_CONTENT_BYTES, f"<= {s.MAX_CONTENT_BYTES} bytes long"
+    )
     check("frequency", ~np.isfinite(rows["frequency"]), "a finite number")
     check("encoding", rows["encoding"] > s.ENCODING_ARRAY, f"<= {s.ENCODING_ARRAY}")
     parents = rows["parent"]
-    check("parent", (parents > 0) & (parents >> s.LAYER_BITS == 0), "a layer of dimension 1 or above")
+    check(
+        "parent", (parents > 0) & (parents >> s.LAYER_BITS == 0), "a layer of dimension 1 or above"
+    )
     check("keyword_count", rows["keyword_count"] > s.MAX_KEYWORDS, f"<= {s.MAX_KEYWORDS}")
     for field in ("name", "keywords"):
         sizes = rows[f"{field}_size"].astype("u8")
@@ -229,7 +234,7 @@ def check_rows(layout: Layout, source: Source, table_offset: int | None) -> None
 
 
 def _check_overlap(rows: Any, starts: Any, ends: Any, filled: Any, source: Source) -> None:
-    """Check that no byte belongs to two layers; one pass where blocks lie in the order of the rows."""
+    """Check that no byte belongs to two layers; one pass where blocks lie in row order."""
     if not filled.all():
         rows, starts, ends = rows[filled], starts[filled], ends[filled]
     if np.all(starts[1:] >= ends[:-1]):
@@ -284,8 +289,8 @@ def build_index(rows: NDArray[Any]) -> NDArray[np.uint16] | None:
 def verify_layout(data: Bytes, level: str, source: Source) -> None:
     """Read a region's bytes again and compare every checksum up to `level`, and table with entries.
 
-    Unlike `read_layout` it lets no checksum pass: one that fails is an error. Plain V1 files have none;
-    theirs is a check of the structure and the texts.
+    Unlike `read_layout` it lets no checksum pass: one that fails is an error. Plain V1 files have
+    none; theirs is a check of the structure and the texts.
     """
     header = read_header(data, source)
     announced = data[s.RESERVED_OFFSET :][: len(s.EXTENSION_MAGIC)].tobytes() == s.EXTENSION_MAGIC
@@ -368,8 +373,8 @@ def write_layout(
 ) -> tuple[int, list[Any]]:
     """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
 
-    Contents are referred to, not copied. `drafts` are written in the order of their numbers, which must
-    differ.
+    Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
+    must differ.
 
     Raises
     ------
@@ -460,7 +465,7 @@ def _fill_table(
 def _place_contents(
     drafts: Sequence[LayerDraft], rows: NDArray[Any], content_start: int
 ) -> tuple[list[Any], int]:
-    """Give every content its aligned place in `rows`; return the pieces and where the last one ends."""
+    """Give every content its aligned place in `rows`; return the pieces and their end."""
     pieces: list[Any] = []
     end = content_start
     for i, draft in enumerate(drafts):

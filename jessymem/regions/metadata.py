@@ -73,7 +73,8 @@ class RegionMetadata:
     version : int
         Of the file format: 1.
     generation : int
-        Grows by one each time a writer of this package replaces the file; 0: plain V1, which has none.
+        Grows by one each time a writer of this package replaces the file; 0: plain V1, which has
+        none.
     created_at : int
         Nanoseconds since 1970-01-01 UTC; 0 where the file does not say.
     dimension_name : str

@@ -20,7 +20,14 @@ from jessymem.errors import (
     RegionFormatError,
     RegionIOError,
 )
-from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id, as_layer_id
+from jessymem.ids import (
+    DimensionId,
+    DimensionLike,
+    LayerId,
+    LayerLike,
+    as_dimension_id,
+    as_layer_id,
+)
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
@@ -34,14 +41,15 @@ class Reader(NamedTuple):
     content: memoryview  # the whole region
     starts: memoryview  # per row, where content begins
     ends: memoryview  # per row, where it ends
-    index: memoryview | None  # layer number -> row, None: they are the same
+    number_rows: memoryview | None  # layer number -> row, None: they are the same
     n_bytes: int
 
 
 class MmapRegion:
     """One region, read-only; made by `from_file` or by a `RegionBuilder`.
 
-    Threads may share it. The memory is given back when the region and every view cut from it are gone.
+    Threads may share it. The memory is given back when the region and every view cut from it are
+    gone.
 
     Attributes
     ----------
@@ -144,7 +152,7 @@ class MmapRegion:
         """
         if offset < 0 or size < 0 or offset + size > self.size:
             raise OutOfBounds(
-                f"{self.dimension_id}: {size} bytes at {offset} are outside a region of {self.size}",
+                f"{self.dimension_id}: {size} bytes at {offset} lie outside its {self.size}",
                 offset=offset,
                 size=size,
                 region_size=self.size,
@@ -173,7 +181,7 @@ class MmapRegion:
         """
         wanted = as_layer_id(layer_id)
         row = self.find_row(wanted)
-        return self.info_of(row, self._children().get(wanted, ()))
+        return self.info_of(row, self.children_of(wanted))
 
     def list_layers(self) -> list[LayerId]:
         """Return the ids of all layers, ascending."""
@@ -186,8 +194,8 @@ class MmapRegion:
         Parameters
         ----------
         level : {"header", "metadata", "full"}
-            Up to the header; up to the metadata, plain entries and table against each other; all, with
-            every content. Plain V1 files carry no checksums: there the structure is checked.
+            Up to the header; up to the metadata, plain entries and table against each other; all,
+            with every content. Plain V1 files carry no checksums: there the structure is checked.
 
         Returns
         -------
@@ -197,8 +205,8 @@ class MmapRegion:
         Raises
         ------
         RegionFormatError
-            At the first difference: field, offset, expected, got. A file that was truncated since it was
-            mapped is found without touching the pages that are gone.
+            At the first difference: field, offset, expected, got. A file that was truncated since
+            it was mapped is found without touching the pages that are gone.
         ValueError
             If there is no such level.
         """
@@ -231,10 +239,9 @@ class MmapRegion:
     @cached_property
     def metadata(self) -> RegionMetadata:
         """All that is known of the region and its layers, without contents."""
-        children = self._children()
         layers = (
-            self.info_of(row, children.get(LayerId(self.dimension_id, int(number)), ()))
-            for row, number in enumerate(self.layout.rows["layer_num"])
+            self.info_of(row, self.children_of(layer_id))
+            for row, layer_id in enumerate(self.list_layers())
         )
         return RegionMetadata(
             version=s.FORMAT_VERSION,
@@ -270,7 +277,7 @@ class MmapRegion:
             content=self._view,
             starts=memoryview(rows["content_offset"]),
             ends=memoryview(rows["content_end"]),
-            index=None if self.index is None else memoryview(self.index),
+            number_rows=None if self.index is None else memoryview(self.index),
             n_bytes=self.size,
         )
 
@@ -337,26 +344,24 @@ class MmapRegion:
                 found.setdefault(keyword, []).append(row)
         return found
 
-    def _children(self) -> dict[LayerId, tuple[LayerId, ...]]:
-        found: dict[LayerId, list[LayerId]] = {}
-        for parent, child in parents_and_children(self):
-            found.setdefault(parent, []).append(child)
-        return {parent: tuple(children) for parent, children in found.items()}
+    def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
+        """Return this region's layers that name `parent`, ascending."""
+        return tuple(self._children_by_parent.get(int(parent), ()))
+
+    @cached_property
+    def _children_by_parent(self) -> dict[int, list[LayerId]]:
+        rows = self.layout.rows
+        named = rows[rows["parent"] != 0]
+        found: dict[int, list[LayerId]] = {}
+        for parent, number in zip(
+            named["parent"].tolist(), named["layer_num"].tolist(), strict=True
+        ):
+            found.setdefault(parent, []).append(LayerId(self.dimension_id, number))
+        return found
 
     @property
     def _source(self) -> layout.Source:
         return layout.Source(self.dimension_id, str(self.path) if self.path else "memory")
-
-
-def parents_and_children(region: MmapRegion) -> list[tuple[LayerId, LayerId]]:
-    """Return each (parent, child) that a region's rows name, ascending by child."""
-    rows = region.layout.rows
-    named = rows[rows["parent"] != 0]
-    pairs = zip(named["parent"].tolist(), named["layer_num"].tolist(), strict=True)
-    return [
-        (LayerId.from_packed(parent), LayerId(region.dimension_id, number))
-        for parent, number in pairs
-    ]
 
 
 def _address(array: NDArray[Any]) -> int:
