@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final, cast, overload
 
 from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.regions.region import MmapRegion
 
 #: A character is at most four bytes of UTF-8.
 _MAX_UTF8_BYTES: Final = 4
@@ -38,6 +39,29 @@ class LoadedContext:
     dimension_name: str
     depth: int = 0
     parent: LayerId | None = None
+
+    @classmethod
+    def of(cls, region: MmapRegion, row: int) -> LoadedContext:
+        """Read the layer in one row of a region.
+
+        Raises
+        ------
+        OutOfBounds, RegionFormatError
+            As `MmapManager.load_layer_context`.
+        """
+        record = region.layout.rows[row]
+        parent = int(record["parent"])
+        number = int(record["layer_num"])
+        return cls(
+            layer_id=LayerId(region.dimension_id, number),
+            content=region.content_of(row),
+            frequency=float(record["frequency"]),
+            keywords=region.keywords_of(row),
+            name=region.name_of(row),
+            dimension_name=region.layout.header.name,
+            depth=int(record["depth"]),
+            parent=LayerId.from_packed(parent) if parent else None,
+        )
 
     @property
     def text(self) -> str:
@@ -83,11 +107,11 @@ class NavigationPath:
 
     def __len__(self) -> int:
         """Return how many layers it visits."""
-        return len(tuple(self))
+        return len(cast("tuple[LayerId, ...]", self.layer_sequence))
 
     def __iter__(self) -> Iterator[LayerId]:
         """Visit the layers in order."""
-        return (as_layer_id(item) for item in self.layer_sequence)
+        return iter(cast("tuple[LayerId, ...]", self.layer_sequence))
 
 
 class ContextCollection(Sequence[LoadedContext]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from typing import Any, Final, SupportsIndex, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Final, TypeAlias
 
 from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
 
@@ -139,10 +140,16 @@ class LayerId(int):
         value = _as_integer(packed, "a packed layer id")
         return cls(value >> LAYER_BITS, value & MAX_LAYER)
 
+    @classmethod
+    def in_order(cls, dimension: DimensionId, layers: Iterable[int]) -> list[LayerId]:
+        """Make the ids of many layers of one dimension; `layers` are known to be in range."""
+        first = dimension << LAYER_BITS
+        return [int.__new__(cls, first | layer) for layer in layers]
+
     @property
     def dimension(self) -> DimensionId:
         """The dimension it lies in."""
-        return DimensionId(int(self) >> LAYER_BITS)
+        return int.__new__(DimensionId, int(self) >> LAYER_BITS)
 
     @property
     def layer(self) -> int:
@@ -187,9 +194,14 @@ def as_layer_id(value: LayerLike) -> LayerId:
 
 
 def _as_integer(value: object, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{what} is an integer, not {type(value).__name__}")
-    return operator.index(value)
+    if type(value) is int:
+        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise TypeError(f"{what} is an integer, not {type(value).__name__}")
 
 
 def _as_text(value: object) -> str:

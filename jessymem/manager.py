@@ -349,10 +349,11 @@ class MmapManager:
             If the layer's keywords are malformed.
         """
         wanted = as_layer_id(layer_id)
+        self._check_open()
         if not self._sampler.is_due():
-            return self._context(self._snapshot, wanted)
+            return LoadedContext.of(*self._snapshot.find(wanted))
         with self._sampler.measured_read():
-            return self._context(self._snapshot, wanted)
+            return LoadedContext.of(*self._snapshot.find(wanted))
 
     def load_contexts(
         self,
@@ -389,12 +390,15 @@ class MmapManager:
             places = np.zeros(len(wanted), s.LOCATION)
             ids = np.array(wanted, np.int64)
             locate.locate_many(snapshot.directory, snapshot.regions, ids, places)
-            contexts = []
-            for layer_id, code in zip(wanted, places["code"].tolist(), strict=True):
-                if code in (s.NO_DIMENSION, s.NO_SUCH_LAYER) and missing == "skip":
-                    continue
-                contexts.append(self._context(snapshot, layer_id))
-        return ContextCollection(contexts)
+            codes = places["code"]
+            wrong = codes != s.OK if missing == "raise" else codes == s.OUT_OF_BOUNDS
+            if wrong.any():
+                snapshot.content(wanted[int(wrong.argmax())])  # raises what is wrong with it
+            found = places[codes == s.OK]
+            return ContextCollection(
+                LoadedContext.of(snapshot.handles[region_row], layer_row)
+                for region_row, layer_row in found[["region_row", "layer_row"]].tolist()
+            )
 
     def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
         """Describe a layer; its children are found among all loaded layers.
@@ -532,22 +536,6 @@ class MmapManager:
         self._check_open()
         with self._sampler.measured_read():
             return self._snapshot.content(wanted)
-
-    def _context(self, snapshot: Snapshot, layer_id: LayerId) -> LoadedContext:
-        self._check_open()
-        region, row = snapshot.find(layer_id)
-        record = region.layout.rows[row]
-        parent = int(record["parent"])
-        return LoadedContext(
-            layer_id=layer_id,
-            content=snapshot.content(layer_id),
-            frequency=float(record["frequency"]),
-            keywords=region.keywords_of(row),
-            name=region.name_of(row),
-            dimension_name=region.layout.header.name,
-            depth=int(record["depth"]),
-            parent=LayerId.from_packed(parent) if parent else None,
-        )
 
     def _path_of(self, dimension: DimensionId) -> Path:
         return self._base / str(dimension) / REGION_FILE

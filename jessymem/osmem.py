@@ -65,7 +65,7 @@ def round_to_pages(n_bytes: int) -> int:
 
 
 def identify(path: Path) -> FileIdentity:
-    """Stat `path`; raise OSError where it is missing."""
+    """Stat `path`; raise OSError where it is missing or no regular file."""
     _pass("stat", path)
     return _identity(os.stat(path))
 
@@ -229,6 +229,10 @@ def _pass(operation: str, path: str | Path) -> None:
 
 
 def _identity(status: os.stat_result) -> FileIdentity:
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
     return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -236,12 +240,7 @@ def _open_regular(path: Path) -> tuple[int, FileIdentity]:
     _pass("open", path)
     descriptor = os.open(path, _READ_FLAGS)
     try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return descriptor, _identity(status)
+        return descriptor, _identity(os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise

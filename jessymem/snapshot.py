@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jessymem.errors import LayerNotFound, OutOfBounds
+from jessymem.errors import LayerNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.regions.region import MmapRegion, Reader
@@ -80,7 +80,7 @@ class Snapshot:
         handles[row] = region
         directory = self.directory.copy()
         directory[region.dimension_id] = row
-        readers = {**self.readers, int(region.dimension_id): region.make_reader()}
+        readers = {**self.readers, int(region.dimension_id): region.reader}
         return Snapshot(directory, rows, tuple(handles), readers)
 
     def without(self, dimension: DimensionId) -> Snapshot:
@@ -125,17 +125,7 @@ class Snapshot:
     def content(self, layer_id: LayerId) -> memoryview:
         """Return a layer's bytes, or raise LayerNotFound or OutOfBounds."""
         region, row = self.find(layer_id)
-        reader = self.readers[int(region.dimension_id)]
-        start, end = reader.starts[row], reader.ends[row]
-        if start <= end <= reader.n_bytes:
-            return reader.content[start:end]
-        raise OutOfBounds(
-            f"{layer_id}: bytes {start} to {end} are outside a region of {reader.n_bytes}; "
-            "the file was changed while it was mapped",
-            offset=start,
-            size=end - start,
-            region_size=reader.n_bytes,
-        )
+        return region.content_of(row)
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""

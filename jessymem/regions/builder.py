@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final
 
 import numpy as np
 
@@ -275,12 +275,15 @@ def _as_frequency(value: object, layer_id: LayerId) -> float:
     return frequency
 
 
-def _as_depth(value: object, layer_id: LayerId) -> int:
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise TypeError(f"{layer_id}: the depth is an integer, not {type(value).__name__}")
-    depth = operator.index(value)
+def _as_depth(value: Any, layer_id: LayerId) -> int:
+    try:
+        depth = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{layer_id}: the depth is an integer, not {type(value).__name__}"
+        ) from None
     if not 0 <= depth <= 255:
-        raise ValueError(f"{layer_id}: the depth is 0 to 255, not {depth}")
+        raise ValueError(f"{layer_id}: the depth is 0 to 255, not {value}")
     return depth
 
 

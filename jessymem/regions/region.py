@@ -36,7 +36,7 @@ VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
 
 class Reader(NamedTuple):
-    """What one read needs, each a zero-copy view: see `MmapManager.access_layer`."""
+    """What one read from Python needs, each a zero-copy view: see `MmapManager.access_layer`."""
 
     content: memoryview  # the whole region
     starts: memoryview  # per row, where content begins
@@ -75,6 +75,7 @@ class MmapRegion:
         self.layout = layout.read_layout(self._bytes, self._source)
         self.index = layout.build_index(self.layout.rows)
         self._view = memoryview(data)
+        self.reader = self._cut_reader()
 
     @classmethod
     def from_file(
@@ -185,8 +186,7 @@ class MmapRegion:
 
     def list_layers(self) -> list[LayerId]:
         """Return the ids of all layers, ascending."""
-        numbers = self.layout.rows["layer_num"].tolist()
-        return [LayerId(self.dimension_id, number) for number in numbers]
+        return LayerId.in_order(self.dimension_id, self.layout.rows["layer_num"].tolist())
 
     def verify_integrity(self, level: str = "full") -> bool:
         """Compare the region's bytes, as they are now, with its checksums.
@@ -270,17 +270,6 @@ class MmapRegion:
         """How far its layers have come: on disk, or simulated."""
         return LayerState.ACTIVE if self.state == s.REGION_SIMULATED else LayerState.PERMANENT
 
-    def make_reader(self) -> Reader:
-        """Cut the views that reads go through."""
-        rows = self.layout.rows
-        return Reader(
-            content=self._view,
-            starts=memoryview(rows["content_offset"]),
-            ends=memoryview(rows["content_end"]),
-            number_rows=None if self.index is None else memoryview(self.index),
-            n_bytes=self.size,
-        )
-
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row's addresses and lengths; the region must outlive the row."""
         slot["table_address"] = _address(self.layout.rows)
@@ -323,6 +312,20 @@ class MmapRegion:
             state=self.layer_state,
         )
 
+    def content_of(self, row: int) -> memoryview:
+        """Return a layer's bytes; raise OutOfBounds where the file was changed under its row."""
+        start, end = self.reader.starts[row], self.reader.ends[row]
+        if start <= end <= self.reader.n_bytes:
+            return self.reader.content[start:end]
+        number = self.layout.rows[row]["layer_num"]
+        raise OutOfBounds(
+            f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
+            f"{self.size}; {self.path} was changed while it was mapped",
+            offset=start,
+            size=end - start,
+            region_size=self.size,
+        )
+
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
         piece = layout.row_text(self.layout, self.layout.rows[row], "name")
@@ -353,11 +356,21 @@ class MmapRegion:
         rows = self.layout.rows
         named = rows[rows["parent"] != 0]
         found: dict[int, list[LayerId]] = {}
-        for parent, number in zip(
-            named["parent"].tolist(), named["layer_num"].tolist(), strict=True
-        ):
-            found.setdefault(parent, []).append(LayerId(self.dimension_id, number))
+        children = LayerId.in_order(self.dimension_id, named["layer_num"].tolist())
+        for parent, child in zip(named["parent"].tolist(), children, strict=True):
+            found.setdefault(parent, []).append(child)
         return found
+
+    def _cut_reader(self) -> Reader:
+        """Cut the views that single reads from Python go through."""
+        rows = self.layout.rows
+        return Reader(
+            content=self._view,
+            starts=memoryview(rows["content_offset"]),
+            ends=memoryview(rows["content_end"]),
+            number_rows=None if self.index is None else memoryview(self.index),
+            n_bytes=self.size,
+        )
 
     @property
     def _source(self) -> layout.Source:

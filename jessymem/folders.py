@@ -1,0 +1,180 @@
+"""A source folder's sub-folders and their files, in order; and what is left out, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jessymem.errors import RegionIOError
+from jessymem.manifest import MANIFEST_FILE, Manifest, read_manifest
+
+_DIGITS: Final = re.compile(rb"([0-9]+)")
+
+
+class Skipped(NamedTuple):
+    """Something that is left out: its path relative to the source, and the reason."""
+
+    path: str
+    reason: str
+
+
+class SourceFile(NamedTuple):
+    """One file that becomes a layer.
+
+    Attributes
+    ----------
+    name : str
+        Its path relative to the dimension's folder, with ``/``; what is no UTF-8 becomes U+FFFD.
+    path : pathlib.Path
+        Where it lies; no link.
+    n_bytes : int
+        Its length when it was looked at.
+    """
+
+    name: str
+    path: Path
+    n_bytes: int
+
+
+class SourceFolder(NamedTuple):
+    """One sub-folder of the source, with its files in natural order."""
+
+    name: str
+    path: Path
+    files: tuple[SourceFile, ...]
+    manifest: Manifest
+
+
+class _Entry(NamedTuple):
+    name: str
+    shown: str  # relative to the source
+    path: Path
+    status: os.stat_result
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+
+def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list[Skipped]]:
+    """Look through a source folder.
+
+    Links are followed as long as they stay inside the source. Left out and reported are hidden files
+    and folders, links that lead out of the source, to nothing or back to a folder that they lie in,
+    whatever is no regular file, files outside every sub-folder, and `excluded`.
+
+    Parameters
+    ----------
+    source : pathlib.Path
+    excluded : pathlib.Path
+        A folder that is no source, wherever it lies; it need not exist.
+
+    Returns
+    -------
+    list of SourceFolder, list of Skipped
+        In natural order: file2 before file10, and what is equal but for zeros by its bytes.
+
+    Raises
+    ------
+    RegionIOError
+        If something cannot be listed or read.
+    ConfigError
+        If a `dimension.toml` is not of its form.
+    """
+    try:
+        root = source.resolve(strict=True)
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "list", source) from error
+    walk = _Walk(root, excluded.resolve())
+    folders = []
+    for entry in walk.list_folder(root, ""):
+        if entry.is_folder:
+            folders.append(walk.read_folder(entry))
+        else:
+            walk.skip(entry.shown, "a file outside every dimension's folder")
+    return folders, walk.skipped
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Return what sorts names naturally: digits by value, all else and ties by their bytes."""
+    raw = os.fsencode(name)
+    pieces = _DIGITS.split(raw)
+    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), raw
+
+
+class _Walk:
+    def __init__(self, root: Path, excluded: Path) -> None:
+        self.root = root
+        self.excluded = excluded
+        self.skipped: list[Skipped] = []
+
+    def skip(self, shown: str, reason: str) -> None:
+        self.skipped.append(Skipped(shown, reason))
+
+    def read_folder(self, folder: _Entry) -> SourceFolder:
+        manifest = Manifest(folder.path / MANIFEST_FILE)
+        files = []
+        for entry in self._files(folder.path, folder.shown, (folder.path,)):
+            name = entry.shown.removeprefix(f"{folder.shown}/")
+            if name == MANIFEST_FILE:
+                manifest = read_manifest(entry.path)
+                continue
+            if not os.access(entry.path, os.R_OK):
+                error = PermissionError(13, "Permission denied")
+                raise RegionIOError.from_os_error(error, "read", entry.path)
+            files.append(SourceFile(name, entry.path, entry.status.st_size))
+        return SourceFolder(folder.name, folder.path, tuple(files), manifest)
+
+    def list_folder(self, folder: Path, shown: str) -> Iterator[_Entry]:
+        """Yield what is to be read in a folder, by natural order; note what is not."""
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: natural_key(entry.name))
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "list", folder) from error
+        for entry in entries:
+            name = _as_text(entry.name)
+            where = f"{shown}/{name}" if shown else name
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                self.skip(where, "hidden")
+                continue
+            try:
+                if entry.is_symlink() or _is_junction(entry):
+                    path = path.resolve(strict=True)
+                status = path.stat()
+            except (OSError, RuntimeError):  # a loop of links is the latter before Python 3.13
+                self.skip(where, "a link to nothing")
+                continue
+            if not path.is_relative_to(self.root):
+                self.skip(where, "a link that leads out of the source")
+            elif path == self.excluded:
+                self.skip(where, "where the region files go")
+            elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+                yield _Entry(name, where, path, status)
+            else:
+                self.skip(where, "no regular file")
+
+    def _files(self, folder: Path, shown: str, above: tuple[Path, ...]) -> Iterator[_Entry]:
+        for entry in self.list_folder(folder, shown):
+            if not entry.is_folder:
+                yield entry
+            elif entry.path in above or self.root == entry.path:
+                self.skip(entry.shown, "a link back to a folder that it lies in")
+            else:
+                yield from self._files(entry.path, entry.shown, (*above, entry.path))
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    """Tell a Windows directory junction; Python 3.11 knows none."""
+    ask = getattr(entry, "is_junction", None)
+    return bool(ask is not None and ask())
+
+
+def _as_text(name: str) -> str:
+    """Return a file's name as Unicode text, also where its bytes are none."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,295 @@
+"""A folder of files to region files: each sub-folder becomes a dimension, each file in it a layer.
+
+`plan_folder` looks at everything and checks it against the format; only `Plan.write` writes, one
+dimension at a time, each file durable and whole before the next is begun.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from jessymem import osmem
+from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
+from jessymem.folders import Skipped, SourceFolder, read_folders
+from jessymem.ids import DimensionId, LayerId
+from jessymem.kernels.schema import MAX_CONTENT_BYTES
+from jessymem.manager import REGION_FILE, MmapManager
+from jessymem.numbering import (
+    FIRST_GROWN_DIMENSION,
+    NumberedFile,
+    name_folder,
+    number_files,
+    number_folders,
+)
+from jessymem.regions.builder import RegionBuilder
+from jessymem.regions.region import MmapRegion
+
+#: Called with the bytes that were dealt with since the last call.
+Advance = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class PlannedDimension:
+    """One sub-folder and the region file that it becomes.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    name : str
+    folder : str
+        The sub-folder's name.
+    path : pathlib.Path
+        Where the region file will be.
+    is_replaced : bool
+        Whether a file is there that will be replaced.
+    layers : tuple of NumberedFile
+        Ascending.
+    """
+
+    dimension_id: DimensionId
+    name: str
+    folder: str
+    path: Path
+    is_replaced: bool
+    layers: tuple[NumberedFile, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all contents, as they were looked at."""
+        return sum(layer.file.n_bytes for layer in self.layers)
+
+
+class BuiltDimension(NamedTuple):
+    """One region file that was written."""
+
+    dimension_id: DimensionId
+    name: str
+    path: Path
+    n_layers: int
+    n_bytes: int
+    generation: int
+    is_replaced: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do; nothing is written yet.
+
+    Attributes
+    ----------
+    dimensions : tuple of PlannedDimension
+        Ascending.
+    skipped : tuple of Skipped
+        What of the source is left out, and why.
+    """
+
+    dimensions: tuple[PlannedDimension, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all contents, as they were looked at."""
+        return sum(dimension.n_bytes for dimension in self.dimensions)
+
+    def write(self, advance: Advance = lambda n_bytes: None) -> list[BuiltDimension]:
+        """Read the files and write the region files, dimension by dimension.
+
+        Content that is valid UTF-8 is kept as text, all other as bytes.
+
+        Parameters
+        ----------
+        advance : callable, optional
+            Called after each file with its length.
+
+        Returns
+        -------
+        list of BuiltDimension
+            In the order of the plan.
+
+        Raises
+        ------
+        RegionIOError
+            If a file cannot be read or written.
+        DuplicateDimension
+            If a region file has appeared where there was none.
+
+        Notes
+        -----
+        Durability: as `RegionBuilder.build_to_file`, for each file. What was written before an
+        error stays; the dimension that failed is as it was.
+        """
+        return [self._write_one(dimension, advance) for dimension in self.dimensions]
+
+    def _write_one(self, planned: PlannedDimension, advance: Advance) -> BuiltDimension:
+        builder = RegionBuilder(planned.dimension_id, planned.name)
+        for layer in planned.layers:
+            _add_layer(builder, layer, read_content(layer.file.path))
+            advance(layer.file.n_bytes)
+        if not planned.is_replaced and os.path.lexists(planned.path):
+            raise _taken([planned.dimension_id], planned.path.parent.parent)
+        region = builder.build_to_file(planned.path)
+        return BuiltDimension(
+            dimension_id=planned.dimension_id,
+            name=planned.name,
+            path=planned.path,
+            n_layers=len(planned.layers),
+            n_bytes=region.size,
+            generation=region.generation,
+            is_replaced=planned.is_replaced,
+        )
+
+
+def plan_folder(
+    source: str | os.PathLike[str], data: str | os.PathLike[str], *, force: bool = False
+) -> Plan:
+    """Plan a build: which file becomes which layer of which dimension.
+
+    A sub-folder called ``D07-name`` or ``D07`` becomes that dimension. Any other becomes the grown
+    dimension that has its name already, or takes the first number from D15 upwards that neither the
+    source nor `data` uses. A file that lies directly in a sub-folder and is called ``NN-name``
+    becomes layer NN; all others, those of deeper folders included, fill the free numbers in natural
+    order. What a `dimension.toml` says comes first. A folder without files makes no dimension.
+
+    Parameters
+    ----------
+    source, data : path-like
+        Where the files are, and where the region files go.
+    force : bool
+        Whether region files that exist are replaced.
+
+    Returns
+    -------
+    Plan
+        Checked against the format: names, numbers, lengths, all metadata.
+
+    Raises
+    ------
+    DuplicateDimension
+        If two folders claim one number, or a region file exists and `force` is not set.
+    DuplicateLayer
+        If two files claim one number.
+    ConfigError
+        If a name, a number or a `dimension.toml` does not fit, or there is nothing to build.
+    RegionIOError
+        If something cannot be listed or read.
+    """
+    source, data = Path(os.fspath(source)), Path(os.fspath(data))
+    if data.resolve() == source.resolve():
+        raise ConfigError(
+            f"{source}: source and target are the same folder", field="data", value=data
+        )
+    found, skipped = read_folders(source, data)
+    folders = [folder for folder in found if folder.files]
+    skipped += [Skipped(each.name, "a folder without files") for each in found if not each.files]
+    if not folders:
+        raise ConfigError(
+            f"{source}: nothing to build; each sub-folder with files becomes a dimension",
+            field="source",
+            value=source,
+        )
+    numbers = number_folders(folders, _grown_names(data))
+    numbered = sorted(zip(numbers, folders, strict=True), key=lambda pair: pair[0])
+    dimensions = [_plan_dimension(number, folder, data) for number, folder in numbered]
+    replaced = [planned.dimension_id for planned in dimensions if planned.is_replaced]
+    if replaced and not force:
+        raise _taken(replaced, data)
+    return Plan(tuple(dimensions), tuple(skipped))
+
+
+def read_content(path: Path) -> str | bytes:
+    """Read a file once: as text where it is valid UTF-8, as bytes otherwise.
+
+    Raises
+    ------
+    RegionIOError
+        If it cannot be read or is no regular file.
+    """
+    try:
+        view = memoryview(osmem.read_file(path).data)
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "read", path) from error
+    try:
+        return str(view, "utf-8")
+    except UnicodeDecodeError:
+        return bytes(view)
+
+
+def region_path(data: Path, dimension: DimensionId) -> Path:
+    """Return where a dimension's region file lies under `data`."""
+    return data / str(dimension) / REGION_FILE
+
+
+def _grown_names(data: Path) -> dict[DimensionId, str | None]:
+    """Return the names of the grown dimensions on disk; None where the file cannot be read."""
+    names: dict[DimensionId, str | None] = {}
+    with MmapManager(base_path=data) as manager:
+        found = manager.discover()
+    for dimension in found:
+        if dimension < FIRST_GROWN_DIMENSION:
+            continue
+        try:
+            region = MmapRegion.from_file(dimension, region_path(data, dimension))
+            names[dimension] = region.layout.header.name
+        except JessyMemoryError:
+            names[dimension] = None
+    return names
+
+
+def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
+    listed = ", ".join(map(str, dimensions[:5]))
+    more = f" and {len(dimensions) - 5} more" if len(dimensions) > 5 else ""
+    return DuplicateDimension(
+        f"{listed}{more}: on disk under {data} already; only force replaces", dimension=dimensions[0]
+    )
+
+
+def _plan_dimension(dimension: DimensionId, folder: SourceFolder, data: Path) -> PlannedDimension:
+    path = region_path(data, dimension)
+    is_replaced = os.path.lexists(path)
+    if is_replaced and not path.is_file():
+        raise ConfigError(f"{dimension}: {path} is no regular file", field="data", value=path)
+    planned = PlannedDimension(
+        dimension_id=dimension,
+        name=name_folder(folder, dimension),
+        folder=folder.name,
+        path=path,
+        is_replaced=is_replaced,
+        layers=tuple(number_files(dimension, folder)),
+    )
+    _check_format(planned, folder.path)
+    return planned
+
+
+def _check_format(planned: PlannedDimension, folder: Path) -> None:
+    """Lay the dimension out without its contents, which meets every other limit of the format."""
+    where = str(folder)
+    try:
+        builder = RegionBuilder(planned.dimension_id, planned.name)
+        for layer in planned.layers:
+            where = f"{folder}: {layer.file.name}"
+            if layer.file.n_bytes > MAX_CONTENT_BYTES:
+                raise ValueError(f"{layer.file.n_bytes:,} bytes; at most {MAX_CONTENT_BYTES:,}")
+            _add_layer(builder, layer, b"")
+        where = str(folder)
+        builder.build_to_memory()
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}", field=planned.folder, value=planned.name) from None
+
+
+def _add_layer(builder: RegionBuilder, layer: NumberedFile, content: str | bytes) -> None:
+    entry, parent = layer.entry, layer.entry.parent
+    if isinstance(parent, int) and not isinstance(parent, LayerId):
+        parent = LayerId(builder.dimension_id, parent)
+    builder.add_layer(
+        layer.layer_id.layer,
+        content,
+        name=layer.name,
+        frequency=entry.frequency,
+        depth=entry.depth,
+        keywords=entry.keywords,
+        parent=parent,
+    )

@@ -1,0 +1,174 @@
+"""Region files seen from outside: which there are, what each says of itself, where its bytes lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jessymem import osmem
+from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError
+from jessymem.ids import DimensionId
+from jessymem.ingest import region_path
+from jessymem.kernels import schema as s
+from jessymem.manager import REGION_FILE, MmapManager
+from jessymem.regions import layout
+from jessymem.regions.region import MmapRegion
+
+#: What a byte of a region file is for; the order is that of `byte_map`'s numbers.
+BYTE_KINDS: Final = ("metadata", "contents", "padding")
+
+ENCODINGS: Final = {
+    s.ENCODING_BYTES: "bytes",
+    s.ENCODING_TEXT: "text",
+    s.ENCODING_ARRAY: "array",
+}
+
+
+class ByteUse(NamedTuple):
+    """How many bytes of a region file are what."""
+
+    metadata: int
+    contents: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What looking at one region file came to.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    n_bytes : int
+        The file's length; 0 where it is not there.
+    dimension_id : DimensionId or None
+        None: not known, the file could not be read.
+    region : MmapRegion or None
+        None: it broke a rule of the format.
+    error : JessyMemoryError or None
+        What is wrong.
+    """
+
+    path: Path
+    n_bytes: int
+    dimension_id: DimensionId | None
+    region: MmapRegion | None
+    error: JessyMemoryError | None
+
+
+def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
+    """Return the dimensions on disk under `data` and their files, ascending.
+
+    Raises
+    ------
+    RegionIOError
+        If the directory cannot be listed.
+    """
+    with MmapManager(base_path=data) as manager:
+        return [(found, region_path(data, found)) for found in manager.discover()]
+
+
+def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
+    """Take ``D07`` for a dimension under `data`, and anything else for a path.
+
+    Returns
+    -------
+    DimensionId or None, pathlib.Path
+        None: whatever dimension the file holds. A directory stands for the region file in it.
+    """
+    try:
+        dimension = DimensionId.parse(target)
+    except ValueError:
+        path = Path(target)
+        return None, path / REGION_FILE if path.is_dir() else path
+    return dimension, region_path(data, dimension)
+
+
+def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
+    """Map a region file; with `dimension` None, whatever dimension it holds.
+
+    Raises
+    ------
+    DimensionNotFound, RegionIOError, RegionFormatError
+        As `MmapRegion.from_file`; without a dimension, one that is missing is a RegionIOError.
+    """
+    if dimension is None:
+        try:
+            data, _ = osmem.map_file(path)
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "open", path) from error
+        view = data.view(np.ndarray)
+        dimension = layout.read_header(view, layout.Source(None, os.fspath(path))).dimension
+    return MmapRegion.from_file(dimension, path)
+
+
+def examine(dimension: DimensionId | None, path: Path, level: str | None = None) -> Finding:
+    """Open a region file and, with a `level`, verify it; what is wrong is part of the result.
+
+    Parameters
+    ----------
+    dimension : DimensionId or None
+        The dimension that the file must hold; None: any.
+    path : pathlib.Path
+    level : {None, "header", "metadata", "full"}
+    """
+    n_bytes = path.stat().st_size if path.is_file() else 0
+    region = None
+    try:
+        region = open_region(dimension, path)
+        if level is not None:
+            region.verify_integrity(level)
+    except JessyMemoryError as error:
+        return Finding(path, n_bytes, dimension, region, error.with_traceback(None))
+    return Finding(path, n_bytes, region.dimension_id, region, None)
+
+
+def created_at(nanoseconds: int) -> datetime | None:
+    """Return a region's time of creation in UTC, None where the file does not say."""
+    if nanoseconds == 0:
+        return None
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+
+
+def byte_use(region: MmapRegion) -> ByteUse:
+    """Count a region's bytes by what they are for."""
+    rows = region.layout.rows
+    metadata = region.layout.content_start
+    contents = int((rows["content_end"] - rows["content_offset"]).sum())
+    return ByteUse(metadata, contents, region.size - metadata - contents)
+
+
+def byte_map(region: MmapRegion, n_cells: int) -> NDArray[np.intp]:
+    """Cut a region into equal cells; return what most bytes of each are for.
+
+    Returns
+    -------
+    ndarray of int
+        Per cell an index into `BYTE_KINDS`. What is not empty has a cell at least where the file begins
+        (metadata) or has its largest share (the others).
+    """
+    edges = np.linspace(0, region.size, n_cells + 1)
+    metadata = np.minimum(edges, region.layout.content_start)
+    contents = _bytes_before(region.layout.rows, edges)
+    shares = np.diff([metadata, contents, edges - metadata - contents], axis=1)
+    kinds: NDArray[np.intp] = shares.argmax(axis=0)
+    kinds[0] = 0
+    return kinds
+
+
+def _bytes_before(rows: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count the bytes of contents before each edge; contents do not overlap."""
+    rows = np.sort(rows[["content_offset", "content_end"]], order="content_offset")
+    starts = rows["content_offset"].astype(np.float64)
+    sizes = rows["content_end"].astype(np.float64) - starts
+    before = np.concatenate([[0.0], np.cumsum(sizes)])
+    last = np.searchsorted(starts, edges, side="right") - 1
+    inside = np.minimum(edges - starts[last], sizes[last]) if len(rows) else np.zeros_like(edges)
+    return np.where(last < 0, 0.0, before[last] + inside)

@@ -1,0 +1,166 @@
+"""`dimension.toml`: what a folder says of the dimension that is made from it.
+
+::
+
+    name = "Technical"
+
+    [layers."00-tools.md"]      # a file of the folder, with / between sub-folder and file
+    name = "Tools"
+    layer = 3
+    frequency = 1.2
+    depth = 1
+    keywords = ["hammer", "loom"]
+    parent = "L07-00"           # or 0, a layer of the same dimension
+
+Every key is optional. One that is unknown, or a value of another type, is an error that names file
+and key.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from jessymem import osmem
+from jessymem.errors import ConfigError, RegionIOError
+from jessymem.ids import LayerId
+from jessymem.kernels.schema import MAX_LAYER
+
+MANIFEST_FILE: Final = "dimension.toml"
+
+_LAYER_KEYS: Final = ("name", "layer", "frequency", "depth", "keywords", "parent")
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """What is said of one file; None: nothing.
+
+    Attributes
+    ----------
+    name : str or None
+    layer : int or None
+    frequency : float
+    depth : int
+    keywords : tuple of str
+    parent : LayerId, int or None
+        An int is a layer of the same dimension.
+    """
+
+    name: str | None = None
+    layer: int | None = None
+    frequency: float = 1.0
+    depth: int = 0
+    keywords: tuple[str, ...] = ()
+    parent: LayerId | int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder's `dimension.toml`, or the absence of one.
+
+    Attributes
+    ----------
+    path : Path
+    name : str or None
+    layers : dict of str to LayerEntry
+        By the file's path relative to the folder.
+    """
+
+    path: Path
+    name: str | None = None
+    layers: dict[str, LayerEntry] = field(default_factory=dict)
+
+    def error(self, key: str, value: Any, problem: str) -> ConfigError:
+        """Return the error that names this file and one of its keys."""
+        return ConfigError(f"{self.path}: {key}: {problem}", field=key, value=value)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a `dimension.toml`.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    RegionIOError
+        If it cannot be read.
+    ConfigError
+        If it is no TOML, or a key or the type of its value is not of the form above.
+    """
+    manifest = Manifest(path)
+    table = _parse(manifest)
+    for key in table.keys() - {"name", "layers"}:
+        raise manifest.error(key, table[key], "no such key; there are name and layers")
+    name = _take(manifest, table, "", "name", str, "a string", default=None)
+    files = _take(manifest, table, "", "layers", dict, "a table", default={})
+    return Manifest(path, name, {file: _entry(manifest, file, files[file]) for file in files})
+
+
+def _parse(manifest: Manifest) -> dict[str, Any]:
+    try:
+        text = str(memoryview(osmem.read_file(manifest.path).data), "utf-8")
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "read", manifest.path) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{manifest.path}: not TOML: {error}", field=MANIFEST_FILE, value=None
+        ) from None
+
+
+def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
+    where = f'layers."{file}"'
+    if not isinstance(table, dict):
+        raise manifest.error(where, table, f"expected a table, got {table!r}")
+    for key in table.keys() - set(_LAYER_KEYS):
+        known = ", ".join(_LAYER_KEYS)
+        raise manifest.error(f"{where}.{key}", table[key], f"no such key; there are {known}")
+
+    def take(key: str, types: Any, expected: str, default: Any) -> Any:
+        return _take(manifest, table, f"{where}.", key, types, expected, default)
+
+    layer = take("layer", int, "an integer", None)
+    keywords = take("keywords", list, "a list of strings", [])
+    if layer is not None and not 0 <= layer <= MAX_LAYER:
+        raise manifest.error(f"{where}.layer", layer, f"expected 0 to {MAX_LAYER}, got {layer}")
+    if not all(isinstance(keyword, str) for keyword in keywords):
+        expected = f"expected a list of strings, got {keywords!r}"
+        raise manifest.error(f"{where}.keywords", keywords, expected)
+    parent = take("parent", int | str, "a layer such as 'L07-00' or 0", None)
+    if isinstance(parent, str):
+        try:
+            parent = LayerId.parse(parent)
+        except ValueError as error:
+            raise manifest.error(f"{where}.parent", parent, str(error)) from None
+    return LayerEntry(
+        name=take("name", str, "a string", None),
+        layer=layer,
+        frequency=take("frequency", int | float, "a number", 1.0),
+        depth=take("depth", int, "an integer", 0),
+        keywords=tuple(keywords),
+        parent=parent,
+    )
+
+
+def _take(
+    manifest: Manifest,
+    table: dict[str, Any],
+    where: str,
+    key: str,
+    types: Any,
+    expected: str,
+    default: Any,
+) -> Any:
+    """Return a key's value, or `default` where it is not there; a bool is no number."""
+    value = table.get(key, default)
+    if key in table and (isinstance(value, bool) or not isinstance(value, types)):
+        raise manifest.error(f"{where}{key}", value, f"expected {expected}, got {value!r}")
+    return value

@@ -1,0 +1,168 @@
+"""Which folder is which dimension and which file is which layer: their numbers and names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from jessymem.core_dimensions import core_dimensions
+from jessymem.errors import ConfigError, DuplicateDimension, DuplicateLayer
+from jessymem.folders import SourceFile, SourceFolder
+from jessymem.ids import DimensionId, LayerId
+from jessymem.kernels.schema import MAX_DIMENSION, MAX_LAYER, MAX_LAYERS, N_CORE_DIMENSIONS
+from jessymem.manifest import LayerEntry
+
+FIRST_GROWN_DIMENSION: Final = N_CORE_DIMENSIONS + 1
+
+_NUMBERED_FOLDER: Final = re.compile(r"D([0-9]+)(?:-(.*))?", re.IGNORECASE | re.DOTALL)
+_NUMBERED_FILE: Final = re.compile(r"([0-9]{1,5})-([^/]+)", re.DOTALL)
+
+
+class NumberedFile(NamedTuple):
+    """One file and the layer that it becomes."""
+
+    layer_id: LayerId
+    name: str
+    file: SourceFile
+    entry: LayerEntry
+
+
+# -- dimensions ------------------------------------------------------------------------------------
+
+
+def number_folders(
+    folders: list[SourceFolder], grown: dict[DimensionId, str | None]
+) -> list[DimensionId]:
+    """Return each folder's dimension: the one it claims, the one it made before, or the next free.
+
+    Parameters
+    ----------
+    folders : list of SourceFolder
+    grown : dict of DimensionId to str or None
+        The dimensions from D15 upwards that are on disk, by name; None: it cannot be read.
+
+    Raises
+    ------
+    DuplicateDimension
+        If two folders claim one number.
+    ConfigError
+        If a folder claims a number that no dimension has, or none is left.
+    """
+    claims: dict[DimensionId, SourceFolder] = {}
+    for folder in folders:
+        claim = _claimed_dimension(folder)
+        if claim in claims:
+            both = f"{claims[claim].path} and {folder.path}"
+            raise DuplicateDimension(f"{claim} is claimed by both {both}", dimension=claim)
+        if claim is not None:
+            claims[claim] = folder
+    # Where several dimensions have one name, so have the folders: they take them in order.
+    made = {number: name for number, name in sorted(grown.items()) if number not in claims}
+    free = iter(range(FIRST_GROWN_DIMENSION, MAX_DIMENSION + 1))
+    numbers = []
+    for folder in folders:
+        number = _claimed_dimension(folder) or _dimension_called(name_folder(folder, None), made)
+        if number is None:
+            number = _first_free(folder, {*claims, *grown}, free)
+        made.pop(number, None)
+        numbers.append(number)
+    return numbers
+
+
+def name_folder(folder: SourceFolder, dimension: DimensionId | None) -> str:
+    """Return the name of the dimension that a folder becomes; `dimension` None: not known yet."""
+    if folder.manifest.name is not None:
+        return folder.manifest.name
+    match = _NUMBERED_FOLDER.fullmatch(folder.name)
+    if match and match[2]:
+        return match[2]
+    if match and dimension is not None and dimension in core_dimensions():
+        return core_dimensions()[dimension].name
+    return folder.name
+
+
+def _claimed_dimension(folder: SourceFolder) -> DimensionId | None:
+    match = _NUMBERED_FOLDER.fullmatch(folder.name)
+    if match is None:
+        return None
+    try:
+        return DimensionId(int(match[1]))
+    except ValueError as error:
+        raise ConfigError(f"{folder.path}: {error}", field=folder.name, value=folder.name) from None
+
+
+def _dimension_called(name: str, made: dict[DimensionId, str | None]) -> DimensionId | None:
+    return next((number for number in made if made[number] == name), None)
+
+
+def _first_free(
+    folder: SourceFolder, taken: set[DimensionId], numbers: Iterator[int]
+) -> DimensionId:
+    for number in numbers:
+        if number not in taken:
+            return DimensionId(number)
+    raise ConfigError(
+        f"{folder.path}: no dimension number is free", field=folder.name, value=folder.name
+    )
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def number_files(dimension: DimensionId, folder: SourceFolder) -> list[NumberedFile]:
+    """Return the layers that a folder's files become, ascending.
+
+    Numbers that `dimension.toml` or a leading ``NN-`` claim come first; the other files fill the
+    free ones in order.
+
+    Raises
+    ------
+    DuplicateLayer
+        If two files claim one number.
+    ConfigError
+        If a number is out of range, there are too many files, or `dimension.toml` names one that is
+        not there.
+    """
+    if len(folder.files) > MAX_LAYERS:
+        problem = f"{len(folder.files):,} files; a dimension has at most {MAX_LAYERS:,} layers"
+        raise ConfigError(f"{folder.path}: {problem}", field=folder.name, value=len(folder.files))
+    entries = dict(folder.manifest.layers)
+    files = [(file, entries.pop(file.name, LayerEntry())) for file in folder.files]
+    for unknown in entries:
+        where = f'layers."{unknown}"'
+        raise folder.manifest.error(where, unknown, f"there is no such file in {folder.path}")
+    claims: dict[int, SourceFile] = {}
+    for file, entry in files:
+        number = _claimed_layer(file, entry)
+        if number in claims:
+            layer_id = LayerId(dimension, number)
+            both = f"{claims[number].path} and {file.path}"
+            raise DuplicateLayer(f"{layer_id} is claimed by both {both}", layer=layer_id)
+        if number is not None:
+            claims[number] = file
+    free = (number for number in range(MAX_LAYERS) if number not in claims)
+    numbered = []
+    for file, entry in files:
+        claim = _claimed_layer(file, entry)
+        layer_id = LayerId(dimension, next(free) if claim is None else claim)
+        numbered.append(NumberedFile(layer_id, _name_file(file, entry), file, entry))
+    return sorted(numbered, key=lambda layer: layer.layer_id)
+
+
+def _claimed_layer(file: SourceFile, entry: LayerEntry) -> int | None:
+    match = _NUMBERED_FILE.fullmatch(file.name)
+    if match is None or entry.layer is not None:
+        return entry.layer
+    number = int(match[1])
+    if number > MAX_LAYER:
+        problem = f"a layer number is 0 to {MAX_LAYER}, not {number}"
+        raise ConfigError(f"{file.path}: {problem}", field=file.name, value=number)
+    return number
+
+
+def _name_file(file: SourceFile, entry: LayerEntry) -> str:
+    if entry.name is not None:
+        return entry.name
+    match = _NUMBERED_FILE.fullmatch(file.name)
+    return match[2] if match else file.name

@@ -1,0 +1,113 @@
+"""`locate`: compiled and plain Python against a dictionary."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jessymem import LayerId, MmapManager, RegionBuilder
+from jessymem.kernels import _jit, locate
+from jessymem.kernels import schema as s
+
+
+def places_of(manager, packed):
+    """Look `packed` ids up in one call; return how many were missing and the places."""
+    snapshot = manager._snapshot
+    places = np.zeros(len(packed), s.LOCATION)
+    ids = np.array(packed, np.int64)
+    n_missing = locate.locate_many(snapshot.directory, snapshot.regions, ids, places)
+    return n_missing, places
+
+
+@pytest.fixture(params=["plain", "compiled"])
+def tier(request, monkeypatch):
+    """Run with the plain functions, or with the compiled ones."""
+    if request.param == "compiled":
+        if not _jit.promote():
+            pytest.skip("compilation is disabled")
+        return
+    for function in _jit._kernels:
+        if function.__module__ == locate.__name__:
+            monkeypatch.setattr(locate, function.__name__, function)
+
+
+@pytest.mark.usefixtures("tier")
+def test_every_layer_is_found_where_its_region_says(manager):
+    layers = manager.list_layers()
+    n_missing, places = places_of(manager, layers)
+    assert n_missing == 0
+    for layer, place in zip(layers, places, strict=True):
+        info = manager.get_layer_info(layer)
+        assert place["code"] == s.OK
+        assert (place["content_offset"], place["content_end"]) == (
+            info.offset,
+            info.offset + info.size,
+        )
+        region = manager._snapshot.handles[place["region_row"]]
+        assert region.dimension_id == layer.dimension
+        assert region.layout.rows[place["layer_row"]]["layer_num"] == layer.layer
+
+
+@pytest.mark.usefixtures("tier")
+@pytest.mark.parametrize(
+    ("packed", "code"),
+    [
+        (int(LayerId(1, 4)), s.NO_SUCH_LAYER),  # dense, one past the last
+        (int(LayerId(1, 65_535)), s.NO_SUCH_LAYER),
+        (int(LayerId(20, 1)), s.NO_SUCH_LAYER),  # a gap
+        (int(LayerId(20, 65_534)), s.NO_SUCH_LAYER),
+        (int(LayerId(2, 0)), s.NO_DIMENSION),
+        (int(LayerId(65_535, 0)), s.NO_DIMENSION),
+        (0, s.NO_DIMENSION),
+        (-1, s.NO_DIMENSION),
+        (2**62, s.NO_DIMENSION),
+        (-(2**63), s.NO_DIMENSION),
+    ],
+)
+def test_what_is_not_there_gets_a_code(manager, packed, code):
+    n_missing, places = places_of(manager, [packed, int(LayerId(1, 0))])
+    assert n_missing == 1
+    assert places["code"].tolist() == [code, s.OK]
+    assert places[0]["region_row"] == places[0]["layer_row"] == s.ABSENT
+
+
+@pytest.mark.usefixtures("tier")
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 10**9), (10**9, 10**9), (100, 99), (2**63, 2**63 + 1), (0, 2**64 - 1)]
+)
+def test_a_row_that_changed_since_it_was_checked_is_refused(tmp_path, start, end):
+    builder = RegionBuilder("D30", "Changing")
+    builder.add_layer(0, b"content")
+    path = tmp_path / "D30" / "region.mmap"
+    region = builder.build_to_file(path)
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension("D30")
+        row_offset = (
+            region.layout.rows.__array_interface__["data"][0]
+            - region.data.__array_interface__["data"][0]
+        )
+        with path.open("r+b") as file:
+            file.seek(row_offset)
+            file.write(np.array([start, end], "<u8").tobytes())
+        n_missing, places = places_of(manager, [int(LayerId(30, 0))])
+        assert (n_missing, places[0]["code"]) == (1, s.OUT_OF_BOUNDS)
+
+
+def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
+    builder = RegionBuilder("D30", "Kept")
+    builder.add_layer(0, b"content")
+    builder.build_to_file(tmp_path / "D30" / "region.mmap")
+    manager = MmapManager(base_path=tmp_path)
+    manager.load_dimension("D30")
+    directory, regions = manager._snapshot.directory, manager._snapshot.regions[:]
+    manager.close()
+    del manager
+    places = np.zeros(1, s.LOCATION)
+    ids = np.array([LayerId(30, 0)], np.int64)
+    assert locate.locate_many(directory, regions, ids, places) == 0
+
+
+def test_published_arrays_cannot_be_written(manager):
+    for array in (manager._snapshot.directory, manager._snapshot.regions):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[0]

@@ -1,0 +1,112 @@
+"""Forked and spawned processes: what they inherit, and what they do to each other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+import pytest
+from test_manager import region_file
+
+from jessymem import LayerId, MmapManager, RegionBuilder
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+
+def in_child(function) -> int:
+    """Fork, run `function` in the child, and return the child's exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@needs_fork
+def test_a_forked_child_reads_and_the_parent_is_not_disturbed(manager):
+    before = manager.dump_state()
+
+    def child():
+        assert bytes(manager.access_layer("L01-00")) == b"layer 0 of emotion\n"
+        manager.unload_dimension("D01")
+        manager.load_dimension("D01")
+        manager.close()
+
+    assert in_child(child) == 0
+    assert manager.dump_state() == before
+
+
+@needs_fork
+def test_a_fork_while_a_thread_is_loading(store, intercept):
+    manager = MmapManager(base_path=store)
+    manager.load_dimension("D01")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(operation, path):
+        if operation == "map" and not inside.is_set():
+            inside.set()
+            assert go_on.wait(30)
+
+    intercept(wait)
+    writer = threading.Thread(target=manager.load_dimension, args=("D20",))
+    writer.start()
+    assert inside.wait(30)
+    expected = manager.get_stats().total_used_bytes
+
+    def child():
+        assert manager.get_stats().total_used_bytes == expected
+        assert manager.get_stats().total_allocated_bytes < 2 * 4096 * 16
+        manager.load_dimension("D20")
+        assert len(manager.access_layer("L20-300")) == 301
+
+    try:
+        assert in_child(child) == 0
+    finally:
+        go_on.set()
+        writer.join()
+    assert len(manager.access_layer("L20-300")) == 301
+
+
+def read_in_worker(manager: MmapManager, layer: str) -> bytes:
+    """Read one layer through a manager that came by pickle."""
+    return bytes(manager.access_layer(layer))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_of_every_kind_read_the_same(manager, method):
+    context = multiprocessing.get_context(method)
+    with context.Pool(2) as pool:
+        arguments = [(manager, str(layer)) for layer in manager.list_layers()]
+        answers = pool.starmap(read_in_worker, arguments)
+        pool.close()
+        pool.join()
+    assert answers == [bytes(manager.access_layer(layer)) for layer in manager.list_layers()]
+
+
+def publish(path: str, content: str) -> None:
+    """Replace a region file, as another process."""
+    builder = RegionBuilder("D20", "Published")
+    builder.add_layer(0, content)
+    builder.build_to_file(path)
+
+
+def test_what_another_process_publishes_is_adopted(manager, store):
+    context = multiprocessing.get_context("spawn")
+    view = manager.access_layer("L20-00")
+    worker = context.Process(target=publish, args=(str(region_file(store, "D20")), "from afar"))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert bytes(manager.access_layer(LayerId(20, 0))) == b"\0"
+    assert manager.refresh("D20")
+    assert bytes(manager.access_layer(LayerId(20, 0))) == b"from afar"
+    assert bytes(view) == b"\0"
