@@ -7,7 +7,7 @@ import os
 import traceback
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +35,10 @@ from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, Re
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
 
-class Reader(NamedTuple):
-    """What one read from Python needs, each a zero-copy view: see `MmapManager.access_layer`."""
-
-    content: memoryview  # the whole region
-    starts: memoryview  # per row, where content begins
-    ends: memoryview  # per row, where it ends
-    number_rows: memoryview | None  # layer number -> row, None: they are the same
-    n_bytes: int
+#: What one read from Python needs, each a zero-copy view: the whole region, per row where its
+#: content begins and ends, layer number to row (None: they are the same), the region's length.
+#: A plain tuple: a named one takes 30 ns longer to unpack, a fifth of the read.
+Reader: TypeAlias = tuple[memoryview, memoryview, memoryview, memoryview | None, int]
 
 
 class MmapRegion:
@@ -314,9 +310,10 @@ class MmapRegion:
 
     def content_of(self, row: int) -> memoryview:
         """Return a layer's bytes; raise OutOfBounds where the file was changed under its row."""
-        start, end = self.reader.starts[row], self.reader.ends[row]
-        if start <= end <= self.reader.n_bytes:
-            return self.reader.content[start:end]
+        content, starts, ends, _, n_bytes = self.reader
+        start, end = starts[row], ends[row]
+        if start <= end <= n_bytes:
+            return content[start:end]
         number = self.layout.rows[row]["layer_num"]
         raise OutOfBounds(
             f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
@@ -364,13 +361,9 @@ class MmapRegion:
     def _cut_reader(self) -> Reader:
         """Cut the views that single reads from Python go through."""
         rows = self.layout.rows
-        return Reader(
-            content=self._view,
-            starts=memoryview(rows["content_offset"]),
-            ends=memoryview(rows["content_end"]),
-            number_rows=None if self.index is None else memoryview(self.index),
-            n_bytes=self.size,
-        )
+        index = None if self.index is None else memoryview(self.index)
+        starts, ends = memoryview(rows["content_offset"]), memoryview(rows["content_end"])
+        return self._view, starts, ends, index, self.size
 
     @property
     def _source(self) -> layout.Source:
