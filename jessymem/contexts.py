@@ -114,6 +114,19 @@ class NavigationPath:
         return iter(cast("tuple[LayerId, ...]", self.layer_sequence))
 
 
+def flatten_paths(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) -> list[LayerId]:
+    """Return the ids that paths and single ids come to, in order."""
+    if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
+        raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {paths!r}")
+    wanted: list[LayerId] = []
+    for item in paths:
+        if isinstance(item, NavigationPath):
+            wanted.extend(item)
+        else:
+            wanted.append(as_layer_id(item))
+    return wanted
+
+
 class ContextCollection(Sequence[LoadedContext]):
     """Contexts in the order of the paths they were loaded for; an immutable sequence.
 

@@ -1,4 +1,8 @@
-"""`MmapManager`: one method per verb of the contract; the work is done in the rooms below it."""
+"""`MmapManager`: one method per verb of the contract; the work is done in the rooms below it.
+
+A process that only maps and reads should start quickly: rooms that it may never enter are imported
+by the methods that lead there.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,13 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from jessymem import diagnostics, osmem, selection, simulation
+from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import (
     DimensionNotFound,
@@ -40,11 +43,14 @@ from jessymem.ids import (
 )
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
-from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
 from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
-from jessymem.stats import LoadReport, MemoryStats
+
+if TYPE_CHECKING:
+    from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
+    from jessymem.regions.metadata import LayerInfo
+    from jessymem.stats import LoadReport, MemoryStats
 
 logger = logging.getLogger("jessymem")
 
@@ -348,6 +354,8 @@ class MmapManager:
         RegionFormatError
             If the layer's keywords are malformed.
         """
+        from jessymem.contexts import LoadedContext
+
         wanted = as_layer_id(layer_id)
         self._check_open()
         if not self._sampler.is_due():
@@ -380,9 +388,11 @@ class MmapManager:
         OutOfBounds, InvalidAccess, RegionFormatError, ValueError, TypeError
             As `load_layer_context`.
         """
+        from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
+
         if missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
-        wanted = _flatten(paths)
+        wanted = flatten_paths(paths)
         with self._sampler.reader():
             snapshot = self._snapshot
             self._check_open()
@@ -457,6 +467,8 @@ class MmapManager:
         InvalidAccess
             If the manager is closed.
         """
+        from jessymem import selection
+
         query = selection.Query.of(keywords, depth, frequency, dimensions)
         snapshot = self._snapshot
         self._check_open()
@@ -489,6 +501,8 @@ class MmapManager:
 
     def get_stats(self) -> MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
+        from jessymem import diagnostics
+
         return diagnostics.collect_stats(self._config, self._snapshot, self._budget, self._sampler)
 
     def dump_state(self) -> dict[str, Any]:
@@ -499,6 +513,8 @@ class MmapManager:
         dict
             Keys "config", "budget", "pools", "regions", "layers", "counters", "waiting".
         """
+        from jessymem import diagnostics
+
         return diagnostics.dump_state(self._config, self._snapshot, self._budget, self._sampler)
 
     # -- the rest of being an object ---------------------------------------------------------------
@@ -602,6 +618,8 @@ class MmapManager:
         self._snapshot = self._snapshot.with_region(region, region_id)
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
+        from jessymem.stats import LoadReport
+
         start = perf_counter()
         loaded: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
@@ -632,6 +650,8 @@ class MmapManager:
         return [dimension for dimension in core if not self.is_loaded(dimension)]
 
     def _simulate(self, dimension: DimensionId) -> None:
+        from jessymem import simulation
+
         region = simulation.simulated_region(dimension)
         region_id = next(self._region_ids)
         self._budget.reserve(region_id, dimension, region.size)
@@ -686,18 +706,6 @@ def _identify(dimension: DimensionId, where: Path) -> osmem.FileIdentity:
         ) from None
     except OSError as error:
         raise RegionIOError.from_os_error(error, "open", where, dimension) from error
-
-
-def _flatten(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) -> list[LayerId]:
-    if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
-        raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {paths!r}")
-    wanted: list[LayerId] = []
-    for item in paths:
-        if isinstance(item, NavigationPath):
-            wanted.extend(item)
-        else:
-            wanted.append(as_layer_id(item))
-    return wanted
 
 
 def _log(level: int, event: str, region: MmapRegion, verb: str, **facts: Any) -> None:

@@ -13,12 +13,14 @@ import stat
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jessymem.errors import AllocationFailed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: Called as ``intercept(operation, path)`` before each system call; may raise OSError in its place.
 intercept: Callable[[str, str], None] | None = None

@@ -8,15 +8,17 @@ may go.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jessymem.errors import LayerNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.regions.region import MmapRegion, Reader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class _Rows:

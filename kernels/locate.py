@@ -7,10 +7,9 @@ by anyone who has a snapshot's arrays.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jessymem.kernels import memory
 from jessymem.kernels._jit import Int, kernel
@@ -26,6 +25,9 @@ from jessymem.kernels.schema import (
     OK,
     OUT_OF_BOUNDS,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _OFFSET_FIELD = LAYER.fields["content_offset"][1]  # type: ignore[index]
 _END_FIELD = LAYER.fields["content_end"][1]  # type: ignore[index]

@@ -7,10 +7,9 @@ limit before it is used. Called by `jessymem.regions.layout` where a file has no
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jessymem.kernels._jit import Int, kernel
 from jessymem.kernels.schema import (
@@ -27,6 +26,9 @@ from jessymem.kernels.schema import (
     MAX_KEYWORDS,
     MAX_METADATA_BYTES,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _ENTRY_BYTES = LAYER_ENTRY.itemsize
 _EXTENT_BYTES = LAYER_EXTENT.itemsize

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -207,7 +206,7 @@ def write_region(target: Path, pieces: list[Any], total_size: int, dimension: Di
     Raises RegionIOError; the temporary file is gone then, and so is each directory that was made
     for it.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     operation = "make the directory of"
     made: list[Path] = []
     try:

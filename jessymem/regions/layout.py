@@ -10,20 +10,23 @@ import logging
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import _jit, parse
 from jessymem.kernels import schema as s
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
 logger = logging.getLogger("jessymem")
 
-Bytes = NDArray[np.uint8]
 
 _ENTRY: Final = struct.Struct("<HBfI")  # LAYER_ENTRY
 _EXTENT: Final = struct.Struct("<QI")  # LAYER_EXTENT

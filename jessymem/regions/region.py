@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import traceback
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jessymem import osmem
 from jessymem.errors import (
@@ -31,6 +29,9 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
@@ -123,6 +124,8 @@ class MmapRegion:
             return cls(dimension, where, data, state, identity)
         except BaseException as error:
             # The traceback's frames would keep the mapping alive for as long as the error is held.
+            import traceback
+
             del data
             traceback.clear_frames(error.__traceback__)
             raise
