@@ -88,9 +88,10 @@ class MmapManager:
 
     Examples
     --------
-    >>> with MmapManager(280, base_path="data") as manager:  # doctest: +SKIP
-    ...     manager.load_dimension("D01")
-    ...     view = manager.access_layer("L01-00")
+    >>> with MmapManager(280, base_path="no/such/directory") as manager:
+    ...     report = manager.load_core_dimensions()  # bundled content stands in for files
+    ...     manager.access_layer("L01-00").nbytes
+    432
     """
 
     def __init__(

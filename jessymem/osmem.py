@@ -139,16 +139,15 @@ def advise(data: NDArray[np.uint8], advice: str) -> bool:
     Skipped where `data` is no mapping, or where the system has no such hint; a hint that the system
     refuses is no error.
     """
-    mapping = getattr(data, "_mmap", None)
-    hint = getattr(mmap, ADVICE[advice], None) if ADVICE[advice] else None
-    if mapping is None or hint is None or not hasattr(mapping, "madvise"):
-        return False
-    try:
-        _pass("advise", "")
-        mapping.madvise(hint)
-    except OSError:
-        return False
-    return True
+    return bool(ADVICE[advice]) and _hint(data, ADVICE[advice])
+
+
+def let_go_of_pages(data: NDArray[np.uint8]) -> bool:
+    """Take a mapping's pages out of this process, not out of the system's cache; tell whether done.
+
+    What was touched to check a file is not resident afterwards; what is read comes back by itself.
+    """
+    return _hint(data, "MADV_DONTNEED")
 
 
 def create_file(path: Path) -> int:
@@ -223,6 +222,18 @@ def make_directory(path: Path) -> list[Path]:
         _pass("make directory", path)
         path.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
+
+
+def _hint(data: NDArray[np.uint8], name: str) -> bool:
+    mapping, hint = getattr(data, "_mmap", None), getattr(mmap, name, None)
+    if mapping is None or hint is None or not hasattr(mapping, "madvise"):
+        return False
+    try:
+        _pass("advise", "")
+        mapping.madvise(hint)
+    except OSError:
+        return False
+    return True
 
 
 def _pass(operation: str, path: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import tracemalloc
 import weakref
@@ -46,6 +47,23 @@ def test_a_view_lies_inside_the_mapping_of_the_file(large):
         assert address_of(view) % 64 == 0
         context = manager.load_layer_context(LayerId(30, number))
         assert address_of(context.content) == address_of(view)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/smaps")
+def test_opening_makes_nothing_resident(tmp_path):
+    builder = RegionBuilder("D31", "Many")
+    for number in range(20_000):
+        builder.add_layer(number, bytes(256))
+    path = region_file(tmp_path, "D31")
+    builder.build_to_file(path)
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension("D31")
+        (entry,) = re.findall(rf"{path}\n(.*?)VmFlags", Path("/proc/self/smaps").read_text(), re.S)
+        resident = int(re.search(r"Rss:\s+(\d+) kB", entry)[1])
+        assert resident == 0, "checked, and let go of"
+        manager.access_layer("L31-00")[0]
+        (entry,) = re.findall(rf"{path}\n(.*?)VmFlags", Path("/proc/self/smaps").read_text(), re.S)
+        assert int(re.search(r"Rss:\s+(\d+) kB", entry)[1]) > 0
 
 
 def test_nothing_that_grows_with_the_layer_is_allocated(large):

@@ -119,9 +119,8 @@ class MmapRegion:
                 ) from None
             operation = "read" if load_mode == "copy" else "map"
             raise RegionIOError.from_os_error(error, operation, where, dimension) from error
-        osmem.advise(data, advice)
         try:
-            return cls(dimension, where, data, state, identity)
+            region = cls(dimension, where, data, state, identity)
         except BaseException as error:
             # The traceback's frames would keep the mapping alive for as long as the error is held.
             import traceback
@@ -129,6 +128,9 @@ class MmapRegion:
             del data
             traceback.clear_frames(error.__traceback__)
             raise
+        osmem.let_go_of_pages(data)
+        osmem.advise(data, advice)
+        return region
 
     # -- reading -----------------------------------------------------------------------------------
 
