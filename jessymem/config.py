@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,6 +143,15 @@ class MemoryConfig:
         for name in ("zero_on_reuse", "read_only"):
             if not isinstance(getattr(self, name), bool):
                 raise _config_error(name, getattr(self, name), "True or False")
+
+    @classmethod
+    def of(
+        cls, config: MemoryConfig | int, base_path: str | os.PathLike[str] | None = None
+    ) -> MemoryConfig:
+        """Take settings, or just the budget in MiB; `base_path` replaces theirs."""
+        if not isinstance(config, MemoryConfig):
+            config = cls(total_memory_mb=config)
+        return config if base_path is None else replace(config, base_path=base_path)
 
     @property
     def limit_bytes(self) -> int:

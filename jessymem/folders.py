@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from jessymem.errors import RegionIOError
 from jessymem.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 _DIGITS: Final = re.compile(rb"([0-9]+)")
+_ZERO: Final = ord("0")
 
 
 class Skipped(NamedTuple):
@@ -63,9 +65,9 @@ class _Entry(NamedTuple):
 def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list[Skipped]]:
     """Look through a source folder.
 
-    Links are followed as long as they stay inside the source. Left out and reported are hidden files
-    and folders, links that lead out of the source, to nothing or back to a folder that they lie in,
-    whatever is no regular file, files outside every sub-folder, and `excluded`.
+    Links are followed as long as they stay inside the source. Left out and reported are hidden
+    files and folders, links that lead out of the source, to nothing or back to a folder that they
+    lie in, whatever is no regular file, files outside every sub-folder, and `excluded`.
 
     Parameters
     ----------
@@ -86,10 +88,10 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
         If a `dimension.toml` is not of its form.
     """
     try:
-        root = source.resolve(strict=True)
+        root = Path(os.path.realpath(source, strict=True))
     except OSError as error:
         raise RegionIOError.from_os_error(error, "list", source) from error
-    walk = _Walk(root, excluded.resolve())
+    walk = _Walk(root, Path(os.path.realpath(excluded)))
     folders = []
     for entry in walk.list_folder(root, ""):
         if entry.is_folder:
@@ -99,11 +101,14 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
     return folders, walk.skipped
 
 
-def natural_key(name: str) -> tuple[Any, ...]:
-    """Return what sorts names naturally: digits by value, all else and ties by their bytes."""
+def natural_key(name: str) -> tuple[list[tuple[int, int]], bytes]:
+    """Return what sorts names naturally: runs of digits by value, all else and ties by bytes."""
     raw = os.fsencode(name)
-    pieces = _DIGITS.split(raw)
-    return tuple(int(piece) if i % 2 else piece for i, piece in enumerate(pieces)), raw
+    tokens: list[tuple[int, int]] = []
+    for i, piece in enumerate(_DIGITS.split(raw)):
+        # A number stands where its first digit would: after "." and "-", before letters.
+        tokens += [(_ZERO, int(piece))] if i % 2 else [(byte, 0) for byte in piece]
+    return tokens, raw
 
 
 class _Walk:
@@ -124,7 +129,7 @@ class _Walk:
                 manifest = read_manifest(entry.path)
                 continue
             if not os.access(entry.path, os.R_OK):
-                error = PermissionError(13, "Permission denied")
+                error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 raise RegionIOError.from_os_error(error, "read", entry.path)
             files.append(SourceFile(name, entry.path, entry.status.st_size))
         return SourceFolder(folder.name, folder.path, tuple(files), manifest)
@@ -143,11 +148,14 @@ class _Walk:
             if entry.name.startswith("."):
                 self.skip(where, "hidden")
                 continue
+            is_link = entry.is_symlink() or _is_junction(entry)
             try:
-                if entry.is_symlink() or _is_junction(entry):
-                    path = path.resolve(strict=True)
+                if is_link:
+                    path = Path(os.path.realpath(path, strict=True))
                 status = path.stat()
-            except (OSError, RuntimeError):  # a loop of links is the latter before Python 3.13
+            except OSError as error:
+                if not is_link:
+                    raise RegionIOError.from_os_error(error, "read", path) from error
                 self.skip(where, "a link to nothing")
                 continue
             if not path.is_relative_to(self.root):

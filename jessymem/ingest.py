@@ -17,7 +17,8 @@ from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, R
 from jessymem.folders import Skipped, SourceFolder, read_folders
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels.schema import MAX_CONTENT_BYTES
-from jessymem.manager import REGION_FILE, MmapManager
+from jessymem.loading import REGION_FILE
+from jessymem.manager import MmapManager
 from jessymem.numbering import (
     FIRST_GROWN_DIMENSION,
     NumberedFile,
@@ -64,10 +65,11 @@ class PlannedDimension:
 
 
 class BuiltDimension(NamedTuple):
-    """One region file that was written."""
+    """One region file that was written, and the sub-folder that it was made of."""
 
     dimension_id: DimensionId
     name: str
+    folder: str
     path: Path
     n_layers: int
     n_bytes: int
@@ -135,6 +137,7 @@ class Plan:
         return BuiltDimension(
             dimension_id=planned.dimension_id,
             name=planned.name,
+            folder=planned.folder,
             path=planned.path,
             n_layers=len(planned.layers),
             n_bytes=region.size,
@@ -178,7 +181,7 @@ def plan_folder(
         If something cannot be listed or read.
     """
     source, data = Path(os.fspath(source)), Path(os.fspath(data))
-    if data.resolve() == source.resolve():
+    if os.path.realpath(data) == os.path.realpath(source):
         raise ConfigError(
             f"{source}: source and target are the same folder", field="data", value=data
         )
@@ -243,7 +246,8 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
     listed = ", ".join(map(str, dimensions[:5]))
     more = f" and {len(dimensions) - 5} more" if len(dimensions) > 5 else ""
     return DuplicateDimension(
-        f"{listed}{more}: on disk under {data} already; only force replaces", dimension=dimensions[0]
+        f"{listed}{more}: on disk under {data} already, and force is not set",
+        dimension=dimensions[0],
     )
 
 

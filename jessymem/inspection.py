@@ -1,9 +1,8 @@
-"""Region files seen from outside: which there are, what each says of itself, where its bytes lie."""
+"""Region files from outside: which there are, what each says of itself, where its bytes lie."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem import osmem
-from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError
+from jessymem.errors import JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
 from jessymem.ingest import region_path
 from jessymem.kernels import schema as s
-from jessymem.manager import REGION_FILE, MmapManager
+from jessymem.loading import REGION_FILE
+from jessymem.manager import MmapManager
 from jessymem.regions import layout
 from jessymem.regions.region import MmapRegion
 
@@ -39,6 +39,15 @@ class ByteUse(NamedTuple):
     padding: int
 
 
+class Facts(NamedTuple):
+    """What a region file says of itself; it holds no mapping, so that there may be many."""
+
+    name: str
+    n_layers: int
+    generation: int
+    created: datetime | None
+
+
 @dataclass(frozen=True)
 class Finding:
     """What looking at one region file came to.
@@ -49,9 +58,9 @@ class Finding:
     n_bytes : int
         The file's length; 0 where it is not there.
     dimension_id : DimensionId or None
-        None: not known, the file could not be read.
-    region : MmapRegion or None
-        None: it broke a rule of the format.
+        None: not known, since the file could not be read.
+    facts : Facts or None
+        None: the file could not be mapped, or breaks the format.
     error : JessyMemoryError or None
         What is wrong.
     """
@@ -59,7 +68,7 @@ class Finding:
     path: Path
     n_bytes: int
     dimension_id: DimensionId | None
-    region: MmapRegion | None
+    facts: Facts | None
     error: JessyMemoryError | None
 
 
@@ -119,22 +128,39 @@ def examine(dimension: DimensionId | None, path: Path, level: str | None = None)
     path : pathlib.Path
     level : {None, "header", "metadata", "full"}
     """
-    n_bytes = path.stat().st_size if path.is_file() else 0
-    region = None
+    n_bytes = _length(path)
+    facts = None
     try:
         region = open_region(dimension, path)
+        facts = Facts(
+            name=region.layout.header.name,
+            n_layers=len(region.layout.rows),
+            generation=region.generation,
+            created=creation_time(region),
+        )
+        dimension = region.dimension_id
         if level is not None:
             region.verify_integrity(level)
     except JessyMemoryError as error:
-        return Finding(path, n_bytes, dimension, region, error.with_traceback(None))
-    return Finding(path, n_bytes, region.dimension_id, region, None)
+        # A traceback would keep the mapping for as long as the finding is kept.
+        return Finding(path, n_bytes, dimension, facts, error.with_traceback(None))
+    return Finding(path, n_bytes, dimension, facts, None)
 
 
-def created_at(nanoseconds: int) -> datetime | None:
-    """Return a region's time of creation in UTC, None where the file does not say."""
-    if nanoseconds == 0:
+def creation_time(region: MmapRegion) -> datetime | None:
+    """Return when a region was written, in UTC; None where it does not say."""
+    if region.layout.created_at == 0:
         return None
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+    elapsed = timedelta(microseconds=region.layout.created_at // 1000)
+    return datetime(1970, 1, 1, tzinfo=UTC) + elapsed
+
+
+def extension_state(region: MmapRegion) -> str:
+    """Return "yes", "no", or "ignored": announced, but its checksum does not hold."""
+    if region.layout.is_extended:
+        return "yes"
+    announced = bytes(region.read_content(s.RESERVED_OFFSET, len(s.EXTENSION_MAGIC)))
+    return "ignored" if announced == s.EXTENSION_MAGIC else "no"
 
 
 def byte_use(region: MmapRegion) -> ByteUse:
@@ -151,8 +177,7 @@ def byte_map(region: MmapRegion, n_cells: int) -> NDArray[np.intp]:
     Returns
     -------
     ndarray of int
-        Per cell an index into `BYTE_KINDS`. What is not empty has a cell at least where the file begins
-        (metadata) or has its largest share (the others).
+        Per cell an index into `BYTE_KINDS`; the first is always metadata.
     """
     edges = np.linspace(0, region.size, n_cells + 1)
     metadata = np.minimum(edges, region.layout.content_start)
@@ -161,6 +186,13 @@ def byte_map(region: MmapRegion, n_cells: int) -> NDArray[np.intp]:
     kinds: NDArray[np.intp] = shares.argmax(axis=0)
     kinds[0] = 0
     return kinds
+
+
+def _length(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _bytes_before(rows: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,21 +6,18 @@ by the methods that lead there.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
@@ -30,8 +27,6 @@ from jessymem.errors import (
     InvalidAccess,
     JessyMemoryError,
     LayerNotFound,
-    RegionIOError,
-    RegionNotFound,
 )
 from jessymem.ids import (
     DimensionId,
@@ -43,6 +38,8 @@ from jessymem.ids import (
 )
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
+from jessymem.loading import Loader, log_failure, log_region, log_simulation
+from jessymem.processes import renew_in_forked_children, reopen
 from jessymem.regions.region import MmapRegion
 from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
@@ -53,10 +50,6 @@ if TYPE_CHECKING:
     from jessymem.stats import LoadReport, MemoryStats
 
 logger = logging.getLogger("jessymem")
-
-REGION_FILE: Final = "region.mmap"
-
-_managers: weakref.WeakSet[MmapManager] = weakref.WeakSet()
 
 
 class MmapManager:
@@ -100,20 +93,19 @@ class MmapManager:
         *,
         base_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._config = _as_config(config, base_path)
-        self._base = Path(self._config.base_path)
+        self._config = MemoryConfig.of(config, base_path)
         capacities = {key: core.capacity_bytes for key, core in core_dimensions().items()}
         self._budget = Budget(self._config.limit_bytes, capacities)
+        self._loader = Loader(self._config, self._budget)
         self._empty = Snapshot.empty(capacities)
         self._snapshot = self._empty
         self._sampler = ReadSampler()
         self._gate = self._sampler.gate
-        self._region_ids = count(1)
         self._closed = False
         self._lock = threading.RLock()
         self._retire_sampler = weakref.finalize(self, self._sampler.close)
         self._retire_sampler.atexit = False
-        _managers.add(self)
+        renew_in_forked_children(self)
 
     # -- finding and loading -----------------------------------------------------------------------
 
@@ -126,21 +118,7 @@ class MmapManager:
             If the directory cannot be listed; one that does not exist holds nothing.
         """
         self._check_open()
-        try:
-            names = osmem.list_directory(self._base)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise RegionIOError.from_os_error(error, "list", self._base) from error
-        found = []
-        for name in names:
-            try:
-                dimension = DimensionId.parse(name)
-            except ValueError:
-                continue
-            if name == str(dimension) and self._path_of(dimension).is_file():
-                found.append(dimension)
-        return sorted(found)
+        return self._loader.discover()
 
     def load_dimension(
         self, dimension_id: DimensionLike, path: str | os.PathLike[str] | None = None
@@ -176,7 +154,7 @@ class MmapManager:
             If the manager is closed.
         """
         dimension = as_dimension_id(dimension_id)
-        where = self._path_of(dimension) if path is None else Path(os.fspath(path))
+        where = self._loader.path_of(dimension) if path is None else Path(os.fspath(path))
         with self._writing():
             return self._load(dimension, where)
 
@@ -244,13 +222,13 @@ class MmapManager:
                     dimension=dimension,
                     path=None,
                 )
-            if _identify(dimension, old.path) == old.identity:
+            if self._loader.identify(dimension, old.path) == old.identity:
                 return False
-            region, region_id = self._map(dimension, old.path)
+            region, region_id = self._loader.map(dimension, old.path)
             if region.generation <= old.generation and region.generation != 0:
                 return False
             self._publish_region(region, region_id)
-            _log(logging.INFO, "dimension_refreshed", region, "refreshed")
+            log_region("dimension_refreshed", region)
             return True
 
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
@@ -268,7 +246,7 @@ class MmapManager:
             region = self._loaded_region(dimension)
             self._budget.retire(self._snapshot.region_id_of(dimension))
             self._snapshot = self._snapshot.without(dimension)
-            _log(logging.INFO, "dimension_unloaded", region, "unloaded")
+            log_region("dimension_unloaded", region)
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
         """Tell whether a dimension's layers can be read (simulated ones too)."""
@@ -294,7 +272,7 @@ class MmapManager:
             self._snapshot = self._empty
             self._retire_sampler()
             self._gate = self._sampler.gate
-            logger.info("closed", extra={"event": "closed", "base_path": str(self._base)})
+            logger.info("closed", extra={"event": "closed", "base_path": str(self._loader.base)})
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -532,7 +510,7 @@ class MmapManager:
     def __repr__(self) -> str:
         """Show where it looks and what it holds."""
         state = "closed" if self._closed else f"{len(self._snapshot.readers)} dimensions"
-        return f"<MmapManager {self._base} {state}>"
+        return f"<MmapManager {self._loader.base} {state}>"
 
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
         """Pickle as configuration and loaded generations."""
@@ -541,7 +519,7 @@ class MmapManager:
             (int(region.dimension_id), region.path, region.generation)
             for region in self._snapshot.loaded
         ]
-        return _reopen, (self._config, loaded)
+        return reopen, (self._config, loaded)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -554,12 +532,9 @@ class MmapManager:
         with self._sampler.measured_read():
             return self._snapshot.content(wanted)
 
-    def _path_of(self, dimension: DimensionId) -> Path:
-        return self._base / str(dimension) / REGION_FILE
-
     def _check_open(self) -> None:
         if self._closed:
-            raise InvalidAccess(f"the manager of {self._base} is closed")
+            raise InvalidAccess(f"the manager of {self._loader.base} is closed")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -581,37 +556,16 @@ class MmapManager:
         if old is not None and old.state != s.REGION_SIMULATED:
             raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
         try:
-            region, region_id = self._map(dimension, where)
+            region, region_id = self._loader.map(dimension, where)
         except JessyMemoryError as error:
-            _log_failure("load_failed", dimension, where, error)
+            log_failure(dimension, where, error)
             raise
         self._publish_region(region, region_id)
-        _log(logging.INFO, "dimension_loaded", region, "loaded", seconds=perf_counter() - start)
+        log_region("dimension_loaded", region, seconds=perf_counter() - start)
         return region_id
 
-    def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
-        """Charge, map and check a file; on any failure nothing stays charged or mapped."""
-        n_bytes = _identify(dimension, where).n_bytes
-        region_id = next(self._region_ids)
-        self._budget.reserve(region_id, dimension, n_bytes)
-        try:
-            region = MmapRegion.from_file(
-                dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
-            )
-        except BaseException:
-            self._budget.release_later(region_id)
-            raise
-        if region.size != n_bytes:  # replaced since it was looked at
-            self._budget.release_later(region_id)
-            region_id = next(self._region_ids)
-            self._budget.reserve(region_id, dimension, region.size)
-        self._release_with(region, region_id)
-        return region, region_id
-
-    def _release_with(self, region: MmapRegion, region_id: int) -> None:
-        """Give a region's charge back when the last view on it is gone."""
-        finalizer = weakref.finalize(region.data, self._budget.release_later, region_id)
-        finalizer.atexit = False
+    def _load_simulated(self, dimension: DimensionId) -> None:
+        self._publish_region(*self._loader.simulate(dimension))
 
     def _publish_region(self, region: MmapRegion, region_id: int) -> None:
         if self._snapshot.region_of(region.dimension_id) is not None:
@@ -623,147 +577,27 @@ class MmapManager:
 
         start = perf_counter()
         loaded: list[DimensionId] = []
+        simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
         with self._writing():
-            simulated = self._dimensions_to_simulate()
+            simulate = self._loader.wants_simulation()
             for dimension in dimensions:
                 try:
-                    if dimension in simulated:
-                        self._simulate(dimension)
+                    if simulate and dimension in core_dimensions() and dimension not in self:
+                        self._load_simulated(dimension)
+                        simulated.append(dimension)
                         skipped.append((dimension, "simulated"))
                     else:
-                        self._load(dimension, self._path_of(dimension))
+                        self._load(dimension, self._loader.path_of(dimension))
                         loaded.append(dimension)
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
             if simulated:
-                _log_simulation(simulated, self._base)
+                log_simulation(simulated, self._loader.base)
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
-
-    def _dimensions_to_simulate(self) -> list[DimensionId]:
-        """Return the core dimensions that bundled content is to stand in for."""
-        core = list(core_dimensions())
-        mode = self._config.simulation
-        if mode == "never":
-            return []
-        if mode == "auto" and any(self._path_of(dimension).exists() for dimension in core):
-            return []
-        return [dimension for dimension in core if not self.is_loaded(dimension)]
-
-    def _simulate(self, dimension: DimensionId) -> None:
-        from jessymem import simulation
-
-        region = simulation.simulated_region(dimension)
-        region_id = next(self._region_ids)
-        self._budget.reserve(region_id, dimension, region.size)
-        self._release_with(region, region_id)
-        self._publish_region(region, region_id)
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         live = {self._snapshot.region_id_of(DimensionId(n)) for n in self._snapshot.readers}
         self._budget.after_fork(live)
         self._sampler.after_fork()
-
-
-def _reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> MmapManager:
-    """Make a manager that has loaded what a pickled one had."""
-    manager = MmapManager(config)
-    for number, path, generation in loaded:
-        dimension = DimensionId(number)
-        if path is None:
-            manager._simulate(dimension)
-            continue
-        manager.load_dimension(dimension, path)
-        found = manager._loaded_region(dimension).generation
-        if found != generation:
-            manager.close()
-            raise RegionNotFound(
-                f"{dimension}: generation {generation} of {path} is gone, {found} is there",
-                dimension=dimension,
-                generation=generation,
-            )
-    return manager
-
-
-def _as_config(
-    config: MemoryConfig | int, base_path: str | os.PathLike[str] | None
-) -> MemoryConfig:
-    if not isinstance(config, MemoryConfig):
-        config = MemoryConfig(total_memory_mb=config)
-    if base_path is None:
-        return config
-    return dataclasses.replace(config, base_path=base_path)
-
-
-def _identify(dimension: DimensionId, where: Path) -> osmem.FileIdentity:
-    try:
-        return osmem.identify(where)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DimensionNotFound(
-            f"{dimension}: no region file at {where} (errno {error.errno})",
-            dimension=dimension,
-            path=str(where),
-        ) from None
-    except OSError as error:
-        raise RegionIOError.from_os_error(error, "open", where, dimension) from error
-
-
-def _log(level: int, event: str, region: MmapRegion, verb: str, **facts: Any) -> None:
-    if not logger.isEnabledFor(level):
-        return
-    extra = {
-        "event": event,
-        "dimension": str(region.dimension_id),
-        "path": str(region.path) if region.path is not None else None,
-        "n_layers": len(region.layout.rows),
-        "n_bytes": region.size,
-        "generation": region.generation,
-        **facts,
-    }
-    logger.log(
-        level,
-        "%s %s: %d layers, %d bytes, %s",
-        verb,
-        region.dimension_id,
-        len(region.layout.rows),
-        region.size,
-        region.path,
-        extra=extra,
-    )
-
-
-def _log_failure(event: str, dimension: DimensionId, where: Path, error: JessyMemoryError) -> None:
-    logger.warning(
-        "not loaded: %s",
-        error,
-        extra={
-            "event": event,
-            "dimension": str(dimension),
-            "path": str(where),
-            "error": type(error).__name__,
-            "details": {name: str(value) for name, value in error.details.items()},
-        },
-    )
-
-
-def _log_simulation(dimensions: list[DimensionId], base: Path) -> None:
-    logger.warning(
-        "simulated %d core dimensions: their content is bundled with the package, not read from %s",
-        len(dimensions),
-        base,
-        extra={
-            "event": "simulation",
-            "dimensions": [str(dimension) for dimension in dimensions],
-            "base_path": str(base),
-        },
-    )
-
-
-def _forget_threads_of_parent() -> None:
-    for manager in _managers:
-        manager._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads_of_parent)

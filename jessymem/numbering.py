@@ -58,15 +58,19 @@ def number_folders(
         if claim is not None:
             claims[claim] = folder
     # Where several dimensions have one name, so have the folders: they take them in order.
-    made = {number: name for number, name in sorted(grown.items()) if number not in claims}
-    free = iter(range(FIRST_GROWN_DIMENSION, MAX_DIMENSION + 1))
+    made: dict[str, list[DimensionId]] = {}
+    for number, name in sorted(grown.items(), reverse=True):
+        if name is not None and number not in claims:
+            made.setdefault(name, []).append(number)
+    taken = {*claims, *grown}
+    free = (n for n in range(FIRST_GROWN_DIMENSION, MAX_DIMENSION + 1) if n not in taken)
     numbers = []
     for folder in folders:
-        number = _claimed_dimension(folder) or _dimension_called(name_folder(folder, None), made)
-        if number is None:
-            number = _first_free(folder, {*claims, *grown}, free)
-        made.pop(number, None)
-        numbers.append(number)
+        claim, known = _claimed_dimension(folder), made.get(name_folder(folder, None))
+        if claim is not None:
+            numbers.append(claim)
+        else:
+            numbers.append(known.pop() if known else _next_free(free, folder))
     return numbers
 
 
@@ -92,16 +96,9 @@ def _claimed_dimension(folder: SourceFolder) -> DimensionId | None:
         raise ConfigError(f"{folder.path}: {error}", field=folder.name, value=folder.name) from None
 
 
-def _dimension_called(name: str, made: dict[DimensionId, str | None]) -> DimensionId | None:
-    return next((number for number in made if made[number] == name), None)
-
-
-def _first_free(
-    folder: SourceFolder, taken: set[DimensionId], numbers: Iterator[int]
-) -> DimensionId:
-    for number in numbers:
-        if number not in taken:
-            return DimensionId(number)
+def _next_free(free: Iterator[int], folder: SourceFolder) -> DimensionId:
+    for number in free:
+        return DimensionId(number)
     raise ConfigError(
         f"{folder.path}: no dimension number is free", field=folder.name, value=folder.name
     )

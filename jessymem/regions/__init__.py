@@ -1,1 +1,5 @@
-"""Region files: `layout` (bytes to tables and back), `builder` (write), `region` (read)."""
+"""Region files.
+
+`layout` reads tables out of bytes, `encoding` makes bytes of layers, `verification` compares them
+with their checksums, `faults` words what is broken; `builder` writes files, `region` maps them.
+"""

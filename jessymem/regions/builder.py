@@ -23,7 +23,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
-from jessymem.regions import layout
+from jessymem.regions.encoding import LayerDraft, write_layout
 from jessymem.regions.region import MmapRegion
 
 _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
@@ -63,7 +63,7 @@ class RegionBuilder:
         if "\0" in name:
             raise ValueError(f"{self._dimension}: the dimension's name contains a null character")
         self._name = name
-        self._drafts: dict[int, layout.LayerDraft] = {}
+        self._drafts: dict[int, LayerDraft] = {}
 
     @property
     def dimension_id(self) -> DimensionId:
@@ -120,7 +120,7 @@ class RegionBuilder:
             raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
         data, encoding = _as_content(content, layer_id)
         _encode(name, f"{layer_id}: the name")
-        self._drafts[layer_id.layer] = layout.LayerDraft(
+        self._drafts[layer_id.layer] = LayerDraft(
             layer=layer_id.layer,
             content=data,
             name=name,
@@ -162,7 +162,7 @@ class RegionBuilder:
         the file outlives a power failure, as far as the medium keeps its word.
         """
         target = Path(os.fspath(path))
-        total_size, pieces = layout.write_layout(
+        total_size, pieces = write_layout(
             self._dimension,
             self._name,
             list(self._drafts.values()),
@@ -188,7 +188,7 @@ class RegionBuilder:
             As `build_to_file`.
         """
         drafts = list(self._drafts.values())
-        total_size, pieces = layout.write_layout(self._dimension, self._name, drafts, 1, 0)
+        total_size, pieces = write_layout(self._dimension, self._name, drafts, 1, 0)
         data = osmem.private_copy(pieces, total_size)
         return MmapRegion(self._dimension, None, data, s.REGION_SIMULATED, identity=None)
 

@@ -27,7 +27,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
-from jessymem.regions import layout
+from jessymem.regions import faults, layout
 from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ class MmapRegion:
         ValueError
             If there is no such level.
         """
+        from jessymem.regions.verification import verify_layout
+
         if level not in VERIFY_LEVELS:
             raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {level!r}")
         on_disk = osmem.mapped_file_bytes(self.data)
@@ -224,7 +226,7 @@ class MmapRegion:
                 dimension=self.dimension_id,
                 path=self._source.path,
             )
-        layout.verify_layout(self._bytes, level, self._source)
+        verify_layout(self._bytes, level, self._source)
         return True
 
     @property
@@ -371,8 +373,8 @@ class MmapRegion:
         return self._view, starts, ends, index, self.size
 
     @property
-    def _source(self) -> layout.Source:
-        return layout.Source(self.dimension_id, str(self.path) if self.path else "memory")
+    def _source(self) -> faults.Source:
+        return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -1,0 +1,265 @@
+"""The commands: each parses, calls one room, and shows what came of it."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from jessymem import inspection, records, terminal, wording
+from jessymem._version import __version__
+from jessymem.config import MIB, MemoryConfig
+from jessymem.demo import STEPS, run_demo
+from jessymem.errors import DimensionNotFound
+from jessymem.ids import LayerId
+from jessymem.ingest import plan_folder, region_path
+from jessymem.manager import MmapManager
+from jessymem.regions.region import VERIFY_LEVELS, MmapRegion
+from jessymem.shell import (
+    FOLDER,
+    Commands,
+    data_option,
+    fail_on,
+    json_option,
+    parse_layer,
+    write_content,
+    write_json,
+)
+from jessymem.warmup import N_STEPS, warm_up
+
+_MAX_LAYERS_SHOWN: Final = 100
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="jessymem")
+def main() -> None:
+    """Build, look at and read region files: layers that are mapped, not copied.
+
+    \b
+    Exit codes:  0  fine
+                 1  something is wrong with the data
+                 2  the command was not understood
+    """  # noqa: D301 - the mark with which click keeps lines as they are
+
+
+@main.command()
+@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
+@data_option("-o", text="Where the region files go.")
+@click.option("--force", is_flag=True, help="Replace region files that exist.")
+@json_option
+def build(source: str, data: Path, force: bool, as_json: bool) -> None:
+    """Make a region file of each sub-folder of SRC.
+
+    A sub-folder called D07-name or D07 becomes that dimension. Any other keeps the number that
+    it has under DATA by its name, or takes the next free one from D15 upwards.
+
+    Each file is a layer. One that lies directly in the sub-folder and is called NN-name gets
+    the number NN; all others, those in deeper folders too, fill the free numbers in natural
+    order. What is valid UTF-8 is kept as text, all else as bytes.
+
+    An optional dimension.toml in the sub-folder says more:
+
+    \b
+        name = "Technical"
+        [layers."00-tools.md"]      # the file's path in the sub-folder
+        name = "Tools"              # by default that path, without NN-
+        layer = 3
+        frequency = 1.2
+        depth = 1
+        keywords = ["hammer", "loom"]
+        parent = "L07-00"           # or a layer number of this dimension
+
+    Left out, and named on stderr, are hidden files, links that leave SRC, whatever is no
+    regular file, files directly in SRC, and sub-folders without files. Everything is checked
+    before the first file is written; without --force nothing is, where a region file exists.
+    """  # noqa: D301 - as above
+    plan = plan_folder(source, data, force=force)
+    with terminal.make_progress() as progress:
+        task = progress.add_task("building", total=plan.n_bytes)
+        built = plan.write(lambda n_bytes: progress.advance(task, n_bytes))
+    if as_json:
+        write_json(records.build_record(built, plan.skipped))
+        return
+    for line in wording.skipped_lines(plan.skipped):
+        click.echo(line, err=True)
+    terminal.Screen().print(terminal.built_table(built))
+    files = wording.count(len(built), "region file")
+    click.echo(f"{files} written under {wording.visible(str(data))}")
+
+
+@main.command()
+@data_option()
+@json_option
+def discover(data: Path, as_json: bool) -> None:
+    """List the dimensions that are on disk."""
+    found = inspection.find_regions(data)
+    findings = [inspection.examine(dimension, path) for dimension, path in found]
+    if as_json:
+        write_json([records.finding_record(finding) for finding in findings])
+    elif findings:
+        terminal.Screen().print(terminal.regions_table(findings))
+    _check(findings, data)
+
+
+@main.command()
+@click.argument("target", metavar="D01|FILE")
+@click.option("--all", "show_all", is_flag=True, help="Show every layer, however many.")
+@data_option()
+@json_option
+def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
+    """Show a region file: its header, where its bytes lie, its layers.
+
+    The file is that of a dimension under DATA, such as D01, or any path.
+    """
+    region = inspection.open_region(*inspection.resolve_target(target, data))
+    if as_json:
+        write_json(records.region_record(region))
+        return
+    screen = terminal.Screen()
+    max_layers = None if show_all else _MAX_LAYERS_SHOWN
+    screen.print(terminal.region_view(region, screen, max_layers))
+
+
+@main.command()
+@click.argument("targets", metavar="[D01|FILE]...", nargs=-1)
+@click.option(
+    "--level",
+    type=click.Choice(VERIFY_LEVELS),
+    default="full",
+    show_default=True,
+    help="How far: the header, all metadata, or every content too.",
+)
+@data_option()
+@json_option
+def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> None:
+    """Compare region files with their checksums.
+
+    Without arguments all under DATA. Each one that is not intact is named on stderr.
+    """
+    chosen: list[Any] = [inspection.resolve_target(target, data) for target in targets]
+    chosen = chosen or inspection.find_regions(data)
+    findings = []
+    with terminal.make_progress() as progress:
+        for dimension, path in progress.track(chosen, description="verifying"):
+            findings.append(inspection.examine(dimension, path, level))
+    n_intact = sum(finding.error is None for finding in findings)
+    if as_json:
+        regions = [records.finding_record(finding) for finding in findings]
+        write_json({"level": level, "n_intact": n_intact, "regions": regions})
+    elif findings:
+        n_bytes = wording.show_bytes(sum(finding.n_bytes for finding in findings))
+        total = wording.count(len(findings), "region file")
+        click.echo(f"{n_intact:,} of {total} intact, {n_bytes}, level {level}")
+    _check(findings, data)
+
+
+@main.command()
+@click.argument("layer", metavar="L01-05", callback=parse_layer)
+@data_option()
+def cat(layer: LayerId, data: Path) -> None:
+    """Write a layer's bytes to stdout, as they are.
+
+    Only on a terminal are control characters shown as escapes, so that no content can act on
+    it.
+    """
+    region = MmapRegion.from_file(layer.dimension, region_path(data, layer.dimension))
+    info = region.get_layer_info(layer)
+    write_content(region.read_content(info.offset, info.size))
+
+
+@main.command()
+@click.argument("layers", metavar="L01-00...", nargs=-1, required=True, callback=parse_layer)
+@click.option("--max-chars", metavar="N", type=click.IntRange(min=0), help="Cut at N characters.")
+@click.option("--metadata", is_flag=True, help="With all that is known of each layer.")
+@data_option()
+@json_option
+def contexts(
+    layers: tuple[LayerId, ...],
+    max_chars: int | None,
+    metadata: bool,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Write layers as text for a language model.
+
+    In the order given, each with a heading; UTF-8, whatever the terminal's encoding.
+    """
+    paths = {layer.dimension: region_path(data, layer.dimension) for layer in layers}
+    n_bytes = sum(path.stat().st_size for path in paths.values() if path.is_file())
+    config = MemoryConfig(
+        total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
+        base_path=data,
+        simulation="never",
+        read_only=True,
+    )
+    with MmapManager(config) as manager:
+        for dimension in sorted(paths):
+            manager.load_dimension(dimension)
+        found = manager.load_contexts(layers)
+        if as_json:
+            write_json(records.contexts_record(found))
+        elif metadata:
+            write_content(found.format_with_metadata(max_chars).encode())
+        else:
+            write_content(found.format_for_llm(max_chars).encode())
+
+
+@main.command()
+@json_option
+def warmup(as_json: bool) -> None:
+    """Compile the kernels ahead of time.
+
+    Later processes find them in the cache on disk; nothing else is touched.
+    """
+    with terminal.make_progress() as progress:
+        task = progress.add_task("compiling", total=N_STEPS)
+        report = warm_up(lambda: progress.advance(task))
+    if as_json:
+        write_json(records.warmup_record(report))
+    else:
+        click.echo("\n".join(wording.warmup_lines(report)))
+
+
+@main.command()
+@click.option("--strict", is_flag=True, help="Exit code 1 also where a target is missed.")
+@click.option("--data", type=FOLDER, help="Where the region files go, and stay.")
+@json_option
+def demo(strict: bool, data: Path | None, as_json: bool) -> None:
+    """Do the main job on real input, and measure it.
+
+    The 14 core dimensions are made from the bundled data and further ones from the source
+    files of Python's standard library. They are mapped, read back, compared byte by byte, and
+    read by 100 threads. Nothing is downloaded, and without --data nothing stays. Exit code 1 if
+    a byte is not that of its source.
+    """
+    kept = data
+    with ExitStack() as stack:
+        if data is None:
+            temporary = tempfile.TemporaryDirectory(prefix="jessymem-", ignore_cleanup_errors=True)
+            data = Path(stack.enter_context(temporary))
+        progress = stack.enter_context(terminal.make_progress(is_live=False))
+        task = progress.add_task("demo", total=len(STEPS))
+
+        def announce(step: str) -> None:
+            progress.update(task, description=step, completed=STEPS.index(step), refresh=True)
+
+        report = run_demo(data, announce=announce)
+    if as_json:
+        write_json(records.demo_record(report))
+    else:
+        terminal.Screen().print(terminal.demo_view(report, kept))
+    if report.differing or (strict and report.missed):
+        raise click.exceptions.Exit(1)
+
+
+def _check(findings: list[inspection.Finding], data: Path) -> None:
+    """End with exit code 1 where something is wrong, or there is nothing."""
+    fail_on(findings)
+    if not findings:
+        raise DimensionNotFound(f"no region files under {data}", dimension=None, path=str(data))

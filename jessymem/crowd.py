@@ -1,0 +1,128 @@
+"""Many threads reading at once: what they read together in a second, against one thread alone."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+from jessymem.ids import LayerId
+from jessymem.manager import MmapManager
+
+#: Reads between two looks at the clock.
+_PASS_READS: Final = 2_048
+
+
+@dataclass(frozen=True)
+class CrowdReport:
+    """What a crowd of readers came to.
+
+    Attributes
+    ----------
+    n_threads : int
+    alone_per_second, together_per_second : float
+        Reads of one thread, and of all threads together: medians over the rounds.
+    loss : float
+        The share of throughput that is lost when all read: median over the rounds, each against the
+        single thread just before it. Negative where more is read.
+    """
+
+    n_threads: int
+    alone_per_second: float
+    together_per_second: float
+    loss: float
+
+
+def measure_crowd(
+    manager: MmapManager,
+    layers: Sequence[LayerId],
+    n_threads: int,
+    window_seconds: float,
+    n_rounds: int = 5,
+) -> CrowdReport:
+    """Compare the throughput of many readers with that of one; a read is the same in both.
+
+    Each thread reads all layers in a random order of its own, again and again: it asks for the view
+    and looks at its last byte. Threads warm up, then start together; the clock runs until the last
+    one ends.
+
+    Parameters
+    ----------
+    manager : MmapManager
+    layers : sequence of LayerId
+        Loaded, and none of them empty.
+    n_threads : int
+    window_seconds : float
+        How long threads go on to begin another pass.
+    n_rounds : int
+
+    Returns
+    -------
+    CrowdReport
+    """
+    alone, together = [], []
+    for i in range(n_rounds):
+        alone.append(_throughput(manager, layers, 1, window_seconds, seed=i))
+        together.append(_throughput(manager, layers, n_threads, window_seconds, seed=i))
+    losses = [1 - many / one for one, many in zip(alone, together, strict=True)]
+    return CrowdReport(
+        n_threads=n_threads,
+        alone_per_second=statistics.median(alone),
+        together_per_second=statistics.median(together),
+        loss=statistics.median(losses),
+    )
+
+
+def _throughput(
+    manager: MmapManager,
+    layers: Sequence[LayerId],
+    n_threads: int,
+    window_seconds: float,
+    seed: int,
+) -> float:
+    """Return the reads per second of all threads together."""
+    begin = 0.0
+    ends: list[float] = []
+    counts: list[int] = []
+    errors: list[BaseException] = []
+
+    def start_clock() -> None:
+        nonlocal begin
+        begin = perf_counter()
+
+    barrier = threading.Barrier(n_threads, action=start_clock)
+
+    def read(number: int) -> None:
+        try:
+            order = random.Random(seed * n_threads + number).choices(layers, k=_PASS_READS)
+            access = manager.access_layer
+            for layer in order[:16]:
+                access(layer)[-1]
+            barrier.wait()
+            deadline = begin + window_seconds
+            n_reads = 0
+            while not n_reads or perf_counter() < deadline:
+                for layer in order:
+                    access(layer)[-1]
+                n_reads += _PASS_READS
+            ends.append(perf_counter())
+            counts.append(n_reads)
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        # The others only found the barrier broken.
+        raise next(
+            (e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0]
+        )
+    return sum(counts) / (max(ends) - begin)

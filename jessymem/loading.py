@@ -1,0 +1,187 @@
+"""From a name to a charged and checked region: finding files, mapping them, or simulating them.
+
+`Loader` knows the configuration and the budget, and nothing of what is published: the manager calls
+it under its writer lock and publishes what comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from jessymem import osmem
+from jessymem.budget import Budget
+from jessymem.config import MemoryConfig
+from jessymem.core_dimensions import core_dimensions
+from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError
+from jessymem.ids import DimensionId
+from jessymem.regions.region import MmapRegion
+
+logger = logging.getLogger("jessymem")
+
+REGION_FILE: Final = "region.mmap"
+
+
+class Loader:
+    """Finds, maps and simulates regions for one manager.
+
+    Attributes
+    ----------
+    base : pathlib.Path
+        Where the region files are.
+    """
+
+    def __init__(self, config: MemoryConfig, budget: Budget) -> None:
+        self.base = Path(config.base_path)
+        self._config = config
+        self._budget = budget
+        self._region_ids = count(1)
+
+    def path_of(self, dimension: DimensionId) -> Path:
+        """Return where a dimension's region file belongs."""
+        return self.base / str(dimension) / REGION_FILE
+
+    def discover(self) -> list[DimensionId]:
+        """Return the dimensions that have a region file, ascending; see `MmapManager.discover`."""
+        try:
+            names = osmem.list_directory(self.base)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "list", self.base) from error
+        found = []
+        for name in names:
+            try:
+                dimension = DimensionId.parse(name)
+            except ValueError:
+                continue
+            if name == str(dimension) and self._is_file(dimension):
+                found.append(dimension)
+        return sorted(found)
+
+    def identify(self, dimension: DimensionId, where: Path) -> osmem.FileIdentity:
+        """Tell which file lies at `where`; raise DimensionNotFound or RegionIOError."""
+        try:
+            return osmem.identify(where)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DimensionNotFound(
+                f"{dimension}: no region file at {where} (errno {error.errno})",
+                dimension=dimension,
+                path=str(where),
+            ) from None
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "open", where, dimension) from error
+
+    def map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
+        """Charge, map and check a file; return the region and its new region id.
+
+        On any failure nothing stays charged or mapped. The charge goes back by itself when the last
+        view on the region is gone.
+        """
+        n_bytes = self.identify(dimension, where).n_bytes
+        region_id = self._charge(dimension, n_bytes)
+        try:
+            region = MmapRegion.from_file(
+                dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
+            )
+        except BaseException:
+            self._budget.release_later(region_id)
+            raise
+        if region.size != n_bytes:  # replaced since it was looked at
+            self._budget.release_later(region_id)
+            region_id = self._charge(dimension, region.size)
+        self._release_with(region, region_id)
+        return region, region_id
+
+    def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
+        """Charge a core dimension's bundled content, laid out in memory; as `map`."""
+        from jessymem import simulation
+
+        region = simulation.simulated_region(dimension)
+        region_id = self._charge(dimension, region.size)
+        self._release_with(region, region_id)
+        return region, region_id
+
+    def wants_simulation(self) -> bool:
+        """Tell whether bundled content is to stand in for core dimensions."""
+        if self._config.simulation != "auto":
+            return self._config.simulation == "always"
+        return not any(self._is_file(dimension) for dimension in core_dimensions())
+
+    def _is_file(self, dimension: DimensionId) -> bool:
+        """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""
+        try:
+            osmem.identify(self.path_of(dimension))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        except OSError:
+            return True  # it cannot be looked at: the load will say why
+        return True
+
+    def _charge(self, dimension: DimensionId, n_bytes: int) -> int:
+        region_id = next(self._region_ids)
+        self._budget.reserve(region_id, dimension, n_bytes)
+        return region_id
+
+    def _release_with(self, region: MmapRegion, region_id: int) -> None:
+        finalizer = weakref.finalize(region.data, self._budget.release_later, region_id)
+        finalizer.atexit = False
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def log_region(event: str, region: MmapRegion, **facts: Any) -> None:
+    """Record, at info, that a region was loaded, refreshed or unloaded."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    n_layers = len(region.layout.rows)
+    logger.info(
+        "%s %s: %d layers, %d bytes, %s",
+        event.removeprefix("dimension_"),
+        region.dimension_id,
+        n_layers,
+        region.size,
+        region.path or "simulated",
+        extra={
+            "event": event,
+            "dimension": str(region.dimension_id),
+            "path": None if region.path is None else str(region.path),
+            "n_layers": n_layers,
+            "n_bytes": region.size,
+            "generation": region.generation,
+            **facts,
+        },
+    )
+
+
+def log_failure(dimension: DimensionId, where: Path, error: JessyMemoryError) -> None:
+    """Record, as a warning, that a dimension could not be loaded, with all that is known."""
+    logger.warning(
+        "not loaded: %s",
+        error,
+        extra={
+            "event": "load_failed",
+            "dimension": str(dimension),
+            "path": str(where),
+            "error": type(error).__name__,
+            "details": {name: str(value) for name, value in error.details.items()},
+        },
+    )
+
+
+def log_simulation(dimensions: list[DimensionId], base: Path) -> None:
+    """Record, as a warning, that bundled content stands in for files."""
+    logger.warning(
+        "simulated %d core dimensions: their content is bundled with the package, not read from %s",
+        len(dimensions),
+        base,
+        extra={
+            "event": "simulation",
+            "dimensions": [str(dimension) for dimension in dimensions],
+            "base_path": str(base),
+        },
+    )

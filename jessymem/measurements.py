@@ -1,0 +1,188 @@
+"""What the documents ask of loading and reading, on real layers: one function per target."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tracemalloc
+from collections.abc import Callable, Collection, Mapping, Sequence
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jessymem.config import MIB
+from jessymem.crowd import measure_crowd
+from jessymem.ids import DimensionId, LayerId
+from jessymem.manager import MmapManager
+from jessymem.stats import MemoryStats
+
+_N_TIMED_READS: Final = 20_000
+_N_TIMED_STATS: Final = 200
+_N_ALLOCATIONS: Final = 10
+_N_SCANS: Final = 3
+
+#: What a read may allocate: a view, and no room for a copy.
+_VIEW_BYTES: Final = 1024
+
+
+class Measurement(NamedTuple):
+    """One thing the documents ask for, and what was found.
+
+    Attributes
+    ----------
+    key : str
+        A short name for programs.
+    what : str
+    target : str
+        As the documents have it.
+    value : float
+    unit : str
+        Of the value: "seconds", "share", "bytes" or "layers".
+    is_met : bool
+    """
+
+    key: str
+    what: str
+    target: str
+    value: float
+    unit: str
+    is_met: bool
+
+
+def judge_identity(n_layers: int, differing: Collection[LayerId]) -> Measurement:
+    """Count the layers that are what they were made from."""
+    n_same = max(n_layers - len(differing), 0)
+    what = "Layers equal to their source, every byte"
+    return Measurement("identical", what, f"all {n_layers:,}", n_same, "layers", not differing)
+
+
+def judge_initialization(seconds: float) -> Measurement:
+    """Judge the time from nothing to a manager with the core dimensions loaded."""
+    what = "Initialization with the 14 core dimensions"
+    return Measurement("initialization", what, "< 100 ms", seconds, "seconds", seconds < 0.1)
+
+
+def judge_loads(loads: Mapping[DimensionId, float]) -> Measurement:
+    """Judge the slowest load of one dimension, in seconds."""
+    slowest = max(loads, key=lambda dimension: loads[dimension])
+    seconds = loads[slowest]
+    what = f"Load of one dimension, the slowest: {slowest}"
+    return Measurement("load", what, "< 50 ms", seconds, "seconds", seconds < 0.05)
+
+
+def judge_memory(stats: MemoryStats) -> Measurement:
+    """Compare the most that the budget ever counted with its limit."""
+    n_bytes, limit = stats.peak_usage_bytes, stats.total_limit_bytes
+    target = f"<= {limit // MIB} MB"
+    return Measurement(
+        "memory",
+        "Memory that the budget counted, at most",
+        target,
+        n_bytes,
+        "bytes",
+        n_bytes <= limit,
+    )
+
+
+def measure_zero_copy(manager: MmapManager, layers: Sequence[LayerId]) -> Measurement:
+    """Count the layers (none of them empty) whose views lie inside the mapping."""
+    n_inside = sum(is_inside_mapping(manager.access_layer(layer)) for layer in layers)
+    what = "Zero copy: views inside the mapped file"
+    is_met = n_inside == len(layers)
+    return Measurement("zero_copy", what, f"all {len(layers):,}", n_inside, "layers", is_met)
+
+
+def is_inside_mapping(view: memoryview) -> bool:
+    """Tell whether a view's bytes lie in the file mapping that keeps it alive."""
+    mapping = view.obj
+    if not isinstance(mapping, np.memmap):
+        return False
+    start, begin = _address(mapping), _address(as_array(view))
+    return start <= begin and begin + len(view) <= start + mapping.nbytes
+
+
+def measure_allocation(manager: MmapManager, layers: Sequence[LayerId]) -> Measurement:
+    """Measure what one read of the largest layer allocates.
+
+    The least of a few tries counts, since other threads of the process allocate too.
+    """
+    largest = max(layers, key=lambda layer: len(manager.access_layer(layer)))
+    was_tracing = tracemalloc.is_tracing()
+    tracemalloc.start()
+    tries = []
+    for _ in range(_N_ALLOCATIONS):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        view = manager.access_layer(largest)
+        tries.append(tracemalloc.get_traced_memory()[1] - before)
+    if not was_tracing:
+        tracemalloc.stop()
+    n_bytes = min(tries)
+    what = f"Zero copy: allocated to read {len(view):,} bytes"
+    is_met = n_bytes <= _VIEW_BYTES
+    return Measurement("allocation", what, "no copy", n_bytes, "bytes", is_met)
+
+
+def measure_access(manager: MmapManager, layers: Sequence[LayerId]) -> Measurement:
+    """Time single reads in random order."""
+    order = random.Random(0).choices(layers, k=_N_TIMED_READS)
+    seconds = _percentile_99([time_call(manager.access_layer, layer) for layer in order])
+    what = f"Layer access, p99 of {len(order):,} at random"
+    return Measurement("access", what, "< 1 ms", seconds, "seconds", seconds < 0.001)
+
+
+def measure_statistics(manager: MmapManager) -> Measurement:
+    """Time `get_stats`."""
+    seconds = _percentile_99([time_call(manager.get_stats) for _ in range(_N_TIMED_STATS)])
+    what = f"Statistics, p99 of {_N_TIMED_STATS}"
+    return Measurement("statistics", what, "< 1 ms", seconds, "seconds", seconds < 0.001)
+
+
+def measure_scan(manager: MmapManager) -> Measurement:
+    """Add up every byte of the largest dimension; the slowest of a few times counts."""
+    sizes = {dimension: _count_bytes(manager, dimension) for dimension in manager.list_dimensions()}
+    largest = max(sizes, key=lambda dimension: sizes[dimension])
+    layers = manager.list_layers(largest)
+
+    def scan() -> int:
+        views = (manager.access_layer(layer) for layer in layers)
+        return sum(int(as_array(view).sum(dtype=np.uint64)) for view in views)
+
+    seconds = max(time_call(scan) for _ in range(_N_SCANS))
+    what = f"Scan of a dimension, every byte of {largest}"
+    return Measurement("scan", what, "< 100 ms", seconds, "seconds", seconds < 0.1)
+
+
+def measure_loss(
+    manager: MmapManager, layers: Sequence[LayerId], n_threads: int, window_seconds: float
+) -> Measurement:
+    """Measure what is lost of one thread's throughput when many read."""
+    loss = measure_crowd(manager, layers, n_threads, window_seconds).loss
+    what = f"{n_threads} threads reading, loss against one"
+    return Measurement("threads", what, "< 10 %", loss, "share", loss < 0.1)
+
+
+def time_call(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return how many seconds a call takes."""
+    start = perf_counter()
+    function(*arguments)
+    return perf_counter() - start
+
+
+def as_array(view: memoryview | bytes) -> NDArray[np.uint8]:
+    """Return the bytes of a view as an array, without a copy."""
+    return np.frombuffer(view, np.uint8)
+
+
+def _count_bytes(manager: MmapManager, dimension: DimensionId) -> int:
+    return sum(len(manager.access_layer(layer)) for layer in manager.list_layers(dimension))
+
+
+def _percentile_99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])

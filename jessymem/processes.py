@@ -1,0 +1,62 @@
+"""Managers in other processes: what a pickled one becomes, and what a forked child must renew."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jessymem.config import MemoryConfig
+from jessymem.errors import RegionNotFound
+from jessymem.ids import DimensionId
+
+if TYPE_CHECKING:
+    from jessymem.manager import MmapManager
+
+_managers: weakref.WeakSet[MmapManager] = weakref.WeakSet()
+
+
+def renew_in_forked_children(manager: MmapManager) -> None:
+    """Give `manager` new locks in every child that is forked while it lives."""
+    _managers.add(manager)
+
+
+def reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> MmapManager:
+    """Make a manager that has loaded what a pickled one had: (dimension, path, generation) each.
+
+    Raises
+    ------
+    RegionNotFound
+        If a file is of another generation by now.
+    """
+    from jessymem.manager import MmapManager
+
+    manager = MmapManager(config)
+    try:
+        for number, path, generation in loaded:
+            dimension = DimensionId(number)
+            if path is None:
+                manager._load_simulated(dimension)
+                continue
+            manager.load_dimension(dimension, path)
+            found = manager._loaded_region(dimension).generation
+            if found != generation:
+                raise RegionNotFound(
+                    f"{dimension}: generation {generation} of {path} is gone, {found} is there",
+                    dimension=dimension,
+                    generation=generation,
+                )
+    except BaseException:
+        manager.close()
+        raise
+    return manager
+
+
+def _renew() -> None:
+    for manager in _managers:
+        manager._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,146 @@
+"""Values as dictionaries that `json.dumps` takes: what ``--json`` writes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from jessymem._version import __version__
+from jessymem.contexts import ContextCollection
+from jessymem.demo import DemoReport
+from jessymem.errors import JessyMemoryError
+from jessymem.folders import Skipped
+from jessymem.ingest import BuiltDimension
+from jessymem.inspection import ENCODINGS, Finding, byte_use, creation_time, extension_state
+from jessymem.regions.metadata import LayerInfo
+from jessymem.regions.region import MmapRegion
+from jessymem.warmup import WarmupReport
+
+
+def build_record(built: Sequence[BuiltDimension], skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """Describe what a build wrote and left out."""
+    return {
+        "dimensions": [
+            {
+                "dimension": str(each.dimension_id),
+                "name": each.name,
+                "folder": each.folder,
+                "path": str(each.path),
+                "n_layers": each.n_layers,
+                "n_bytes": each.n_bytes,
+                "generation": each.generation,
+                "is_replaced": each.is_replaced,
+            }
+            for each in built
+        ],
+        "skipped": [each._asdict() for each in skipped],
+    }
+
+
+def finding_record(finding: Finding) -> dict[str, Any]:
+    """Describe a region file, and what is wrong with it."""
+    facts = finding.facts
+    return {
+        "dimension": None if finding.dimension_id is None else str(finding.dimension_id),
+        "path": str(finding.path),
+        "n_bytes": finding.n_bytes,
+        "name": None if facts is None else facts.name,
+        "n_layers": None if facts is None else facts.n_layers,
+        "generation": None if facts is None else facts.generation,
+        "created_at": None if facts is None else _iso(facts.created),
+        "error": None if finding.error is None else _error(finding.error),
+    }
+
+
+def region_record(region: MmapRegion) -> dict[str, Any]:
+    """Describe a region and all of its layers."""
+    encodings = region.layout.rows["encoding"].tolist()
+    layers = region.metadata.layers
+    return {
+        "dimension": str(region.dimension_id),
+        "name": region.layout.header.name,
+        "path": str(region.path),
+        "version": region.metadata.version,
+        "extension": extension_state(region),
+        "generation": region.generation,
+        "created_at": _iso(creation_time(region)),
+        "n_bytes": region.size,
+        "content_offset": region.layout.content_start,
+        "bytes": byte_use(region)._asdict(),
+        "layers": [
+            _layer(layer, ENCODINGS[encoding])
+            for layer, encoding in zip(layers, encodings, strict=True)
+        ],
+    }
+
+
+def contexts_record(contexts: ContextCollection) -> list[dict[str, Any]]:
+    """Describe contexts, each with its text."""
+    return [
+        {
+            "layer": str(context.layer_id),
+            "name": context.name,
+            "dimension_name": context.dimension_name,
+            "frequency": context.frequency,
+            "depth": context.depth,
+            "parent": None if context.parent is None else str(context.parent),
+            "keywords": list(context.keywords),
+            "n_bytes": context.content.nbytes,
+            "text": context.text,
+        }
+        for context in contexts
+    ]
+
+
+def warmup_record(report: WarmupReport) -> dict[str, Any]:
+    """Describe what warming up came to."""
+    return {
+        "is_disabled": report.is_disabled,
+        "n_compiled": report.n_compiled,
+        "n_cached": report.n_cached,
+        "cache": None if report.cache is None else str(report.cache),
+        "seconds": report.seconds,
+    }
+
+
+def demo_record(report: DemoReport) -> dict[str, Any]:
+    """Describe what the demo found, and where."""
+    return {
+        "jessymem": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "n_dimensions": report.n_dimensions,
+        "n_layers": report.n_layers,
+        "n_bytes": report.n_bytes,
+        "n_file_bytes": report.n_file_bytes,
+        "is_identical": not report.differing,
+        "differing": [str(layer) for layer in report.differing],
+        "missed": [each.key for each in report.missed],
+        "measurements": [each._asdict() for each in report.measurements],
+        "steps": [step._asdict() for step in report.steps],
+    }
+
+
+def _layer(layer: LayerInfo, encoding: str) -> dict[str, Any]:
+    return {
+        "layer": str(layer.layer_id),
+        "name": layer.name,
+        "offset": layer.offset,
+        "n_bytes": layer.size,
+        "encoding": encoding,
+        "frequency": layer.frequency,
+        "depth": layer.depth,
+        "keywords": list(layer.keywords),
+        "parent": None if layer.parent is None else str(layer.parent),
+        "children": [str(child) for child in layer.children],
+    }
+
+
+def _error(error: JessyMemoryError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": str(error)}
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()

@@ -1,0 +1,171 @@
+"""`write_layout`: layers to the bytes of a region, format version 1, see docs/format.md."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xxhash
+
+from jessymem.ids import DimensionId, LayerId
+from jessymem.kernels import schema as s
+from jessymem.regions.layout import Extension
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ENTRY: Final = struct.Struct("<HBfI")  # LAYER_ENTRY
+_EXTENT: Final = struct.Struct("<QI")  # LAYER_EXTENT
+_LENGTH: Final = struct.Struct("<I")
+_CHECKSUM: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class LayerDraft:
+    """One layer to be written; `content` is anything with a length and a buffer."""
+
+    layer: int
+    content: Any
+    name: str = ""
+    frequency: float = 1.0
+    depth: int = 0
+    keywords: tuple[str, ...] = ()
+    parent: LayerId | None = None
+    encoding: int = s.ENCODING_BYTES
+
+
+def write_layout(
+    dimension: DimensionId,
+    name: str,
+    drafts: Sequence[LayerDraft],
+    generation: int,
+    created_at: int,
+) -> tuple[int, list[Any]]:
+    """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
+
+    Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
+    must differ.
+
+    Raises
+    ------
+    ValueError
+        If the metadata would pass MAX_METADATA_BYTES.
+    """
+    drafts = sorted(drafts, key=lambda draft: draft.layer)
+    keywords = [_join_keywords(draft.keywords) for draft in drafts]
+    entries_size = len(drafts) * s.MIN_ENTRY_BYTES + sum(map(len, keywords))
+    table_offset = _align(s.HEADER_BYTES + entries_size)
+    heap_offset = table_offset + len(drafts) * s.LAYER_BYTES
+    rows, heap = _fill_table(drafts, keywords)
+    content_start = _align(heap_offset + len(heap))
+    if content_start > s.MAX_METADATA_BYTES:
+        raise ValueError(
+            f"{dimension}: names, keywords and tables of {len(drafts)} layers take "
+            f"{content_start:,} bytes, the format allows {s.MAX_METADATA_BYTES:,}"
+        )
+    contents, total_size = _place_contents(drafts, rows, content_start)
+    metadata = bytearray(content_start - s.HEADER_BYTES)
+    entries = _join_entries(drafts, keywords, rows)
+    metadata[: len(entries)] = entries
+    at = table_offset - s.HEADER_BYTES
+    metadata[at : at + rows.nbytes] = rows.tobytes()
+    at = heap_offset - s.HEADER_BYTES
+    metadata[at : at + len(heap)] = heap
+    extension = Extension(
+        generation=generation,
+        created_at=created_at,
+        table_offset=table_offset,
+        heap_offset=heap_offset,
+        heap_size=len(heap),
+        content_start=content_start,
+        metadata_xxh3=xxhash.xxh3_64_intdigest(metadata),
+    )
+    header = _encode_header(dimension, name, total_size, len(drafts), extension)
+    return total_size, [header, metadata, *contents]
+
+
+def _encode_header(
+    dimension: DimensionId, name: str, total_size: int, n_layers: int, extension: Extension
+) -> bytes:
+    record = np.zeros(1, s.EXTENSION)
+    record["extension_magic"] = s.EXTENSION_MAGIC
+    for field, value in extension._asdict().items():
+        record[field] = value
+    header = np.zeros(1, s.HEADER)
+    encoded = name.encode()
+    header["dimension_id"] = dimension
+    header["dimension_name_len"] = len(encoded)
+    header["dimension_name"] = encoded
+    header["total_size"] = total_size
+    header["layer_count"] = n_layers
+    header["magic"] = s.MAGIC
+    header["reserved"] = record.tobytes()
+    raw = header.tobytes()[: s.CHECKED_HEADER_BYTES]
+    return raw + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(raw))
+
+
+def _fill_table(
+    drafts: Sequence[LayerDraft], keywords: Sequence[bytes]
+) -> tuple[NDArray[Any], bytes]:
+    """Make the rows, all but their extents, and the heap that they point into."""
+    rows = np.zeros(len(drafts), s.LAYER)
+    names = [draft.name.encode() for draft in drafts]
+    name_sizes = np.array([len(name) for name in names], "u8")
+    keyword_sizes = np.array([len(block) for block in keywords], "u8")
+    ends = np.cumsum(name_sizes + keyword_sizes)
+    if len(drafts) and int(ends[-1]) > s.MAX_METADATA_BYTES:
+        raise ValueError(
+            f"names and keywords take {int(ends[-1]):,} bytes, "
+            f"the format allows {s.MAX_METADATA_BYTES:,}"
+        )
+    rows["name_offset"] = ends - name_sizes - keyword_sizes
+    rows["name_size"] = name_sizes
+    rows["keywords_offset"] = ends - keyword_sizes
+    rows["keywords_size"] = keyword_sizes
+    rows["layer_num"] = [draft.layer for draft in drafts]
+    rows["depth"] = [draft.depth for draft in drafts]
+    rows["frequency"] = [draft.frequency for draft in drafts]
+    rows["encoding"] = [draft.encoding for draft in drafts]
+    rows["keyword_count"] = [len(draft.keywords) for draft in drafts]
+    rows["parent"] = [int(draft.parent or 0) for draft in drafts]
+    rows["content_xxh3"] = [xxhash.xxh3_64_intdigest(draft.content) for draft in drafts]
+    return rows, b"".join(part for pair in zip(names, keywords, strict=True) for part in pair)
+
+
+def _place_contents(
+    drafts: Sequence[LayerDraft], rows: NDArray[Any], content_start: int
+) -> tuple[list[Any], int]:
+    """Give every content its aligned place in `rows`; return the pieces and their end."""
+    pieces: list[Any] = []
+    end = content_start
+    for i, draft in enumerate(drafts):
+        start = _align(end) if len(draft.content) else end
+        pieces += [bytes(start - end), draft.content]
+        end = start + len(draft.content)
+        rows[i]["content_offset"] = start
+        rows[i]["content_end"] = end
+    return pieces, end
+
+
+def _join_entries(
+    drafts: Sequence[LayerDraft], keywords: Sequence[bytes], rows: NDArray[Any]
+) -> bytes:
+    starts = rows["content_offset"].tolist()
+    return b"".join(
+        _ENTRY.pack(draft.layer, draft.depth, draft.frequency, len(draft.keywords))
+        + block
+        + _EXTENT.pack(start, len(draft.content))
+        for draft, block, start in zip(drafts, keywords, starts, strict=True)
+    )
+
+
+def _join_keywords(keywords: Sequence[str]) -> bytes:
+    encoded = [keyword.encode() for keyword in keywords]
+    return b"".join(_LENGTH.pack(len(keyword)) + keyword for keyword in encoded)
+
+
+def _align(offset: int) -> int:
+    return -(-offset // s.ALIGNMENT) * s.ALIGNMENT

@@ -1,0 +1,92 @@
+"""`verify_layout`: a region's bytes against their checksums, and against themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from jessymem.kernels import schema as s
+from jessymem.regions import faults, layout
+from jessymem.regions.faults import Source
+from jessymem.regions.layout import Layout
+
+if TYPE_CHECKING:
+    from jessymem.regions.layout import Bytes
+
+
+def verify_layout(data: Bytes, level: str, source: Source) -> None:
+    """Read a region's bytes again and compare every checksum up to `level`, and table with entries.
+
+    Unlike `read_layout` it lets no checksum pass: one that fails is an error. Plain V1 files have
+    none; theirs is a check of the structure and the texts.
+    """
+    header = layout.read_header(data, source)
+    announced = data[s.RESERVED_OFFSET :][: len(s.EXTENSION_MAGIC)].tobytes() == s.EXTENSION_MAGIC
+    extension = layout.read_extension(data, header, source)
+    if announced and extension is None:
+        _verify_sum(source, "header_xxh3", s.CHECKED_HEADER_BYTES, data, 0, s.CHECKED_HEADER_BYTES)
+    if level == "header":
+        return
+    plain = layout.read_plain(data, header, source)
+    _verify_texts(plain, source)
+    if extension is None:
+        return
+    at = s.RESERVED_OFFSET + s.EXTENSION.fields["metadata_xxh3"][1]  # type: ignore[index]
+    _verify_sum(source, "metadata_xxh3", at, data, s.HEADER_BYTES, extension.content_start)
+    extended = layout.extended_layout(data, header, extension)
+    layout.check_rows(extended, source, extension.table_offset)
+    _verify_texts(extended, source)
+    _verify_same(extended, plain, extension.table_offset, source)
+    if level == "full":
+        _verify_contents(data, extended, extension.table_offset, source)
+
+
+def _verify_sum(source: Source, field: str, at: int, data: Bytes, start: int, end: int) -> None:
+    expected = int(data[at : at + 8].view("<u8")[0])
+    got = xxhash.xxh3_64_intdigest(data[start:end])
+    if got != expected:
+        raise faults.broken(source, field, at, f"{expected:#018x}", f"{got:#018x}")
+
+
+def _verify_texts(tables: Layout, source: Source) -> None:
+    """Check that every name and keyword is UTF-8."""
+    for row in tables.rows:
+        keywords = layout.row_text(tables, row, "keywords")
+        texts = {
+            "name": [layout.row_text(tables, row, "name").tobytes()],
+            "keywords": layout.split_keywords(keywords, int(row["keyword_count"]), source),
+        }
+        for field, pieces in texts.items():
+            for piece in pieces:
+                try:
+                    piece.decode()
+                except UnicodeDecodeError:
+                    name, at = f"layer {row['layer_num']} {field}", int(row[f"{field}_offset"])
+                    raise faults.broken(source, name, at, "UTF-8", piece) from None
+
+
+def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Source) -> None:
+    """Check that table and plain entries tell the same of every layer."""
+    fields = ("layer_num", "depth", "frequency", "keyword_count", "keywords_size")
+    for field in (*fields, "content_offset", "content_end"):
+        differs = extended.rows[field] != plain.rows[field]
+        if differs.any():
+            row = int(differs.argmax())
+            at = faults.row_place(table_offset, row, field)
+            name = f"layer {extended.rows[row]['layer_num']} {field}"
+            expected = f"{plain.rows[row][field].item()}, as the plain entry says"
+            raise faults.broken(source, name, at, expected, extended.rows[row][field].item())
+    for row, twin in zip(extended.rows, plain.rows, strict=True):
+        mine = layout.row_text(extended, row, "keywords").tobytes()
+        other = layout.row_text(plain, twin, "keywords").tobytes()
+        if mine != other:
+            name, at = f"layer {row['layer_num']} keywords", int(twin["keywords_offset"])
+            raise faults.broken(source, name, at, mine, other)
+
+
+def _verify_contents(data: Bytes, extended: Layout, table_offset: int, source: Source) -> None:
+    for i, row in enumerate(extended.rows):
+        start, end = int(row["content_offset"]), int(row["content_end"])
+        at = faults.row_place(table_offset, i, "content_xxh3")
+        _verify_sum(source, f"layer {row['layer_num']} content_xxh3", at, data, start, end)

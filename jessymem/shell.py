@@ -1,0 +1,95 @@
+"""Where commands meet the shell: arguments in, text, bytes and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from jessymem.config import MemoryConfig
+from jessymem.errors import JessyMemoryError
+from jessymem.ids import LayerId
+from jessymem.inspection import Finding
+from jessymem.wording import one_line, visible
+
+
+class Commands(click.Group):
+    """Commands whose errors are one line on stderr, and for which a closed pipe is no error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        for stream in (sys.stdout, sys.stderr):
+            _tolerate_names(stream)
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _abandon_stdout()
+            ctx.exit(0)
+        except (JessyMemoryError, OSError) as error:
+            raise click.ClickException(one_line(str(error))) from error
+
+
+FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+
+
+def data_option(*short: str, text: str = "Where the region files are.") -> Callable[..., Any]:
+    """Return the option that says where the region files are."""
+    default = MemoryConfig.base_path
+    return click.option(
+        *short, "--data", type=FOLDER, default=default, show_default=True, help=text
+    )
+
+
+def parse_layer(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Take ``L01-05``, or several, from the command line."""
+    try:
+        if isinstance(value, tuple):
+            return tuple(LayerId.parse(text) for text in value)
+        return LayerId.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(one_line(str(error)), ctx, param) from None
+
+
+def write_json(value: Any) -> None:
+    """Write a value as JSON in ASCII."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def write_content(content: memoryview | bytes) -> None:
+    """Write content as it is; on a terminal as text, with control characters made visible."""
+    if sys.stdout.isatty():
+        click.echo(visible(str(content, "utf-8", "replace"), keep="\n\t"), nl=False)
+        return
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def fail_on(findings: Iterable[Finding]) -> None:
+    """Name each finding with an error on stderr; where there is any, end with exit code 1."""
+    errors = [finding.error for finding in findings if finding.error is not None]
+    for error in errors:
+        click.echo(f"Error: {one_line(str(error))}", err=True)
+    if errors:
+        raise click.exceptions.Exit(1)
+
+
+def _tolerate_names(stream: Any) -> None:
+    """Let no name in some other script end a command where the stream cannot write it."""
+    if hasattr(stream, "reconfigure") and not stream.encoding.lower().startswith("utf"):
+        stream.reconfigure(errors="replace")
+
+
+def _abandon_stdout() -> None:
+    """Point stdout at nothing: what is still buffered would fail again when the process ends."""
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)

@@ -1,0 +1,240 @@
+"""Values as pictures: each function makes something that rich can print, and prints nothing.
+
+Text that comes from a file becomes a `Text`, never markup, and passes `visible`: no name can move
+the cursor, set a colour, or turn the reading direction.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from jessymem.demo import DemoReport
+from jessymem.ingest import BuiltDimension
+from jessymem.inspection import (
+    BYTE_KINDS,
+    ENCODINGS,
+    Finding,
+    byte_map,
+    byte_use,
+    creation_time,
+    extension_state,
+)
+from jessymem.regions.metadata import LayerInfo
+from jessymem.regions.region import MmapRegion
+from jessymem.wording import count, show_bytes, show_seconds, show_value, visible
+
+_YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What")
+
+_KIND_STYLES: Final = {"metadata": "cyan", "contents": "green", "padding": "bright_black"}
+_KIND_BLOCKS: Final = {"metadata": "\u2588", "contents": "\u2593", "padding": "\u2591"}
+_KIND_LETTERS: Final = {"metadata": "#", "contents": "=", "padding": "."}
+
+
+class Screen(Console):
+    """A console that guesses at nothing, and leaves a closed pipe to the command."""
+
+    def __init__(self, *, is_error: bool = False) -> None:
+        super().__init__(stderr=is_error, highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Raise, where rich would end the process with an error."""
+        raise BrokenPipeError
+
+
+def make_progress(*, is_live: bool = True) -> Progress:
+    """Return a progress display on stderr: gone afterwards, and silent where nobody watches.
+
+    With `is_live` False no thread refreshes it, which would disturb what is being timed.
+    """
+    screen = Screen(is_error=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=screen,
+        transient=True,
+        auto_refresh=is_live,
+        disable=not screen.is_terminal,
+    )
+
+
+def _cell(text: object, style: str = "") -> Text:
+    return Text(visible(str(text)), style, no_wrap=True, overflow="ellipsis")
+
+
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        # Where room is short, only columns that may wrap give way, and their cells are cut.
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column not in _YIELDING_COLUMNS,
+        )
+    return table
+
+
+# -- region files ----------------------------------------------------------------------------------
+
+
+def regions_table(findings: Sequence[Finding]) -> Table:
+    """Show which region files there are."""
+    columns = ("Dimension", "Name", "Layers", "Size", "Generation", "Created (UTC)")
+    table = _table(*columns, right=("Layers", "Size", "Generation"))
+    for finding in findings:
+        facts, size = finding.facts, show_bytes(finding.n_bytes)
+        if facts is None:
+            table.add_row(str(finding.dimension_id), _cell("unreadable", "red"), "", size, "", "")
+            continue
+        table.add_row(
+            str(finding.dimension_id),
+            _cell(facts.name),
+            f"{facts.n_layers:,}",
+            size,
+            str(facts.generation) if facts.generation else "-",
+            f"{facts.created:%Y-%m-%d %H:%M:%S}" if facts.created else "-",
+        )
+    return table
+
+
+def built_table(built: Sequence[BuiltDimension]) -> Table:
+    """Show what a build wrote."""
+    columns = ("Dimension", "Name", "From", "Layers", "Size", "Generation")
+    table = _table(*columns, right=("Layers", "Size", "Generation"))
+    for each in built:
+        table.add_row(
+            str(each.dimension_id),
+            _cell(each.name),
+            _cell(each.folder),
+            f"{each.n_layers:,}",
+            show_bytes(each.n_bytes),
+            str(each.generation),
+        )
+    return table
+
+
+def region_view(region: MmapRegion, screen: Console, max_layers: int | None) -> RenderableType:
+    """Show one region: its header, where its bytes lie, and its layers."""
+    parts: list[RenderableType] = [_title(region), _header(region), Text()]
+    parts.append(_byte_bar(region, screen))
+    layers = region.metadata.layers
+    shown = layers[:max_layers]
+    if layers:
+        parts += [Text(), _layers_table(region, shown, is_wide=screen.width >= 100)]
+    if len(shown) < len(layers):
+        parts.append(Text(f"{len(layers) - len(shown):,} more layers; --all shows them", "dim"))
+    return Group(*parts)
+
+
+def _title(region: MmapRegion) -> Text:
+    title = Text(str(region.dimension_id), "bold cyan")
+    title.append(f"  {visible(region.layout.header.name)}", "bold")
+    return title
+
+
+def _header(region: MmapRegion) -> Table:
+    created = creation_time(region)
+    facts = {
+        "file": str(region.path),
+        "size": f"{region.size:,} bytes",
+        "layers": f"{len(region.layout.rows):,}",
+        "format": "version 1",
+        "extension": extension_state(region),
+        "generation": str(region.generation) if region.generation else "none",
+        "created": f"{created:%Y-%m-%d %H:%M:%S} UTC" if created else "not said",
+        "contents from": f"byte {region.layout.content_start:,}",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    for name, value in facts.items():
+        table.add_row(name, Text(visible(value), overflow="fold"))
+    return table
+
+
+def _byte_bar(region: MmapRegion, screen: Console) -> Text:
+    """Draw where the bytes lie, each cell what most of its bytes are for, with a legend."""
+    is_unicode = screen.encoding.lower().startswith("utf")
+    marks = _KIND_BLOCKS if is_unicode else _KIND_LETTERS
+    bar = Text(no_wrap=True)
+    for kind, cells in groupby(byte_map(region, min(screen.width, 100)).tolist()):
+        name = BYTE_KINDS[kind]
+        bar.append(marks[name] * len(list(cells)), _KIND_STYLES[name])
+    bar.append("\n")
+    use = byte_use(region)
+    for i, (name, n_bytes) in enumerate(use._asdict().items()):
+        bar.append("   " if i else "").append(marks[name] * 2, _KIND_STYLES[name])
+        bar.append(f" {name} {show_bytes(n_bytes)}, {n_bytes / region.size:.1%}")
+    return bar
+
+
+def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool) -> Table:
+    columns = ["Layer", "Name", "Size", "Kind", "Freq", "Depth", "Parent", "Keywords"]
+    if is_wide:
+        columns.insert(3, "Offset")
+    right = ("Size", "Offset", "Freq", "Depth")
+    table = _table(*columns, right=right)
+    encodings = region.layout.rows["encoding"].tolist()
+    for layer, encoding in zip(layers, encodings[: len(layers)], strict=True):
+        cells: list[RenderableType] = [
+            Text(str(layer.layer_id), "cyan"),
+            _cell(layer.name),
+            show_bytes(layer.size),
+            ENCODINGS[encoding],
+            f"{layer.frequency:.4g}",
+            str(layer.depth),
+            str(layer.parent) if layer.parent is not None else "-",
+            _cell(", ".join(layer.keywords)),
+        ]
+        if is_wide:
+            cells.insert(3, f"{layer.offset:,}")
+        table.add_row(*cells)
+    return table
+
+
+# -- the demo --------------------------------------------------------------------------------------
+
+
+def demo_view(report: DemoReport, kept: Path | None) -> RenderableType:
+    """Show what the demo found, and where its files are if they are kept."""
+    size = f"{count(report.n_layers, 'layer')}, {show_bytes(report.n_bytes)}"
+    summary = Text.assemble(
+        (f"{count(report.n_dimensions, 'dimension')}, {size}", "bold"),
+        f": the bundled core, and the sources of Python {platform.python_version()}'s library",
+    )
+    table = _table("What", "Target", "Measured", "Verdict", right=("Measured",))
+    for each in report.measurements:
+        verdict = Text("met", "green") if each.is_met else Text("missed", "bold red")
+        table.add_row(each.what, each.target, show_value(each), verdict)
+    steps = ", ".join(f"{step.name} {show_seconds(step.seconds)}" for step in report.steps)
+    parts: list[RenderableType] = [
+        summary,
+        table,
+        Text(f"Time: {steps}", "dim"),
+        Text(),
+        _verdict(report),
+    ]
+    if kept is not None:
+        parts.append(Text(f"The region files are in {visible(str(kept))}"))
+    return Group(*parts)
+
+
+def _verdict(report: DemoReport) -> Text:
+    if report.differing:
+        named = ", ".join(map(str, report.differing[:5]))
+        more = f" and {len(report.differing) - 5:,} more" if len(report.differing) > 5 else ""
+        return Text(f"Not equal to their source: {named}{more}", "bold red")
+    if report.missed:
+        missed = ", ".join(each.key for each in report.missed)
+        return Text(f"Every byte is that of its source; missed on this machine: {missed}", "yellow")
+    return Text("Every byte is that of its source, and every target is met.", "bold green")

@@ -1,0 +1,101 @@
+"""Values as words: plain text that is safe to show, whatever the files it comes from contain."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Final
+
+from jessymem.folders import Skipped
+from jessymem.measurements import Measurement
+from jessymem.warmup import WarmupReport
+
+_HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+
+#: Persian, Indic scripts and emoji need them; they move nothing.
+_JOINERS: Final = "\u200c\u200d"
+
+_MAX_LINE_CHARS: Final = 500
+_MAX_SKIPPED_SHOWN: Final = 20
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Write what is no visible character as an escape such as ``\x1b``, but what is in `keep`."""
+    if text.isprintable():
+        return text
+    kept = keep + _JOINERS
+    return "".join(
+        character
+        if character in kept or unicodedata.category(character) not in _HIDDEN_CATEGORIES
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def one_line(message: str) -> str:
+    """Bring a message to one visible line; what is very long loses its middle."""
+    shown = visible(message)
+    if len(shown) > _MAX_LINE_CHARS:
+        half = _MAX_LINE_CHARS // 2
+        shown = f"{shown[:half]} ... {shown[-half:]}"
+    return shown
+
+
+def show_bytes(n_bytes: float) -> str:
+    """Write a number of bytes: ``17 B``, ``1.5 KB``, ``11.0 MB``, each 1,024 of the one before."""
+    if n_bytes < 1024:
+        return f"{n_bytes:.0f} B"
+    n_units, unit = n_bytes / 1024, "KB"
+    for larger in ("MB", "GB"):
+        if n_units >= 1000:
+            n_units, unit = n_units / 1024, larger
+    return f"{n_units:,.1f} {unit}"
+
+
+def show_seconds(seconds: float) -> str:
+    """Write a duration to three digits: ``0.41 us``, ``27.8 us``, ``305 ms``, ``4.27 s``."""
+    value, unit = seconds * 1e6, "us"
+    for larger in ("ms", "s"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    n_decimals = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{n_decimals}f} {unit}"
+
+
+def show_value(measurement: Measurement) -> str:
+    """Write a measured value in its unit."""
+    value = measurement.value
+    if measurement.unit == "seconds":
+        return show_seconds(value)
+    if measurement.unit == "share":
+        return f"{100 * value:.1f} %"
+    return show_bytes(value) if measurement.unit == "bytes" else f"{value:,.0f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: ``1 layer``, ``2,000 layers``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
+    """Say what was left out, the first few by name."""
+    lines = [f"skipped {visible(path)}: {reason}" for path, reason in skipped[:_MAX_SKIPPED_SHOWN]]
+    if len(skipped) > _MAX_SKIPPED_SHOWN:
+        lines.append(f"skipped {len(skipped) - _MAX_SKIPPED_SHOWN:,} more; --json names them all")
+    return lines
+
+
+def warmup_lines(report: WarmupReport) -> list[str]:
+    """Say what warming up came to."""
+    if report.is_disabled:
+        return [
+            "JIT is disabled (NUMBA_DISABLE_JIT): kernels run as plain Python, none to compile."
+        ]
+    took = f"in {show_seconds(report.seconds)}"
+    if report.n_compiled:
+        first = f"Compiled {count(report.n_compiled, 'function')} {took}."
+    else:
+        first = f"Everything was compiled already; loaded {took}."
+    if report.cache is None:
+        return [first, "Nothing is kept for later processes: there is no place for the cache."]
+    return [first, f"Cache: {visible(str(report.cache))}"]
