@@ -113,9 +113,9 @@ def discover(data: Path, as_json: bool) -> None:
 @data_option()
 @json_option
 def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
-    """Show a region file: its header, where its bytes lie, its layers.
+    """Show what a region file holds.
 
-    The file is that of a dimension under DATA, such as D01, or any path.
+    Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA, such as D01, or any path.
     """
     region = inspection.open_region(*inspection.resolve_target(target, data))
     if as_json:

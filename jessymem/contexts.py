@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final, cast, overload
 
 from jessymem.ids import LayerId, LayerLike, as_layer_id
@@ -39,6 +40,8 @@ class LoadedContext:
     dimension_name: str
     depth: int = 0
     parent: LayerId | None = None
+
+    __hash__ = None  # type: ignore[assignment]  # a mapped view has none
 
     @classmethod
     def of(cls, region: MmapRegion, row: int) -> LoadedContext:
@@ -91,7 +94,7 @@ class NavigationPath:
     Raises
     ------
     ValueError, TypeError
-        If an item is no layer id.
+        If an item is no layer id, or a number none.
     """
 
     layer_sequence: Iterable[LayerLike]
@@ -104,6 +107,10 @@ class NavigationPath:
             raise TypeError(f"a path is a sequence of layer ids, not {self.layer_sequence!r}")
         layers = tuple(as_layer_id(item) for item in self.layer_sequence)
         object.__setattr__(self, "layer_sequence", layers)
+        for name in ("frequency", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise TypeError(f"{name} is a number, not {value!r}")
 
     def __len__(self) -> int:
         """Return how many layers it visits."""
@@ -157,8 +164,6 @@ class ContextCollection(Sequence[LoadedContext]):
         if not isinstance(other, ContextCollection):
             return NotImplemented
         return self._contexts == other._contexts
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """Show how many and how large."""
@@ -218,8 +223,9 @@ class ContextCollection(Sequence[LoadedContext]):
             notice = _cut_notice(self._contexts[last:], max_chars)
             whole = sum(map(len, parts[:last]))
             room = max_chars - len(notice)
-            if room > whole:
-                return "".join(parts)[:room] + notice
+            if room > whole:  # of part `last` at least one character is shown, and one is cut
+                kept = min(room, whole + len(parts[last]) - 1)
+                return "".join(parts)[:kept] + notice
         return notice.lstrip("\n")[:max_chars]
 
 
@@ -236,10 +242,11 @@ def _parts(
 
 
 def _heading(context: LoadedContext) -> str:
-    title = _one_line(context.dimension_name)
-    if context.name:
-        title += f" / {_one_line(context.name)}"
-    parts = [f"{context.layer_id} {title}".rstrip(), f"frequency {context.frequency:.2f}"]
+    names = filter(None, map(_one_line, (context.dimension_name, context.name)))
+    parts = [
+        f"{context.layer_id} {' / '.join(names)}".rstrip(),
+        f"frequency {context.frequency:.2f}",
+    ]
     if context.keywords:
         parts.append(_join(context.keywords))
     return f"[{' | '.join(parts)}]\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jessymem.budget import Budget
+from jessymem.budget import Budget, Usage
 from jessymem.config import MemoryConfig
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
@@ -16,12 +16,16 @@ from jessymem.stats import MemoryStats
 
 
 def collect_stats(
-    config: MemoryConfig, snapshot: Snapshot, budget: Budget, sampler: ReadSampler
+    config: MemoryConfig,
+    snapshot: Snapshot,
+    budget: Budget,
+    sampler: ReadSampler,
+    usage: Usage | None = None,
 ) -> MemoryStats:
-    """Gather the numbers of one moment."""
+    """Gather the numbers of one moment, `usage` being the budget's where it was asked already."""
     # The snapshot is held, so what it has loaded is charged: used is never above allocated.
     loaded = snapshot.loaded
-    usage = budget.usage()
+    usage = usage or budget.usage()
     utilization = usage.total / budget.limit_bytes
     return MemoryStats(
         total_allocated_bytes=usage.total,
@@ -47,7 +51,8 @@ def dump_state(
     config: MemoryConfig, snapshot: Snapshot, budget: Budget, sampler: ReadSampler
 ) -> dict[str, Any]:
     """Write down everything, in types that `json.dumps` takes."""
-    stats = collect_stats(config, snapshot, budget, sampler)
+    usage = budget.usage()
+    stats = collect_stats(config, snapshot, budget, sampler, usage)
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
         "config": settings,
@@ -76,7 +81,7 @@ def dump_state(
         },
         "waiting": [
             {"region_id": region_id, "n_bytes": n_bytes}
-            for region_id, n_bytes in sorted(budget.usage().waiting.items())
+            for region_id, n_bytes in sorted(usage.waiting.items())
         ],
     }
 

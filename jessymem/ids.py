@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias
 
 from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
 
-_DIMENSION: Final = re.compile(r"D([0-9]{1,9})", re.IGNORECASE)
-_LAYER: Final = re.compile(r"L([0-9]{1,9})-([0-9]{1,9})", re.IGNORECASE)
+_DIMENSION: Final = re.compile(r"D0*([0-9]{1,5})", re.IGNORECASE)
+_LAYER: Final = re.compile(r"L0*([0-9]{1,5})-0*([0-9]{1,5})", re.IGNORECASE)
 
 
 class DimensionId(int):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -158,19 +160,24 @@ def log_region(event: str, region: MmapRegion, **facts: Any) -> None:
     )
 
 
-def log_failure(dimension: DimensionId, where: Path, error: JessyMemoryError) -> None:
-    """Record, as a warning, that a dimension could not be loaded, with all that is known."""
-    logger.warning(
-        "not loaded: %s",
-        error,
-        extra={
-            "event": "load_failed",
-            "dimension": str(dimension),
-            "path": str(where),
-            "error": type(error).__name__,
-            "details": {name: str(value) for name, value in error.details.items()},
-        },
-    )
+@contextmanager
+def logged_failure(dimension: DimensionId, where: Path) -> Iterator[None]:
+    """Record, as a warning, the error that keeps a dimension from being loaded."""
+    try:
+        yield
+    except JessyMemoryError as error:
+        logger.warning(
+            "not loaded: %s",
+            error,
+            extra={
+                "event": "load_failed",
+                "dimension": str(dimension),
+                "path": str(where),
+                "error": type(error).__name__,
+                "details": {name: str(value) for name, value in error.details.items()},
+            },
+        )
+        raise
 
 
 def log_simulation(dimensions: list[DimensionId], base: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,8 @@ from jessymem.ids import (
 )
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
-from jessymem.loading import Loader, log_failure, log_region, log_simulation
+from jessymem.loading import Loader, log_region, log_simulation, logged_failure
+from jessymem.pressure import PressureLog
 from jessymem.processes import renew_in_forked_children, reopen
 from jessymem.regions.region import MmapRegion
 from jessymem.sampling import ReadSampler
@@ -97,14 +97,13 @@ class MmapManager:
         capacities = {key: core.capacity_bytes for key, core in core_dimensions().items()}
         self._budget = Budget(self._config.limit_bytes, capacities)
         self._loader = Loader(self._config, self._budget)
+        self._pressure = PressureLog(self._config)
         self._empty = Snapshot.empty(capacities)
         self._snapshot = self._empty
         self._sampler = ReadSampler()
-        self._gate = self._sampler.gate
+        self._gates = self._sampler.gates
         self._closed = False
         self._lock = threading.RLock()
-        self._retire_sampler = weakref.finalize(self, self._sampler.close)
-        self._retire_sampler.atexit = False
         renew_in_forked_children(self)
 
     # -- finding and loading -----------------------------------------------------------------------
@@ -222,9 +221,10 @@ class MmapManager:
                     dimension=dimension,
                     path=None,
                 )
-            if self._loader.identify(dimension, old.path) == old.identity:
-                return False
-            region, region_id = self._loader.map(dimension, old.path)
+            with logged_failure(dimension, old.path):
+                if self._loader.identify(dimension, old.path) == old.identity:
+                    return False
+                region, region_id = self._loader.map(dimension, old.path)
             if region.generation <= old.generation and region.generation != 0:
                 return False
             self._publish_region(region, region_id)
@@ -247,6 +247,8 @@ class MmapManager:
             self._budget.retire(self._snapshot.region_id_of(dimension))
             self._snapshot = self._snapshot.without(dimension)
             log_region("dimension_unloaded", region)
+            del region
+            self._pressure.observe(self._budget.usage())
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
         """Tell whether a dimension's layers can be read (simulated ones too)."""
@@ -270,8 +272,6 @@ class MmapManager:
             for region in self._snapshot.loaded:
                 self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
             self._snapshot = self._empty
-            self._retire_sampler()
-            self._gate = self._sampler.gate
             logger.info("closed", extra={"event": "closed", "base_path": str(self._loader.base)})
 
     # -- reading -----------------------------------------------------------------------------------
@@ -305,8 +305,8 @@ class MmapManager:
         # published tables. A compiled kernel does the same in nanoseconds but costs more than this
         # to call.
         try:
-            next(self._gate.get())
             content, starts, ends, index, n_bytes = self._snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            next(self._gates.gate)
             row = layer_id & 0xFFFF  # type: ignore[operator]
             if index is not None:
                 row = index[row]
@@ -555,22 +555,22 @@ class MmapManager:
         old = self._snapshot.region_of(dimension)
         if old is not None and old.state != s.REGION_SIMULATED:
             raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
-        try:
+        with logged_failure(dimension, where):
             region, region_id = self._loader.map(dimension, where)
-        except JessyMemoryError as error:
-            log_failure(dimension, where, error)
-            raise
         self._publish_region(region, region_id)
         log_region("dimension_loaded", region, seconds=perf_counter() - start)
         return region_id
 
     def _load_simulated(self, dimension: DimensionId) -> None:
-        self._publish_region(*self._loader.simulate(dimension))
+        with logged_failure(dimension, self._loader.path_of(dimension)):
+            region, region_id = self._loader.simulate(dimension)
+        self._publish_region(region, region_id)
 
     def _publish_region(self, region: MmapRegion, region_id: int) -> None:
         if self._snapshot.region_of(region.dimension_id) is not None:
             self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
         self._snapshot = self._snapshot.with_region(region, region_id)
+        self._pressure.observe(self._budget.usage())
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
         from jessymem.stats import LoadReport
@@ -583,13 +583,15 @@ class MmapManager:
             simulate = self._loader.wants_simulation()
             for dimension in dimensions:
                 try:
-                    if simulate and dimension in core_dimensions() and dimension not in self:
+                    if not simulate or dimension not in core_dimensions():
+                        self._load(dimension, self._loader.path_of(dimension))
+                        loaded.append(dimension)
+                    elif self.is_loaded(dimension):
+                        skipped.append((dimension, "is loaded"))
+                    else:
                         self._load_simulated(dimension)
                         simulated.append(dimension)
                         skipped.append((dimension, "simulated"))
-                    else:
-                        self._load(dimension, self._loader.path_of(dimension))
-                        loaded.append(dimension)
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
             if simulated:

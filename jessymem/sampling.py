@@ -1,8 +1,8 @@
 """How long reads take and how many run at once, measured without slowing them down.
 
-A read asks its *gate*, an iterator that a context variable keeps for each thread. While the gate
-yields, nothing is measured; when it is exhausted, or the thread has none yet, the read takes the
-measured way and arms a new one. Asking costs two C calls; no lock is taken anywhere.
+A read asks its thread's *gate*, an iterator. While the gate yields, nothing is measured; when it is
+exhausted, or the thread has none yet, the read takes the measured way and arms a new one. No lock
+is taken anywhere.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import repeat
-from threading import get_ident
+from threading import get_ident, local
 from time import perf_counter_ns
 from typing import Final
 
@@ -22,11 +21,11 @@ PERIOD: Final = 1024
 #: The average is over the latest so many measured reads.
 N_KEPT: Final = 4096
 
-Gate = Iterator[None]
 
-# A context keeps its variables for good, so those of closed managers are used again.
-_spare_variables: deque[ContextVar[Gate]] = deque()
-_never_armed: ContextVar[Gate] = ContextVar("jessymem_never_armed")
+class Gates(local):
+    """Each thread's own gate: not a context variable, which copied contexts would share."""
+
+    gate: Iterator[None] = iter(())  # exhausted: a thread's first read is due
 
 
 class ReadSampler:
@@ -34,17 +33,12 @@ class ReadSampler:
 
     Attributes
     ----------
-    gate : ContextVar
-        ``next(sampler.gate.get())`` raises LookupError or StopIteration where a read is to be
-        measured.
+    gates : Gates
+        ``next(sampler.gates.gate)`` raises StopIteration where a read is to be measured.
     """
 
     def __init__(self) -> None:
-        try:
-            self.gate = _spare_variables.pop()
-        except IndexError:
-            self.gate = ContextVar("jessymem_gate")
-        self._armed: dict[int, Gate] = {}
+        self.gates = Gates()
         self._latencies_ns: deque[int] = deque(maxlen=N_KEPT)
         self._readers: set[int] = set()
         self._reader_counts: set[int] = set()
@@ -52,23 +46,19 @@ class ReadSampler:
     def is_due(self) -> bool:
         """Tell whether this read is to be measured."""
         try:
-            next(self.gate.get())
-        except (LookupError, StopIteration):
+            next(self.gates.gate)
+        except StopIteration:
             return True
         return False
 
     @contextmanager
     def measured_read(self) -> Iterator[None]:
-        """Measure one single read, and arm the gate for those that follow."""
-        gate = repeat(None, PERIOD - 1)
-        self._armed[get_ident()] = gate
-        self.gate.set(gate)
+        """Measure one single read, and arm the gate for those that follow; not if it fails."""
         with self.reader():
             start = perf_counter_ns()
-            try:
-                yield
-            finally:
-                self._latencies_ns.append(perf_counter_ns() - start)
+            yield
+            self._latencies_ns.append(perf_counter_ns() - start)
+            self.gates.gate = repeat(None, PERIOD - 1)
 
     @contextmanager
     def reader(self) -> Iterator[None]:
@@ -104,11 +94,3 @@ class ReadSampler:
     def after_fork(self) -> None:
         """Forget readers that were threads of the parent."""
         self._readers = set()
-
-    def close(self) -> None:
-        """Let the next manager have the variable, with every gate of this one exhausted."""
-        for gate in tuple(self._armed.values()):
-            deque(gate, maxlen=0)
-        self._armed.clear()
-        _spare_variables.append(self.gate)
-        self.gate = _never_armed

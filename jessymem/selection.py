@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Query:
         return cls(
             None if keywords is None else _as_keywords(keywords),
             None if depth is None else _as_range("depth", depth),
-            None if frequency is None else _as_range("frequency", frequency),
+            None if frequency is None else _as_stored(_as_range("frequency", frequency)),
             None if dimensions is None else _as_dimensions(dimensions),
         )
 
@@ -71,11 +72,25 @@ def _as_range(name: str, value: Range) -> Range:
         raise TypeError(f"{name} is a pair (low, high), not {value!r}")
     low, high = value
     for bound in (low, high):
-        if isinstance(bound, bool) or not isinstance(bound, int | float | np.number):
+        if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
             raise TypeError(f"{name} is a pair of numbers, not {value!r}")
     if not low <= high:
         raise ValueError(f"{name} is (low, high) with low <= high, not {value!r}")
     return low, high
+
+
+def _as_stored(bounds: Range) -> Range:
+    """Bring bounds to the precision in which frequencies are stored; beyond it lies infinity."""
+    with np.errstate(over="ignore"):
+        low, high = (float(np.float32(_as_float(bound))) for bound in bounds)
+    return low, high
+
+
+def _as_float(bound: float) -> float:
+    try:
+        return float(bound)
+    except OverflowError:  # an int beyond every float
+        return math.inf if bound > 0 else -math.inf
 
 
 def _as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -266,6 +267,31 @@ def test_a_view_that_is_held_keeps_its_place_in_the_budget(store):
     assert caught.value.waiting == manager.get_stats().waiting_bytes >= path.stat().st_size
     del view
     manager.load_dimension("D21")
+
+
+def test_pressure_is_said_once_per_crossing(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "jessymem")
+    for number, n_bytes in ((20, 7), (21, 1), (22, 1)):
+        sparse(tmp_path, number, n_bytes * MIB)
+    manager = MmapManager(10, base_path=tmp_path)
+
+    def crossings():
+        records = [r for r in caplog.records if getattr(r, "event", "") == "memory_pressure"]
+        caplog.clear()
+        return [(r.threshold_name, r.levelname, r.used_bytes // MIB) for r in records]
+
+    manager.load_dimension(20)
+    assert crossings() == []
+    manager.load_dimension(21)
+    assert crossings() == [("warning", "INFO", 8)]
+    manager.load_dimension(22)
+    assert crossings() == [("eviction", "WARNING", 9)]
+    manager.unload_dimension(22)  # 80 %: not yet five points below either
+    manager.load_dimension(22)
+    assert crossings() == []
+    manager.unload_dimension(20)
+    manager.load_dimension(20)
+    assert crossings() == [("warning", "INFO", 9), ("eviction", "WARNING", 9)]
 
 
 # -- reading ---------------------------------------------------------------------------------------

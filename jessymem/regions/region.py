@@ -12,6 +12,7 @@ import numpy as np
 
 from jessymem import osmem
 from jessymem.errors import (
+    AllocationFailed,
     DimensionNotFound,
     LayerNotFound,
     OutOfBounds,
@@ -119,6 +120,8 @@ class MmapRegion:
                 ) from None
             operation = "read" if load_mode == "copy" else "map"
             raise RegionIOError.from_os_error(error, operation, where, dimension) from error
+        except AllocationFailed as error:
+            raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         try:
             region = cls(dimension, where, data, state, identity)
         except BaseException as error:

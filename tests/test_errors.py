@@ -1,0 +1,280 @@
+"""Errors: what they also are, what they say, and that they travel whole."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import struct
+import traceback
+from pathlib import Path
+
+import pytest
+
+import jessymem
+from jessymem import (
+    AllocationFailed,
+    ConfigError,
+    DimensionId,
+    DimensionNotFound,
+    DuplicateDimension,
+    DuplicateLayer,
+    ImmutableDimension,
+    InvalidAccess,
+    JessyMemoryError,
+    LayerId,
+    LayerNotFound,
+    LimitExceeded,
+    MemoryConfig,
+    MmapManager,
+    MmapRegion,
+    OutOfBounds,
+    RegionBuilder,
+    RegionFormatError,
+    RegionIOError,
+    RegionNotFound,
+)
+
+# Each class, the Python error that it also is, and the details that it carries.
+ERRORS = [
+    (AllocationFailed, MemoryError, {"reason": "pool_full", "requested": 4096}),
+    (
+        LimitExceeded,
+        MemoryError,
+        {"current": 5, "limit": 10, "requested": 6, "waiting": 1},
+    ),
+    (LayerNotFound, KeyError, {"layer": LayerId(1, 5)}),
+    (DimensionNotFound, KeyError, {"dimension": DimensionId(7), "path": "x/D07/region.mmap"}),
+    (RegionNotFound, KeyError, {"dimension": DimensionId(7), "generation": 3}),
+    (OutOfBounds, IndexError, {"offset": 5, "size": 6, "region_size": 7}),
+    (DuplicateDimension, ValueError, {"dimension": DimensionId(7)}),
+    (DuplicateLayer, ValueError, {"layer": LayerId(1, 5)}),
+    (ImmutableDimension, PermissionError, {"dimension": DimensionId(9)}),
+    (InvalidAccess, RuntimeError, {}),
+    (
+        RegionFormatError,
+        ValueError,
+        {
+            "field": "magic",
+            "offset": 84,
+            "expected": b"JESSY",
+            "got": b"\xff",
+            "dimension": DimensionId(7),
+            "path": "x",
+        },
+    ),
+    (
+        RegionIOError,
+        OSError,
+        {
+            "operation": "open",
+            "path": "x",
+            "errno": errno.EACCES,
+            "strerror": "Permission denied",
+            "filename": "x",
+            "dimension": None,
+        },
+    ),
+    (ConfigError, ValueError, {"field": "advice", "value": "loud"}),
+]
+each_error = pytest.mark.parametrize(
+    ("cls", "python_base", "details"), ERRORS, ids=[cls.__name__ for cls, _, _ in ERRORS]
+)
+
+
+def test_the_table_lists_every_error():
+    public = {getattr(jessymem, name) for name in jessymem.__all__}
+    errors = {item for item in public if isinstance(item, type) and issubclass(item, Exception)}
+    assert errors == {cls for cls, _, _ in ERRORS} | {JessyMemoryError}
+
+
+@each_error
+def test_errors_are_ours_and_pythons(cls, python_base, details):
+    assert cls.__bases__ == (JessyMemoryError, python_base)
+    with pytest.raises(python_base):
+        raise cls("what went wrong", **details)
+    with pytest.raises(JessyMemoryError):
+        raise cls("what went wrong", **details)
+
+
+@each_error
+def test_errors_carry_their_details(cls, python_base, details):
+    error = cls("what went wrong", **details)
+    assert {name: getattr(error, name) for name in details} == details
+    assert error.details == details
+    assert error.message == "what went wrong"
+    assert error.args == ("what went wrong",)
+
+
+@each_error
+def test_errors_print_their_message_as_it_is(cls, python_base, details):
+    error = cls("D07: 'not' there\nat all", **details)
+    assert str(error) == "D07: 'not' there\nat all"
+    assert f"{error}" == str(error)
+    (last,) = traceback.format_exception_only(error)
+    assert last == f"jessymem.errors.{cls.__name__}: {error}\n"
+
+
+@each_error
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_errors_pickle_whole(cls, python_base, details, protocol):
+    error = pickle.loads(pickle.dumps(cls("what went wrong", **details), protocol))
+    assert type(error) is cls
+    assert str(error) == "what went wrong"
+    assert error.details == details
+    for name, value in details.items():
+        assert getattr(error, name) == value
+        assert type(getattr(error, name)) is type(value)
+
+
+@each_error
+def test_documented_attributes_are_those_given(cls, python_base, details):
+    annotated = set(vars(cls).get("__annotations__", ()))
+    assert annotated <= set(details)
+
+
+# -- from the operating system ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["some/file", Path("some/file")])
+def test_an_os_error_is_wrapped_with_its_facts(path):
+    source = OSError(errno.ENOSPC, "No space left on device", "other name")
+    error = RegionIOError.from_os_error(source, "write", path, DimensionId(7))
+    assert (error.errno, error.strerror) == (errno.ENOSPC, "No space left on device")
+    assert error.path == error.filename == str(Path("some/file"))
+    assert (error.operation, error.dimension) == ("write", 7)
+    assert str(error) == (
+        f"D07: cannot write {Path('some/file')}: No space left on device (errno {errno.ENOSPC})"
+    )
+
+
+def test_an_os_error_without_number_or_dimension_is_wrapped_too():
+    error = RegionIOError.from_os_error(OSError("it broke"), "sync", "file")
+    assert (error.errno, error.dimension) == (0, None)
+    assert str(error) == "cannot sync file: it broke (errno 0)"
+
+
+# -- as they are raised ----------------------------------------------------------------------------
+
+
+def load_broken(store):
+    target = store / "D30" / "region.mmap"
+    target.parent.mkdir()
+    target.write_bytes(b"\xff" * 300)
+    MmapManager(base_path=store).load_dimension("D30")
+
+
+def load_too_much(store):
+    target = store / "D30" / "region.mmap"
+    target.parent.mkdir()
+    header = struct.pack("<II64sQI16s156x", 30, 0, b"", 2**21, 0, b"JESSY_MMAP_V1")
+    with target.open("wb") as file:
+        file.write(header)
+        file.truncate(2**21)
+    MmapManager(1, base_path=store).load_dimension("D30")
+
+
+def load_twice(store):
+    manager = MmapManager(base_path=store)
+    manager.load_dimension("D01")
+    manager.load_dimension("D01")
+
+
+def add_twice(store):
+    builder = RegionBuilder("D30", "x")
+    builder.add_layer(7, b"")
+    builder.add_layer(7, b"")
+
+
+def read_outside(store):
+    MmapRegion.from_file("D01", store / "D01" / "region.mmap").read_content(2**30, 5)
+
+
+def read_loaded(layer):
+    def read(store):
+        with MmapManager(base_path=store) as manager:
+            manager.load_dimension("D01")
+            manager.access_layer(layer)
+
+    return read
+
+
+def use_closed(store):
+    manager = MmapManager(base_path=store)
+    manager.close()
+    manager.access_layer("L01-00")
+
+
+RAISED = {
+    "no layer": (read_loaded("L01-99"), LayerNotFound, ["L01-99", "{store}"]),
+    "no dimension": (read_loaded("L44-07"), LayerNotFound, ["L44-07", "D44"]),
+    "no file": (
+        lambda store: MmapManager(base_path=store).load_dimension("D44"),
+        DimensionNotFound,
+        ["D44", "{store}", f"errno {errno.ENOENT}"],
+    ),
+    "not loaded": (
+        lambda store: MmapManager(base_path=store).unload_dimension("D44"),
+        DimensionNotFound,
+        ["D44"],
+    ),
+    "broken": (load_broken, RegionFormatError, ["D30", "{store}", "magic", "84"]),
+    "too much": (load_too_much, LimitExceeded, ["D30", "2,097,152", " 0 of 1,048,576", "waiting"]),
+    "twice": (load_twice, DuplicateDimension, ["D01", "{store}"]),
+    "layer twice": (add_twice, DuplicateLayer, ["L30-07"]),
+    "outside": (read_outside, OutOfBounds, ["D01", "5 bytes at 1073741824"]),
+    "closed": (use_closed, InvalidAccess, ["{store}", "closed"]),
+    "setting": (lambda store: MemoryConfig(advice="loud"), ConfigError, ["advice", "'loud'"]),
+}
+
+
+@pytest.mark.parametrize(("cause", "cls", "said"), RAISED.values(), ids=RAISED)
+def test_messages_say_what_it_is_about(store, cause, cls, said):
+    with pytest.raises(cls) as caught:
+        cause(store)
+    error = caught.value
+    assert type(error) is cls
+    for words in said:
+        assert words.format(store=store) in str(error)
+    assert pickle.loads(pickle.dumps(error)).details == error.details
+
+
+@pytest.mark.parametrize("operation", ["stat", "open", "map"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ENOMEM, errno.EIO])
+def test_refused_files_are_named_with_their_errno(store, intercept, operation, number):
+    def refuse(passed, path):
+        if passed == operation:
+            raise OSError(number, "refused")
+
+    intercept(refuse)
+    with pytest.raises(RegionIOError) as caught:
+        MmapManager(base_path=store).load_dimension("D01")
+    error = caught.value
+    path = str(store / "D01" / "region.mmap")
+    assert (error.errno, error.path, error.filename) == (number, path, path)
+    assert error.dimension == 1
+    assert isinstance(error.__cause__, OSError)
+    assert str(error).startswith("D01: ")
+    assert path in str(error)
+    assert f"errno {number}" in str(error)
+
+
+def refuse_memory(operation, path):
+    if operation == "map private":
+        raise OSError(errno.ENOMEM, "refused")
+
+
+def test_memory_that_is_refused_is_an_allocation_failure(store, intercept):
+    intercept(refuse_memory)
+    with MmapManager(MemoryConfig(base_path=store, load_mode="copy")) as manager:
+        with pytest.raises(AllocationFailed) as caught:
+            manager.load_dimension("D01")
+        assert caught.value.reason == "os_refused"
+        assert caught.value.requested >= (store / "D01" / "region.mmap").stat().st_size
+        assert manager.get_stats().total_allocated_bytes == 0
+
+
+def test_memory_that_is_refused_names_the_dimension(store, intercept):
+    intercept(refuse_memory)
+    manager = MmapManager(MemoryConfig(base_path=store, load_mode="copy"))
+    with pytest.raises(AllocationFailed, match="D01"):
+        manager.load_dimension("D01")
