@@ -80,7 +80,7 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
     before the first file is written; without --force nothing is, where a region file exists.
     """  # noqa: D301 - as above
     plan = plan_folder(source, data, force=force)
-    with terminal.make_progress() as progress:
+    with terminal.show_progress() as progress:
         task = progress.add_task("building", total=plan.n_bytes)
         built = plan.write(lambda n_bytes: progress.advance(task, n_bytes))
     if as_json:
@@ -115,7 +115,8 @@ def discover(data: Path, as_json: bool) -> None:
 def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
     """Show what a region file holds.
 
-    Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA, such as D01, or any path.
+    Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA,
+    such as D01, or any path.
     """
     region = inspection.open_region(*inspection.resolve_target(target, data))
     if as_json:
@@ -145,7 +146,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
     chosen: list[Any] = [inspection.resolve_target(target, data) for target in targets]
     chosen = chosen or inspection.find_regions(data)
     findings = []
-    with terminal.make_progress() as progress:
+    with terminal.show_progress() as progress:
         for dimension, path in progress.track(chosen, description="verifying"):
             findings.append(inspection.examine(dimension, path, level))
     n_intact = sum(finding.error is None for finding in findings)
@@ -217,7 +218,7 @@ def warmup(as_json: bool) -> None:
 
     Later processes find them in the cache on disk; nothing else is touched.
     """
-    with terminal.make_progress() as progress:
+    with terminal.show_progress() as progress:
         task = progress.add_task("compiling", total=N_STEPS)
         report = warm_up(lambda: progress.advance(task))
     if as_json:
@@ -243,7 +244,7 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
         if data is None:
             temporary = tempfile.TemporaryDirectory(prefix="jessymem-", ignore_cleanup_errors=True)
             data = Path(stack.enter_context(temporary))
-        progress = stack.enter_context(terminal.make_progress(is_live=False))
+        progress = stack.enter_context(terminal.show_progress(is_live=False))
         task = progress.add_task("demo", total=len(STEPS))
 
         def announce(step: str) -> None:

@@ -6,6 +6,7 @@ import random
 import statistics
 import tracemalloc
 from collections.abc import Callable, Collection, Mapping, Sequence
+from mmap import mmap
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
@@ -96,11 +97,17 @@ def measure_zero_copy(manager: MmapManager, layers: Sequence[LayerId]) -> Measur
 
 def is_inside_mapping(view: memoryview) -> bool:
     """Tell whether a view's bytes lie in the file mapping that keeps it alive."""
-    mapping = view.obj
-    if not isinstance(mapping, np.memmap):
+    owner = view.obj
+    # A copy of a memmap is one by type, too, but has no mapping below it.
+    if not isinstance(owner, np.memmap) or not isinstance(owner.base, mmap):
         return False
-    start, begin = _address(mapping), _address(as_array(view))
-    return start <= begin and begin + len(view) <= start + mapping.nbytes
+    return lies_inside(as_array(view), as_array(owner.base))
+
+
+def lies_inside(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
+    """Tell whether all of a part's addresses are addresses of the whole."""
+    start, begin = _address(whole), _address(part)
+    return start <= begin and begin + part.nbytes <= start + whole.nbytes
 
 
 def measure_allocation(manager: MmapManager, layers: Sequence[LayerId]) -> Measurement:
@@ -171,7 +178,7 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> float:
     return perf_counter() - start
 
 
-def as_array(view: memoryview | bytes) -> NDArray[np.uint8]:
+def as_array(view: memoryview | bytes | mmap) -> NDArray[np.uint8]:
     """Return the bytes of a view as an array, without a copy."""
     return np.frombuffer(view, np.uint8)
 

@@ -7,7 +7,8 @@ the cursor, set a colour, or turn the reading direction.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ from jessymem.inspection import (
     creation_time,
     extension_state,
 )
+from jessymem.kernels.schema import N_CORE_DIMENSIONS
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
 from jessymem.wording import count, show_bytes, show_seconds, show_value, visible
@@ -51,13 +53,14 @@ class Screen(Console):
         raise BrokenPipeError
 
 
-def make_progress(*, is_live: bool = True) -> Progress:
-    """Return a progress display on stderr: gone afterwards, and silent where nobody watches.
+@contextmanager
+def show_progress(*, is_live: bool = True) -> Iterator[Progress]:
+    """Show progress on stderr: gone afterwards, and silent where nobody watches.
 
     With `is_live` False no thread refreshes it, which would disturb what is being timed.
     """
     screen = Screen(is_error=True)
-    return Progress(
+    progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
@@ -67,6 +70,8 @@ def make_progress(*, is_live: bool = True) -> Progress:
         auto_refresh=is_live,
         disable=not screen.is_terminal,
     )
+    with progress if screen.is_terminal else nullcontext():
+        yield progress
 
 
 def _cell(text: object, style: str = "") -> Text:
@@ -207,10 +212,13 @@ def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool
 
 def demo_view(report: DemoReport, kept: Path | None) -> RenderableType:
     """Show what the demo found, and where its files are if they are kept."""
+    library = f"the sources of Python {platform.python_version()}'s library"
+    if report.n_dimensions == N_CORE_DIMENSIONS:
+        library = "nothing else: this Python comes without sources"
     size = f"{count(report.n_layers, 'layer')}, {show_bytes(report.n_bytes)}"
     summary = Text.assemble(
         (f"{count(report.n_dimensions, 'dimension')}, {size}", "bold"),
-        f": the bundled core, and the sources of Python {platform.python_version()}'s library",
+        f": the bundled core, and {library}",
     )
     table = _table("What", "Target", "Measured", "Verdict", right=("Measured",))
     for each in report.measurements:
