@@ -18,7 +18,7 @@ def load_main() -> Callable[..., Any]:
         A `click.Group`, or a function that ends the process with exit code 1.
     """
     try:
-        from jessymem.commands import main
+        from jessymem.terminal.commands import main
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jessymem import osmem
 from jessymem.errors import JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
-from jessymem.ingest import region_path
+from jessymem.ingest.building import region_path
 from jessymem.kernels import schema as s
 from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager

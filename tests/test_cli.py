@@ -21,13 +21,12 @@ from jessymem import (
     RegionBuilder,
     __version__,
     cli,
-    commands,
-    demo,
     inspection,
-    wording,
 )
+from jessymem.demo import run as demo
+from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
-from jessymem.measurements import Measurement
+from jessymem.terminal import commands, wording
 from jessymem.warmup import WarmupReport
 
 POSIX = os.name == "posix"
@@ -122,14 +121,14 @@ def test_without_its_packages_it_says_how_to_get_them(missing):
 
 
 def test_guard_lets_no_other_missing_module_pass_for_click(monkeypatch):
-    monkeypatch.delitem(sys.modules, "jessymem.commands")
+    monkeypatch.delitem(sys.modules, "jessymem.terminal.commands")
     monkeypatch.setitem(sys.modules, "click", None)
     refuse = cli.load_main()
     with pytest.raises(SystemExit) as caught:
         refuse()
     assert caught.value.code == cli.MISSING
-    monkeypatch.setitem(sys.modules, "jessymem.commands", None)
-    with pytest.raises(ModuleNotFoundError, match=r"jessymem\.commands"):
+    monkeypatch.setitem(sys.modules, "jessymem.terminal.commands", None)
+    with pytest.raises(ModuleNotFoundError, match=r"jessymem\.terminal"):
         cli.load_main()
 
 
@@ -653,7 +652,7 @@ def test_measured_values_in_words(unit, value, shown):
 WARM_UP = """
 import json, sys
 from jessymem.kernels import _jit
-from jessymem.records import warmup_record
+from jessymem.terminal.records import warmup_record
 from jessymem.warmup import warm_up
 report = warm_up()
 kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in _jit._kernels]

@@ -15,14 +15,14 @@ from jessymem import (
     MemoryConfig,
     MmapManager,
     MmapRegion,
-    demo,
-    measurements,
 )
-from jessymem.crowd import measure_crowd
-from jessymem.demo import STEPS, differing_layers, run_demo
+from jessymem.demo import measurements
+from jessymem.demo import run as demo
+from jessymem.demo.crowd import measure_crowd
+from jessymem.demo.library import TOP_LEVEL, library_folder, library_sources
+from jessymem.demo.run import STEPS, differing_layers, run_demo
 from jessymem.ids import DimensionId
-from jessymem.ingest import region_path
-from jessymem.library import TOP_LEVEL, library_folder, library_sources
+from jessymem.ingest.building import region_path
 
 MODULES = {
     "json/__init__.py": "import this\n",

@@ -17,14 +17,14 @@ from jessymem import (
     MmapRegion,
     RegionBuilder,
     RegionIOError,
-    ingest,
     osmem,
 )
-from jessymem.folders import SourceFolder, natural_key
-from jessymem.ingest import plan_folder, read_content, region_path
+from jessymem.ingest import building
+from jessymem.ingest.building import plan_folder, read_content, region_path
+from jessymem.ingest.folders import SourceFolder, natural_key
+from jessymem.ingest.manifest import Manifest
+from jessymem.ingest.numbering import number_folders
 from jessymem.kernels import schema as s
-from jessymem.manifest import Manifest
-from jessymem.numbering import number_folders
 
 UNIX_NAMES = sys.platform == "linux"  # any bytes but / and NUL
 
@@ -250,7 +250,7 @@ def test_deeper_folders_are_walked_and_their_files_not_numbered(plan):
 
 
 def test_more_files_than_layers(plan, monkeypatch):
-    monkeypatch.setattr("jessymem.numbering.MAX_LAYERS", 2)
+    monkeypatch.setattr("jessymem.ingest.numbering.MAX_LAYERS", 2)
     with pytest.raises(ConfigError, match="3 files; a dimension has at most 2 layers"):
         plan({"n/a": "", "n/b": "", "n/c": ""})
 
@@ -377,7 +377,7 @@ def test_metadata_beyond_the_format_are_found_before_anything_is_written(plan, d
 
 
 def test_content_beyond_the_format(plan, monkeypatch):
-    monkeypatch.setattr(ingest, "MAX_CONTENT_BYTES", 3)
+    monkeypatch.setattr(building, "MAX_CONTENT_BYTES", 3)
     with pytest.raises(ConfigError, match="n: b: 4 bytes; at most 3"):
         plan({"n/a": "123", "n/b": "1234"})
 

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
-from jessymem.folders import Skipped
-from jessymem.measurements import Measurement
+from jessymem.demo.measurements import Measurement
+from jessymem.ingest.folders import Skipped
 from jessymem.warmup import WarmupReport
 
 _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))

@@ -16,18 +16,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from jessymem import measurements as measure
 from jessymem import osmem
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
+from jessymem.demo import measurements as measure
+from jessymem.demo.library import library_folder, library_sources
+from jessymem.demo.measurements import Measurement
 from jessymem.errors import DuplicateDimension
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest import read_content, region_path
+from jessymem.ingest.building import read_content, region_path
+from jessymem.ingest.numbering import FIRST_GROWN_DIMENSION
 from jessymem.inspection import find_regions
-from jessymem.library import library_folder, library_sources
 from jessymem.manager import MmapManager
-from jessymem.measurements import Measurement
-from jessymem.numbering import FIRST_GROWN_DIMENSION
 from jessymem.regions.builder import RegionBuilder
 from jessymem.simulation import core_builder, simulated_text
 

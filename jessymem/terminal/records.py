@@ -9,10 +9,10 @@ from typing import Any
 
 from jessymem._version import __version__
 from jessymem.contexts import ContextCollection
-from jessymem.demo import DemoReport
+from jessymem.demo.run import DemoReport
 from jessymem.errors import JessyMemoryError
-from jessymem.folders import Skipped
-from jessymem.ingest import BuiltDimension
+from jessymem.ingest.building import BuiltDimension
+from jessymem.ingest.folders import Skipped
 from jessymem.inspection import ENCODINGS, Finding, byte_use, creation_time, extension_state
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion

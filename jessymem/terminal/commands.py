@@ -9,16 +9,17 @@ from typing import Any, Final
 
 import click
 
-from jessymem import inspection, records, terminal, wording
+from jessymem import inspection
 from jessymem._version import __version__
 from jessymem.config import MIB, MemoryConfig
-from jessymem.demo import STEPS, run_demo
+from jessymem.demo.run import STEPS, run_demo
 from jessymem.errors import DimensionNotFound
 from jessymem.ids import LayerId
-from jessymem.ingest import plan_folder, region_path
+from jessymem.ingest.building import plan_folder, region_path
 from jessymem.manager import MmapManager
 from jessymem.regions.region import VERIFY_LEVELS, MmapRegion
-from jessymem.shell import (
+from jessymem.terminal import pictures, records, wording
+from jessymem.terminal.shell import (
     FOLDER,
     Commands,
     data_option,
@@ -80,7 +81,7 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
     before the first file is written; without --force nothing is, where a region file exists.
     """  # noqa: D301 - as above
     plan = plan_folder(source, data, force=force)
-    with terminal.show_progress() as progress:
+    with pictures.show_progress() as progress:
         task = progress.add_task("building", total=plan.n_bytes)
         built = plan.write(lambda n_bytes: progress.advance(task, n_bytes))
     if as_json:
@@ -88,7 +89,7 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
         return
     for line in wording.skipped_lines(plan.skipped):
         click.echo(line, err=True)
-    terminal.Screen().print(terminal.built_table(built))
+    pictures.Screen().print(pictures.built_table(built))
     files = wording.count(len(built), "region file")
     click.echo(f"{files} written under {wording.visible(str(data))}")
 
@@ -103,7 +104,7 @@ def discover(data: Path, as_json: bool) -> None:
     if as_json:
         write_json([records.finding_record(finding) for finding in findings])
     elif findings:
-        terminal.Screen().print(terminal.regions_table(findings))
+        pictures.Screen().print(pictures.regions_table(findings))
     _check(findings, data)
 
 
@@ -122,9 +123,9 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
     if as_json:
         write_json(records.region_record(region))
         return
-    screen = terminal.Screen()
+    screen = pictures.Screen()
     max_layers = None if show_all else _MAX_LAYERS_SHOWN
-    screen.print(terminal.region_view(region, screen, max_layers))
+    screen.print(pictures.region_view(region, screen, max_layers))
 
 
 @main.command()
@@ -146,7 +147,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
     chosen: list[Any] = [inspection.resolve_target(target, data) for target in targets]
     chosen = chosen or inspection.find_regions(data)
     findings = []
-    with terminal.show_progress() as progress:
+    with pictures.show_progress() as progress:
         for dimension, path in progress.track(chosen, description="verifying"):
             findings.append(inspection.examine(dimension, path, level))
     n_intact = sum(finding.error is None for finding in findings)
@@ -218,7 +219,7 @@ def warmup(as_json: bool) -> None:
 
     Later processes find them in the cache on disk; nothing else is touched.
     """
-    with terminal.show_progress() as progress:
+    with pictures.show_progress() as progress:
         task = progress.add_task("compiling", total=N_STEPS)
         report = warm_up(lambda: progress.advance(task))
     if as_json:
@@ -244,7 +245,7 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
         if data is None:
             temporary = tempfile.TemporaryDirectory(prefix="jessymem-", ignore_cleanup_errors=True)
             data = Path(stack.enter_context(temporary))
-        progress = stack.enter_context(terminal.show_progress(is_live=False))
+        progress = stack.enter_context(pictures.show_progress(is_live=False))
         task = progress.add_task("demo", total=len(STEPS))
 
         def announce(step: str) -> None:
@@ -254,7 +255,7 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
     if as_json:
         write_json(records.demo_record(report))
     else:
-        terminal.Screen().print(terminal.demo_view(report, kept))
+        pictures.Screen().print(pictures.demo_view(report, kept))
     if report.differing or (strict and report.missed):
         raise click.exceptions.Exit(1)
 

@@ -16,7 +16,7 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import LayerId
 from jessymem.inspection import Finding
-from jessymem.wording import one_line, visible
+from jessymem.terminal.wording import one_line, visible
 
 
 class Commands(click.Group):

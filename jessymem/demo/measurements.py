@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.config import MIB
-from jessymem.crowd import measure_crowd
+from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
 from jessymem.stats import MemoryStats

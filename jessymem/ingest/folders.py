@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from jessymem.errors import RegionIOError
-from jessymem.manifest import MANIFEST_FILE, Manifest, read_manifest
+from jessymem.ingest.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 _DIGITS: Final = re.compile(rb"([0-9]+)")
 _ZERO: Final = ord("0")

@@ -14,18 +14,18 @@ from typing import NamedTuple
 
 from jessymem import osmem
 from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
-from jessymem.folders import Skipped, SourceFolder, read_folders
 from jessymem.ids import DimensionId, LayerId
-from jessymem.kernels.schema import MAX_CONTENT_BYTES
-from jessymem.loading import REGION_FILE
-from jessymem.manager import MmapManager
-from jessymem.numbering import (
+from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
+from jessymem.ingest.numbering import (
     FIRST_GROWN_DIMENSION,
     NumberedFile,
     name_folder,
     number_files,
     number_folders,
 )
+from jessymem.kernels.schema import MAX_CONTENT_BYTES
+from jessymem.loading import REGION_FILE
+from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.region import MmapRegion
 

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jessymem.demo import DemoReport
-from jessymem.ingest import BuiltDimension
+from jessymem.demo.run import DemoReport
+from jessymem.ingest.building import BuiltDimension
 from jessymem.inspection import (
     BYTE_KINDS,
     ENCODINGS,
@@ -33,7 +33,7 @@ from jessymem.inspection import (
 from jessymem.kernels.schema import N_CORE_DIMENSIONS
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
-from jessymem.wording import count, show_bytes, show_seconds, show_value, visible
+from jessymem.terminal.wording import count, show_bytes, show_seconds, show_value, visible
 
 _YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What")
 

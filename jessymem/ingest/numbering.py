@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import ConfigError, DuplicateDimension, DuplicateLayer
-from jessymem.folders import SourceFile, SourceFolder
 from jessymem.ids import DimensionId, LayerId
+from jessymem.ingest.folders import SourceFile, SourceFolder
+from jessymem.ingest.manifest import LayerEntry
 from jessymem.kernels.schema import MAX_DIMENSION, MAX_LAYER, MAX_LAYERS, N_CORE_DIMENSIONS
-from jessymem.manifest import LayerEntry
 
 FIRST_GROWN_DIMENSION: Final = N_CORE_DIMENSIONS + 1
 
