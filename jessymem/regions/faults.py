@@ -9,6 +9,10 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 
 
+#: What a file holds may be long; the error's `got` has it whole.
+MAX_SHOWN_CHARS: Final = 200
+
+
 class Source(NamedTuple):
     """Whose bytes these are, for messages."""
 
@@ -25,6 +29,8 @@ def broken(source: Source, field: str, offset: int, expected: Any, got: Any) -> 
     """Return the error for one broken rule; `offset` counts from the file's start."""
     who = f"{source.dimension}: " if source.dimension is not None else ""
     shown = got if isinstance(got, str) else repr(got)
+    if len(shown) > MAX_SHOWN_CHARS:
+        shown = f"{shown[:MAX_SHOWN_CHARS]}... ({len(shown):,} characters)"
     return RegionFormatError(
         f"{who}{source.path}: {field} at byte {offset}: expected {expected}, got {shown}",
         field=field,
