@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jessymem import LayerId, MmapManager, MmapRegion, RegionBuilder
@@ -84,6 +85,20 @@ def dict_get(base) -> Callable[[LayerId], memoryview]:
     return get
 
 
+@pytest.fixture(scope="module")
+def memmap_get(base) -> Callable[[LayerId], np.memmap]:
+    path = base / "D20" / "region.mmap"
+    whole = np.memmap(path, np.uint8, "r")
+    layers = MmapRegion.from_file("D20", path).metadata.layers
+    spans = {info.layer_id: (info.offset, info.offset + info.size) for info in layers}
+
+    def get(layer: LayerId) -> np.memmap:
+        start, end = spans[layer]
+        return whole[start:end]
+
+    return get
+
+
 def read_each(get: Callable, keys: list) -> None:
     for key in keys:
         get(key)
@@ -111,6 +126,13 @@ def test_lmdb_get_buffers(benchmark, lmdb_get, order):
 def test_dict_and_slice(benchmark, dict_get, order):
     assert bytes(dict_get(SHUFFLED[0])) == content_of(SHUFFLED[0].layer)
     benchmark(read_each, dict_get, ORDERS[order])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.benchmark(group="read: 10,000 layers of 8 KiB, one call each")
+def test_dict_and_memmap(benchmark, memmap_get, order):
+    assert bytes(memmap_get(SHUFFLED[0])) == content_of(SHUFFLED[0].layer)
+    benchmark(read_each, memmap_get, ORDERS[order])
 
 
 # -- the same reads from 100 threads, and from one -------------------------------------------------
