@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -223,7 +224,12 @@ def open_files() -> list[str]:
     for name in os.listdir("/proc/self/fd") if HAS_PROC else ():
         with suppress(OSError):  # the descriptor of the listing itself
             found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return sorted(name for name in found if not name.startswith("/proc/"))
+    return sorted(found)
+
+
+def opened_since(before: list[str]) -> list[str]:
+    """Return what `open_files` has more now; what earlier tests left may have gone meanwhile."""
+    return list((Counter(open_files()) - Counter(before)).elements())
 
 
 def mappings_of(path: str | os.PathLike[str]) -> list[str]:
@@ -245,14 +251,22 @@ def mapped_bytes() -> int:
 
 
 class Calls:
-    """Stands at the seam of the system calls: records each, fails the one that it is told to."""
+    """Stands at the seam of the system calls: records each, fails the one that it is told to.
 
-    def __init__(self, fail_at: int | None = None, number: int = errno.EIO) -> None:
+    Hints, whose failure is no error, are let through unless they are asked for.
+    """
+
+    def __init__(
+        self, fail_at: int | None = None, number: int = errno.EIO, *, hints: bool = False
+    ) -> None:
         self.made: list[tuple[str, str]] = []
         self.fail_at = fail_at
         self.number = number
+        self.hints = hints
 
     def __call__(self, operation: str, path: str) -> None:
+        if operation == "advise" and not self.hints:
+            return
         self.made.append((operation, path))
         if len(self.made) - 1 == self.fail_at:
             raise OSError(self.number, os.strerror(self.number))
