@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -212,16 +213,30 @@ def remove_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> list[Path]:
-    """Make `path` and its parents; return those that were new, outermost first."""
+    """Make `path` and its parents; return those that were new, outermost first.
+
+    If one cannot be made, those above it are removed again.
+    """
     missing = []
     level = path
     while not level.exists():
         missing.append(level)
+        if level == level.parent:
+            break
         level = level.parent
-    if missing:
-        _pass("make directory", path)
-        path.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
+    made: list[Path] = []
+    try:
+        for level in reversed(missing):
+            _pass("make directory", level)
+            with suppress(FileExistsError):  # another process was quicker
+                level.mkdir()
+                made.append(level)
+    except BaseException:
+        for level in reversed(made):
+            with suppress(OSError):
+                level.rmdir()
+        raise
+    return made
 
 
 def _hint(data: NDArray[np.uint8], name: str) -> bool:

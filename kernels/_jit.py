@@ -57,6 +57,11 @@ def is_disabled() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
+def is_promoted() -> bool:
+    """Tell whether kernels are compiled by now."""
+    return _promoted
+
+
 def promote_for(n_items: int) -> None:
     """Compile if `n_items` are worth it; nothing to do where it has happened or is disabled."""
     if not _promoted and n_items >= WORTH_COMPILING:

@@ -19,7 +19,6 @@ from jessymem.kernels.schema import (
     BAD_KEYWORD_COUNT,
     BAD_KEYWORD_LENGTH,
     BAD_METADATA_SIZE,
-    HEADER_BYTES,
     KEYWORD_LENGTH_BYTES,
     LAYER_ENTRY,
     LAYER_EXTENT,
@@ -63,11 +62,11 @@ def report(fault: NDArray[Any], offset: Int, expected: Int, got: Int, code: Int)
 
 
 @kernel
-def report_end(fault: NDArray[Any], offset: Int, n_wanted: Int, n_bytes: Int, code: Int) -> Int:
-    """Note that `n_wanted` bytes at `offset` run past the metadata's end."""
+def report_end(fault: NDArray[Any], offset: Int, n_wanted: Int, n_bytes: Int) -> Int:
+    """Note that `n_wanted` bytes at `offset` run past the end of the file or the limit."""
     if n_bytes > MAX_METADATA_BYTES:
         return report(fault, offset, MAX_METADATA_BYTES, offset + n_wanted, BAD_METADATA_SIZE)
-    return report(fault, offset, n_wanted, max(n_bytes - offset, 0), code)
+    return report(fault, offset, n_wanted, max(n_bytes - offset, 0), BAD_ENTRY)
 
 
 @kernel
@@ -76,7 +75,7 @@ def skip_keywords(data: NDArray[Any], at: Int, n_keywords: Int, fault: NDArray[A
     end = min(data.shape[0], MAX_METADATA_BYTES)
     for _ in range(n_keywords):
         if end - at < KEYWORD_LENGTH_BYTES:
-            return report_end(fault, at, KEYWORD_LENGTH_BYTES, data.shape[0], BAD_KEYWORD_LENGTH)
+            return report_end(fault, at, KEYWORD_LENGTH_BYTES, data.shape[0])
         length = read_word(data, at, KEYWORD_LENGTH_BYTES)
         if end - at - KEYWORD_LENGTH_BYTES < length:
             left = end - at - KEYWORD_LENGTH_BYTES
@@ -87,20 +86,24 @@ def skip_keywords(data: NDArray[Any], at: Int, n_keywords: Int, fault: NDArray[A
 
 @kernel
 def parse_entries(
-    data: NDArray[Any], rows: NDArray[Any], frequency_bits: NDArray[Any], fault: NDArray[Any]
+    data: NDArray[Any],
+    start: Int,
+    rows: NDArray[Any],
+    frequency_bits: NDArray[Any],
+    fault: NDArray[Any],
 ) -> Int:
-    """Fill `rows` and `frequency_bits` from plain entries; return the offset behind the last.
+    """Fill `rows` and `frequency_bits` from the plain entries at `start`; return where they end.
 
     On a broken rule return a negative BAD_* code, with entry, offset, expected and got in
     ``fault[0]``. Keywords are left where they are: a row tells where in the file they begin and how
     long they are.
     """
     end = min(data.shape[0], MAX_METADATA_BYTES)
-    at: Int = np.int64(HEADER_BYTES)
+    at: Int = np.int64(start)
     for i in range(rows.shape[0]):
         fault[0]["entry"] = i
         if end - at < _ENTRY_BYTES:
-            return report_end(fault, at, _ENTRY_BYTES, data.shape[0], BAD_ENTRY)
+            return report_end(fault, at, _ENTRY_BYTES, data.shape[0])
         bits = read_word(data, at + _FREQUENCY, 4)
         if not is_finite(bits):
             return report(fault, at + _FREQUENCY, 0, bits, BAD_FREQUENCY)
@@ -118,14 +121,14 @@ def parse_entries(
         rows[i]["keywords_offset"] = keywords_at
         rows[i]["keywords_size"] = at - keywords_at
         if end - at < _EXTENT_BYTES:
-            return report_end(fault, at, _EXTENT_BYTES, data.shape[0], BAD_EXTENT)
-        start = read_word(data, at, 8)
+            return report_end(fault, at, _EXTENT_BYTES, data.shape[0])
+        content = read_word(data, at, 8)
         n_bytes = read_word(data, at + _SIZE, 4)
-        if start < 0 or start > data.shape[0]:
-            return report(fault, at, data.shape[0], start, BAD_EXTENT)
-        if n_bytes > data.shape[0] - start:
-            return report(fault, at + _SIZE, data.shape[0] - start, n_bytes, BAD_EXTENT)
-        rows[i]["content_offset"] = start
-        rows[i]["content_end"] = start + n_bytes
+        if content < 0 or content > data.shape[0]:
+            return report(fault, at, data.shape[0], content, BAD_EXTENT)
+        if n_bytes > data.shape[0] - content:
+            return report(fault, at + _SIZE, data.shape[0] - content, n_bytes, BAD_EXTENT)
+        rows[i]["content_offset"] = content
+        rows[i]["content_end"] = content + n_bytes
         at += _EXTENT_BYTES
     return at

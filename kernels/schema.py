@@ -103,6 +103,7 @@ CHECKED_HEADER_BYTES: Final = RESERVED_OFFSET + EXTENSION.fields["header_xxh3"][
 MAX_LAYERS: Final = MAX_LAYER + 1
 MAX_KEYWORDS: Final = 4_096  # of one layer
 MAX_METADATA_BYTES: Final = 64 * 2**20  # everything before the content blocks
+MAX_GENERATION: Final = 2**63 - 1
 MAX_CONTENT_BYTES: Final = 2**32 - 1  # of one layer: content_size is a u32
 
 # -- the published state ---------------------------------------------------------------------------

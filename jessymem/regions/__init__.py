@@ -1,5 +1,6 @@
 """Region files.
 
-`layout` reads tables out of bytes, `encoding` makes bytes of layers, `verification` compares them
-with their checksums, `faults` words what is broken; `builder` writes files, `region` maps them.
+`layout` reads tables out of bytes and `rules` checks them, `encoding` makes bytes of layers,
+`verification` compares them with their checksums, `faults` words what is broken; `builder` writes
+files, `region` maps them.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import time
@@ -13,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from jessymem import osmem
-from jessymem.errors import DuplicateLayer, JessyMemoryError, RegionIOError
+from jessymem.errors import DimensionNotFound, DuplicateLayer, RegionFormatError, RegionIOError
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -23,6 +24,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.regions import faults
 from jessymem.regions.encoding import LayerDraft, write_layout
 from jessymem.regions.region import MmapRegion
 
@@ -154,6 +156,8 @@ class RegionBuilder:
             If the system refuses a step; the old file is untouched and no temporary file remains.
         ValueError
             If names and keywords together pass the format's limit for metadata.
+        RegionFormatError
+            If the file that is there has the highest generation that there is.
 
         Notes
         -----
@@ -193,10 +197,18 @@ class RegionBuilder:
         return MmapRegion(self._dimension, None, data, s.REGION_SIMULATED, identity=None)
 
     def _next_generation(self, target: Path) -> int:
+        """Follow the file that is replaced; a file that cannot be read is no reason to go back."""
         try:
             replaced = MmapRegion.from_file(self._dimension, target)
-        except (JessyMemoryError, OSError):
-            return 1  # nothing there, or nothing that could be adopted as older
+        except (DimensionNotFound, RegionFormatError):
+            return 1  # nothing there, or nothing that has a generation
+        if replaced.generation == s.MAX_GENERATION:
+            raise faults.broken_extension(
+                faults.Source(self._dimension, str(target)),
+                "generation",
+                f"< {s.MAX_GENERATION}, so that another can follow",
+                replaced.generation,
+            )
         return replaced.generation + 1
 
 
@@ -268,7 +280,10 @@ def _as_content(content: object, layer_id: LayerId) -> tuple[Any, int]:
 def _as_frequency(value: object, layer_id: LayerId) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{layer_id}: the frequency is a number, not {type(value).__name__}")
-    frequency = float(value)
+    try:
+        frequency = float(value)
+    except OverflowError:  # an integer beyond every float
+        frequency = math.inf
     if not abs(frequency) <= _MAX_FREQUENCY:  # NaN included
         raise ValueError(f"{layer_id}: the frequency is finite as a 32-bit float, not {value}")
     return frequency

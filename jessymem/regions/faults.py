@@ -8,7 +8,6 @@ from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 
-
 #: What a file holds may be long; the error's `got` has it whole.
 MAX_SHOWN_CHARS: Final = 200
 
@@ -28,11 +27,9 @@ def row_place(table_offset: int, row: int, field: str) -> int:
 def broken(source: Source, field: str, offset: int, expected: Any, got: Any) -> RegionFormatError:
     """Return the error for one broken rule; `offset` counts from the file's start."""
     who = f"{source.dimension}: " if source.dimension is not None else ""
-    shown = got if isinstance(got, str) else repr(got)
-    if len(shown) > MAX_SHOWN_CHARS:
-        shown = f"{shown[:MAX_SHOWN_CHARS]}... ({len(shown):,} characters)"
+    shown = f"expected {_show(expected)}, got {_show(got)}"
     return RegionFormatError(
-        f"{who}{source.path}: {field} at byte {offset}: expected {expected}, got {shown}",
+        f"{who}{source.path}: {field} at byte {offset}: {shown}",
         field=field,
         offset=offset,
         expected=expected,
@@ -40,6 +37,13 @@ def broken(source: Source, field: str, offset: int, expected: Any, got: Any) -> 
         dimension=source.dimension,
         path=source.path,
     )
+
+
+def _show(value: Any) -> str:
+    shown = value if isinstance(value, str) else repr(value)
+    if len(shown) <= MAX_SHOWN_CHARS:
+        return shown
+    return f"{shown[:MAX_SHOWN_CHARS]}... ({len(shown):,} characters)"
 
 
 def broken_header(source: Source, field: str, expected: Any, got: Any) -> RegionFormatError:

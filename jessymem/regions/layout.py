@@ -20,6 +20,7 @@ from jessymem.kernels import _jit, parse
 from jessymem.kernels import schema as s
 from jessymem.regions import faults
 from jessymem.regions.faults import Source as Source
+from jessymem.regions.rules import check_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,9 @@ logger = logging.getLogger("jessymem")
 
 
 _LENGTH: Final = struct.Struct("<I")
+
+#: So many entries are parsed before it is asked again whether compiled code is worth it.
+_FEW: Final = 16
 
 
 class Header(NamedTuple):
@@ -67,6 +71,8 @@ class Layout:
     content_start: int
     generation: int = 0
     created_at: int = 0
+    table_offset: int | None = None  # in the file; None: the rows were parsed
+    heap_offset: int = 0  # in the file
 
     @property
     def is_extended(self) -> bool:
@@ -92,7 +98,7 @@ def read_layout(data: Bytes, source: Source) -> Layout:
     extension = read_extension(data, header, source)
     if extension is not None and _metadata_xxh3(data, extension) == extension.metadata_xxh3:
         layout = extended_layout(data, header, extension)
-        check_rows(layout, source, table_offset=extension.table_offset)
+        check_rows(layout, source)
         return layout
     if extension is not None:
         _warn_ignored(source, "metadata_xxh3")
@@ -146,7 +152,7 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     entries_end = s.HEADER_BYTES + header.layer_count * s.MIN_ENTRY_BYTES
     limit = min(header.total_size, s.MAX_METADATA_BYTES)
     # Each bound uses only what the lines above it have checked.
-    _require(source, "generation", extension.generation, 1, 2**63 - 1)
+    _require(source, "generation", extension.generation, 1, s.MAX_GENERATION)
     _require(source, "content_start", extension.content_start, s.HEADER_BYTES, limit)
     end = extension.content_start
     _require(source, "table_offset", extension.table_offset, entries_end, end - table_bytes)
@@ -163,95 +169,52 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     """Parse the plain entries into a table of their own, sorted by layer number."""
-    _jit.promote_for(header.layer_count)
-    rows = np.zeros(header.layer_count, s.LAYER)
-    frequency_bits = np.zeros(header.layer_count, "<u4")
-    fault = np.zeros(1, s.FAULT)
-    end = int(parse.parse_entries(data, rows, frequency_bits, fault))
-    if end < 0:
-        raise faults.broken_entry(source, end, fault[0])
-    rows["frequency"] = frequency_bits.view("<f4")
+    rows, end = _parse_entries(data, header.layer_count, source)
     numbers = rows["layer_num"]
     if np.any(numbers[1:] < numbers[:-1]):
         rows = rows[np.argsort(numbers, kind="stable")]
     layout = Layout(header, rows, data[:end], content_start=end)
-    check_rows(layout, source, table_offset=None)
+    check_rows(layout, source)
     return layout
 
 
-def check_rows(layout: Layout, source: Source, table_offset: int | None) -> None:
-    """Check every row against the region; `table_offset`: where in the file they lie."""
-    rows, heap_size, total = layout.rows, len(layout.heap), layout.header.total_size
-
-    def check(field: str, wrong: Any, expected: str) -> None:
-        if wrong.any():
-            row = int(wrong.argmax())
-            if table_offset is None:  # where its plain entry begins
-                place = int(rows[row]["keywords_offset"]) - s.LAYER_ENTRY.itemsize
-            else:
-                place = faults.row_place(table_offset, row, field)
-            name = f"layer {rows[row]['layer_num']} {field}"
-            raise faults.broken(source, name, place, expected, rows[row][field].item())
-
-    numbers = rows["layer_num"]
-    starts, ends = rows["content_offset"], rows["content_end"]
-    filled = ends > starts
-    again = np.zeros(len(rows), bool)
-    again[1:] = numbers[1:] <= numbers[:-1]
-    check("layer_num", again, "each number once, ascending")
-    check("content_end", ends > total, f"<= {total}, the file's length")
-    check("content_offset", starts > ends, "<= content_end")
-    check("content_offset", filled & (starts < layout.content_start), "behind the metadata")
-    check(
-        "content_end", ends - starts > s.MAX_CONTENT_BYTES, f"<= {s.MAX_CONTENT_BYTES} bytes long"
-    )
-    check("frequency", ~np.isfinite(rows["frequency"]), "a finite number")
-    check("encoding", rows["encoding"] > s.ENCODING_ARRAY, f"<= {s.ENCODING_ARRAY}")
-    parents = rows["parent"]
-    check(
-        "parent", (parents > 0) & (parents >> s.LAYER_BITS == 0), "a layer of dimension 1 or above"
-    )
-    check("keyword_count", rows["keyword_count"] > s.MAX_KEYWORDS, f"<= {s.MAX_KEYWORDS}")
-    for field in ("name", "keywords"):
-        sizes = rows[f"{field}_size"].astype("u8")
-        past = rows[f"{field}_offset"] + sizes > heap_size
-        check(f"{field}_offset", past, f"inside the heap of {heap_size} bytes with its size")
-    lengths = rows["keyword_count"] * s.KEYWORD_LENGTH_BYTES
-    check("keywords_size", lengths > rows["keywords_size"], "room for every keyword's length")
-    _check_overlap(rows, starts, ends, filled, source)
+def _parse_entries(data: Bytes, n_layers: int, source: Source) -> tuple[NDArray[Any], int]:
+    """Return the rows of the plain entries, in their order, and the offset behind the last."""
+    rows = np.zeros(n_layers, s.LAYER)
+    frequency_bits = np.zeros(n_layers, "<u4")
+    fault = np.zeros(1, s.FAULT)
+    first, at = 0, s.HEADER_BYTES
+    while first < n_layers:
+        # How long the entries are is not known before: few at a time, until they are worth more.
+        _jit.promote_for(max(n_layers, first + int(rows["keyword_count"][:first].sum())))
+        last = n_layers if _jit.is_promoted() else min(first + _FEW, n_layers)
+        part = slice(first, last)
+        at = int(parse.parse_entries(data, at, rows[part], frequency_bits[part], fault))
+        if at < 0:
+            fault["entry"] += first
+            raise faults.broken_entry(source, at, fault[0])
+        first = last
+    rows["frequency"] = frequency_bits.view("<f4")
+    return rows, at
 
 
-def _check_overlap(rows: Any, starts: Any, ends: Any, filled: Any, source: Source) -> None:
-    """Check that no byte belongs to two layers; one pass where blocks lie in row order."""
-    if not filled.all():
-        rows, starts, ends = rows[filled], starts[filled], ends[filled]
-    if np.all(starts[1:] >= ends[:-1]):
-        return
-    order = np.argsort(starts, kind="stable")
-    wrong = starts[order][1:] < ends[order][:-1]
-    if wrong.any():
-        first, second = order[int(wrong.argmax()) :][:2]
-        name = f"layer {rows[second]['layer_num']} content_offset"
-        expected = f">= {ends[first]}, the end of layer {rows[first]['layer_num']}"
-        raise faults.broken(source, name, int(starts[second]), expected, int(starts[second]))
-
-
-def split_keywords(block: Bytes, count: int, source: Source) -> list[bytes]:
-    """Cut a block of length-prefixed strings into `count` pieces that fill it exactly."""
-    raw = block.tobytes()
-    keywords, at = [], 0
-    for _ in range(count):
-        if len(raw) - at < _LENGTH.size:
-            break
+def split_keywords(layout: Layout, row: Any, source: Source) -> list[bytes]:
+    """Return a row's keywords; its block of length-prefixed strings must hold just so many."""
+    raw = row_text(layout, row, "keywords").tobytes()
+    count = int(row["keyword_count"])
+    keywords: list[bytes] = []
+    at = 0
+    while len(keywords) < count and len(raw) - at >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(raw, at)
-        at += _LENGTH.size
-        if length > len(raw) - at:
+        if length > len(raw) - at - _LENGTH.size:
             break
-        keywords.append(raw[at : at + length])
-        at += length
+        at += _LENGTH.size + length
+        keywords.append(raw[at - length : at])
     if len(keywords) != count or at != len(raw):
+        name = f"layer {row['layer_num']} keywords"
+        place = layout.heap_offset + int(row["keywords_offset"]) + at
         expected = f"{count} keywords in {len(raw)} bytes"
-        raise faults.broken(source, "keywords", at, expected, f"{len(keywords)} in {at} bytes")
+        raise faults.broken(source, name, place, expected, f"{len(keywords)} in {at} bytes")
     return keywords
 
 
@@ -291,6 +254,8 @@ def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout
         content_start=extension.content_start,
         generation=extension.generation,
         created_at=extension.created_at,
+        table_offset=extension.table_offset,
+        heap_offset=extension.heap_offset,
     )
 
 

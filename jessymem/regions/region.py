@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from jessymem import osmem
+from jessymem.config import ADVICE_MODES, LOAD_MODES
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
@@ -104,14 +106,23 @@ class MmapRegion:
             If it cannot be opened, mapped or read, or is no regular file.
         RegionFormatError
             If it breaks the format. Nothing stays open or mapped.
+        ValueError
+            If `load_mode` or `advice` is none of those.
         """
         dimension = as_dimension_id(dimension_id)
         where = Path(os.fspath(path))
+        for name, value, choices in (
+            ("load_mode", load_mode, LOAD_MODES),
+            ("advice", advice, ADVICE_MODES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
         take = osmem.read_file if load_mode == "copy" else osmem.map_file
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
         try:
             data, identity = take(where)
         except OSError as error:
+            _let_go(error)
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise DimensionNotFound(
                     f"{dimension}: no region file at {where} (errno {error.errno})",
@@ -125,11 +136,8 @@ class MmapRegion:
         try:
             region = cls(dimension, where, data, state, identity)
         except BaseException as error:
-            # The traceback's frames would keep the mapping alive for as long as the error is held.
-            import traceback
-
             del data
-            traceback.clear_frames(error.__traceback__)
+            _let_go(error)
             raise
         osmem.let_go_of_pages(data)
         osmem.advise(data, advice)
@@ -155,6 +163,7 @@ class MmapRegion:
         OutOfBounds
             If any of it lies outside the region.
         """
+        offset, size = operator.index(offset), operator.index(size)
         if offset < 0 or size < 0 or offset + size > self.size:
             raise OutOfBounds(
                 f"{self.dimension_id}: {size} bytes at {offset} lie outside its {self.size}",
@@ -341,8 +350,7 @@ class MmapRegion:
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
         record = self.layout.rows[row]
-        block = layout.row_text(self.layout, record, "keywords")
-        pieces = layout.split_keywords(block, int(record["keyword_count"]), self._source)
+        pieces = layout.split_keywords(self.layout, record, self._source)
         return tuple(piece.decode("utf-8", "replace") for piece in pieces)
 
     @cached_property
@@ -378,6 +386,13 @@ class MmapRegion:
     @property
     def _source(self) -> faults.Source:
         return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
+
+
+def _let_go(error: BaseException) -> None:
+    """Empty the frames of a traceback, which keep memory alive for as long as the error is held."""
+    import traceback
+
+    traceback.clear_frames(error.__traceback__)
 
 
 def _address(array: NDArray[Any]) -> int:

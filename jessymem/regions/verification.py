@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xxhash
 
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.faults import Source
 from jessymem.regions.layout import Layout
+from jessymem.regions.rules import check_rows
 
 if TYPE_CHECKING:
     from jessymem.regions.layout import Bytes
@@ -35,7 +37,7 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     at = s.RESERVED_OFFSET + s.EXTENSION.fields["metadata_xxh3"][1]  # type: ignore[index]
     _verify_sum(source, "metadata_xxh3", at, data, s.HEADER_BYTES, extension.content_start)
     extended = layout.extended_layout(data, header, extension)
-    layout.check_rows(extended, source, extension.table_offset)
+    check_rows(extended, source)
     _verify_texts(extended, source)
     _verify_same(extended, plain, extension.table_offset, source)
     if level == "full":
@@ -52,17 +54,17 @@ def _verify_sum(source: Source, field: str, at: int, data: Bytes, start: int, en
 def _verify_texts(tables: Layout, source: Source) -> None:
     """Check that every name and keyword is UTF-8."""
     for row in tables.rows:
-        keywords = layout.row_text(tables, row, "keywords")
         texts = {
             "name": [layout.row_text(tables, row, "name").tobytes()],
-            "keywords": layout.split_keywords(keywords, int(row["keyword_count"]), source),
+            "keywords": layout.split_keywords(tables, row, source),
         }
         for field, pieces in texts.items():
             for piece in pieces:
                 try:
                     piece.decode()
                 except UnicodeDecodeError:
-                    name, at = f"layer {row['layer_num']} {field}", int(row[f"{field}_offset"])
+                    name = f"layer {row['layer_num']} {field}"
+                    at = tables.heap_offset + int(row[f"{field}_offset"])
                     raise faults.broken(source, name, at, "UTF-8", piece) from None
 
 
@@ -70,7 +72,10 @@ def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Sou
     """Check that table and plain entries tell the same of every layer."""
     fields = ("layer_num", "depth", "frequency", "keyword_count", "keywords_size")
     for field in (*fields, "content_offset", "content_end"):
-        differs = extended.rows[field] != plain.rows[field]
+        mine, other = extended.rows[field], plain.rows[field]
+        differs = mine != other
+        if field == "frequency":  # minus zero is not zero
+            differs |= np.signbit(mine) != np.signbit(other)
         if differs.any():
             row = int(differs.argmax())
             at = faults.row_place(table_offset, row, field)
@@ -78,15 +83,29 @@ def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Sou
             expected = f"{plain.rows[row][field].item()}, as the plain entry says"
             raise faults.broken(source, name, at, expected, extended.rows[row][field].item())
     for row, twin in zip(extended.rows, plain.rows, strict=True):
-        mine = layout.row_text(extended, row, "keywords").tobytes()
-        other = layout.row_text(plain, twin, "keywords").tobytes()
-        if mine != other:
+        wanted = layout.row_text(extended, row, "keywords").tobytes()
+        found = layout.row_text(plain, twin, "keywords").tobytes()
+        if found != wanted:
             name, at = f"layer {row['layer_num']} keywords", int(twin["keywords_offset"])
-            raise faults.broken(source, name, at, mine, other)
+            raise faults.broken(source, name, at, wanted, found)
 
 
 def _verify_contents(data: Bytes, extended: Layout, table_offset: int, source: Source) -> None:
-    for i, row in enumerate(extended.rows):
-        start, end = int(row["content_offset"]), int(row["content_end"])
+    """Compare every content with its checksum, and what lies between contents with zero."""
+    order = np.argsort(extended.rows["content_offset"], kind="stable").tolist()
+    last_end = extended.content_start
+    for i in order:
+        row = extended.rows[i]
+        number, start, end = row["layer_num"], int(row["content_offset"]), int(row["content_end"])
+        _verify_zeros(data, last_end, start, source)
         at = faults.row_place(table_offset, i, "content_xxh3")
-        _verify_sum(source, f"layer {row['layer_num']} content_xxh3", at, data, start, end)
+        _verify_sum(source, f"layer {number} content_xxh3", at, data, start, end)
+        last_end = max(last_end, end)
+    _verify_zeros(data, last_end, len(data), source)
+
+
+def _verify_zeros(data: Bytes, start: int, end: int, source: Source) -> None:
+    used = data[start:end] != 0
+    if used.any():
+        at = start + int(used.argmax())
+        raise faults.broken(source, "padding of contents", at, "zeros", int(data[at]))
