@@ -421,18 +421,9 @@ def test_reading_past_guarded_memory_is_a_crash():
 
 FINDINGS = sorted(CORPUS.glob("*.mmap"))
 
-#: Findings that are not mended yet.
-OPEN = {
-    "frequency-minus-zero": "table and plain entry differ, and verification does not see it",
-    "frequency-minus-zero-in-the-entry": "the same, the other way round",
-    "names-name-the-whole-heap": "reading all names takes rows x heap bytes",
-}
-
 
 @pytest.mark.parametrize("path", FINDINGS, ids=[path.stem for path in FINDINGS])
-def test_findings_stay_mended(path, tmp_path, request):
-    if path.stem in OPEN:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=OPEN[path.stem]))
+def test_findings_stay_mended(path, tmp_path):
     raw = path.read_bytes()
     check_as_file(raw, check(raw), tmp_path / "region.mmap")
     check_memory(raw)
