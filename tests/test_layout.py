@@ -701,7 +701,6 @@ def test_damage_in_contents_is_found_by_verify_full_alone(caplog):
     assert caught.value.offset == naive.row_place(RICH, 0, "content_xxh3")
 
 
-@pytest.mark.xfail(strict=True, reason="such a file counts as a plain one, without checksums")
 @pytest.mark.parametrize("at", range(100, 104))
 def test_damage_in_the_extension_magic_is_found_by_verify(at):
     region = load(put(RICH, at, bytes([RICH[at] ^ 4])))

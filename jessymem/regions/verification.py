@@ -24,10 +24,9 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     none; theirs is a check of the structure and the texts.
     """
     header = layout.read_header(data, source)
-    announced = data[s.RESERVED_OFFSET :][: len(s.EXTENSION_MAGIC)].tobytes() == s.EXTENSION_MAGIC
     extension = layout.read_extension(data, header, source)
-    if announced and extension is None:
-        _verify_sum(source, "header_xxh3", s.CHECKED_HEADER_BYTES, data, 0, s.CHECKED_HEADER_BYTES)
+    if extension is None:
+        _verify_no_extension(data, source)
     if level == "header":
         return
     plain = layout.read_plain(data, header, source)
@@ -42,6 +41,18 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     _verify_same(extended, plain, extension.table_offset, source)
     if level == "full":
         _verify_contents(data, extended, extension.table_offset, source)
+
+
+def _verify_no_extension(data: Bytes, source: Source) -> None:
+    """Check that what counts as a plain file is none whose extension is damaged."""
+    at, end = s.RESERVED_OFFSET, s.RESERVED_OFFSET + len(s.EXTENSION_MAGIC)
+    checked = bytearray(data[: s.CHECKED_HEADER_BYTES])
+    magic, checked[at:end] = bytes(checked[at:end]), s.EXTENSION_MAGIC
+    if magic == s.EXTENSION_MAGIC:
+        _verify_sum(source, "header_xxh3", s.CHECKED_HEADER_BYTES, data, 0, s.CHECKED_HEADER_BYTES)
+    told = int(data[s.CHECKED_HEADER_BYTES : s.HEADER_BYTES].view("<u8")[0])
+    if xxhash.xxh3_64_intdigest(checked) == told:  # all of it holds once the magic is put right
+        raise faults.broken_extension(source, "extension_magic", s.EXTENSION_MAGIC, magic)
 
 
 def _verify_sum(source: Source, field: str, at: int, data: Bytes, start: int, end: int) -> None:
