@@ -154,8 +154,8 @@ class RegionBuilder:
         ------
         RegionIOError
             If the system refuses a step; the old file is untouched and no temporary file remains.
-            Where only the last steps fail, syncing the directory and mapping the new file, that file
-            is in place already, whole.
+            Where only the last steps fail (syncing the directory, mapping the new file), the new
+            file is in place already, whole.
         ValueError
             If names and keywords together pass the format's limit for metadata.
         RegionFormatError
