@@ -7,7 +7,6 @@ released when the last view on it is gone; until then it is *waiting* and counts
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -64,14 +63,12 @@ class Budget:
             "grown": GROWN_MB * MIB,
             "user": USER_MB * MIB,
         }
-        self._lock = threading.Lock()
+        # Re-entrant: a finalizer or signal handler of the user's may ask in a thread that holds it.
+        self._lock = threading.RLock()
+        # The one truth: sums are made from it when asked for, so no interrupt leaves them apart.
         self._charges: dict[int, Charge] = {}
         self._waiting: set[int] = set()
-        self._used = dict.fromkeys(CLASSES, 0)
-        self._total = 0
         self._peak = 0
-        # Finalizers run in any thread, also one that holds the lock: they only append.
-        self._released: deque[int] = deque()
 
     def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> None:
         """Charge a region of `n_bytes`.
@@ -84,62 +81,61 @@ class Budget:
         """
         charge = self._price(dimension, n_bytes)
         with self._lock:
-            self._drain()
+            charges = self._charges.copy()
+            used = _sums(charges)
+            total = sum(used.values())
+            waiting = sum(self._waiting_in(charges).values())
             headroom = self._class_limits["core_headroom"]
-            if self._used["core_headroom"] + charge.n_headroom > headroom:
+            if used["core_headroom"] + charge.n_headroom > headroom:
                 slot = self._capacities[dimension]
-                raise self._exceeded(
+                raise LimitExceeded(
                     f"{dimension}: {n_bytes:,} bytes pass its slot of {slot:,} by "
                     f"{charge.n_headroom:,}; of {headroom:,} bytes of core headroom "
-                    f"{self._used['core_headroom']:,} are taken",
-                    current=self._used["core_headroom"],
+                    f"{used['core_headroom']:,} are taken",
+                    current=used["core_headroom"],
                     limit=headroom,
                     requested=charge.n_headroom,
+                    waiting=waiting,
                 )
-            if self._total + charge.n_bytes > self.limit_bytes:
-                raise self._exceeded(
-                    f"{dimension}: {charge.n_bytes:,} bytes do not fit: {self._total:,} of "
-                    f"{self.limit_bytes:,} are in use, {self._waiting_bytes():,} of them waiting "
-                    f"for views to be let go",
-                    current=self._total,
+            if total + charge.n_bytes > self.limit_bytes:
+                raise LimitExceeded(
+                    f"{dimension}: {charge.n_bytes:,} bytes do not fit: {total:,} of "
+                    f"{self.limit_bytes:,} are in use, {waiting:,} of them waiting for views to be "
+                    "let go",
+                    current=total,
                     limit=self.limit_bytes,
                     requested=charge.n_bytes,
+                    waiting=waiting,
                 )
+            self._peak = max(self._peak, total + charge.n_bytes)
             self._charges[region_id] = charge
-            self._add(charge, 1)
-            self._peak = max(self._peak, self._total)
 
     def retire(self, region_id: int) -> None:
-        """Note that a region is only waiting for its last view."""
+        """Note that a region is only waiting for its last view; nothing to do if that is gone."""
         with self._lock:
             self._waiting.add(region_id)
 
-    def release_later(self, region_id: int) -> None:
-        """Note, from anywhere, that a region's memory is gone; counted before the next look."""
-        self._released.append(region_id)
+    def release(self, region_id: int) -> None:
+        """Take a charge back. One step without a lock: finalizers call it in any thread."""
+        self._charges.pop(region_id, None)
 
     def usage(self) -> Usage:
         """Return what is charged, all of one moment."""
         with self._lock:
-            self._drain()
-            waiting = {region_id: self._charges[region_id].n_bytes for region_id in self._waiting}
-            limits = self._class_limits
-            per_class = {name: ClassUsage(self._used[name], limits[name]) for name in CLASSES}
-            return Usage(self._total, self._peak, waiting, per_class)
+            charges = self._charges.copy()
+            used, limits = _sums(charges), self._class_limits
+            per_class = {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
+            return Usage(sum(used.values()), self._peak, self._waiting_in(charges), per_class)
 
     def after_fork(self, live: set[int]) -> None:
         """Start over in a forked child: `live` regions are loaded, retired ones still wait.
 
         A thread of the parent may have held the lock, or been half-way through a load.
         """
-        self._lock = threading.Lock()
-        kept = live | self._waiting
-        self._charges = {key: charge for key, charge in self._charges.items() if key in kept}
-        self._waiting &= self._charges.keys()
-        self._total = 0
-        self._used = dict.fromkeys(CLASSES, 0)
-        for charge in self._charges.values():
-            self._add(charge, 1)
+        self._lock = threading.RLock()
+        self._waiting -= live  # a thread of the parent was about to unload them
+        for region_id in self._charges.keys() - live - self._waiting:
+            self.release(region_id)
 
     def _price(self, dimension: DimensionId, n_bytes: int) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
@@ -149,27 +145,15 @@ class Budget:
         kind = "grown" if dimension < FIRST_USER_DIMENSION else "user"
         return Charge(n_pages_bytes, 0, kind)
 
-    def _add(self, charge: Charge, sign: int) -> None:
-        self._total += sign * charge.n_bytes
-        self._used["core_headroom"] += sign * charge.n_headroom
-        self._used[charge.kind] += sign * (charge.n_bytes - charge.n_headroom)
+    def _waiting_in(self, charges: dict[int, Charge]) -> dict[int, int]:
+        self._waiting &= charges.keys()
+        return {region_id: charges[region_id].n_bytes for region_id in self._waiting}
 
-    def _drain(self) -> None:
-        while self._released:
-            region_id = self._released.popleft()
-            self._waiting.discard(region_id)
-            charge = self._charges.pop(region_id, None)
-            if charge is not None:  # a forked child has dropped what its parent was loading
-                self._add(charge, -1)
 
-    def _waiting_bytes(self) -> int:
-        return sum(self._charges[region_id].n_bytes for region_id in self._waiting)
-
-    def _exceeded(self, message: str, *, current: int, limit: int, requested: int) -> LimitExceeded:
-        return LimitExceeded(
-            message,
-            current=current,
-            limit=limit,
-            requested=requested,
-            waiting=self._waiting_bytes(),
-        )
+def _sums(charges: dict[int, Charge]) -> dict[str, int]:
+    """Add charges up by class."""
+    used = dict.fromkeys(CLASSES, 0)
+    for charge in charges.values():
+        used["core_headroom"] += charge.n_headroom
+        used[charge.kind] += charge.n_bytes - charge.n_headroom
+    return used

@@ -20,7 +20,7 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.region import MmapRegion, empty_frames
 
 logger = logging.getLogger("jessymem")
 
@@ -83,29 +83,45 @@ class Loader:
         On any failure nothing stays charged or mapped. The charge goes back by itself when the last
         view on the region is gone.
         """
-        n_bytes = self.identify(dimension, where).n_bytes
-        region_id = self._charge(dimension, n_bytes)
-        try:
-            region = MmapRegion.from_file(
-                dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
-            )
-        except BaseException:
-            self._budget.release_later(region_id)
-            raise
-        if region.size != n_bytes:  # replaced since it was looked at
-            self._budget.release_later(region_id)
-            region_id = self._charge(dimension, region.size)
-        self._release_with(region, region_id)
-        return region, region_id
+        region_id = next(self._region_ids)
+        with self._charge_returned(region_id):
+            return self._map_charged(region_id, dimension, where), region_id
 
     def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
         """Charge a core dimension's bundled content, laid out in memory; as `map`."""
+        region_id = next(self._region_ids)
+        with self._charge_returned(region_id):
+            return self._simulate_charged(region_id, dimension), region_id
+
+    def _map_charged(self, region_id: int, dimension: DimensionId, where: Path) -> MmapRegion:
+        n_bytes = self.identify(dimension, where).n_bytes
+        self._budget.reserve(region_id, dimension, n_bytes)
+        region = MmapRegion.from_file(
+            dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
+        )
+        if region.size != n_bytes:  # replaced since it was looked at
+            self._budget.release(region_id)
+            self._budget.reserve(region_id, dimension, region.size)
+        self._release_with(region, region_id)
+        return region
+
+    def _simulate_charged(self, region_id: int, dimension: DimensionId) -> MmapRegion:
         from jessymem import simulation
 
         region = simulation.simulated_region(dimension)
-        region_id = self._charge(dimension, region.size)
+        self._budget.reserve(region_id, dimension, region.size)
         self._release_with(region, region_id)
-        return region, region_id
+        return region
+
+    @contextmanager
+    def _charge_returned(self, region_id: int) -> Iterator[None]:
+        """Return a region's charge, and let go of its memory, if what is within fails."""
+        try:
+            yield
+        except BaseException as error:
+            self._budget.release(region_id)
+            empty_frames(error)
+            raise
 
     def wants_simulation(self) -> bool:
         """Tell whether bundled content is to stand in for core dimensions."""
@@ -123,13 +139,8 @@ class Loader:
             return True  # it cannot be looked at: the load will say why
         return True
 
-    def _charge(self, dimension: DimensionId, n_bytes: int) -> int:
-        region_id = next(self._region_ids)
-        self._budget.reserve(region_id, dimension, n_bytes)
-        return region_id
-
     def _release_with(self, region: MmapRegion, region_id: int) -> None:
-        finalizer = weakref.finalize(region.data, self._budget.release_later, region_id)
+        finalizer = weakref.finalize(region.data, self._budget.release, region_id)
         finalizer.atexit = False
 
 

@@ -244,8 +244,9 @@ class MmapManager:
         dimension = as_dimension_id(dimension_id)
         with self._writing():
             region = self._loaded_region(dimension)
-            self._budget.retire(self._snapshot.region_id_of(dimension))
+            region_id = self._snapshot.region_id_of(dimension)
             self._snapshot = self._snapshot.without(dimension)
+            self._budget.retire(region_id)
             log_region("dimension_unloaded", region)
             del region
             self._pressure.observe(self._budget.usage())
@@ -266,12 +267,13 @@ class MmapManager:
         `is_loaded` raises InvalidAccess.
         """
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            for region in self._snapshot.loaded:
-                self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
+            was_closed, self._closed = self._closed, True
+            region_ids = self._snapshot.region_ids()
             self._snapshot = self._empty
+            for region_id in region_ids:
+                self._budget.retire(region_id)
+            if was_closed:
+                return
             logger.info("closed", extra={"event": "closed", "base_path": str(self._loader.base)})
 
     # -- reading -----------------------------------------------------------------------------------
@@ -567,9 +569,13 @@ class MmapManager:
         self._publish_region(region, region_id)
 
     def _publish_region(self, region: MmapRegion, region_id: int) -> None:
+        self._check_open()  # a handler may have closed it in this thread meanwhile
+        replaced = None
         if self._snapshot.region_of(region.dimension_id) is not None:
-            self._budget.retire(self._snapshot.region_id_of(region.dimension_id))
+            replaced = self._snapshot.region_id_of(region.dimension_id)
         self._snapshot = self._snapshot.with_region(region, region_id)
+        if replaced is not None:
+            self._budget.retire(replaced)
         self._pressure.observe(self._budget.usage())
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
@@ -600,6 +606,5 @@ class MmapManager:
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
-        live = {self._snapshot.region_id_of(DimensionId(n)) for n in self._snapshot.readers}
-        self._budget.after_fork(live)
+        self._budget.after_fork(set(self._snapshot.region_ids()))
         self._sampler.after_fork()

@@ -115,6 +115,10 @@ class Snapshot:
         """Return the region id of a loaded dimension."""
         return int(self.regions[self.directory[dimension]]["region_id"])
 
+    def region_ids(self) -> list[int]:
+        """Return the region ids of all that is loaded."""
+        return [self.region_id_of(DimensionId(number)) for number in self.readers]
+
     def find(self, layer_id: LayerId) -> tuple[MmapRegion, int]:
         """Return a layer's region and row, or raise LayerNotFound."""
         region = self.region_of(layer_id.dimension)

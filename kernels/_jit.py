@@ -105,3 +105,10 @@ def _compile(function: Callable[..., Any]) -> Any:
         if not cached:
             raise
         return njit(nogil=True)(function)
+
+
+# A child that is forked while another thread compiles would find the lock held by nobody.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )

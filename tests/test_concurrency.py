@@ -241,3 +241,24 @@ def test_readers_go_on_while_a_writer_is_in_a_system_call(store, intercept):
     go_on.set()
     writer.join()
     assert manager.list_dimensions() == [DimensionId(1), DimensionId(20)]
+
+
+def test_a_finalizer_may_ask_for_stats_wherever_it_runs(manager):
+    class Session:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            asked.append(manager.get_stats().dimensions_loaded)
+
+    asked = []
+    usual = gc.get_threshold()
+    gc.set_threshold(20)  # so that one runs while the budget's lock is held
+    try:
+        for _ in range(500):
+            Session()
+            manager.get_stats()
+    finally:
+        gc.set_threshold(*usual)
+        gc.collect()
+    assert asked == [2] * 500

@@ -149,6 +149,30 @@ def test_what_the_system_refuses_names_path_and_errno(store, intercept):
     assert str(region_file(store, "D01")) not in open_files()
 
 
+@pytest.mark.parametrize("operation", ["stat", "open", "map", "advise"])
+def test_an_interrupted_load_leaves_nothing_behind(store, intercept, operation):
+    def interrupt(made, path):
+        if made == operation:
+            raise KeyboardInterrupt
+
+    manager = MmapManager(base_path=store)
+    intercept(interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        manager.load_dimension("D01")
+    assert manager.get_stats().total_allocated_bytes == 0
+    assert mappings_of(region_file(store, "D01")) == [], caught
+    assert not manager.is_loaded("D01")
+
+
+def test_a_manager_that_is_closed_within_a_load_publishes_nothing(store, intercept):
+    manager = MmapManager(base_path=store)
+    intercept(lambda made, path: manager.close() if made == "advise" else None)
+    with pytest.raises(InvalidAccess, match="closed"):
+        manager.load_dimension("D01")
+    assert not manager.is_loaded("D01")
+    assert manager.get_stats().dimensions_loaded == 0
+
+
 def test_core_dimensions_that_are_missing_are_skipped(store, caplog):
     manager = MmapManager(base_path=store)
     report = manager.load_core_dimensions()

@@ -10,6 +10,7 @@ import pytest
 from test_manager import region_file
 
 from jessymem import LayerId, MmapManager, RegionBuilder
+from jessymem.kernels import _jit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
@@ -74,6 +75,27 @@ def test_a_fork_while_a_thread_is_loading(store, intercept):
         go_on.set()
         writer.join()
     assert len(manager.access_layer("L20-300")) == 301
+
+
+@needs_fork
+def test_a_fork_while_a_thread_compiles():
+    done = threading.Event()
+
+    def hold():
+        while not done.is_set():
+            with _jit._lock:
+                pass
+
+    def child():
+        assert _jit._lock.acquire(timeout=10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert [in_child(child) for _ in range(20)] == [0] * 20
+    finally:
+        done.set()
+        holder.join()
 
 
 def read_in_worker(manager: MmapManager, layer: str) -> bytes:

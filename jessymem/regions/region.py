@@ -122,7 +122,7 @@ class MmapRegion:
         try:
             data, identity = take(where)
         except OSError as error:
-            _let_go(error)
+            empty_frames(error)
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise DimensionNotFound(
                     f"{dimension}: no region file at {where} (errno {error.errno})",
@@ -137,7 +137,7 @@ class MmapRegion:
             region = cls(dimension, where, data, state, identity)
         except BaseException as error:
             del data
-            _let_go(error)
+            empty_frames(error)
             raise
         osmem.let_go_of_pages(data)
         osmem.advise(data, advice)
@@ -388,7 +388,7 @@ class MmapRegion:
         return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
 
 
-def _let_go(error: BaseException) -> None:
+def empty_frames(error: BaseException) -> None:
     """Empty the frames of a traceback, which keep memory alive for as long as the error is held."""
     import traceback
 
