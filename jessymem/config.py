@@ -39,7 +39,7 @@ def _check_share(field: str, value: Any, above: float) -> float:
 
 
 def _check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise _config_error(field, value, "one of " + ", ".join(map(repr, choices)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -53,7 +54,6 @@ class LoadedContext:
             As `MmapManager.load_layer_context`.
         """
         record = region.layout.rows[row]
-        parent = int(record["parent"])
         number = int(record["layer_num"])
         return cls(
             layer_id=LayerId(region.dimension_id, number),
@@ -63,7 +63,7 @@ class LoadedContext:
             name=region.name_of(row),
             dimension_name=region.layout.header.name,
             depth=int(record["depth"]),
-            parent=LayerId.from_packed(parent) if parent else None,
+            parent=region.parent_of(row),
         )
 
     @property
@@ -205,6 +205,7 @@ class ContextCollection(Sequence[LoadedContext]):
     def _format(self, describe: Callable[[LoadedContext], str], max_chars: int | None) -> str:
         if max_chars is None:
             return "".join(_parts(self._contexts, describe, None))
+        max_chars = operator.index(max_chars)
         if max_chars < 0:
             raise ValueError(f"max_chars is 0 or more, not {max_chars}")
         parts: list[str] = []

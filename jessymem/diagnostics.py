@@ -117,7 +117,7 @@ def _layers(region: MmapRegion) -> list[dict[str, Any]]:
             "size": end - start,
             "depth": depth,
             "frequency": frequency,
-            "parent": str(LayerId.from_packed(parent)) if parent else None,
+            "parent": str(LayerId.from_packed(parent)) if parent >> s.LAYER_BITS else None,
             "location": location,
             "state": state,
         }

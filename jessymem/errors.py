@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class JessyMemoryError(Exception):
@@ -34,6 +39,27 @@ class JessyMemoryError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the details, so that errors travel between processes whole."""
         return _rebuild, (type(self), self.message, self.details)
+
+
+def empty_frames(error: BaseException) -> None:
+    """Empty the frames of a traceback, which keep memory alive for as long as the error is held."""
+    import traceback
+
+    traceback.clear_frames(error.__traceback__)
+
+
+def lets_go(method: Callable[P, R]) -> Callable[P, R]:
+    """Make the errors of `method` hold no region, however long someone keeps them."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except BaseException as error:
+            empty_frames(error)
+            raise
+
+    return call
 
 
 def _rebuild(cls: type[JessyMemoryError], message: str, details: dict[str, Any]) -> Any:

@@ -7,6 +7,7 @@ it under its writer lock and publishes what comes back.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
-from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError
+from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
-from jessymem.regions.region import MmapRegion, empty_frames
+from jessymem.regions.region import MmapRegion
 
 logger = logging.getLogger("jessymem")
 
@@ -37,7 +38,7 @@ class Loader:
     """
 
     def __init__(self, config: MemoryConfig, budget: Budget) -> None:
-        self.base = Path(config.base_path)
+        self.base = Path(os.path.abspath(config.base_path))
         self._config = config
         self._budget = budget
         self._region_ids = count(1)

@@ -26,6 +26,7 @@ from jessymem.errors import (
     InvalidAccess,
     JessyMemoryError,
     LayerNotFound,
+    lets_go,
 )
 from jessymem.ids import (
     DimensionId,
@@ -119,6 +120,7 @@ class MmapManager:
         self._check_open()
         return self._loader.discover()
 
+    @lets_go
     def load_dimension(
         self, dimension_id: DimensionLike, path: str | os.PathLike[str] | None = None
     ) -> int:
@@ -153,10 +155,11 @@ class MmapManager:
             If the manager is closed.
         """
         dimension = as_dimension_id(dimension_id)
-        where = self._loader.path_of(dimension) if path is None else Path(os.fspath(path))
+        where = self._loader.path_of(dimension) if path is None else Path(os.path.abspath(path))
         with self._writing():
             return self._load(dimension, where)
 
+    @lets_go
     def load_core_dimensions(self) -> LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
@@ -175,6 +178,7 @@ class MmapManager:
         """
         return self._load_several(list(core_dimensions()))
 
+    @lets_go
     def load_all(self) -> LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
@@ -192,6 +196,7 @@ class MmapManager:
         core = list(core_dimensions())
         return self._load_several(core + [found for found in self.discover() if found not in core])
 
+    @lets_go
     def refresh(self, dimension_id: DimensionLike) -> bool:
         """Adopt the newer file that another process published under the loaded one's name.
 
@@ -227,10 +232,12 @@ class MmapManager:
                 region, region_id = self._loader.map(dimension, old.path)
             if region.generation <= old.generation and region.generation != 0:
                 return False
+            del old
             self._publish_region(region, region_id)
             log_region("dimension_refreshed", region)
             return True
 
+    @lets_go
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
         """Take a dimension's layers away from new reads; views that are held stay valid.
 
@@ -249,7 +256,6 @@ class MmapManager:
             self._budget.retire(region_id)
             log_region("dimension_unloaded", region)
             del region
-            self._pressure.observe(self._budget.usage())
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
         """Tell whether a dimension's layers can be read (simulated ones too)."""
@@ -318,8 +324,10 @@ class MmapManager:
                 return content[start:end]
         except (LookupError, StopIteration, TypeError):
             pass
+        content = starts = ends = index = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
+    @lets_go
     def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
         """Return a layer with its description.
 
@@ -344,6 +352,7 @@ class MmapManager:
         with self._sampler.measured_read():
             return LoadedContext.of(*self._snapshot.find(wanted))
 
+    @lets_go
     def load_contexts(
         self,
         paths: NavigationPath | Iterable[LayerLike | NavigationPath],
@@ -371,7 +380,7 @@ class MmapManager:
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
 
-        if missing not in ("raise", "skip"):
+        if not isinstance(missing, str) or missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
         wanted = flatten_paths(paths)
         with self._sampler.reader():
@@ -391,6 +400,7 @@ class MmapManager:
                 for region_row, layer_row in found[["region_row", "layer_row"]].tolist()
             )
 
+    @lets_go
     def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
         """Describe a layer; its children are found among all loaded layers.
 
@@ -407,6 +417,7 @@ class MmapManager:
         region, row = snapshot.find(wanted)
         return region.info_of(row, snapshot.children_of(wanted))
 
+    @lets_go
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
         """Return the loaded layers, ascending; of one dimension or of all.
 
@@ -423,6 +434,7 @@ class MmapManager:
             return self._loaded_region(as_dimension_id(dimension_id), snapshot).list_layers()
         return [layer for region in snapshot.loaded for layer in region.list_layers()]
 
+    @lets_go
     def select(
         self,
         keywords: Iterable[str] | None = None,
@@ -521,10 +533,11 @@ class MmapManager:
             (int(region.dimension_id), region.path, region.generation)
             for region in self._snapshot.loaded
         ]
-        return reopen, (self._config, loaded)
+        return reopen, (MemoryConfig.of(self._config, self._loader.base), loaded)
 
     # -- inside ------------------------------------------------------------------------------------
 
+    @lets_go
     def _access_measured(self, layer_id: LayerLike) -> memoryview:
         """Read a layer the slow way: parse what is no id, measure the read, raise what is wrong."""
         if not isinstance(layer_id, int):
@@ -542,7 +555,9 @@ class MmapManager:
     def _writing(self) -> Iterator[None]:
         with self._lock:
             self._check_open()
+            self._pressure.observe(self._budget.usage())
             yield
+            self._pressure.observe(self._budget.usage())
 
     def _loaded_region(
         self, dimension: DimensionId, snapshot: Snapshot | None = None
@@ -576,7 +591,6 @@ class MmapManager:
         self._snapshot = self._snapshot.with_region(region, region_id)
         if replaced is not None:
             self._budget.retire(replaced)
-        self._pressure.observe(self._budget.usage())
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
         from jessymem.stats import LoadReport

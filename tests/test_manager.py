@@ -316,6 +316,13 @@ def test_pressure_is_said_once_per_crossing(tmp_path, caplog):
     manager.unload_dimension(20)
     manager.load_dimension(20)
     assert crossings() == [("warning", "INFO", 9), ("eviction", "WARNING", 9)]
+    views = [manager.access_layer(layer) for layer in manager.list_layers()]
+    for number in (20, 21, 22):
+        manager.unload_dimension(number)
+    del views  # use falls while nobody writes
+    manager.load_dimension(20)
+    manager.load_dimension(21)
+    assert crossings() == [("warning", "INFO", 8)]
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -559,6 +566,50 @@ def test_read_only_managers_write_nothing(store):
         manager.load_all()
         manager.access_layer("L01-00")
     assert sorted(store.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda manager: manager.load_dimension("D20"),
+        lambda manager: manager.access_layer("L20-07"),
+        lambda manager: manager.access_layer(LayerId(20, 7)),
+        lambda manager: manager.load_layer_context("L20-07"),
+        lambda manager: manager.load_contexts(["L20-07"]),
+        lambda manager: manager.get_layer_info("L20-07"),
+        lambda manager: manager.list_layers("D30"),
+        lambda manager: manager.unload_dimension("D30"),
+    ],
+)
+def test_an_error_that_is_held_holds_no_region(manager, store, call):
+    manager.access_layer(LayerId(20, 0))
+    with pytest.raises(Exception, match=r"[DL][0-9]+") as caught:
+        call(manager)
+    manager.unload_dimension("D20")
+    assert manager.get_stats().waiting_bytes == 0, caught
+    assert mappings_of(region_file(store, "D20")) == []
+
+
+def test_a_relative_base_path_is_that_of_the_start(store, monkeypatch):
+    monkeypatch.chdir(store)
+    manager = MmapManager(base_path=".")
+    manager.load_dimension("D20")
+    monkeypatch.chdir("/")
+    assert manager.discover() == [1, 20]
+    assert not manager.refresh("D20")
+    with pickle.loads(pickle.dumps(manager)) as copy:
+        assert copy.list_layers() == manager.list_layers()
+
+
+def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
+    region = manager._snapshot.region_of(DimensionId(20))
+    place = region.layout.table_offset + 24  # the first row's parent
+    with region_file(store, "D20").open("r+b") as file:
+        file.seek(place)
+        file.write(b"\5\0\0\0")
+    assert manager.get_layer_info("L20-00").parent is None
+    assert manager.load_layer_context("L20-00").parent is None
+    assert manager.dump_state()["layers"][4]["parent"] is None
 
 
 # -- pickling --------------------------------------------------------------------------------------

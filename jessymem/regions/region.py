@@ -20,6 +20,7 @@ from jessymem.errors import (
     OutOfBounds,
     RegionFormatError,
     RegionIOError,
+    empty_frames,
 )
 from jessymem.ids import (
     DimensionId,
@@ -312,7 +313,6 @@ class MmapRegion:
         """Describe the layer in a row."""
         record = self.layout.rows[row]
         start = int(record["content_offset"])
-        parent = int(record["parent"])
         return LayerInfo(
             layer_id=LayerId(self.dimension_id, int(record["layer_num"])),
             name=self.name_of(row),
@@ -321,7 +321,7 @@ class MmapRegion:
             offset=start,
             size=int(record["content_end"]) - start,
             keywords=self.keywords_of(row),
-            parent=LayerId.from_packed(parent) if parent else None,
+            parent=self.parent_of(row),
             children=children,
             location=self.location,
             state=self.layer_state,
@@ -341,6 +341,11 @@ class MmapRegion:
             size=end - start,
             region_size=self.size,
         )
+
+    def parent_of(self, row: int) -> LayerId | None:
+        """Return a layer's parent; None also where the file was changed to name no layer."""
+        packed = int(self.layout.rows[row]["parent"])
+        return LayerId.from_packed(packed) if packed >> s.LAYER_BITS else None
 
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
@@ -386,13 +391,6 @@ class MmapRegion:
     @property
     def _source(self) -> faults.Source:
         return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
-
-
-def empty_frames(error: BaseException) -> None:
-    """Empty the frames of a traceback, which keep memory alive for as long as the error is held."""
-    import traceback
-
-    traceback.clear_frames(error.__traceback__)
 
 
 def _address(array: NDArray[Any]) -> int:
