@@ -155,7 +155,9 @@ class MmapManager:
             If the manager is closed.
         """
         dimension = as_dimension_id(dimension_id)
-        where = self._loader.path_of(dimension) if path is None else Path(os.path.abspath(path))
+        where = (
+            self._loader.path_of(dimension) if path is None else Path(os.fspath(path)).absolute()
+        )
         with self._writing():
             return self._load(dimension, where)
 
@@ -393,7 +395,11 @@ class MmapManager:
             codes = places["code"]
             wrong = codes != s.OK if missing == "raise" else codes == s.OUT_OF_BOUNDS
             if wrong.any():
-                snapshot.content(wanted[int(wrong.argmax())])  # raises what is wrong with it
+                layer_id = wanted[int(wrong.argmax())]
+                snapshot.content(
+                    layer_id
+                )  # raises what is wrong with it, unless it was mended since
+                raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
             found = places[codes == s.OK]
             return ContextCollection(
                 LoadedContext.of(snapshot.handles[region_row], layer_row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import xxhash
@@ -15,6 +15,9 @@ from jessymem.regions.rules import check_rows
 
 if TYPE_CHECKING:
     from jessymem.regions.layout import Bytes
+
+#: A gap may be as long as the file: it is looked at piece by piece.
+_CHUNK_BYTES: Final = 2**20
 
 
 def verify_layout(data: Bytes, level: str, source: Source) -> None:
@@ -116,7 +119,8 @@ def _verify_contents(data: Bytes, extended: Layout, table_offset: int, source: S
 
 
 def _verify_zeros(data: Bytes, start: int, end: int, source: Source) -> None:
-    used = data[start:end] != 0
-    if used.any():
-        at = start + int(used.argmax())
-        raise faults.broken(source, "padding of contents", at, "zeros", int(data[at]))
+    for first in range(start, end, _CHUNK_BYTES):
+        used = data[first : min(first + _CHUNK_BYTES, end)] != 0
+        if used.any():
+            at = first + int(used.argmax())
+            raise faults.broken(source, "padding of contents", at, "zeros", int(data[at]))
