@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
@@ -88,11 +91,40 @@ def promote() -> bool:
             extending.overload(function, inline="never")(implementation())
         # All dispatchers first: a half-promoted module would freeze plain functions into compiled
         # ones.
-        compiled = [(function, _compile(function)) for function in _kernels]
+        with _own_cache():
+            compiled = [(function, _compile(function)) for function in _kernels]
         for function, dispatcher in compiled:
             setattr(sys.modules[function.__module__], function.__name__, dispatcher)
         _promoted = True
     return True
+
+
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """Let numba cache in a folder named by these sources and the flag for bounds checks.
+
+    Its own key sees neither: a kernel would go on with the constants of an older `schema`. The
+    folder is settled when a kernel is decorated, so the setting is put back afterwards.
+    """
+    config = import_module("numba").config
+    before = config.CACHE_DIR
+    digest = sha256(str(config.BOUNDSCHECK).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    root = before or str(Path(__file__).with_name("__pycache__"))
+    folder = os.path.join(root, f"jessymem-{digest.hexdigest()[:16]}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:  # an installation that cannot be written: numba chooses the user's own folder
+        folder = before
+    config.CACHE_DIR = folder
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
 
 
 def _compile(function: Callable[..., Any]) -> Any:
