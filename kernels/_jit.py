@@ -26,7 +26,7 @@ R = TypeVar("R")
 Int: TypeAlias = int | np.signedinteger[Any]
 
 #: The modules whose kernels are compiled, callees first.
-MODULES: Final = ("memory", "locate", "parse")
+MODULES: Final = ("memory", "atomics", "locate", "parse")
 
 #: From so many items on, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
