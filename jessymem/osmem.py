@@ -33,6 +33,10 @@ ADVICE: Final = {
     "none": "",
 }
 
+#: Whether pages of private memory can go back to the system. Only Linux promises that they read as
+#: zeros afterwards.
+CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")
+
 _WRITE_CHUNK_BYTES: Final = 2**20
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
@@ -111,6 +115,36 @@ def read_file(path: Path) -> FileBytes:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             n_read += step
         return FileBytes(np.frombuffer(view.toreadonly(), np.uint8), identity)
+
+
+class PrivateMemory(NamedTuple):
+    """Writable memory that belongs to this process alone and is committed where it is touched."""
+
+    mapping: mmap.mmap
+    address: int
+
+    def give_back(self, offset: int, n_bytes: int) -> bool:
+        """Give whole pages back to the system, to read as zeros; tell whether it took them."""
+        if not CAN_GIVE_BACK:
+            return False
+        try:
+            _pass("give back", "")
+            self.mapping.madvise(mmap.MADV_DONTNEED, offset, n_bytes)
+        except OSError:
+            return False
+        return True
+
+
+def private_memory(n_bytes: int) -> PrivateMemory:
+    """Map page-aligned private memory of exactly `n_bytes`, rounded up to whole pages.
+
+    It lives as long as something views it. Raises AllocationFailed, "os_refused".
+    """
+    mapping = _private_mapping(n_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a huge page would commit 2 MiB for the first byte
+            mapping.madvise(mmap.MADV_NOHUGEPAGE)
+    return PrivateMemory(mapping, np.frombuffer(mapping, np.uint8).ctypes.data)
 
 
 def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:

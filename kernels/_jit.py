@@ -7,6 +7,7 @@ until then, and with ``NUMBA_DISABLE_JIT=1`` for good, the same functions run as
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -26,19 +27,45 @@ R = TypeVar("R")
 Int: TypeAlias = int | np.signedinteger[Any]
 
 #: The modules whose kernels are compiled, callees first.
-MODULES: Final = ("memory", "atomics", "locate", "parse")
+MODULES: Final = (
+    "memory",
+    "atomics",
+    "bitmap",
+    "budget",
+    "blocks",
+    "release",
+    "allocation",
+    "pages",
+    "locate",
+    "parse",
+)
 
 #: From so many items on, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
 _kernels: list[Callable[..., Any]] = []
+_options: dict[Callable[..., Any], dict[str, bool]] = {}
 _overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
 _lock = threading.RLock()
 _promoted = False
 
 
-def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark `function` for compilation; it stays as it is until `promote`."""
+@overload
+def kernel(function: Callable[P, R]) -> Callable[P, R]: ...
+@overload
+def kernel(
+    *, nogil: bool = True, inline: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def kernel(function: Any = None, *, nogil: bool = True, inline: bool = False) -> Any:
+    """Mark `function` for compilation; it stays as it is until `promote`.
+
+    Called from Python, a kernel lets go of the GIL, which pays for many items; one that does a
+    single item's work says ``nogil=False``. With ``inline=True`` its code is copied into whatever
+    compiled code calls it, for where a call would cost as much as the work.
+    """
+    if function is None:
+        return functools.partial(kernel, nogil=nogil, inline=inline)
+    _options[function] = {"nogil": nogil, "forceinline": inline}
     _kernels.append(function)
     return function
 
@@ -132,11 +159,11 @@ def _compile(function: Callable[..., Any]) -> Any:
     njit = import_module("numba").njit
     cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
     try:
-        return njit(cache=cached, nogil=True)(function)
+        return njit(cache=cached, **_options[function])(function)
     except RuntimeError:
         if not cached:
             raise
-        return njit(nogil=True)(function)
+        return njit(**_options[function])(function)
 
 
 # A child that is forked while another thread compiles would find the lock held by nobody.

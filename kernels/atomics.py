@@ -1,4 +1,4 @@
-"""Atomic operations on elements of int64 and uint64 arrays, and a few instructions on words.
+"""Atomic operations on 64-bit words in arrays or at an address, and a few instructions on words.
 
 Each is a plain Python function whose compiled form is one instruction: loads acquire, stores
 release, what reads and writes is sequentially consistent. Where compilation is disabled they take
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jessymem.kernels import memory
 from jessymem.kernels._jit import Int, overloaded
+from jessymem.kernels.memory import Words
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 _MASK = 2**64 - 1
 
@@ -40,36 +42,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Return the pointer to ``array[index]``, checked where bounds are."""
-    from numba.core import cgutils
-
-    return cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
-        context,
-        builder,
-        array_type,
-        context.make_array(array_type)(context, builder, array),
-        [index],
-        wraparound=False,
-        boundscheck=context.enable_boundscheck,
-    )
-
-
 def _load() -> Any:
     from numba.core import types
     from numba.extending import intrinsic
 
     @intrinsic
-    def load(typingctx: Any, array: Any, index: Any) -> Any:
+    def load(typingctx: Any, words: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = _element(context, builder, signature.args[0], *arguments)
+            place = memory.place_of_word(context, builder, signature.args[0], *arguments)
             return builder.load_atomic(place, "acquire", 8)
 
-        return array.dtype(array, types.intp), generate
+        return memory.word_type(words)(words, types.intp), generate
 
-    def implementation(array: Any, index: Any) -> Any:
-        def atomic_load(array: Any, index: Any) -> Any:
-            return load(array, index)  # type: ignore[call-arg]
+    def implementation(words: Any, index: Any) -> Any:
+        def atomic_load(words: Any, index: Any) -> Any:
+            return load(words, index)  # type: ignore[call-arg]
 
         return atomic_load
 
@@ -81,18 +68,18 @@ def _store() -> Any:
     from numba.extending import intrinsic
 
     @intrinsic
-    def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    def store(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *element, value = arguments
-            place = _element(context, builder, signature.args[0], *element)
+            place = memory.place_of_word(context, builder, signature.args[0], *element)
             builder.store_atomic(value, place, "release", 8)
             return context.get_dummy_value()
 
-        return types.void(array, types.intp, array.dtype), generate
+        return types.void(words, types.intp, memory.word_type(words)), generate
 
-    def implementation(array: Any, index: Any, value: Any) -> Any:
-        def atomic_store(array: Any, index: Any, value: Any) -> Any:
-            store(array, index, value)  # type: ignore[call-arg]
+    def implementation(words: Any, index: Any, value: Any) -> Any:
+        def atomic_store(words: Any, index: Any, value: Any) -> Any:
+            store(words, index, value)  # type: ignore[call-arg]
 
         return atomic_store
 
@@ -104,17 +91,18 @@ def _modify(operation: str) -> Any:
     from numba.extending import intrinsic
 
     @intrinsic
-    def modify(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    def modify(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *element, value = arguments
-            place = _element(context, builder, signature.args[0], *element)
+            place = memory.place_of_word(context, builder, signature.args[0], *element)
             return builder.atomic_rmw(operation, place, value, "seq_cst")
 
-        return array.dtype(array, types.intp, array.dtype), generate
+        word = memory.word_type(words)
+        return word(words, types.intp, word), generate
 
-    def implementation(array: Any, index: Any, value: Any) -> Any:
-        def atomic_modify(array: Any, index: Any, value: Any) -> Any:
-            return modify(array, index, value)  # type: ignore[call-arg]
+    def implementation(words: Any, index: Any, value: Any) -> Any:
+        def atomic_modify(words: Any, index: Any, value: Any) -> Any:
+            return modify(words, index, value)  # type: ignore[call-arg]
 
         return atomic_modify
 
@@ -126,18 +114,19 @@ def _compare_and_swap() -> Any:
     from numba.extending import intrinsic
 
     @intrinsic
-    def swap(typingctx: Any, array: Any, index: Any, expected: Any, desired: Any) -> Any:
+    def swap(typingctx: Any, words: Any, index: Any, expected: Any, desired: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             *element, expected, desired = arguments
-            place = _element(context, builder, signature.args[0], *element)
+            place = memory.place_of_word(context, builder, signature.args[0], *element)
             result = builder.cmpxchg(place, expected, desired, "seq_cst", "seq_cst")
             return builder.extract_value(result, 1)
 
-        return types.boolean(array, types.intp, array.dtype, array.dtype), generate
+        word = memory.word_type(words)
+        return types.boolean(words, types.intp, word, word), generate
 
-    def implementation(array: Any, index: Any, expected: Any, desired: Any) -> Any:
-        def atomic_swap(array: Any, index: Any, expected: Any, desired: Any) -> Any:
-            return swap(array, index, expected, desired)  # type: ignore[call-arg]
+    def implementation(words: Any, index: Any, expected: Any, desired: Any) -> Any:
+        def atomic_swap(words: Any, index: Any, expected: Any, desired: Any) -> Any:
+            return swap(words, index, expected, desired)  # type: ignore[call-arg]
 
         return atomic_swap
 
@@ -173,7 +162,7 @@ def _prefetch() -> Any:
     from numba.extending import intrinsic
 
     @intrinsic
-    def prefetch_line(typingctx: Any, array: Any, index: Any) -> Any:
+    def prefetch_line(typingctx: Any, words: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             flag, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
             instruction = builder.module.declare_intrinsic(
@@ -181,17 +170,17 @@ def _prefetch() -> Any:
                 (pointer,),
                 ir.FunctionType(ir.VoidType(), (pointer, flag, flag, flag)),
             )
-            place = _element(context, builder, signature.args[0], *arguments)
+            place = memory.place_of_word(context, builder, signature.args[0], *arguments)
             for_writing, keep_close, data = flag(1), flag(3), flag(1)
             address = builder.bitcast(place, pointer)
             builder.call(instruction, (address, for_writing, keep_close, data))
             return context.get_dummy_value()
 
-        return types.void(array, types.intp), generate
+        return types.void(words, types.intp), generate
 
-    def implementation(array: Any, index: Any) -> Any:
-        def prefetch_element(array: Any, index: Any) -> Any:
-            prefetch_line(array, index)  # type: ignore[call-arg]
+    def implementation(words: Any, index: Any) -> Any:
+        def prefetch_element(words: Any, index: Any) -> Any:
+            prefetch_line(words, index)  # type: ignore[call-arg]
 
         return prefetch_element
 
@@ -221,62 +210,62 @@ def _stack_address() -> Any:
 
 
 @overloaded(_load)
-def load(array: NDArray[Any], index: Int) -> Any:
-    """Return ``array[index]``."""
+def load(words: Words, index: Int) -> Any:
+    """Return ``words[index]``."""
     with _lock:
-        return array[index]
+        return words[index]
 
 
 @overloaded(_store)
-def store(array: NDArray[Any], index: Int, value: Any) -> None:
-    """Put `value` into ``array[index]``."""
+def store(words: Words, index: Int, value: Any) -> None:
+    """Put `value` into ``words[index]``."""
     with _lock:
-        array[index] = value
+        words[index] = value
 
 
 @overloaded(lambda: _modify("xchg"))
-def exchange(array: NDArray[Any], index: Int, value: Any) -> Any:
-    """Put `value` into ``array[index]``; return what was there."""
+def exchange(words: Words, index: Int, value: Any) -> Any:
+    """Put `value` into ``words[index]``; return what was there."""
     with _lock:
-        old = array[index]
-        array[index] = value
+        old = words[index]
+        words[index] = value
         return old
 
 
 @overloaded(lambda: _modify("add"))
-def add(array: NDArray[Any], index: Int, value: Any) -> Any:
-    """Add `value` to ``array[index]``; return what was there."""
+def add(words: Words, index: Int, value: Any) -> Any:
+    """Add `value` to ``words[index]``; return what was there."""
     with _lock:
-        old = array[index]
-        array[index] = _wrap(array, int(old) + int(value))
+        old = words[index]
+        words[index] = _wrap(words, int(old) + int(value))
         return old
 
 
 @overloaded(lambda: _modify("or"))
-def bitwise_or(array: NDArray[Any], index: Int, value: Any) -> Any:
-    """Set the bits of `value` in ``array[index]``; return what was there."""
+def bitwise_or(words: Words, index: Int, value: Any) -> Any:
+    """Set the bits of `value` in ``words[index]``; return what was there."""
     with _lock:
-        old = array[index]
-        array[index] = old | value
+        old = words[index]
+        words[index] = old | value
         return old
 
 
 @overloaded(lambda: _modify("and"))
-def bitwise_and(array: NDArray[Any], index: Int, value: Any) -> Any:
-    """Keep in ``array[index]`` only the bits of `value`; return what was there."""
+def bitwise_and(words: Words, index: Int, value: Any) -> Any:
+    """Keep in ``words[index]`` only the bits of `value`; return what was there."""
     with _lock:
-        old = array[index]
-        array[index] = old & value
+        old = words[index]
+        words[index] = old & value
         return old
 
 
 @overloaded(_compare_and_swap)
-def compare_and_swap(array: NDArray[Any], index: Int, expected: Any, desired: Any) -> bool:
-    """Put `desired` into ``array[index]`` if `expected` is there; tell whether it was."""
+def compare_and_swap(words: Words, index: Int, expected: Any, desired: Any) -> bool:
+    """Put `desired` into ``words[index]`` if `expected` is there; tell whether it was."""
     with _lock:
-        if array[index] != expected:
+        if words[index] != expected:
             return False
-        array[index] = desired
+        words[index] = desired
         return True
 
 
@@ -294,8 +283,8 @@ def count_ones(word: Any) -> int:
 
 
 @overloaded(_prefetch)
-def prefetch(array: NDArray[Any], index: Int) -> None:
-    """Ask for the cache line of ``array[index]``, soon to be written; changes nothing."""
+def prefetch(words: Words, index: Int) -> None:
+    """Ask for the cache line of ``words[index]``, soon to be written; changes nothing."""
 
 
 @overloaded(_stack_address)
@@ -304,6 +293,6 @@ def stack_address() -> int:
     return threading.get_ident()
 
 
-def _wrap(array: NDArray[Any], value: int) -> Any:
+def _wrap(words: Words, value: int) -> Any:
     """Bring a sum back into 64 bits, as the instruction does."""
-    return np.array(value & _MASK, np.uint64).astype(array.dtype)
+    return np.array(value & _MASK, np.uint64).astype(words.dtype)

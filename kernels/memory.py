@@ -1,15 +1,90 @@
-"""Words behind raw addresses: what a kernel reads where no array lies.
+"""Bytes behind raw addresses: what a kernel reads or clears where no array lies.
 
-The caller vouches for the address: the published region table hands it out together with the object
-that keeps the memory alive. Nothing here checks it.
+The caller vouches for the address: the published region table and the table of pools hand it out
+together with the object that keeps the memory alive. Nothing here checks it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, TypeAlias
 
 from jessymem.kernels._jit import Int, overloaded
+
+#: 64-bit words: an int64 or uint64 array, or, in compiled code, the address of one of int64. An
+#: address needs no reference counts, which would cost more than the work; an array's bounds are
+#: checked where they are at all.
+Words: TypeAlias = Any
+
+
+def word_type(words: Any) -> Any:
+    """Return the numba type of one word."""
+    from numba.core import types
+
+    return words.dtype if isinstance(words, types.Array) else types.int64
+
+
+def place_of_word(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
+    """Generate the pointer to a word; in an array its bounds are checked where they are at all."""
+    from llvmlite import ir
+    from numba.core import cgutils, types
+
+    if not isinstance(words_type, types.Array):
+        pointer = builder.inttoptr(words, ir.IntType(64).as_pointer())
+        return builder.gep(pointer, [index])
+    return cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
+        context,
+        builder,
+        words_type,
+        context.make_array(words_type)(context, builder, words),
+        [index],
+        wraparound=False,
+        boundscheck=context.enable_boundscheck,
+    )
+
+
+def _getter() -> Any:
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def get(typingctx: Any, words: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = place_of_word(context, builder, signature.args[0], *arguments)
+            return builder.load(place, align=8)
+
+        return word_type(words)(words, types.intp), generate
+
+    def implementation(words: Any, index: Any) -> Any:
+        def get_one(words: Any, index: Any) -> Any:
+            return get(words, index)  # type: ignore[call-arg]
+
+        return get_one
+
+    return implementation
+
+
+def _putter() -> Any:
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def put(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            *element, value = arguments
+            place = place_of_word(context, builder, signature.args[0], *element)
+            builder.store(value, place, align=8)
+            return context.get_dummy_value()
+
+        return types.void(words, types.intp, word_type(words)), generate
+
+    def implementation(words: Any, index: Any, value: Any) -> Any:
+        def put_one(words: Any, index: Any, value: Any) -> Any:
+            put(words, index, value)  # type: ignore[call-arg]
+
+        return put_one
+
+    return implementation
 
 
 def _loader(bits: Int) -> Any:
@@ -36,6 +111,41 @@ def _loader(bits: Int) -> Any:
     return implementation
 
 
+def _zeroer() -> Any:
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def clear(typingctx: Any, address: Any, n_bytes: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+            cgutils.memset(builder, place, arguments[1], 0)  # type: ignore[no-untyped-call]
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    def implementation(address: Any, n_bytes: Any) -> Any:
+        def clear_bytes(address: Any, n_bytes: Any) -> Any:
+            clear(address, n_bytes)  # type: ignore[call-arg]
+
+        return clear_bytes
+
+    return implementation
+
+
+@overloaded(_getter)
+def get_word(words: Words, index: Int) -> Any:
+    """Return a word that no other thread changes meanwhile."""
+    return words[index]
+
+
+@overloaded(_putter)
+def put_word(words: Words, index: Int, value: Any) -> None:
+    """Set a word that no other thread reads meanwhile."""
+    words[index] = value
+
+
 @overloaded(lambda: _loader(64))
 def load_i64(address: Int) -> Int:
     """Load the eight bytes at `address` as a signed integer, in the machine's byte order."""
@@ -46,3 +156,9 @@ def load_i64(address: Int) -> Int:
 def load_u16(address: Int) -> Int:
     """Load the two bytes at `address` as an unsigned integer, in the machine's byte order."""
     return ctypes.c_uint16.from_address(int(address)).value
+
+
+@overloaded(_zeroer)
+def fill_zero(address: Int, n_bytes: Int) -> None:
+    """Set `n_bytes` from `address` on to zero."""
+    ctypes.memset(int(address), 0, int(n_bytes))

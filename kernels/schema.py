@@ -8,9 +8,15 @@ an *address* is a place in this process's memory. Called by everything; calls no
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+
+
+def word_of(dtype: np.dtype[Any], field: str) -> int:
+    """Return which 64-bit word of a row a field is."""
+    return int(dtype.fields[field][1]) // 8  # type: ignore[index]
+
 
 # -- numbers and ids -------------------------------------------------------------------------------
 
@@ -156,6 +162,97 @@ LOCATION: Final = np.dtype(
     ]
 )
 
+# -- pools and the budget --------------------------------------------------------------------------
+#
+# The state of an allocator is one array of 64-bit words, so that a kernel takes one argument, any
+# word can be changed atomically, and a forked child owns a copy of all of it:
+#
+#   0            USED, then the free count of each pool: what every allocation changes lies together
+#   PEAK .. END  COUNTERS on cache lines of their own, read often and written rarely
+#   POOLS_AT     POOL[MAX_POOLS]
+#   SEGMENTS_AT  per pool: its bitmap, the summary of it, BLOCK[n_blocks]
+#
+# A *block* is the unit of one pool, a *run* a number of neighbouring blocks handed out as one. A
+# *handle* is what the caller gets: pool, place and generation in one integer.
+
+WORD_BYTES: Final = 8
+WORD_BITS: Final = 64
+LINE_WORDS: Final = 8  # of a cache line
+
+MAX_POOLS: Final = 127
+
+USED: Final = 0  # bytes charged: regions, blocks handed out, and what is waiting
+FREE_COUNTS: Final = 1  # + pool id: blocks that may be claimed; CLOSED_POOL where there is no pool
+CLOSED_POOL: Final = -(2**62)
+PEAK: Final = 1 + MAX_POOLS  # the highest USED
+RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
+OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
+LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
+CRITICAL_LIMIT: Final = LIMIT + 1  # what blocks may fill
+CALM_LIMIT: Final = LIMIT + 2  # up to here nobody need be told
+RESIDENT_LIMIT: Final = LIMIT + 3
+REARM_BELOW: Final = LIMIT + 4  # a fall of USED below is worth a note
+FIRST_POOL: Final = LIMIT + 5  # the pool of the smallest blocks, NO_POOL_ID: there is none
+INLINE_LIMIT: Final = LIMIT + 6  # larger requests take the way for large ones
+ZERO_ON_REUSE: Final = LIMIT + 7
+POOLS_AT: Final = LIMIT + LINE_WORDS
+
+NO_POOL_ID: Final = -1
+
+# One pool. The second line is written where something is full or rare.
+POOL: Final = np.dtype(
+    [
+        ("address", "i8"),  # of its first byte
+        ("block_bytes", "i8"),  # a power of two
+        ("block_shift", "i8"),
+        ("n_blocks", "i8"),
+        ("bitmap_at", "i8"),  # first word of the bitmap: bit set = block free
+        ("n_words", "i8"),
+        ("summary_at", "i8"),  # one bit a word of the bitmap: a hint where free blocks are
+        ("blocks_at", "i8"),  # BLOCK[n_blocks]
+        ("next_pool", "i8"),  # the pool with the next larger blocks
+        ("kind", "i8"),  # POOL_*
+        ("failures", "i8"),  # requests that it was chosen for and could not take
+        ("rollbacks", "i8"),  # runs that lost a word to another thread and were undone
+        ("first_generation", "i8"),  # of blocks never handed out since the pool was made
+        ("past_allocations", "i8"),  # of earlier pools under this id
+        ("segment_words", "i8"),
+        ("padding", "i8"),
+    ]
+)
+POOL_ABSENT: Final = 0
+POOL_FIXED: Final = 1  # there for as long as its allocator
+POOL_GROWN: Final = 2  # made where nothing fitted, given back once it is empty
+
+POOL_KINDS: Final = {POOL_ABSENT: "absent", POOL_FIXED: "fixed", POOL_GROWN: "grown"}
+
+# One block: what it is, in one word that threads exchange, and what was asked for.
+BLOCK: Final = np.dtype([("status", "i8"), ("n_requested", "i8")])
+
+#   status:  generation | views | dirty | state
+STATE_MASK: Final = 7
+BLOCK_FREE: Final = 0
+BLOCK_ALLOCATED: Final = 1  # the first block of what was handed out
+BLOCK_WAITING: Final = 2  # given back, and still viewed
+BLOCK_CONTINUED: Final = 3  # a further block of a run
+BLOCK_LEAVING: Final = 4  # being given back together with others
+BLOCK_DIRTY: Final = 8  # handed out since its pages were last given back
+ONE_VIEW: Final = 16
+VIEWS_MASK: Final = (2**20 - 1) * ONE_VIEW
+GENERATION_SHIFT: Final = 24
+ONE_GENERATION: Final = 1 << GENERATION_SHIFT
+
+#   handle:  pool | granule | generation
+GRANULE_BYTES: Final = 64  # no block is smaller
+GRANULE_SHIFT: Final = 6
+HANDLE_GENERATION_BITS: Final = 28  # the low bits of the block's own
+HANDLE_GENERATION_MASK: Final = 2**HANDLE_GENERATION_BITS - 1
+HANDLE_GRANULE_BITS: Final = 28
+HANDLE_GRANULE_MASK: Final = 2**HANDLE_GRANULE_BITS - 1
+HANDLE_POOL_SHIFT: Final = HANDLE_GENERATION_BITS + HANDLE_GRANULE_BITS
+MAX_POOL_BYTES: Final = GRANULE_BYTES << HANDLE_GRANULE_BITS
+ANY_SIZE: Final = -1
+
 # -- what kernels return ---------------------------------------------------------------------------
 
 OK: Final = 0
@@ -171,12 +268,41 @@ BAD_EXTENT: Final = -13
 BAD_FREQUENCY: Final = -14
 BAD_METADATA_SIZE: Final = -15
 
+# Why nothing was allocated.
+POOL_FULL: Final = -20
+FRAGMENTED: Final = -21  # enough free blocks, but no run of them
+NO_POOL: Final = -22  # no pool has such large blocks
+OVER_LIMIT: Final = -23
+RETAINED: Final = -24  # freed pages have to be given back first
+BAD_SIZE: Final = -25
+TOO_LARGE: Final = -26  # for the short way; the long one takes it
+IS_CLOSED: Final = -28
+ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
+
+# Why nothing was given back or viewed.
+NOT_A_POOL: Final = -40
+NOT_A_BLOCK: Final = -41  # inside a block, or inside a run
+PAST_END: Final = -42
+FREED_TWICE: Final = -43
+STALE: Final = -44  # the block has another owner by now
+NEVER_ALLOCATED: Final = -45
+WRONG_SIZE: Final = -46
+TOO_MANY_VIEWS: Final = -47
+
+# What giving back may report, added up.
+IS_WAITING: Final = 1  # the block goes when its last view goes
+IS_REARMED: Final = 2  # use has fallen below REARM_BELOW
+IS_EMPTY: Final = 4  # a grown pool has no block left in use
+
 # What `parse_entries` reports beside its code.
 FAULT: Final = np.dtype([("entry", "i8"), ("offset", "i8"), ("expected", "i8"), ("got", "i8")])
 
 # -- what must hold --------------------------------------------------------------------------------
 
 CACHE_LINE_BYTES: Final = 64
+POOL_WORDS: Final = POOL.itemsize // WORD_BYTES
+BLOCK_WORDS: Final = BLOCK.itemsize // WORD_BYTES
+SEGMENTS_AT: Final = POOLS_AT + MAX_POOLS * POOL_WORDS
 
 if sys.byteorder != "little":
     raise ImportError("jessymem maps little-endian files and needs a little-endian machine")
@@ -188,5 +314,11 @@ if CHECKED_HEADER_BYTES != HEADER_BYTES - 8:
     raise AssertionError("the header's checksum is its last eight bytes")
 if LAYER_BYTES != CACHE_LINE_BYTES or REGION.itemsize != 2 * CACHE_LINE_BYTES:
     raise AssertionError("rows fill whole cache lines")
+if POOL.itemsize != 2 * CACHE_LINE_BYTES or BLOCK.itemsize * 4 != CACHE_LINE_BYTES:
+    raise AssertionError("pools fill two cache lines, blocks share one between four")
+if any(at % LINE_WORDS for at in (USED, PEAK, RESIDENT, LIMIT, POOLS_AT)):
+    raise AssertionError("counters begin cache lines")
+if HANDLE_POOL_SHIFT + 7 != 63 or MAX_POOLS >= 2**7:
+    raise AssertionError("a handle is a positive 64-bit integer")
 if MIN_ENTRY_BYTES != 23:
     raise AssertionError("a plain entry without keywords is 23 bytes")

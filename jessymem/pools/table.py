@@ -1,0 +1,254 @@
+"""An allocator's arrays: the state that kernels work on, and the memory that its pools lie in.
+
+The state is one array of words (`jessymem.kernels.schema` describes it). Its length is settled at
+the start, with room for pools that may be added: it lies in memory that is committed only where
+it is touched. Rows are written here where nobody else can reach them, or under the allocator's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from jessymem import osmem
+from jessymem.config import MIB, PoolConfig
+from jessymem.errors import AllocationFailed
+from jessymem.kernels import schema as s
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Requests up to here are zeroed by writing; for larger ones the pages are given back.
+INLINE_BYTES: Final = MIB
+
+#: How many times the budget's worth of blocks the state has rows for, beside the configured pools.
+_SPARE: Final = 2
+_DEFAULT_BLOCK_BYTES: Final = 4096
+
+
+class PoolTable:
+    """The pools of one allocator.
+
+    Attributes
+    ----------
+    state : ndarray of int64
+        What kernels take; the array owns its memory.
+    rows : ndarray of POOL, shape (MAX_POOLS,)
+        The same words seen as rows.
+    """
+
+    def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
+        ordered = sorted(configs, key=lambda config: config.block_size)
+        self._memory: dict[int, osmem.PrivateMemory] = {}
+        self._starts: dict[int, int] = {}
+        self.state = self._new_state(ordered, limit_bytes)
+        rows_end = s.POOLS_AT + s.MAX_POOLS * s.POOL_WORDS
+        self.rows = self.state[s.POOLS_AT : rows_end].view(s.POOL)
+        self._spare_segments = [(s.SEGMENTS_AT, len(self.state) - s.SEGMENTS_AT)]
+        self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.MAX_POOLS] = s.CLOSED_POOL
+        self.state[s.FIRST_POOL] = s.NO_POOL_ID
+        if ordered:
+            arena = osmem.private_memory(sum(config.size_mb for config in ordered) * MIB)
+            start = 0
+            for config in ordered:
+                self.add(config.block_size, config.size_mb * MIB, arena, start, s.POOL_FIXED)
+                start += config.size_mb * MIB
+
+    # -- what is there -----------------------------------------------------------------------------
+
+    @property
+    def pool_ids(self) -> list[int]:
+        """The pools there are, by block size."""
+        found = []
+        pool = int(self.state[s.FIRST_POOL])
+        while pool != s.NO_POOL_ID:
+            found.append(pool)
+            pool = int(self.rows[pool]["next_pool"])
+        return found
+
+    def has(self, pool: int) -> bool:
+        """Tell whether there is a pool of this id."""
+        return 0 <= pool < s.MAX_POOLS and self.rows[pool]["kind"] != s.POOL_ABSENT
+
+    def n_bytes_of(self, pool: int) -> int:
+        """Return the size of a pool in bytes."""
+        return int(self.rows[pool]["n_blocks"]) * int(self.rows[pool]["block_bytes"])
+
+    def n_free(self, pool: int) -> int:
+        """Return how many blocks of a pool may be claimed."""
+        return int(self.state[s.FREE_COUNTS + pool])
+
+    def blocks_of(self, pool: int) -> NDArray[Any]:
+        """Return a pool's BLOCK rows; they change while threads allocate."""
+        row = self.rows[pool]
+        start, n_words = int(row["blocks_at"]), int(row["n_blocks"]) * s.BLOCK_WORDS
+        return self.state[start : start + n_words].view(s.BLOCK)
+
+    def words_of(self, pool: int) -> NDArray[np.int64]:
+        """Return a pool's bitmap."""
+        row = self.rows[pool]
+        return self.state[row["bitmap_at"] : row["bitmap_at"] + row["n_words"]]
+
+    def memory_at(self, pool: int, offset: int, n_bytes: int) -> memoryview:
+        """Return a part of a pool's memory; it keeps the mapping alive."""
+        start = self._starts[pool] + offset
+        return memoryview(self._memory[pool].mapping)[start : start + n_bytes]
+
+    def give_back(self, pool: int, offset: int, n_bytes: int) -> bool:
+        """Give whole pages of a pool back to the system; tell whether it took them."""
+        return self._memory[pool].give_back(self._starts[pool] + offset, n_bytes)
+
+    # -- making and unmaking -----------------------------------------------------------------------
+
+    def add(
+        self, block_bytes: int, n_bytes: int, memory: osmem.PrivateMemory, start: int, kind: int
+    ) -> int:
+        """Make a pool of `n_bytes` at `start` of `memory`; return its id.
+
+        Raises
+        ------
+        AllocationFailed
+            "no_pool": all ids are taken, or all rows for blocks.
+        """
+        absent = np.flatnonzero(self.rows["kind"] == s.POOL_ABSENT)
+        n_blocks = n_bytes // block_bytes
+        if not len(absent):
+            raise _no_room(n_bytes, f"{s.MAX_POOLS} pools are the most there can be")
+        at = self._take_segment(_segment_words(n_blocks), n_bytes)
+        pool = int(absent[0])
+        n_words = _words_for(n_blocks)
+        row = self.rows[pool]
+        row["address"] = memory.address + start
+        row["block_bytes"] = block_bytes
+        row["block_shift"] = block_bytes.bit_length() - 1
+        row["n_blocks"] = n_blocks
+        row["n_words"] = n_words
+        row["bitmap_at"] = at
+        row["summary_at"] = row["bitmap_at"] + _whole_lines(n_words)
+        row["blocks_at"] = row["summary_at"] + _whole_lines(_words_for(n_words))
+        row["segment_words"] = _segment_words(n_blocks)
+        row["failures"] = row["rollbacks"] = 0
+        _set_first_bits(self.state, at, n_blocks)
+        _set_first_bits(self.state, int(row["summary_at"]), n_words)
+        if row["first_generation"]:  # fresh memory is zero by itself, and stays uncommitted
+            self.blocks_of(pool)["status"] = row["first_generation"] << s.GENERATION_SHIFT
+        self._memory[pool], self._starts[pool] = memory, start
+        row["kind"] = kind
+        self._link(pool)
+        self.state[s.FREE_COUNTS + pool] = n_blocks
+        self._settle_sizes()
+        return pool
+
+    def remove(self, pool: int) -> None:
+        """Unmake a pool that nobody can claim from any more; its id may be used again.
+
+        What was handed out of it earlier stays recognizable: generations go on where they were.
+        """
+        row = self.rows[pool]
+        self._unlink(pool)
+        generations = self.blocks_of(pool)["status"] >> s.GENERATION_SHIFT
+        row["past_allocations"] += int((generations - row["first_generation"]).sum())
+        row["first_generation"] = int(generations.max())
+        row["kind"] = s.POOL_ABSENT
+        start, n_words = int(row["bitmap_at"]), int(row["segment_words"])
+        self.state[start : start + n_words] = 0
+        self._spare_segments.append((start, n_words))
+        self._merge_segments()
+        del self._memory[pool], self._starts[pool]
+        self._settle_sizes()
+
+    def let_go(self) -> None:
+        """Forget the pools' memory; what is viewed stays mapped by its views."""
+        self._memory.clear()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether `let_go` was called, or there never was a pool."""
+        return not self._memory
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _new_state(self, configs: Sequence[PoolConfig], limit_bytes: int) -> NDArray[np.int64]:
+        smallest = min((config.block_size for config in configs), default=_DEFAULT_BLOCK_BYTES)
+        n_words = s.SEGMENTS_AT + s.MAX_POOLS * 4 * s.LINE_WORDS
+        n_words += _segment_words(_SPARE * limit_bytes // smallest)
+        for config in configs:
+            n_words += _segment_words(config.size_mb * MIB // config.block_size)
+        memory = osmem.private_memory(n_words * s.WORD_BYTES)
+        return np.frombuffer(memory.mapping, np.int64, n_words)
+
+    def _take_segment(self, n_words: int, requested: int) -> int:
+        """Take words for one pool's bitmap and blocks, from the first place that has so many."""
+        for i, (start, n_spare) in enumerate(self._spare_segments):
+            if n_spare >= n_words:
+                self._spare_segments[i] = (start + n_words, n_spare - n_words)
+                return start
+        raise _no_room(requested, "there are no rows left for so many blocks")
+
+    def _merge_segments(self) -> None:
+        merged: list[tuple[int, int]] = []
+        for start, n_words in sorted(self._spare_segments):
+            if merged and sum(merged[-1]) == start:
+                merged[-1] = (merged[-1][0], merged[-1][1] + n_words)
+            else:
+                merged.append((start, n_words))
+        self._spare_segments = merged
+
+    def _link(self, pool: int) -> None:
+        """Put a pool into the chain; a thread that follows it sees the old chain or the new."""
+        smaller = [
+            other
+            for other in self.pool_ids
+            if self.rows[other]["block_bytes"] <= self.rows[pool]["block_bytes"]
+        ]
+        if smaller:
+            self.rows[pool]["next_pool"] = self.rows[smaller[-1]]["next_pool"]
+            self.rows[smaller[-1]]["next_pool"] = pool
+        else:
+            self.rows[pool]["next_pool"] = self.state[s.FIRST_POOL]
+            self.state[s.FIRST_POOL] = pool
+
+    def _unlink(self, pool: int) -> None:
+        """Take a pool out of the chain; a thread that stands on it finds its way on."""
+        after = self.rows[pool]["next_pool"]
+        ids = self.pool_ids
+        where = ids.index(pool)
+        if where:
+            self.rows[ids[where - 1]]["next_pool"] = after
+        else:
+            self.state[s.FIRST_POOL] = after
+
+    def _settle_sizes(self) -> None:
+        largest = max((int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids), default=0)
+        self.state[s.INLINE_LIMIT] = min(largest, INLINE_BYTES)
+
+
+def _no_room(n_bytes: int, why: str) -> AllocationFailed:
+    return AllocationFailed(
+        f"no further pool of {n_bytes:,} bytes: {why}", reason="no_pool", requested=n_bytes
+    )
+
+
+def _words_for(n_bits: int) -> int:
+    return -(-n_bits // s.WORD_BITS)
+
+
+def _whole_lines(n_words: int) -> int:
+    return -(-n_words // s.LINE_WORDS) * s.LINE_WORDS
+
+
+def _segment_words(n_blocks: int) -> int:
+    """Return the words that the bitmap, the summary and the rows of so many blocks take."""
+    n_words = _words_for(n_blocks)
+    n_rows = n_blocks * s.BLOCK_WORDS
+    return _whole_lines(n_words) + _whole_lines(_words_for(n_words)) + _whole_lines(n_rows)
+
+
+def _set_first_bits(state: NDArray[np.int64], at: int, n_bits: int) -> None:
+    """Set the first `n_bits` bits of the words from `at` on, and clear the rest of the last one."""
+    n_full, n_rest = divmod(n_bits, s.WORD_BITS)
+    state[at : at + n_full] = -1
+    if n_rest:
+        state[at + n_full] = 2**n_rest - 1

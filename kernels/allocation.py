@@ -1,0 +1,247 @@
+"""Blocks handed out: one call makes a whole allocation, or nothing.
+
+In the order of the protocol: count the block off its pool, charge it, claim its bit, mark it. What
+fails half-way returns everything it took. Safe under any number of threads that hold neither a lock
+nor the GIL. Called by `jessymem.pools`, and from a user's own compiled code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jessymem.kernels import atomics, bitmap, blocks, budget, memory, release
+from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels.memory import Words
+from jessymem.kernels.schema import (
+    ANY_SIZE,
+    BAD_SIZE,
+    BLOCK_ALLOCATED,
+    BLOCK_CONTINUED,
+    BLOCK_DIRTY,
+    BLOCK_WORDS,
+    FIRST_POOL,
+    FRAGMENTED,
+    FREE_COUNTS,
+    GENERATION_SHIFT,
+    INLINE_LIMIT,
+    NO_POOL,
+    NO_POOL_ID,
+    OK,
+    POOL_FULL,
+    TOO_LARGE,
+    ZERO_ON_REUSE,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GENERATION_MASK = 2 ** (63 - GENERATION_SHIFT) - 1
+
+
+@kernel
+def count_clean(state: Words, pool: Int, block: Int, n_blocks: Int) -> Int:
+    """Count, of claimed blocks, those whose pages the system has."""
+    n_clean = np.int64(0)
+    at = blocks.block_at(state, pool, block)
+    for i in range(n_blocks):
+        if memory.get_word(state, at + i * BLOCK_WORDS) & BLOCK_DIRTY == 0:
+            n_clean += 1
+    return n_clean
+
+
+@kernel
+def zero_dirty(state: Words, pool: Int, block: Int, n_bytes: Int) -> None:
+    """Fill what was handed out before with zeros, in the first `n_bytes` of claimed blocks."""
+    block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
+    at = blocks.block_at(state, pool, block)
+    address = blocks.field(state, pool, blocks.ADDRESS) + block * block_bytes
+    done = np.int64(0)
+    while done < n_bytes:
+        if memory.get_word(state, at) & BLOCK_DIRTY:
+            memory.fill_zero(address + done, min(n_bytes - done, block_bytes))
+        done += block_bytes
+        at += BLOCK_WORDS
+
+
+@kernel
+def mark_allocated(state: Words, pool: Int, block: Int, n_bytes: Int, n_blocks: Int) -> Int:
+    """Give claimed blocks their new owner; return the handle.
+
+    The first block's status is stored last: until then nobody takes the others for a run.
+    """
+    at = blocks.block_at(state, pool, block)
+    for i in range(1, n_blocks):
+        further = at + i * BLOCK_WORDS
+        generation = memory.get_word(state, further) >> GENERATION_SHIFT
+        atomics.store(
+            state, further, (generation << GENERATION_SHIFT) | BLOCK_DIRTY | BLOCK_CONTINUED
+        )
+    memory.put_word(state, at + blocks.REQUESTED, n_bytes)
+    generation = ((memory.get_word(state, at) >> GENERATION_SHIFT) + 1) & _GENERATION_MASK
+    atomics.store(state, at, (generation << GENERATION_SHIFT) | BLOCK_DIRTY | BLOCK_ALLOCATED)
+    return blocks.handle_of(state, pool, block)
+
+
+@kernel(inline=True)
+def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
+    """Take one block of `pool`; return its handle, or POOL_FULL, OVER_LIMIT or RETAINED."""
+    row = blocks.row_of(pool)
+    if not blocks.count_off(state, pool, 1):
+        atomics.add(state, row + blocks.FAILURES, 1)
+        return POOL_FULL
+    block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
+    code = budget.reserve(state, block_bytes, limit_at)
+    if code != OK:
+        atomics.add(state, FREE_COUNTS + pool, 1)
+        return code
+    n_words = blocks.field(state, pool, blocks.N_WORDS)
+    block = bitmap.claim_one(
+        state,
+        blocks.field(state, pool, blocks.BITMAP),
+        n_words,
+        blocks.field(state, pool, blocks.SUMMARY),
+        blocks.start_word(n_words),
+    )
+    if memory.get_word(state, blocks.block_at(state, pool, block)) & BLOCK_DIRTY == 0:
+        code = budget.admit(state, block_bytes)
+        if code != OK:
+            budget.release(state, block_bytes)
+            blocks.put_back(state, pool, block, 1)
+            return code
+    elif zero:
+        address = blocks.field(state, pool, blocks.ADDRESS) + (
+            block << blocks.field(state, pool, blocks.BLOCK_SHIFT)
+        )
+        memory.fill_zero(address, n_bytes)
+    return mark_allocated(state, pool, block, n_bytes, 1)
+
+
+@kernel
+def claim_some_run(state: Words, pool: Int, n_blocks: Int) -> Int:
+    """Claim blocks in a row, counted off before; return the first, or FRAGMENTED.
+
+    A search that another thread's roll-back may have blinded is made again.
+    """
+    row = blocks.row_of(pool)
+    first, n_words, summary = (
+        blocks.field(state, pool, blocks.BITMAP),
+        blocks.field(state, pool, blocks.N_WORDS),
+        blocks.field(state, pool, blocks.SUMMARY),
+    )
+    n_rollbacks = np.int64(-1)
+    while n_rollbacks != atomics.load(state, row + blocks.ROLLBACKS):
+        n_rollbacks = atomics.load(state, row + blocks.ROLLBACKS)
+        block = bitmap.find_run(state, first, n_words, n_blocks, 0)
+        while block >= 0:
+            if bitmap.claim_run(state, first, summary, block, n_blocks) == OK:
+                return block
+            atomics.add(state, row + blocks.ROLLBACKS, 1)
+            block = bitmap.find_run(state, first, n_words, n_blocks, block + 1)
+    return FRAGMENTED
+
+
+@kernel
+def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
+    """Take blocks of `pool` in a row; as `allocate_block`, or FRAGMENTED."""
+    row = blocks.row_of(pool)
+    n_blocks = blocks.blocks_for(state, pool, n_bytes)
+    if not blocks.count_off(state, pool, n_blocks):
+        atomics.add(state, row + blocks.FAILURES, 1)
+        return POOL_FULL
+    block = claim_some_run(state, pool, n_blocks)
+    if block < 0:
+        atomics.add(state, FREE_COUNTS + pool, n_blocks)
+        atomics.add(state, row + blocks.FAILURES, 1)
+        return FRAGMENTED
+    block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
+    n_clean_bytes = count_clean(state, pool, block, n_blocks) * block_bytes
+    code = budget.reserve(state, n_blocks * block_bytes, limit_at)
+    if code == OK:
+        code = budget.admit(state, n_clean_bytes)
+        if code != OK:
+            budget.release(state, n_blocks * block_bytes)
+    if code != OK:
+        blocks.put_back(state, pool, block, n_blocks)
+        return code
+    if zero:
+        zero_dirty(state, pool, block, n_bytes)
+    return mark_allocated(state, pool, block, n_bytes, n_blocks)
+
+
+@kernel(nogil=False, inline=True)
+def allocate(state: Words, n_bytes: Int, limit_at: Int) -> Int:
+    """Take the best-fitting free block for `n_bytes`; return its handle, or the code why not.
+
+    A full pool is passed over for the next larger. Requests above INLINE_LIMIT give TOO_LARGE.
+    """
+    if n_bytes < 1:
+        return BAD_SIZE
+    if n_bytes > memory.get_word(state, INLINE_LIMIT):
+        return TOO_LARGE
+    result: Int = NO_POOL
+    pool = atomics.load(state, FIRST_POOL)
+    while pool != NO_POOL_ID:
+        if n_bytes <= blocks.field(state, pool, blocks.BLOCK_BYTES):
+            result = allocate_block(
+                state, pool, n_bytes, limit_at, memory.get_word(state, ZERO_ON_REUSE)
+            )
+            if result != POOL_FULL:
+                return result
+        pool = atomics.load(state, blocks.row_of(pool) + blocks.NEXT)
+    return result
+
+
+@kernel
+def largest_block(state: Words) -> Int:
+    """Return the bytes of the largest blocks there are, 0 where there is no pool."""
+    n_bytes: Int = 0
+    pool = atomics.load(state, FIRST_POOL)
+    while pool != NO_POOL_ID:
+        n_bytes = max(n_bytes, blocks.field(state, pool, blocks.BLOCK_BYTES))
+        pool = atomics.load(state, blocks.row_of(pool) + blocks.NEXT)
+    return n_bytes
+
+
+@kernel
+def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
+    """Take a block of any size, or, above the largest, a run of largest blocks; as `allocate`.
+
+    Of several pools that fail, FRAGMENTED is told before POOL_FULL.
+    """
+    if n_bytes < 1:
+        return BAD_SIZE
+    largest = largest_block(state)
+    worst: Int = NO_POOL
+    pool = atomics.load(state, FIRST_POOL)
+    while pool != NO_POOL_ID:
+        result: Int = NO_POOL
+        block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
+        if n_bytes <= block_bytes:
+            result = allocate_block(state, pool, n_bytes, limit_at, zero)
+        elif block_bytes == largest:
+            result = allocate_run(state, pool, n_bytes, limit_at, zero)
+        if result != NO_POOL and result != POOL_FULL and result != FRAGMENTED:
+            return result
+        if result == FRAGMENTED or worst == NO_POOL:
+            worst = result
+        pool = atomics.load(state, blocks.row_of(pool) + blocks.NEXT)
+    return worst
+
+
+@kernel
+def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDArray[Any]) -> Int:
+    """Allocate for each of `sizes`, or for none; return OK, or the code of the one that failed.
+
+    ``handles[0]`` is then the position of that one.
+    """
+    for i in range(sizes.shape[0]):
+        result = allocate_any(state, sizes[i], limit_at, memory.get_word(state, ZERO_ON_REUSE))
+        if result < 0:
+            for j in range(i):
+                release.deallocate(state, handles[j], ANY_SIZE)
+            handles[0] = i
+            return result
+        handles[i] = result
+    return OK
