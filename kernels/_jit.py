@@ -1,13 +1,15 @@
 """How kernels are compiled: options in one place, and not before somebody needs speed.
 
 A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with
-`overloaded`. `promote` imports numba, compiles lazily what is marked and rebinds it in its module;
-until then, and with ``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
+`overloaded`. `promote` imports numba, rebinds what is marked in its module and compiles it by
+calling what is marked with `on_promotion`; until then, and with ``NUMBA_DISABLE_JIT=1`` for good,
+the same functions run as plain Python.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import threading
@@ -43,9 +45,11 @@ MODULES: Final = (
 #: From so many items on, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
-_kernels: list[Callable[..., Any]] = []
-_options: dict[Callable[..., Any], dict[str, bool]] = {}
+logger = logging.getLogger("jessymem")
+
+_kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
+_first_calls: list[Callable[[], None]] = []
 _lock = threading.RLock()
 _promoted = False
 
@@ -65,9 +69,18 @@ def kernel(function: Any = None, *, nogil: bool = True, inline: bool = False) ->
     """
     if function is None:
         return functools.partial(kernel, nogil=nogil, inline=inline)
-    _options[function] = {"nogil": nogil, "forceinline": inline}
-    _kernels.append(function)
+    _kernels[function] = {"nogil": nogil, "forceinline": inline}
     return function
+
+
+def on_promotion(first_calls: Callable[[], None]) -> Callable[[], None]:
+    """Mark a function that calls each kernel which Python calls, on arrays as small as may be.
+
+    Its arguments must have the types of every later call, so that none of them compiles anything: a
+    child that is forked while another thread compiles would wait forever for that thread's locks.
+    """
+    _first_calls.append(first_calls)
+    return first_calls
 
 
 def overloaded(
@@ -99,7 +112,7 @@ def promote_for(n_items: int) -> None:
 
 
 def promote() -> bool:
-    """Rebind every kernel to its compiled form; return whether kernels are compiled now.
+    """Compile every kernel that Python calls and rebind it; return whether that is done now.
 
     Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
     unless ``JESSYMEM_KERNEL_CACHE=0``.
@@ -114,16 +127,44 @@ def promote() -> bool:
         for name in MODULES:
             import_module(f"{package}.{name}")
         extending = import_module("numba.extending")
-        for function, implementation in _overloads:
+        while _overloads:
+            function, implementation = _overloads[-1]
             extending.overload(function, inline="never")(implementation())
-        # All dispatchers first: a half-promoted module would freeze plain functions into compiled
-        # ones.
-        with _own_cache():
-            compiled = [(function, _compile(function)) for function in _kernels]
-        for function, dispatcher in compiled:
-            setattr(sys.modules[function.__module__], function.__name__, dispatcher)
+            _overloads.pop()
+        is_cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
+        try:
+            _compile_all(is_cached)
+        except Exception as error:  # a full disk, a damaged cache: whatever it is made of
+            if not is_cached:
+                raise
+            _compile_all(is_cached=False)
+            logger.warning(
+                "kernels are compiled without their cache: %s",
+                error,
+                extra={"event": "kernel_cache_failed", "error": type(error).__name__},
+            )
         _promoted = True
     return True
+
+
+def _compile_all(is_cached: bool) -> None:
+    """Rebind every kernel and make the first calls; if one fails, all are plain Python again."""
+    # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
+    with _own_cache():
+        compiled = {function: _wrap(function, is_cached) for function in _kernels}
+    try:
+        for function, dispatcher in compiled.items():
+            _rebind(function, dispatcher)
+        for first_calls in _first_calls:
+            first_calls()
+    except BaseException:
+        for function in compiled:
+            _rebind(function, function)
+        raise
+
+
+def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:
+    setattr(sys.modules[function.__module__], function.__name__, form)
 
 
 @contextmanager
@@ -154,20 +195,40 @@ def _own_cache() -> Iterator[None]:
         config.CACHE_DIR = before
 
 
-def _compile(function: Callable[..., Any]) -> Any:
-    """Wrap `function` for lazy compilation; without a place for the cache, do without one."""
+def _wrap(function: Callable[..., Any], is_cached: bool) -> Any:
+    """Make the form of `function` that compiles when called, without a place to cache uncached."""
     njit = import_module("numba").njit
-    cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
     try:
-        return njit(cache=cached, **_options[function])(function)
+        return njit(cache=is_cached, **_kernels[function])(function)
     except RuntimeError:
-        if not cached:
+        if not is_cached:
             raise
-        return njit(**_options[function])(function)
+        return njit(**_kernels[function])(function)
 
 
-# A child that is forked while another thread compiles would find the lock held by nobody.
+# -- forks -----------------------------------------------------------------------------------------
+#
+# A child that is forked while another thread compiles would find the locks held by nobody: ours,
+# and the one under which numba compiles also what is not ours. So a fork waits for both.
+
+_held_for_fork: list[Any] = []
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    compiler = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    if compiler is not None:
+        compiler.acquire()
+        _held_for_fork.append(compiler)
+
+
+def _after_fork() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().release()
+    _lock.release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )

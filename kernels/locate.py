@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem.kernels import memory
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     ABSENT,
+    DIRECTORY,
     LAYER,
     LAYER_BITS,
     LAYER_BYTES,
     LAYER_INDEX,
+    LOCATION,
     MAX_LAYER,
     NO_DIMENSION,
     NO_SUCH_LAYER,
     OK,
     OUT_OF_BOUNDS,
+    REGION,
 )
 
 if TYPE_CHECKING:
@@ -94,3 +97,10 @@ def locate_many(
         if code != OK:
             n_missing += 1
     return n_missing
+
+
+@on_promotion
+def _call_first() -> None:
+    directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
+    directory.flags.writeable = regions.flags.writeable = False  # as they are published
+    locate_many(directory, regions, np.zeros(1, np.int64), np.zeros(1, LOCATION))

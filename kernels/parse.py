@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     BAD_ENTRY,
     BAD_EXTENT,
@@ -19,7 +19,9 @@ from jessymem.kernels.schema import (
     BAD_KEYWORD_COUNT,
     BAD_KEYWORD_LENGTH,
     BAD_METADATA_SIZE,
+    FAULT,
     KEYWORD_LENGTH_BYTES,
+    LAYER,
     LAYER_ENTRY,
     LAYER_EXTENT,
     MAX_KEYWORDS,
@@ -132,3 +134,10 @@ def parse_entries(
         rows[i]["content_end"] = content + n_bytes
         at += _EXTENT_BYTES
     return at
+
+
+@on_promotion
+def _call_first() -> None:
+    data = np.zeros(1, np.uint8)
+    data.flags.writeable = False  # as a region's bytes
+    parse_entries(data, 0, np.zeros(1, LAYER), np.zeros(1, "<u4"), np.zeros(1, FAULT))

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from jessymem.kernels import _jit
+from jessymem.kernels import schema as s
 
 
-def run_python(code, **environment):
+def run_python(code, *arguments, **environment):
     """Run `code` in a fresh interpreter; return what it prints."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -98,6 +99,124 @@ def test_the_checked_run_checks():
     assert type(parse.read_word).__name__ == "CPUDispatcher"
     with pytest.raises(IndexError):
         parse.read_word(np.zeros(4, np.uint8), 1, 4)
+
+
+NO_LATER_COMPILE = """
+import sys
+from jessymem import MmapManager, MmapRegion
+from jessymem.kernels import _jit
+
+def n_compiled():
+    kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in _jit._kernels]
+    return sum(len(kernel.signatures) for kernel in kernels)
+
+_jit.promote()
+before = n_compiled()
+assert before
+for load_mode in ("map", "copy"):
+    for path in sys.argv[1:]:
+        region = MmapRegion.from_file("D01", path, load_mode=load_mode)
+        region.verify_integrity()
+with MmapManager(base_path="nowhere") as manager:
+    manager.load_core_dimensions()
+    manager.load_contexts(manager.list_layers())
+    manager.load_contexts([])
+with MmapManager() as manager:
+    manager.load_dimension("D01", sys.argv[1])
+    manager.load_contexts(manager.list_layers())
+print(n_compiled() - before)
+"""
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_promotion_compiles_all_that_later_calls_need(store, tmp_path):
+    path = store / "D01" / "region.mmap"
+    data = bytearray(path.read_bytes())
+    data[s.RESERVED_OFFSET : s.HEADER_BYTES] = bytes(s.HEADER_BYTES - s.RESERVED_OFFSET)
+    plain = tmp_path / "plain.mmap"
+    plain.write_bytes(data)
+    assert run_python(NO_LATER_COMPILE, str(path), str(plain)) == "0"
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_the_gil_is_kept_only_where_a_kernel_says_so():
+    code = """
+import numba, sys
+from jessymem.kernels import _jit
+def plain(): return 1
+def kept(): return 2
+assert _jit.kernel(plain) is plain and _jit.kernel(nogil=False)(kept) is kept
+_jit.promote()
+print([getattr(sys.modules["__main__"], name).targetoptions["nogil"] for name in ("plain", "kept")])
+"""
+    assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "[True, False]"
+
+
+PROMOTE_AND_FIND = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(event)s")
+import numpy as np
+from jessymem.kernels import _jit, locate
+from jessymem.kernels import schema as s
+{before}
+assert _jit.promote()
+places = np.zeros(1, s.LOCATION)
+directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
+assert locate.locate_many(directory, regions, np.zeros(1, np.int64), places) == 1
+print(locate.locate_many.stats.cache_path)
+"""
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path):
+    pytest.importorskip("resource")
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    code = PROMOTE_AND_FIND.format(before=full)
+    answer = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), PYTHONDONTWRITEBYTECODE="1")
+    assert answer.split() == ["kernel_cache_failed", "None"]
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_a_damaged_cache_is_not_used(tmp_path):
+    code = PROMOTE_AND_FIND.format(before="")
+    assert str(tmp_path) in run_python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    entries = list(tmp_path.rglob("*.nbi")) + list(tmp_path.rglob("*.nbc"))
+    assert entries
+    for path in entries:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert run_python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == [
+        "kernel_cache_failed",
+        "None",
+    ]
+
+
+def test_a_failed_promotion_leaves_plain_functions():
+    code = """
+import threading
+from jessymem.kernels import _jit, locate
+plain = locate.locate_many
+class Stop(BaseException): pass
+@_jit.on_promotion
+def stop(): raise Stop
+try:
+    _jit.promote()
+except Stop:
+    assert not _jit.is_disabled()
+assert locate.locate_many is plain and not _jit.is_promoted()
+_jit._first_calls.remove(stop)
+print(_jit.promote() == (locate.locate_many is not plain))
+"""
+    assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "True"
+
+
+def test_first_calls_run_as_plain_python():
+    code = """
+from jessymem.kernels import _jit, locate, parse
+assert len(_jit._first_calls) >= 2
+for first_calls in _jit._first_calls:
+    first_calls()
+"""
+    run_python(code, NUMBA_DISABLE_JIT="1")
 
 
 def test_work_that_is_not_worth_it_compiles_nothing():

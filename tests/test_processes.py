@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -77,8 +79,64 @@ def test_a_fork_while_a_thread_is_loading(store, intercept):
     assert len(manager.access_layer("L20-300")) == 301
 
 
+COMPILE_AND_FORK = """
+import os, signal, sys, threading, traceback
+from numba.core import event
+from jessymem import MmapManager, MmapRegion
+from jessymem.kernels import _jit
+
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiling.set()
+    def on_end(self, event):
+        pass
+
+def child():
+    signal.alarm(30)  # ends a child that hangs
+    assert len(manager.load_contexts(layers)) == len(layers)
+    MmapRegion.from_file("D01", sys.argv[1] + "/D01/region.mmap").verify_integrity()
+    assert _jit.promote()
+
+compiling = threading.Event()
+event.register("numba:compile", Listener())
+manager = MmapManager(base_path=sys.argv[1])
+manager.load_dimension("D01")
+layers = manager.list_layers()
+many = layers * -(-_jit.WORTH_COMPILING // len(layers))
+thread = threading.Thread(target=manager.load_contexts, args=(many,))
+thread.start()
+assert compiling.wait(60)
+pid = os.fork()
+if pid == 0:
+    code = 1
+    try:
+        child()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+thread.join()
+"""
+
+
 @needs_fork
-def test_a_fork_while_a_thread_compiles():
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_a_fork_while_a_thread_compiles(store, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILE_AND_FORK, str(store)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "empty")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
+
+
+@needs_fork
+def test_a_fork_while_a_thread_promotes():
     done = threading.Event()
 
     def hold():

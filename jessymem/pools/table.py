@@ -2,7 +2,7 @@
 
 The state is one array of words (`jessymem.kernels.schema` describes it). Its length is settled at
 the start, with room for pools that may be added: it lies in memory that is committed only where
-it is touched. Rows are written here where nobody else can reach them, or under the allocator's lock.
+it is touched. Rows are written here before others can reach them, or under the allocator's lock.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from jessymem.terminal.shell import (
     write_content,
     write_json,
 )
-from jessymem.warmup import N_STEPS, warm_up
+from jessymem.warmup import warm_up
 
 _MAX_LAYERS_SHOWN: Final = 100
 
@@ -220,8 +220,8 @@ def warmup(as_json: bool) -> None:
     Later processes find them in the cache on disk; nothing else is touched.
     """
     with pictures.show_progress() as progress:
-        task = progress.add_task("compiling", total=N_STEPS)
-        report = warm_up(lambda: progress.advance(task))
+        progress.add_task("compiling", total=None)
+        report = warm_up()
     if as_json:
         write_json(records.warmup_record(report))
     else:
