@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import tempfile
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,6 +92,32 @@ def test_it_tells_what_it_is(region, path):
         assert info.name == f"layer {number}"
         assert (info.depth, info.keywords) == (number, ("word", f"k{number}"))
     assert region.rows_by_keyword == {"word": [0, 1, 2], "k0": [0], "k2": [1], "k5": [2]}
+
+
+@pytest.mark.parametrize("name", ["rows_by_keyword", "metadata", "_children_by_parent"])
+def test_no_region_waits_for_what_another_computes(name, monkeypatch):
+    busy, free = make_builder().build_to_memory(), make_builder().build_to_memory()
+    free_layout, inside, go_on = free.layout, threading.Event(), threading.Event()
+
+    def rows(layout):
+        if layout is not free_layout and not inside.is_set():
+            inside.set()
+            assert go_on.wait(60)
+        return layout.__dict__["rows"]
+
+    layout_class = type("Slow", (type(free_layout),), {"rows": property(rows)})
+    monkeypatch.setattr(busy, "layout", object.__new__(layout_class))
+    busy.layout.__dict__.update(free_layout.__dict__)
+    threads = [threading.Thread(target=getattr, args=(each, name)) for each in (busy, free)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    threads[1].join(10)
+    waited = threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert not waited
 
 
 def test_where_its_bytes_are(path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from jessymem import osmem
+from jessymem.computed_once import computed_once
 from jessymem.config import ADVICE_MODES, LOAD_MODES
 from jessymem.errors import (
     AllocationFailed,
@@ -252,7 +252,7 @@ class MmapRegion:
         """Its generation, 0 for plain V1."""
         return self.layout.generation
 
-    @cached_property
+    @computed_once
     def metadata(self) -> RegionMetadata:
         """All that is known of the region and its layers, without contents."""
         layers = (
@@ -358,7 +358,7 @@ class MmapRegion:
         pieces = layout.split_keywords(self.layout, record, self._source)
         return tuple(piece.decode("utf-8", "replace") for piece in pieces)
 
-    @cached_property
+    @computed_once
     def rows_by_keyword(self) -> dict[str, list[int]]:
         """Rows per keyword, ascending; made when first asked for, in O(keywords of the region)."""
         found: dict[str, list[int]] = {}
@@ -371,7 +371,7 @@ class MmapRegion:
         """Return this region's layers that name `parent`, ascending."""
         return tuple(self._children_by_parent.get(int(parent), ()))
 
-    @cached_property
+    @computed_once
     def _children_by_parent(self) -> dict[int, list[LayerId]]:
         rows = self.layout.rows
         named = rows[rows["parent"] != 0]
