@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     )
     from jessymem.ids import DimensionId, LayerId
     from jessymem.manager import MmapManager
+    from jessymem.pools.allocator import PoolAllocator
+    from jessymem.pools.offsets import MmapOffset
+    from jessymem.pools.pool import MmapPool
+    from jessymem.pools.survey import PoolStats
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
@@ -62,10 +66,14 @@ __all__ = [
     "MemoryConfig",
     "MemoryStats",
     "MmapManager",
+    "MmapOffset",
+    "MmapPool",
     "MmapRegion",
     "NavigationPath",
     "OutOfBounds",
+    "PoolAllocator",
     "PoolConfig",
+    "PoolStats",
     "RegionBuilder",
     "RegionFormatError",
     "RegionIOError",
@@ -80,6 +88,10 @@ _HOMES: Final = {
     "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
     "ids": ("DimensionId", "LayerId"),
     "manager": ("MmapManager",),
+    "pools.allocator": ("PoolAllocator",),
+    "pools.offsets": ("MmapOffset",),
+    "pools.pool": ("MmapPool",),
+    "pools.survey": ("PoolStats",),
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),

@@ -1,20 +1,28 @@
 """The one budget: what is charged, to which class, and what still waits for its last view.
 
 Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and
-released when the last view on it is gone; until then it is *waiting* and counts.
+released when the last view on it is gone; until then it is *waiting* and counts. Where blocks are
+allocated too, both are counted in the same words (`jessymem.kernels.budget`), which compiled code
+changes without a lock.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jessymem import osmem
 from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
 from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
-from jessymem.kernels.schema import FIRST_USER_DIMENSION, N_CORE_DIMENSIONS
+from jessymem.kernels import _jit, atomics, budget, memory
+from jessymem.kernels import schema as s
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CLASSES: Final = ("core_slots", "core_headroom", "grown", "user")
 
@@ -52,10 +60,22 @@ class Budget:
     limit_bytes : int
     capacities : dict of DimensionId to int
         The core slots, in bytes.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held while something other than a single count changes. Never wait for another lock, nor
+        for a log handler, while holding it.
+    make_room : callable
+        Called, under the lock, with how many bytes of freed pages should go back to the system.
+    on_fall : callable
+        Called, under the lock, with the bytes in use after a region's charge went back.
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
         self.limit_bytes = limit_bytes
+        self.make_room: Callable[[int], object] = lambda n_bytes: None
+        self.on_fall: Callable[[int], object] = lambda used: None
         self._capacities = capacities
         self._class_limits = {
             "core_slots": sum(capacities.values()),
@@ -64,11 +84,29 @@ class Budget:
             "user": USER_MB * MIB,
         }
         # Re-entrant: a finalizer or signal handler of the user's may ask in a thread that holds it.
-        self._lock = threading.RLock()
-        # The one truth: sums are made from it when asked for, so no interrupt leaves them apart.
+        self.lock = threading.RLock()
+        # The one truth about regions: sums are made from it when asked for, and the shared words
+        # are brought in line with it, so no interrupt leaves them apart for long.
         self._charges: dict[int, Charge] = {}
         self._waiting: set[int] = set()
         self._peak = 0
+        self._words: NDArray[Any] | None = None
+        self._is_changing = False
+
+    def attach(self, words: NDArray[Any]) -> None:
+        """Go on counting in an allocator's `words`; kernels that change them are compiled first.
+
+        Raises
+        ------
+        Exception
+            What keeps numba from compiling; nothing is changed then.
+        """
+        _jit.promote(_jit.MEMORY)
+        with self.changing():
+            total = self._total()
+            words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
+            words[s.PEAK] = max(self._peak, total)
+            self._words = words
 
     def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> None:
         """Charge a region of `n_bytes`.
@@ -80,11 +118,8 @@ class Budget:
             headroom. Nothing is charged then.
         """
         charge = self._price(dimension, n_bytes)
-        with self._lock:
-            charges = self._charges.copy()
-            used = _sums(charges)
-            total = sum(used.values())
-            waiting = sum(self._waiting_in(charges).values())
+        with self.changing():
+            used = _sums(self._charges.copy())
             headroom = self._class_limits["core_headroom"]
             if used["core_headroom"] + charge.n_headroom > headroom:
                 slot = self._capacities[dimension]
@@ -95,9 +130,10 @@ class Budget:
                     current=used["core_headroom"],
                     limit=headroom,
                     requested=charge.n_headroom,
-                    waiting=waiting,
+                    waiting=self.waiting_bytes,
                 )
-            if total + charge.n_bytes > self.limit_bytes:
+            if not self._fits(charge.n_bytes):
+                total, waiting = self.total, self.waiting_bytes
                 raise LimitExceeded(
                     f"{dimension}: {charge.n_bytes:,} bytes do not fit: {total:,} of "
                     f"{self.limit_bytes:,} are in use, {waiting:,} of them waiting for views to be "
@@ -107,42 +143,139 @@ class Budget:
                     requested=charge.n_bytes,
                     waiting=waiting,
                 )
-            self._peak = max(self._peak, total + charge.n_bytes)
             self._charges[region_id] = charge
 
     def retire(self, region_id: int) -> None:
         """Note that a region is only waiting for its last view; nothing to do if that is gone."""
-        with self._lock:
+        with self.lock:
             self._waiting.add(region_id)
 
     def release(self, region_id: int) -> None:
-        """Take a charge back. One step without a lock: finalizers call it in any thread."""
+        """Take a charge back; never waits, finalizers call it in any thread."""
         self._charges.pop(region_id, None)
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Bring the shared words in line with the charges, now or by whoever is changing them."""
+        while self._excess() > 0 and self.lock.acquire(blocking=False):
+            try:
+                if self._is_changing or atomics.is_interrupted():
+                    return  # this thread was interrupted half-way: it will do it when it goes on
+                self._settle()
+            finally:
+                self.lock.release()
+
+    @property
+    def total(self) -> int:
+        """All bytes that are charged, regions and blocks."""
+        self.reconcile()
+        return self._total() if self._words is None else int(self._words[s.USED])
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of regions that are retired and still viewed."""
+        with self.lock:
+            return sum(self._waiting_in(self._charges.copy()).values())
 
     def usage(self) -> Usage:
         """Return what is charged, all of one moment."""
-        with self._lock:
+        with self.changing():
             charges = self._charges.copy()
             used, limits = _sums(charges), self._class_limits
             per_class = {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
-            return Usage(sum(used.values()), self._peak, self._waiting_in(charges), per_class)
+            waiting = self._waiting_in(charges)
+            if self._words is None:
+                return Usage(sum(used.values()), self._peak, waiting, per_class)
+            total = int(self._words[s.USED])
+            return Usage(total, int(self._words[s.PEAK]), waiting, per_class)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock, the words in line before; what is released meanwhile follows after."""
+        try:
+            with self.lock:
+                was_changing, self._is_changing = self._is_changing, True
+                try:
+                    if not was_changing:
+                        self._settle()
+                    yield
+                finally:
+                    self._is_changing = was_changing
+        finally:
+            self.reconcile()
+
+    @contextmanager
+    def changing_if_idle(self) -> Iterator[bool]:
+        """As `changing`, but never wait: yield False where anyone, this thread too, is at it."""
+        if not self.lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            if self._is_changing:
+                yield False
+            else:
+                with self.changing():
+                    yield True
+        finally:
+            self.lock.release()
 
     def after_fork(self, live: set[int]) -> None:
         """Start over in a forked child: `live` regions are loaded, retired ones still wait.
 
-        A thread of the parent may have held the lock, or been half-way through a load.
+        A thread of the parent may have held the lock, or been half-way through a load. The words,
+        where there are any, are made good by the allocator, which recounts its blocks.
         """
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self._is_changing = False
         self._waiting -= live  # a thread of the parent was about to unload them
         for region_id in self._charges.keys() - live - self._waiting:
-            self.release(region_id)
+            self._charges.pop(region_id, None)
+
+    def recount(self, n_block_bytes: int, n_retained_bytes: int) -> None:
+        """Set the words right where nobody else runs: after a fork, in the child."""
+        if self._words is not None:
+            total = self._total()
+            self._words[s.OF_REGIONS] = total
+            self._words[s.USED] = total + n_block_bytes
+            self._words[s.RESIDENT] = total + n_block_bytes + n_retained_bytes
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _excess(self) -> int:
+        """Bytes that the words count for regions, and the charges no longer."""
+        return 0 if self._words is None else int(self._words[s.OF_REGIONS]) - self._total()
+
+    def _settle(self) -> None:
+        """Bring the words in line; under the lock."""
+        excess = self._excess()
+        if self._words is not None and excess > 0:
+            budget.discharge(memory.argument_of(self._words), excess)
+            self.on_fall(int(self._words[s.USED]))
+
+    def _fits(self, n_bytes: int) -> bool:
+        """Count `n_bytes` more, if they fit."""
+        if self._words is None:
+            total = self._total() + n_bytes
+            if total > self.limit_bytes:
+                return False
+            self._peak = max(self._peak, total)
+            return True
+        words = memory.argument_of(self._words)
+        code = budget.charge(words, n_bytes, s.LIMIT)
+        if code == s.RETAINED:
+            self.make_room(n_bytes)
+            code = budget.charge(words, n_bytes, s.LIMIT)
+        return bool(code == s.OK)
+
+    def _total(self) -> int:
+        return sum(charge.n_bytes for charge in self._charges.copy().values())
 
     def _price(self, dimension: DimensionId, n_bytes: int) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
-        if dimension <= N_CORE_DIMENSIONS:
+        if dimension <= s.N_CORE_DIMENSIONS:
             beyond = max(n_pages_bytes - self._capacities[dimension], 0)
             return Charge(n_pages_bytes, beyond, "core_slots")
-        kind = "grown" if dimension < FIRST_USER_DIMENSION else "user"
+        kind = "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
         return Charge(n_pages_bytes, 0, kind)
 
     def _waiting_in(self, charges: dict[int, Charge]) -> dict[int, int]:

@@ -72,6 +72,11 @@ class PoolConfig:
         if self.block_size > self.size_mb * MIB:
             raise _config_error("block_size", self.block_size, "no larger than its pool")
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the pool has."""
+        return self.size_mb * MIB // self.block_size
+
 
 DEFAULT_POOLS: Final = (
     PoolConfig(32, 4 * 1024),

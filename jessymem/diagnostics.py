@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jessymem.budget import Budget, Usage
-from jessymem.config import MemoryConfig
+from jessymem.budget import Usage
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
+from jessymem.pools.survey import Survey, survey_of_plans
 from jessymem.regions.region import MmapRegion
-from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
 from jessymem.stats import MemoryStats
 
+if TYPE_CHECKING:
+    from jessymem.manager import MmapManager
 
-def collect_stats(
-    config: MemoryConfig,
-    snapshot: Snapshot,
-    budget: Budget,
-    sampler: ReadSampler,
-    usage: Usage | None = None,
-) -> MemoryStats:
-    """Gather the numbers of one moment, `usage` being the budget's where it was asked already."""
-    # The snapshot is held, so what it has loaded is charged: used is never above allocated.
+
+class Moment(NamedTuple):
+    """What all numbers are made from."""
+
+    snapshot: Snapshot
+    blocks: Survey
+    usage: Usage
+
+    @classmethod
+    def of(cls, manager: MmapManager) -> Moment:
+        """Look once."""
+        # The snapshot is held, so what it has loaded stays charged.
+        snapshot = manager._snapshot
+        allocator = manager._allocator
+        if allocator is None:
+            blocks = survey_of_plans(manager.config.pool_configs)  # type: ignore[arg-type]
+        else:
+            blocks = allocator.survey()
+        return cls(snapshot, blocks, manager._budget.usage())
+
+
+def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryStats:
+    """Gather the numbers of one moment."""
+    snapshot, blocks, usage = moment or Moment.of(manager)
+    config, sampler = manager.config, manager._sampler
     loaded = snapshot.loaded
-    usage = usage or budget.usage()
-    utilization = usage.total / budget.limit_bytes
+    utilization = usage.total / config.limit_bytes
+    used = sum(region.size for region in loaded) + blocks.n_requested
     return MemoryStats(
         total_allocated_bytes=usage.total,
-        total_used_bytes=sum(region.size for region in loaded),
-        total_limit_bytes=budget.limit_bytes,
+        total_used_bytes=min(used, usage.total),  # blocks may have gone between the two looks
+        total_limit_bytes=config.limit_bytes,
         utilization=utilization,
         peak_usage_bytes=usage.peak,
-        waiting_bytes=sum(usage.waiting.values()),
+        waiting_bytes=sum(usage.waiting.values()) + blocks.n_waiting,
+        retained_bytes=blocks.n_retained,
         per_class=usage.per_class,
+        per_pool=blocks.per_pool,
+        fragmentation_ratio=blocks.fragmentation_ratio,
+        largest_free_run_bytes=blocks.largest_free_run,
+        total_allocations=blocks.n_allocations,
+        total_deallocations=blocks.n_deallocations,
+        allocation_failures=manager._allocator.n_failures if manager._allocator else 0,
         dimensions_loaded=len(loaded),
         layers_loaded=sum(len(region.layout.rows) for region in loaded),
         active_regions=len(loaded),
@@ -47,12 +72,12 @@ def collect_stats(
     )
 
 
-def dump_state(
-    config: MemoryConfig, snapshot: Snapshot, budget: Budget, sampler: ReadSampler
-) -> dict[str, Any]:
+def dump_state(manager: MmapManager) -> dict[str, Any]:
     """Write down everything, in types that `json.dumps` takes."""
-    usage = budget.usage()
-    stats = collect_stats(config, snapshot, budget, sampler, usage)
+    moment = Moment.of(manager)
+    stats = collect_stats(manager, moment)
+    config, snapshot = manager.config, moment.snapshot
+    loaded = set(snapshot.region_ids())
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
         "config": settings,
@@ -62,12 +87,13 @@ def dump_state(
             "used_bytes": stats.total_used_bytes,
             "peak_bytes": stats.peak_usage_bytes,
             "waiting_bytes": stats.waiting_bytes,
+            "retained_bytes": stats.retained_bytes,
             "utilization": stats.utilization,
             "per_class": {
                 name: dataclasses.asdict(usage) for name, usage in stats.per_class.items()
             },
         },
-        "pools": [],
+        "pools": [dataclasses.asdict(pool) for pool in stats.per_pool.values()],
         "regions": [_region(region, snapshot) for region in snapshot.loaded],
         "layers": [layer for region in snapshot.loaded for layer in _layers(region)],
         "counters": {
@@ -75,14 +101,21 @@ def dump_state(
             "layers_loaded": stats.layers_loaded,
             "active_regions": stats.active_regions,
             "avg_access_latency_us": stats.avg_access_latency_us,
-            "access_samples": sampler.n_samples,
+            "access_samples": manager._sampler.n_samples,
             "peak_concurrent_readers": stats.peak_concurrent_readers,
             "simulation_mode": stats.simulation_mode,
+            "fragmentation_ratio": stats.fragmentation_ratio,
+            "largest_free_run_bytes": stats.largest_free_run_bytes,
+            "total_allocations": stats.total_allocations,
+            "total_deallocations": stats.total_deallocations,
+            "allocation_failures": stats.allocation_failures,
         },
         "waiting": [
             {"region_id": region_id, "n_bytes": n_bytes}
-            for region_id, n_bytes in sorted(usage.waiting.items())
-        ],
+            for region_id, n_bytes in sorted(moment.usage.waiting.items())
+            if region_id not in loaded  # it was just about to be published again
+        ]
+        + (manager._allocator.waiting_blocks() if manager._allocator else []),
     }
 
 
@@ -116,7 +149,7 @@ def _layers(region: MmapRegion) -> list[dict[str, Any]]:
             "offset": start,
             "size": end - start,
             "depth": depth,
-            "frequency": frequency,
+            "frequency": frequency if isfinite(frequency) else None,  # JSON has no NaN
             "parent": str(LayerId.from_packed(parent)) if parent >> s.LAYER_BITS else None,
             "location": location,
             "state": state,

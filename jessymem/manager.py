@@ -39,6 +39,7 @@ from jessymem.ids import (
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
+from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import PressureLog
 from jessymem.processes import renew_in_forked_children, reopen
 from jessymem.regions.region import MmapRegion
@@ -47,13 +48,14 @@ from jessymem.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
+    from jessymem.pools.allocator import PoolAllocator
     from jessymem.regions.metadata import LayerInfo
     from jessymem.stats import LoadReport, MemoryStats
 
 logger = logging.getLogger("jessymem")
 
 
-class MmapManager:
+class MmapManager(MemoryVerbs):
     """Maps region files and hands out their layers with no copy and no lock.
 
     Threads may share a manager. Readers never wait: they see a layer's old state or its new one,
@@ -99,6 +101,7 @@ class MmapManager:
         self._budget = Budget(self._config.limit_bytes, capacities)
         self._loader = Loader(self._config, self._budget)
         self._pressure = PressureLog(self._config)
+        self._allocator = None
         self._empty = Snapshot.empty(capacities)
         self._snapshot = self._empty
         self._sampler = ReadSampler()
@@ -269,12 +272,14 @@ class MmapManager:
         return [region.dimension_id for region in self._snapshot.loaded]
 
     def close(self) -> None:
-        """Unload everything; a second call does nothing.
+        """Unload everything and take every block back; a second call does nothing.
 
         Views that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
         `is_loaded` raises InvalidAccess.
         """
         with self._lock:
+            if self._allocator is not None:
+                self._allocator.close()
             was_closed, self._closed = self._closed, True
             region_ids = self._snapshot.region_ids()
             self._snapshot = self._empty
@@ -502,7 +507,7 @@ class MmapManager:
         """Return what the manager measured of itself; works on a closed one too."""
         from jessymem import diagnostics
 
-        return diagnostics.collect_stats(self._config, self._snapshot, self._budget, self._sampler)
+        return diagnostics.collect_stats(self)
 
     def dump_state(self) -> dict[str, Any]:
         """Return the whole state, ready for `json.dumps`; works on a closed manager too.
@@ -514,7 +519,7 @@ class MmapManager:
         """
         from jessymem import diagnostics
 
-        return diagnostics.dump_state(self._config, self._snapshot, self._budget, self._sampler)
+        return diagnostics.dump_state(self)
 
     # -- the rest of being an object ---------------------------------------------------------------
 
@@ -561,9 +566,24 @@ class MmapManager:
     def _writing(self) -> Iterator[None]:
         with self._lock:
             self._check_open()
-            self._pressure.observe(self._budget.usage())
+            self._observe_pressure()
             yield
-            self._pressure.observe(self._budget.usage())
+            self._observe_pressure()
+
+    def _observe_pressure(self) -> None:
+        with self._budget.lock:
+            used, waiting = self._budget.total, self._budget.waiting_bytes
+            risen = self._pressure.observe(used)
+        self._pressure.record(risen, used, waiting_bytes=waiting)
+
+    def _make_allocator(self) -> PoolAllocator:
+        from jessymem.pools.allocator import PoolAllocator
+
+        with self._budget.lock:
+            if self._allocator is None:
+                self._check_open()
+                self._allocator = PoolAllocator.within(self._config, self._budget, self._pressure)
+            return self._allocator
 
     def _loaded_region(
         self, dimension: DimensionId, snapshot: Snapshot | None = None
@@ -627,4 +647,6 @@ class MmapManager:
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self._budget.after_fork(set(self._snapshot.region_ids()))
+        if self._allocator is not None:
+            self._allocator.recount()
         self._sampler.after_fork()

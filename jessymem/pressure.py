@@ -1,12 +1,19 @@
-"""Memory pressure, said once per crossing: records when use passes a threshold of the budget."""
+"""Memory pressure, said once per crossing: records when use passes a threshold of the budget.
+
+Where blocks are allocated, the shared words hold what a kernel has to know of it: up to where
+nobody need be told, and below which fall a level may speak again.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from jessymem.budget import Usage
 from jessymem.config import MemoryConfig
+from jessymem.kernels import schema as s
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("jessymem")
 
@@ -14,41 +21,96 @@ logger = logging.getLogger("jessymem")
 HYSTERESIS: Final = 0.05
 
 
+class Level(NamedTuple):
+    """One threshold."""
+
+    name: str
+    share: float
+    severity: int
+    above_bytes: int  # it speaks where use is above
+    rearm_bytes: int  # and again after use was below
+
+
 class PressureLog:
-    """Remembers which thresholds have spoken; called under the manager's writer lock."""
+    """Remembers which thresholds have spoken; everything but `record` under the budget's lock."""
 
     def __init__(self, config: MemoryConfig) -> None:
         self._limit = config.limit_bytes
-        self._levels = (
-            (config.warning_threshold, logging.INFO, "warning"),
-            (config.eviction_threshold, logging.WARNING, "eviction"),
-        )
-        self._spoken: set[str] = set()
+        self.warning = self._level("warning", config.warning_threshold, logging.INFO)
+        self.eviction = self._level("eviction", config.eviction_threshold, logging.WARNING)
+        self.critical = self._level("critical", config.critical_threshold, logging.ERROR)
+        self._spoken: set[Level] = set()
+        self._last_used = 0
+        self._words: NDArray[Any] | None = None
+        self._evicts = False
 
-    def observe(self, usage: Usage) -> None:
-        """Record each threshold that use is above and was not before."""
-        share = usage.total / self._limit
-        for threshold, level, name in self._levels:
-            if share > threshold and name not in self._spoken:
-                self._spoken.add(name)
-                self._record(level, name, threshold, usage)
-            elif share < threshold - HYSTERESIS:
-                self._spoken.discard(name)
+    def attach(self, words: NDArray[Any], evicts: bool) -> None:
+        """Keep an allocator's words up to date; `evicts` tells whether it has anything to evict."""
+        self._words, self._evicts = words, evicts
+        self._tell_kernels()
 
-    def _record(self, level: int, name: str, threshold: float, usage: Usage) -> None:
-        logger.log(
-            level,
-            "memory use is above the %s threshold: %d of %d bytes (%.0f %%)",
-            name,
-            usage.total,
-            self._limit,
-            100 * usage.total / self._limit,
-            extra={
-                "event": "memory_pressure",
-                "threshold_name": name,
-                "threshold": threshold,
-                "used_bytes": usage.total,
-                "limit_bytes": self._limit,
-                "waiting_bytes": sum(usage.waiting.values()),
-            },
-        )
+    def observe(self, used: int) -> list[Level]:
+        """Return the levels that use is above and was not before; what it fell below is re-armed.
+
+        A load may fill the limit, so passing the critical level is nobody's error here.
+        """
+        if used < self._last_used:
+            self.rearm(used)
+        self._last_used = used
+        risen = [
+            level
+            for level in (self.warning, self.eviction)
+            if used > level.above_bytes and level not in self._spoken
+        ]
+        self._spoken.update(risen)
+        self._tell_kernels()
+        return risen
+
+    def refuse(self) -> list[Level]:
+        """Note that an allocation would pass the critical level; return that, if it is news."""
+        risen = [] if self.critical in self._spoken else [self.critical]
+        self._spoken.add(self.critical)
+        self._tell_kernels()
+        return risen
+
+    def rearm(self, used: int) -> None:
+        """Let levels speak again that use has fallen well below."""
+        self._last_used = used
+        self._spoken = {level for level in self._spoken if used >= level.rearm_bytes}
+        self._tell_kernels()
+
+    def record(self, levels: list[Level], used: int, **facts: Any) -> None:
+        """Write the records; no lock may be held, since a handler may do what it likes."""
+        for level in levels:
+            logger.log(
+                level.severity,
+                "memory use is above the %s threshold: %d of %d bytes (%.0f %%)",
+                level.name,
+                used,
+                self._limit,
+                100 * used / self._limit,
+                extra={
+                    "event": "memory_pressure",
+                    "threshold_name": level.name,
+                    "threshold": level.share,
+                    "used_bytes": used,
+                    "limit_bytes": self._limit,
+                    **facts,
+                },
+            )
+
+    def _level(self, name: str, share: float, severity: int) -> Level:
+        rearm = max(share - HYSTERESIS, 0) * self._limit
+        return Level(name, share, severity, int(share * self._limit), int(rearm))
+
+    def _tell_kernels(self) -> None:
+        if self._words is None:
+            return
+        calm = self.critical.above_bytes
+        if self._evicts:
+            calm = min(calm, self.eviction.above_bytes)
+        for level in (self.eviction, self.warning):
+            if level not in self._spoken:
+                calm = min(calm, level.above_bytes)
+        self._words[s.CALM_LIMIT] = calm
+        self._words[s.REARM_BELOW] = max((level.rearm_bytes for level in self._spoken), default=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from jessymem.config import MemoryConfig
 from jessymem.errors import RegionNotFound
@@ -14,12 +14,19 @@ from jessymem.ids import DimensionId
 if TYPE_CHECKING:
     from jessymem.manager import MmapManager
 
-_managers: weakref.WeakSet[MmapManager] = weakref.WeakSet()
+
+class Renewable(Protocol):
+    """What holds locks."""
+
+    def _after_fork(self) -> None: ...
 
 
-def renew_in_forked_children(manager: MmapManager) -> None:
-    """Give `manager` new locks in every child that is forked while it lives."""
-    _managers.add(manager)
+_renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
+
+
+def renew_in_forked_children(owner: Renewable) -> None:
+    """Give `owner` new locks in every child that is forked while it lives."""
+    _renewables.add(owner)
 
 
 def reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> MmapManager:
@@ -54,8 +61,8 @@ def reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> 
 
 
 def _renew() -> None:
-    for manager in _managers:
-        manager._after_fork()
+    for owner in _renewables:
+        owner._after_fork()
 
 
 if hasattr(os, "register_at_fork"):

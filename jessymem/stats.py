@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jessymem.budget import ClassUsage
 from jessymem.ids import DimensionId
+from jessymem.pools.survey import PoolStats
 
 
 @dataclass(frozen=True)
@@ -16,18 +17,34 @@ class MemoryStats:
     Attributes
     ----------
     total_allocated_bytes : int
-        What the budget counts: loaded regions in whole pages, and what is waiting.
+        What the budget counts: loaded regions in whole pages, blocks handed out, and what is
+        waiting.
     total_used_bytes : int
-        Of that, what was asked for: the loaded regions' own lengths.
+        Of that, what was asked for: the loaded regions' own lengths, and the sizes of allocations.
     total_limit_bytes : int
     utilization : float
         Allocated / limit, 0 to 1.
     peak_usage_bytes : int
         The highest `total_allocated_bytes` so far, at any instant.
     waiting_bytes : int
-        Retired (unloaded or replaced), but still viewed by someone.
+        Retired (unloaded, replaced or given back), but still viewed by someone.
+    retained_bytes : int
+        Pages of freed blocks that the system has not got back yet; not in `total_allocated_bytes`,
+        and given back before a request is refused for want of them.
     per_class : mapping of str to ClassUsage
-        "core_slots", "core_headroom", "grown" (D15 to D32767), "user" (D32768 and above).
+        "core_slots", "core_headroom", "grown" (D15 to D32767), "user" (D32768 and above): regions,
+        by their dimension.
+    per_pool : mapping of int to PoolStats
+        By pool id, in the order of block sizes.
+    fragmentation_ratio : float
+        Of the bytes in blocks handed out, the share that nobody asked for: 1 - requested / blocks.
+    largest_free_run_bytes : int
+        The longest row of free blocks in any pool.
+    total_allocations, total_deallocations : int
+        Successful ones. A deallocation counts when it is asked for, also where views make the block
+        wait.
+    allocation_failures : int
+        Calls for memory that were refused.
     dimensions_loaded, layers_loaded, active_regions : int
         Regions that are simulated count too.
     avg_access_latency_us : float
@@ -48,7 +65,14 @@ class MemoryStats:
     utilization: float
     peak_usage_bytes: int
     waiting_bytes: int
+    retained_bytes: int
     per_class: Mapping[str, ClassUsage]
+    per_pool: Mapping[int, PoolStats]
+    fragmentation_ratio: float
+    largest_free_run_bytes: int
+    total_allocations: int
+    total_deallocations: int
+    allocation_failures: int
     dimensions_loaded: int
     layers_loaded: int
     active_regions: int

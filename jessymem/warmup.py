@@ -46,7 +46,8 @@ def warm_up() -> WarmupReport:
     WarmupReport
     """
     start = perf_counter()
-    compiled = [_dispatcher(function) for function in _jit._kernels] if _jit.promote() else []
+    is_compiled = _jit.promote(_jit.READING) and _jit.promote(_jit.MEMORY)
+    compiled = [_dispatcher(function) for function in _jit._kernels] if is_compiled else []
     caches = [kernel.stats.cache_path for kernel in compiled if kernel.stats.cache_path]
     return WarmupReport(
         is_disabled=_jit.is_disabled(),

@@ -42,6 +42,10 @@ MODULES: Final = (
     "parse",
 )
 
+#: What `on_promotion` and `promote` tell apart: kernels that read, and those of the allocator.
+READING: Final = "reading"
+MEMORY: Final = "memory"
+
 #: From so many items on, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
@@ -49,7 +53,8 @@ logger = logging.getLogger("jessymem")
 
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
-_first_calls: list[Callable[[], None]] = []
+_first_calls: dict[str, list[Callable[[], None]]] = {}
+_ready: set[str] = set()  # groups whose first calls were made
 _lock = threading.RLock()
 _promoted = False
 
@@ -73,14 +78,21 @@ def kernel(function: Any = None, *, nogil: bool = True, inline: bool = False) ->
     return function
 
 
-def on_promotion(first_calls: Callable[[], None]) -> Callable[[], None]:
+def on_promotion(
+    group: str,
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Mark a function that calls each kernel which Python calls, on arrays as small as may be.
 
     Its arguments must have the types of every later call, so that none of them compiles anything: a
     child that is forked while another thread compiles would wait forever for that thread's locks.
+    Who only reads need not wait for the kernels of MEMORY.
     """
-    _first_calls.append(first_calls)
-    return first_calls
+
+    def mark(first_calls: Callable[[], None]) -> Callable[[], None]:
+        _first_calls.setdefault(group, []).append(first_calls)
+        return first_calls
+
+    return mark
 
 
 def overloaded(
@@ -111,17 +123,17 @@ def promote_for(n_items: int) -> None:
         promote()
 
 
-def promote() -> bool:
-    """Compile every kernel that Python calls and rebind it; return whether that is done now.
+def promote(group: str = READING) -> bool:
+    """Rebind every kernel, and compile what Python calls of a group; return whether it is done.
 
     Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
     unless ``JESSYMEM_KERNEL_CACHE=0``.
     """
     global _promoted
-    if _promoted or is_disabled():
-        return _promoted
+    if group in _ready or is_disabled():
+        return group in _ready
     with _lock:
-        if _promoted:
+        if group in _ready:
             return True
         package = __name__.rpartition(".")[0]
         for name in MODULES:
@@ -133,34 +145,44 @@ def promote() -> bool:
             _overloads.pop()
         is_cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
         try:
-            _compile_all(is_cached)
+            _compile_all({group}, is_cached)
         except Exception as error:  # a full disk, a damaged cache: whatever it is made of
             if not is_cached:
                 raise
-            _compile_all(is_cached=False)
+            _promoted = False
+            _compile_all({group, *_ready}, is_cached=False)
             logger.warning(
                 "kernels are compiled without their cache: %s",
                 error,
                 extra={"event": "kernel_cache_failed", "error": type(error).__name__},
             )
         _promoted = True
+        _ready.add(group)
     return True
 
 
-def _compile_all(is_cached: bool) -> None:
-    """Rebind every kernel and make the first calls; if one fails, all are plain Python again."""
+def _compile_all(groups: set[str], is_cached: bool) -> None:
+    """Rebind every kernel and make the first calls; if one fails, all are as they were."""
+    if _promoted:
+        _call_first(groups)
+        return
     # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
     with _own_cache():
         compiled = {function: _wrap(function, is_cached) for function in _kernels}
     try:
         for function, dispatcher in compiled.items():
             _rebind(function, dispatcher)
-        for first_calls in _first_calls:
-            first_calls()
+        _call_first(groups)
     except BaseException:
         for function in compiled:
             _rebind(function, function)
         raise
+
+
+def _call_first(groups: set[str]) -> None:
+    for group in groups:
+        for first_calls in _first_calls.get(group, ()):
+            first_calls()
 
 
 def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem.kernels import atomics, bitmap, blocks, budget, memory, release
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     ANY_SIZE,
@@ -21,6 +21,7 @@ from jessymem.kernels.schema import (
     BLOCK_CONTINUED,
     BLOCK_DIRTY,
     BLOCK_WORDS,
+    CALM_LIMIT,
     FIRST_POOL,
     FRAGMENTED,
     FREE_COUNTS,
@@ -245,3 +246,12 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
             return result
         handles[i] = result
     return OK
+
+
+@on_promotion(MEMORY)
+def _call_first() -> None:
+    state = memory.empty_state()
+    sizes = np.ones(1, np.int64)
+    allocate(state, 1, CALM_LIMIT)
+    allocate_any(state, 1, CALM_LIMIT, 0)
+    allocate_many(state, sizes, CALM_LIMIT, sizes)

@@ -6,18 +6,17 @@ Works on an allocator's *state*, the one array of words that `schema` describes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jessymem.kernels import atomics, bitmap, memory
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     BLOCK,
     BLOCK_ALLOCATED,
     BLOCK_CONTINUED,
     BLOCK_WORDS,
+    CLOSED_POOL,
     FREE_COUNTS,
     FREED_TWICE,
     GENERATION_SHIFT,
@@ -26,22 +25,21 @@ from jessymem.kernels.schema import (
     HANDLE_GENERATION_MASK,
     HANDLE_GRANULE_MASK,
     HANDLE_POOL_SHIFT,
-    MAX_POOLS,
+    N_POOL_IDS,
     NEVER_ALLOCATED,
     NOT_A_BLOCK,
     NOT_A_POOL,
+    OK,
     PAST_END,
     POOL,
     POOL_ABSENT,
+    POOL_FULL,
     POOL_WORDS,
     POOLS_AT,
     STALE,
     STATE_MASK,
     word_of,
 )
-
-if TYPE_CHECKING:
-    pass
 
 # The words of a row.
 ADDRESS = word_of(POOL, "address")
@@ -159,6 +157,14 @@ def put_back(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
     atomics.add(state, FREE_COUNTS + pool, n_blocks)
 
 
+@kernel
+def close_pool(state: Words, pool: Int) -> Int:
+    """Let nobody claim from a pool any more if all of it is free; return OK or POOL_FULL."""
+    n_all = field(state, pool, N_BLOCKS)
+    is_closed = atomics.compare_and_swap(state, FREE_COUNTS + pool, n_all, np.int64(CLOSED_POOL))
+    return OK if is_closed else POOL_FULL
+
+
 # -- whose a block is ------------------------------------------------------------------------------
 
 
@@ -166,7 +172,7 @@ def put_back(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
 def find_block(state: Words, pool: Int, offset: Int) -> Int:
     """Return the number of the block that begins at `offset`, or a code where none does."""
     row = row_of(pool)
-    if pool < 0 or pool >= MAX_POOLS or atomics.load(state, row + KIND) == POOL_ABSENT:
+    if pool < 0 or pool >= N_POOL_IDS or atomics.load(state, row + KIND) == POOL_ABSENT:
         return NOT_A_POOL
     block = offset >> field(state, pool, BLOCK_SHIFT)
     if offset < 0 or block >= field(state, pool, N_BLOCKS):
@@ -205,3 +211,13 @@ def resolve(state: Words, pool: Int, offset: Int) -> Int:
     status = atomics.load(state, block_at(state, pool, block))
     handle = handle_of(state, pool, block)
     return handle if is_owned(status, handle) else why_not_owned(state, status, handle)
+
+
+@on_promotion(MEMORY)
+def _call_first() -> None:
+    state = memory.empty_state()
+    address_of(state, 0)
+    bitmap.count_free(state, 0, 0)
+    resolve(state, 0, 0)
+    close_pool(state, 0)
+    put_back(state, 0, 0, 0)

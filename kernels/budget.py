@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jessymem.kernels import atomics
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels import atomics, memory
+from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     IS_REARMED,
+    LIMIT,
     OF_REGIONS,
     OK,
     OVER_LIMIT,
@@ -97,3 +98,11 @@ def discharge(state: Words, n_bytes: Int) -> Int:
     code = release(state, n_bytes)
     dismiss(state, n_bytes)
     return code
+
+
+@on_promotion(MEMORY)
+def _call_first() -> None:
+    state = memory.empty_state()
+    charge(state, 0, LIMIT)
+    discharge(state, 0)
+    dismiss(state, 0)

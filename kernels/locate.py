@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem.kernels import memory
-from jessymem.kernels._jit import Int, kernel, on_promotion
+from jessymem.kernels._jit import READING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     ABSENT,
     DIRECTORY,
@@ -99,7 +99,7 @@ def locate_many(
     return n_missing
 
 
-@on_promotion
+@on_promotion(READING)
 def _call_first() -> None:
     directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
     directory.flags.writeable = regions.flags.writeable = False  # as they are published

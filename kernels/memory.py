@@ -7,14 +7,41 @@ together with the object that keeps the memory alive. Nothing here checks it.
 from __future__ import annotations
 
 import ctypes
-from typing import Any, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
+from jessymem.kernels import _jit
 from jessymem.kernels._jit import Int, overloaded
+from jessymem.kernels.schema import FIRST_POOL, NO_POOL_ID, SEGMENTS_AT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 #: 64-bit words: an int64 or uint64 array, or, in compiled code, the address of one of int64. An
 #: address needs no reference counts, which would cost more than the work; an array's bounds are
 #: checked where they are at all.
 Words: TypeAlias = Any
+
+_kept: list[NDArray[np.int64]] = []  # an address keeps nothing alive
+
+
+def argument_of(words: NDArray[np.int64]) -> Words:
+    """Return what kernels are given for an array that outlives the call, once they are compiled.
+
+    The address; the array where bounds are checked, or where compilation is disabled.
+    """
+    takes_addresses = not _jit.is_disabled() and not sys.modules["numba"].config.BOUNDSCHECK
+    return words.ctypes.data if takes_addresses else words
+
+
+def empty_state() -> Words:
+    """Return an allocator's state without a pool, for the first calls of the kernels."""
+    words = np.zeros(SEGMENTS_AT, np.int64)
+    words[FIRST_POOL] = NO_POOL_ID
+    _kept.append(words)
+    return argument_of(words)
 
 
 def word_type(words: Any) -> Any:

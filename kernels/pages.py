@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem.kernels import atomics, bitmap, blocks, budget, memory
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     BLOCK_DIRTY,
@@ -69,3 +69,10 @@ def mark_clean(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
         at = blocks.block_at(state, pool, i)
         memory.put_word(state, at, memory.get_word(state, at) & ~BLOCK_DIRTY)
     budget.dismiss(state, n_blocks << blocks.field(state, pool, blocks.BLOCK_SHIFT))
+
+
+@on_promotion(MEMORY)
+def _call_first() -> None:
+    state = memory.empty_state()
+    claim_dirty_run(state, 0, 0, np.zeros(1, np.int64))
+    mark_clean(state, 0, 0, 0)

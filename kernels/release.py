@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem.kernels import atomics, blocks, budget, memory
-from jessymem.kernels._jit import Int, kernel
+from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     ANY_SIZE,
@@ -209,3 +209,14 @@ def retire_pool(state: Words, pool: Int) -> Int:
         if status & STATE_MASK == BLOCK_WAITING:
             n_waiting += 1
     return n_waiting
+
+
+@on_promotion(MEMORY)
+def _call_first() -> None:
+    state = memory.empty_state()
+    handles = np.zeros(1, np.int64)
+    deallocate(state, 0, ANY_SIZE)
+    deallocate_many(state, handles, handles)
+    add_view(state, 0, 0)
+    drop_view(state, 0)
+    retire_pool(state, 0)

@@ -169,7 +169,7 @@ LOCATION: Final = np.dtype(
 #
 #   0            USED, then the free count of each pool: what every allocation changes lies together
 #   PEAK .. END  COUNTERS on cache lines of their own, read often and written rarely
-#   POOLS_AT     POOL[MAX_POOLS]
+#   POOLS_AT     POOL[N_POOL_IDS]
 #   SEGMENTS_AT  per pool: its bitmap, the summary of it, BLOCK[n_blocks]
 #
 # A *block* is the unit of one pool, a *run* a number of neighbouring blocks handed out as one. A
@@ -179,12 +179,12 @@ WORD_BYTES: Final = 8
 WORD_BITS: Final = 64
 LINE_WORDS: Final = 8  # of a cache line
 
-MAX_POOLS: Final = 127
+N_POOL_IDS: Final = 127
 
 USED: Final = 0  # bytes charged: regions, blocks handed out, and what is waiting
 FREE_COUNTS: Final = 1  # + pool id: blocks that may be claimed; CLOSED_POOL where there is no pool
 CLOSED_POOL: Final = -(2**62)
-PEAK: Final = 1 + MAX_POOLS  # the highest USED
+PEAK: Final = 1 + N_POOL_IDS  # the highest USED
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
@@ -250,8 +250,9 @@ HANDLE_GENERATION_MASK: Final = 2**HANDLE_GENERATION_BITS - 1
 HANDLE_GRANULE_BITS: Final = 28
 HANDLE_GRANULE_MASK: Final = 2**HANDLE_GRANULE_BITS - 1
 HANDLE_POOL_SHIFT: Final = HANDLE_GENERATION_BITS + HANDLE_GRANULE_BITS
-MAX_POOL_BYTES: Final = GRANULE_BYTES << HANDLE_GRANULE_BITS
+POOL_BYTES_LIMIT: Final = GRANULE_BYTES << HANDLE_GRANULE_BITS
 ANY_SIZE: Final = -1
+REQUEST_BYTES_LIMIT: Final = 2**62  # what is larger still is no more than that
 
 # -- what kernels return ---------------------------------------------------------------------------
 
@@ -277,6 +278,7 @@ RETAINED: Final = -24  # freed pages have to be given back first
 BAD_SIZE: Final = -25
 TOO_LARGE: Final = -26  # for the short way; the long one takes it
 IS_CLOSED: Final = -28
+IS_AWAKENING: Final = -29  # nothing is compiled yet
 ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
 
 # Why nothing was given back or viewed.
@@ -302,7 +304,7 @@ FAULT: Final = np.dtype([("entry", "i8"), ("offset", "i8"), ("expected", "i8"), 
 CACHE_LINE_BYTES: Final = 64
 POOL_WORDS: Final = POOL.itemsize // WORD_BYTES
 BLOCK_WORDS: Final = BLOCK.itemsize // WORD_BYTES
-SEGMENTS_AT: Final = POOLS_AT + MAX_POOLS * POOL_WORDS
+SEGMENTS_AT: Final = POOLS_AT + N_POOL_IDS * POOL_WORDS
 
 if sys.byteorder != "little":
     raise ImportError("jessymem maps little-endian files and needs a little-endian machine")
@@ -318,7 +320,7 @@ if POOL.itemsize != 2 * CACHE_LINE_BYTES or BLOCK.itemsize * 4 != CACHE_LINE_BYT
     raise AssertionError("pools fill two cache lines, blocks share one between four")
 if any(at % LINE_WORDS for at in (USED, PEAK, RESIDENT, LIMIT, POOLS_AT)):
     raise AssertionError("counters begin cache lines")
-if HANDLE_POOL_SHIFT + 7 != 63 or MAX_POOLS >= 2**7:
+if HANDLE_POOL_SHIFT + 7 != 63 or N_POOL_IDS >= 2**7:
     raise AssertionError("a handle is a positive 64-bit integer")
 if MIN_ENTRY_BYTES != 23:
     raise AssertionError("a plain entry without keywords is 23 bytes")

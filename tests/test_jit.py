@@ -196,14 +196,14 @@ import threading
 from jessymem.kernels import _jit, locate
 plain = locate.locate_many
 class Stop(BaseException): pass
-@_jit.on_promotion
+@_jit.on_promotion(_jit.READING)
 def stop(): raise Stop
 try:
     _jit.promote()
 except Stop:
     assert not _jit.is_disabled()
 assert locate.locate_many is plain and not _jit.is_promoted()
-_jit._first_calls.remove(stop)
+_jit._first_calls[_jit.READING].remove(stop)
 print(_jit.promote() == (locate.locate_many is not plain))
 """
     assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "True"
@@ -211,10 +211,11 @@ print(_jit.promote() == (locate.locate_many is not plain))
 
 def test_first_calls_run_as_plain_python():
     code = """
-from jessymem.kernels import _jit, locate, parse
-assert len(_jit._first_calls) >= 2
-for first_calls in _jit._first_calls:
-    first_calls()
+from jessymem.kernels import _jit, allocation, locate, pages, parse
+assert len(_jit._first_calls[_jit.READING]) == 2 and len(_jit._first_calls[_jit.MEMORY]) == 5
+for group in _jit._first_calls.values():
+    for first_calls in group:
+        first_calls()
 """
     run_python(code, NUMBA_DISABLE_JIT="1")
 

@@ -23,10 +23,12 @@ from jessymem import (
     MemoryConfig,
     MemoryStats,
     MmapManager,
+    PoolStats,
     RegionBuilder,
     osmem,
 )
 from jessymem.budget import Budget
+from jessymem.config import DEFAULT_POOLS
 from jessymem.kernels import _jit
 from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
@@ -74,6 +76,16 @@ def test_every_field_says_what_is_loaded(store, monkeypatch, page):
             utilization=(core + grown) / (280 * MIB),
             peak_usage_bytes=core + grown,
             waiting_bytes=0,
+            retained_bytes=0,
+            per_pool={
+                pool: PoolStats(pool, plan.block_size, plan.n_blocks, 0, 0.0, 0, "fixed")
+                for pool, plan in enumerate(DEFAULT_POOLS)
+            },
+            fragmentation_ratio=0.0,
+            largest_free_run_bytes=128 * MIB,
+            total_allocations=0,
+            total_deallocations=0,
+            allocation_failures=0,
             per_class={
                 "core_slots": ClassUsage(core, 148 * MIB),
                 "core_headroom": ClassUsage(0, 20 * MIB),
@@ -97,6 +109,8 @@ def test_a_new_manager_has_nothing(tmp_path):
         stats = dataclasses.asdict(manager.get_stats())
         per_class = stats.pop("per_class")
         assert stats.pop("total_limit_bytes") == 280 * MIB
+        assert stats.pop("largest_free_run_bytes") == 128 * MIB
+        assert not any(pool["used_blocks"] for pool in stats.pop("per_pool").values())
         assert not any(stats.values())
         assert not any(usage["allocated_bytes"] for usage in per_class.values())
         assert sum(usage["limit_bytes"] for usage in per_class.values()) == 280 * MIB
@@ -553,6 +567,7 @@ def assert_agrees(state, stats):
         "used_bytes": stats.total_used_bytes,
         "peak_bytes": stats.peak_usage_bytes,
         "waiting_bytes": stats.waiting_bytes,
+        "retained_bytes": stats.retained_bytes,
         "utilization": stats.utilization,
         "per_class": {name: dataclasses.asdict(usage) for name, usage in stats.per_class.items()},
     }
@@ -562,6 +577,7 @@ def assert_agrees(state, stats):
         name: getattr(stats, name) for name in shared
     }
     assert counters.keys() - shared == {"access_samples"}
+    assert state["pools"] == [dataclasses.asdict(pool) for pool in stats.per_pool.values()]
     assert len(state["regions"]) == stats.active_regions == stats.dimensions_loaded
     assert len(state["layers"]) == stats.layers_loaded
     assert sum(region["n_bytes"] for region in state["regions"]) == stats.total_used_bytes

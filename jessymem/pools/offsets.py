@@ -96,7 +96,7 @@ class MmapOffset(int):
 
 def _pack(pool_id: int, offset: int, generation: int) -> int:
     granule, rest = divmod(offset, s.GRANULE_BYTES)
-    if generation < 0 or rest or granule > s.HANDLE_GRANULE_MASK or pool_id >= s.MAX_POOLS:
+    if generation < 0 or rest or granule > s.HANDLE_GRANULE_MASK or pool_id >= s.N_POOL_IDS:
         wide = (pool_id << _WIDE_BITS | offset) << _WIDE_BITS | generation + 1
         return ~wide
     return pool_id << s.HANDLE_POOL_SHIFT | granule << s.HANDLE_GENERATION_BITS | generation

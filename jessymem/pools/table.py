@@ -2,7 +2,7 @@
 
 The state is one array of words (`jessymem.kernels.schema` describes it). Its length is settled at
 the start, with room for pools that may be added: it lies in memory that is committed only where
-it is touched. Rows are written here before others can reach them, or under the allocator's lock.
+it is touched. Rows are written here before others can reach them, or under the lock of the budget.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
+from jessymem.kernels import memory
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
@@ -35,19 +36,23 @@ class PoolTable:
     ----------
     state : ndarray of int64
         What kernels take; the array owns its memory.
-    rows : ndarray of POOL, shape (MAX_POOLS,)
+    rows : ndarray of POOL, shape (N_POOL_IDS,)
         The same words seen as rows.
+    argument : Words or None
+        The state as kernels are given it, once they may be called. Whoever calls one holds the
+        table meanwhile.
     """
 
     def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
         ordered = sorted(configs, key=lambda config: config.block_size)
         self._memory: dict[int, osmem.PrivateMemory] = {}
         self._starts: dict[int, int] = {}
+        self.argument: memory.Words = None
         self.state = self._new_state(ordered, limit_bytes)
-        rows_end = s.POOLS_AT + s.MAX_POOLS * s.POOL_WORDS
+        rows_end = s.POOLS_AT + s.N_POOL_IDS * s.POOL_WORDS
         self.rows = self.state[s.POOLS_AT : rows_end].view(s.POOL)
         self._spare_segments = [(s.SEGMENTS_AT, len(self.state) - s.SEGMENTS_AT)]
-        self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.MAX_POOLS] = s.CLOSED_POOL
+        self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
         if ordered:
             arena = osmem.private_memory(sum(config.size_mb for config in ordered) * MIB)
@@ -70,7 +75,7 @@ class PoolTable:
 
     def has(self, pool: int) -> bool:
         """Tell whether there is a pool of this id."""
-        return 0 <= pool < s.MAX_POOLS and self.rows[pool]["kind"] != s.POOL_ABSENT
+        return 0 <= pool < s.N_POOL_IDS and self.rows[pool]["kind"] != s.POOL_ABSENT
 
     def n_bytes_of(self, pool: int) -> int:
         """Return the size of a pool in bytes."""
@@ -85,6 +90,11 @@ class PoolTable:
         row = self.rows[pool]
         start, n_words = int(row["blocks_at"]), int(row["n_blocks"]) * s.BLOCK_WORDS
         return self.state[start : start + n_words].view(s.BLOCK)
+
+    def n_requested(self, pool: int, offset: int) -> int:
+        """Return how many bytes were asked for in the block at `offset`."""
+        block = offset // int(self.rows[pool]["block_bytes"])
+        return int(self.blocks_of(pool)["n_requested"][block])
 
     def words_of(self, pool: int) -> NDArray[np.int64]:
         """Return a pool's bitmap."""
@@ -115,7 +125,7 @@ class PoolTable:
         absent = np.flatnonzero(self.rows["kind"] == s.POOL_ABSENT)
         n_blocks = n_bytes // block_bytes
         if not len(absent):
-            raise _no_room(n_bytes, f"{s.MAX_POOLS} pools are the most there can be")
+            raise _no_room(n_bytes, f"{s.N_POOL_IDS} pools are the most there can be")
         at = self._take_segment(_segment_words(n_blocks), n_bytes)
         pool = int(absent[0])
         n_words = _words_for(n_blocks)
@@ -172,10 +182,10 @@ class PoolTable:
 
     def _new_state(self, configs: Sequence[PoolConfig], limit_bytes: int) -> NDArray[np.int64]:
         smallest = min((config.block_size for config in configs), default=_DEFAULT_BLOCK_BYTES)
-        n_words = s.SEGMENTS_AT + s.MAX_POOLS * 4 * s.LINE_WORDS
+        n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
         n_words += _segment_words(_SPARE * limit_bytes // smallest)
         for config in configs:
-            n_words += _segment_words(config.size_mb * MIB // config.block_size)
+            n_words += _segment_words(config.n_blocks)
         memory = osmem.private_memory(n_words * s.WORD_BYTES)
         return np.frombuffer(memory.mapping, np.int64, n_words)
 

@@ -1,0 +1,570 @@
+"""`PoolAllocator`: blocks of memory within a budget.
+
+What nearly always happens is one kernel call. What those leave over (a pool to make, pages to give
+back, something to evict, a record to write) is the business of `jessymem.pools.supply`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from jessymem import osmem
+from jessymem.budget import Budget
+from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
+from jessymem.kernels import _jit, allocation, blocks, release
+from jessymem.kernels import schema as s
+from jessymem.kernels.schema import ANY_SIZE, CALM_LIMIT, REQUEST_BYTES_LIMIT
+from jessymem.pools import failures
+from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
+from jessymem.pools.offsets import MmapOffset
+from jessymem.pools.pool import MmapPool
+from jessymem.pools.supply import Supply
+from jessymem.pools.survey import Survey, differences, recover, survey, waiting_blocks
+from jessymem.pools.views import Views
+from jessymem.pressure import PressureLog
+from jessymem.processes import renew_in_forked_children
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+logger = logging.getLogger("jessymem")
+
+# Bound once: they stand in the way of every allocation.
+_as_offset: Final = int.__new__
+_is_enabled_for: Final = logger.isEnabledFor
+_DEBUG: Final = logging.DEBUG
+
+
+class PoolAllocator:
+    """Hands out blocks of memory, with no lock, to any number of threads.
+
+    Parameters
+    ----------
+    pools : sequence of PoolConfig or of (size_mb, block_size)
+        They lie in one private mapping, which is committed where it is touched.
+    limit_mb : int
+        The budget in MiB. It may be less than the pools' address space: the budget holds.
+    zero_on_reuse : bool
+        Whether blocks that were used before are handed out zeroed. Fresh ones always are.
+    evict : callable, optional
+        Called with a number of bytes before an allocation would take use past 85 % of the budget,
+        to free so many of whatever else is charged.
+
+    Raises
+    ------
+    ConfigError
+        If a setting makes no sense.
+    AllocationFailed
+        "os_refused": the system refuses the address space.
+
+    Notes
+    -----
+    The best-fitting pool serves a request; a full one passes it to the next larger. What is larger
+    than the largest block takes several of those in a row. Where nothing fits, a new pool is made,
+    which goes back to the system once it is empty.
+
+    A forked child has a copy of everything: what it allocates and gives back, the parent does not
+    see.
+
+    Examples
+    --------
+    >>> allocator = PoolAllocator([(1, 4096)], limit_mb=4)
+    >>> offset = allocator.allocate(100)
+    >>> view = allocator.view(offset, 100)
+    >>> view[:5] = b"hello"
+    >>> allocator.deallocate(offset)  # the view keeps the block until it is let go
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[PoolConfig | tuple[int, int]] = DEFAULT_POOLS,
+        limit_mb: int = 280,
+        *,
+        zero_on_reuse: bool = True,
+        evict: Callable[[int], object] | None = None,
+    ) -> None:
+        config = MemoryConfig(
+            total_memory_mb=limit_mb, pool_configs=pools, zero_on_reuse=zero_on_reuse
+        )
+        self._set_up(config, Budget(config.limit_bytes, {}), PressureLog(config), evict)
+        renew_in_forked_children(self)
+
+    @classmethod
+    def within(cls, config: MemoryConfig, budget: Budget, pressure: PressureLog) -> PoolAllocator:
+        """Make the allocator of a manager, whose budget it shares."""
+        allocator = cls.__new__(cls)
+        allocator._set_up(config, budget, pressure, None)
+        return allocator
+
+    def _set_up(
+        self,
+        config: MemoryConfig,
+        budget: Budget,
+        pressure: PressureLog,
+        evict: Callable[[int], object] | None,
+    ) -> None:
+        self._budget = budget
+        self._supply = Supply(config, budget, pressure, evict)
+        self._table = self._supply.table
+        self._zeroes = config.zero_on_reuse
+        self._is_closed = False
+        self._views = Views(self._table, self._follow_up)
+        self._argument: Any = None
+        self._claim: Callable[..., Any] = _not_awake
+        self._free: Callable[..., Any] = _not_awake
+
+    # -- blocks ------------------------------------------------------------------------------------
+
+    def allocate(self, size: int) -> MmapOffset:
+        """Take a block of at least `size` bytes.
+
+        Parameters
+        ----------
+        size : int
+            In bytes, at least 1.
+
+        Returns
+        -------
+        MmapOffset
+            What `view` and `deallocate` want. The block begins on a multiple of 64 bytes and reads
+            as zeros (unless ``zero_on_reuse=False``).
+
+        Raises
+        ------
+        LimitExceeded
+            If use would pass the critical threshold of the budget.
+        AllocationFailed
+            "pool_full", "fragmented", "no_pool": nothing fits and no pool could be made for it;
+            "os_refused": the system has no memory left.
+        InvalidAccess
+            If the allocator is closed.
+        ValueError, TypeError
+            If `size` is no positive integer.
+
+        Notes
+        -----
+        The first call of a process compiles the kernels, or loads them from their cache.
+        """
+        handle = s.BAD_SIZE
+        if type(size) is int and size <= REQUEST_BYTES_LIMIT:
+            handle = self._claim(self._argument, size, CALM_LIMIT)
+            if handle >= 0 and not _is_enabled_for(_DEBUG):
+                return _as_offset(MmapOffset, handle)
+        return self._allocate_slowly(size, handle)
+
+    def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
+        """Give a block back.
+
+        It may be handed out again at once; where a view on it lives, when the last one is gone.
+
+        Parameters
+        ----------
+        offset : MmapOffset or int
+            As `allocate` returned it, or its integer. One without a generation is not checked for
+            staleness.
+        size : int, optional
+            What was asked for, to be checked.
+
+        Raises
+        ------
+        InvalidAccess
+            If it was given back before, is stale, was never handed out, lies inside a block, past
+            the end or in no pool, if `size` is not its own, or if the allocator is closed. Nothing
+            is changed.
+        TypeError
+            If `offset` is none, or `size` no integer.
+        """
+        if type(offset) is MmapOffset and size is None and offset >= 0:
+            code = self._free(self._argument, offset + 0, ANY_SIZE)
+            if code == 0 and not _is_enabled_for(_DEBUG):
+                return
+            self._after_free(code, offset, ANY_SIZE)
+        else:
+            self._deallocate_slowly(offset, size)
+
+    def view(self, offset: MmapOffset, size: int) -> memoryview:
+        """Return the first `size` bytes of a block.
+
+        Returns
+        -------
+        memoryview
+            Writable, format "B", shape ``(size,)``; a fresh one each call. Valid for as long as it
+            is held, also after `deallocate` and `close`: the block is handed out to nobody else
+            before the last view on it is gone.
+
+        Raises
+        ------
+        OutOfBounds
+            If `size` is more than was allocated.
+        InvalidAccess, TypeError
+            As `deallocate`.
+        ValueError
+            If `size` is negative.
+        """
+        handle, n_bytes = self._resolve(offset), as_size(size, at_least=0)
+        self._check_open()
+        return memoryview(self._views.owner_of(handle, n_bytes))
+
+    def allocate_many(self, sizes: Iterable[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Take a block for each of `sizes`, or none at all, in one call without the GIL.
+
+        Parameters
+        ----------
+        sizes : sequence of int, or ndarray of integers, shape (n,)
+            In bytes, each at least 1.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            Packed offsets: `MmapOffset.from_packed` tells what is in one, and every call that takes
+            an MmapOffset takes an element too.
+
+        Raises
+        ------
+        LimitExceeded, AllocationFailed, InvalidAccess
+            As `allocate`.
+        ValueError, TypeError
+            If `sizes` are no positive integers in one dimension.
+        """
+        wanted = as_sizes(sizes)
+        handles = np.zeros(max(len(wanted), 1), np.int64)
+        code = s.IS_AWAKENING
+        if self._argument is not None and not self._is_closed:
+            code = int(allocation.allocate_many(self._argument, wanted, CALM_LIMIT, handles))
+        if code != s.OK:
+            self._wake()
+            self._supply.claim(
+                lambda: self._closed_or(
+                    allocation.allocate_many, wanted, s.CRITICAL_LIMIT, handles
+                ),
+                sum(wanted.tolist()),
+                lambda: int(wanted[handles[0]]),
+            )
+        if _is_enabled_for(logging.DEBUG):
+            for handle, n_bytes in zip(handles.tolist(), wanted.tolist(), strict=False):
+                _log_block("allocated", MmapOffset.from_packed(handle), n_bytes)
+        return handles[: len(wanted)]
+
+    def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
+        """Give many blocks back, or none at all, in one call without the GIL.
+
+        Parameters
+        ----------
+        offsets : ndarray of int64, shape (n,), or sequence of MmapOffset
+            Each with its generation.
+
+        Raises
+        ------
+        InvalidAccess
+            As `deallocate`, for the first one that is wrong, also if it is there twice.
+        TypeError, ValueError
+            If they are no packed offsets.
+        """
+        handles = as_handles(offsets)
+        if not len(handles):
+            return
+        self._wake()
+        failed = np.zeros(1, np.int64)
+        code = s.IS_CLOSED
+        if not self._is_closed:
+            code = int(release.deallocate_many(self._argument, handles, failed))
+        if code < 0:
+            self._after_free(code, MmapOffset.from_packed(handles[failed[0]]), ANY_SIZE)
+        self._follow_up(code)
+        if _is_enabled_for(logging.DEBUG):
+            for handle in handles.tolist():
+                _log_block("deallocated", MmapOffset.from_packed(handle), None)
+
+    def allocate_array(
+        self, shape: int | Sequence[int], dtype: DTypeLike = np.float64
+    ) -> NDArray[Any]:
+        """Return an array in a block of its own.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+        dtype : dtype-like
+
+        Returns
+        -------
+        ndarray
+            C-contiguous, aligned to 64 bytes, zero unless ``zero_on_reuse=False``. The block goes
+            back by itself when the array and every view of it are gone, also after `close`.
+
+        Raises
+        ------
+        LimitExceeded, AllocationFailed, InvalidAccess
+            As `allocate`.
+        TypeError
+            If `dtype` holds Python objects.
+        ValueError
+            If a length is negative.
+        """
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"{kind} holds Python objects, which cannot lie in a block")
+        lengths = as_lengths(shape)
+        n_bytes = prod(lengths) * kind.itemsize
+        if not n_bytes:
+            return np.zeros(lengths, kind)
+        offset = self.allocate(n_bytes)
+        try:
+            owner = self._views.owner_of(int(offset), n_bytes)
+        finally:
+            self.deallocate(offset)  # from here on the block waits for its only owner
+        return owner.view(kind).reshape(lengths)
+
+    # -- pools -------------------------------------------------------------------------------------
+
+    def add_pool(self, size_mb: int, block_size: int) -> int:
+        """Make a further pool, for as long as the allocator lives.
+
+        Returns
+        -------
+        int
+            Its id.
+
+        Raises
+        ------
+        ConfigError
+            As `PoolConfig`.
+        AllocationFailed
+            "no_pool": there is no room for its bookkeeping; "os_refused".
+        InvalidAccess
+            If the allocator is closed.
+        """
+        config = PoolConfig(size_mb, block_size)
+        n_bytes = config.size_mb * MIB
+        with self._budget.changing():
+            self._check_open()
+            memory = osmem.private_memory(n_bytes)
+            return self._table.add(config.block_size, n_bytes, memory, 0, s.POOL_FIXED)
+
+    @property
+    def pools(self) -> list[MmapPool]:
+        """The pools there are, by block size; none after `close`."""
+        with self._budget.lock:
+            if self._is_closed:
+                return []
+            return [MmapPool(self._table, pool) for pool in self._table.pool_ids]
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Bytes in use and the limit, both of the whole budget."""
+        self._views.take_in()
+        return self._budget.total, self._budget.limit_bytes
+
+    def trim(self) -> int:
+        """Give the pages of freed blocks, and empty grown pools, back to the system.
+
+        It happens by itself before a request is refused for want of them.
+
+        Returns
+        -------
+        int
+            The bytes given back.
+
+        Raises
+        ------
+        InvalidAccess
+            If the allocator is closed.
+        """
+        self._check_open()
+        if self._argument is None:
+            return 0
+        self._views.take_in()
+        return self._supply.trim()
+
+    def survey(self) -> Survey:
+        """Count what the block rows say; works on a closed allocator too."""
+        self._views.take_in()
+        with self._budget.lock:
+            return survey(self._table)
+
+    def waiting_blocks(self) -> list[dict[str, int]]:
+        """List the blocks that were given back and are still viewed."""
+        with self._budget.lock:
+            return waiting_blocks(self._table)
+
+    @property
+    def n_failures(self) -> int:
+        """How many calls that wanted memory were refused."""
+        return self._supply.n_failures
+
+    def validate(self) -> list[str]:
+        """Recount everything from the blocks' own words.
+
+        Returns
+        -------
+        list of str
+            What a counter or bit says differently; empty where all agree. Threads that allocate
+            meanwhile show as differences.
+        """
+        self._views.take_in()
+        with self._budget.changing():
+            if self._argument is None:
+                return []
+            usage = self._budget.usage()
+            regions = sum(each.allocated_bytes for each in usage.per_class.values())
+            return differences(self._table, regions)
+
+    def close(self) -> None:
+        """Take every block back; a second call does nothing.
+
+        Views stay valid, and what they are on is charged until they are gone. Afterwards calls for
+        memory raise InvalidAccess.
+        """
+        with self._budget.changing():
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._claim = self._free = _closed
+            state = self._table.state
+            state[s.CALM_LIMIT] = state[s.CRITICAL_LIMIT] = -1
+            if self._argument is None:
+                self._table.let_go()
+            else:
+                for pool in self._table.pool_ids:
+                    release.retire_pool(self._argument, pool)
+        self._supply.leave_when_empty()
+
+    # -- the slow way to a block -------------------------------------------------------------------
+
+    def _allocate_slowly(self, size: int, handle: int) -> MmapOffset:
+        """Do what the short way leaves: check, wake, make room, record, raise."""
+        n_bytes = as_size(size)
+        if handle < 0:
+            self._wake()
+            self._views.take_in()
+            by_pages = n_bytes > int(self._table.state[s.INLINE_LIMIT])
+            zero = int(self._zeroes and not by_pages)
+            handle = self._supply.claim(
+                lambda: self._closed_or(allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero),
+                n_bytes,
+                lambda: n_bytes,
+            )
+            if by_pages and self._zeroes:
+                self._zero_by_pages(MmapOffset.from_packed(handle), n_bytes)
+        offset = MmapOffset.from_packed(handle)
+        _log_block("allocated", offset, n_bytes)
+        return offset
+
+    def _closed_or(self, kernel: Callable[..., Any], *arguments: Any) -> int:
+        return s.IS_CLOSED if self._is_closed else int(kernel(self._argument, *arguments))
+
+    def _zero_by_pages(self, offset: MmapOffset, n_bytes: int) -> None:
+        """Make a large allocation read as zeros: new pages in place of the old ones."""
+        whole = osmem.round_to_pages(n_bytes)
+        if not self._table.give_back(offset.pool_id, offset.offset, whole):
+            memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
+            np.frombuffer(memory, np.uint8)[:] = 0
+
+    # -- the slow way back -------------------------------------------------------------------------
+
+    def _deallocate_slowly(self, offset: MmapOffset | int, size: int | None) -> None:
+        n_bytes = ANY_SIZE if size is None else as_size(size)
+        handle = self._resolve(offset)
+        code = self._free(self._argument, handle, n_bytes)
+        self._after_free(code, MmapOffset.from_packed(handle), n_bytes)
+
+    def _after_free(self, code: int, offset: MmapOffset, n_bytes: int) -> None:
+        if code == s.IS_AWAKENING:
+            self._wake()
+            code = self._free(self._argument, int(offset), n_bytes)
+        if code < 0:
+            raise failures.wrong_block(code, offset, n_bytes, self._table)
+        self._follow_up(code)
+        _log_block("deallocated", offset, None)
+
+    def _follow_up(self, flags: int) -> None:
+        """Do what a kernel noted while it gave something back; waits for nobody."""
+        if flags & s.IS_REARMED:
+            self._supply.note_fall()
+        if flags & s.IS_EMPTY:
+            self._supply.note_empty()
+        if self._is_closed:
+            self._supply.leave_when_empty()
+
+    def _resolve(self, offset: MmapOffset | int) -> int:
+        """Return the handle of `offset`: of one without a generation, its present owner's."""
+        if not isinstance(offset, MmapOffset):
+            offset = MmapOffset.from_packed(offset)
+        self._wake()
+        if offset.is_checked:
+            return int(offset)
+        self._check_open()
+        pool, at = min(offset.pool_id, s.N_POOL_IDS), min(offset.offset, REQUEST_BYTES_LIMIT)
+        handle = int(blocks.resolve(self._argument, pool, at))
+        if handle < 0:
+            raise failures.wrong_block(handle, offset, ANY_SIZE, self._table)
+        if offset.generation not in (-1, handle & s.HANDLE_GENERATION_MASK):
+            raise failures.wrong_block(s.STALE, offset, ANY_SIZE, self._table)
+        return handle
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise failures.closed()
+
+    def _wake(self) -> None:
+        """Compile, and count in the shared words from now on; the first time only."""
+        if self._argument is not None:
+            return
+        _jit.promote(_jit.MEMORY)
+        with self._budget.lock:
+            self._check_open()
+            if self._argument is None:
+                self._supply.attach()
+                self._argument = self._table.argument
+                self._free = release.deallocate
+                self._claim = allocation.allocate
+
+    def _after_fork(self) -> None:
+        self._budget.after_fork(set())
+        self.recount()
+
+    def recount(self) -> None:
+        """Set counters right in a forked child: the parent's threads may have been half-way."""
+        self._views.renew_lock()
+        if self._argument is not None:
+            found = recover(self._table)
+            self._budget.recount(found.n_block_bytes, found.n_retained)
+            self._views.take_in()
+
+    def __repr__(self) -> str:
+        """Show what is in use."""
+        used, limit = self._budget.total, self._budget.limit_bytes
+        return f"<PoolAllocator {used:,} of {limit:,} bytes>"
+
+
+def _not_awake(*arguments: Any) -> int:
+    """Stand in for the kernels before they are compiled."""
+    return s.IS_AWAKENING
+
+
+def _closed(*arguments: Any) -> int:
+    """Stand in for the kernels of a closed allocator."""
+    return s.IS_CLOSED
+
+
+def _log_block(event: str, offset: MmapOffset, n_bytes: int | None) -> None:
+    if not _is_enabled_for(logging.DEBUG):
+        return
+    logger.debug(
+        "%s %s",
+        event,
+        offset,
+        extra={
+            "event": event,
+            "pool": offset.pool_id,
+            "offset": offset.offset,
+            "generation": offset.generation,
+            "n_bytes": n_bytes,
+        },
+    )

@@ -1,0 +1,46 @@
+"""`MmapPool`: one row of the pool table seen as an object."""
+
+from __future__ import annotations
+
+from jessymem.kernels import schema as s
+from jessymem.pools.table import PoolTable
+
+
+class MmapPool:
+    """One pool of equal blocks, as it is whenever it is asked.
+
+    Attributes
+    ----------
+    pool_id : int
+    block_size : int
+        Bytes of one block.
+    size_bytes : int
+    total_blocks : int
+    """
+
+    def __init__(self, table: PoolTable, pool_id: int) -> None:
+        row = table.rows[pool_id]
+        self.pool_id = pool_id
+        self.block_size = int(row["block_bytes"])
+        self.total_blocks = int(row["n_blocks"])
+        self.size_bytes = self.block_size * self.total_blocks
+        self.is_grown = int(row["kind"]) == s.POOL_GROWN
+        self._table = table
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks that are handed out, or waiting for their views; 0 once the pool is gone."""
+        n_free = self._table.n_free(self.pool_id)
+        return self.total_blocks - n_free if n_free >= 0 else 0
+
+    @property
+    def utilization(self) -> float:
+        """Used / total blocks, 0 to 1."""
+        return self.used_blocks / self.total_blocks
+
+    def __repr__(self) -> str:
+        """Show size and use."""
+        return (
+            f"<MmapPool {self.pool_id}: {self.used_blocks} of {self.total_blocks} blocks of "
+            f"{self.block_size} bytes>"
+        )

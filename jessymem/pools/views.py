@@ -1,0 +1,93 @@
+"""Views on blocks: who owns them, and what happens when the last of them is gone."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jessymem.errors import OutOfBounds
+from jessymem.kernels import atomics, release
+from jessymem.kernels import schema as s
+from jessymem.pools import failures
+from jessymem.pools.offsets import MmapOffset
+from jessymem.pools.table import PoolTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Views:
+    """Makes the arrays that views are slices of, and notes their end.
+
+    Parameters
+    ----------
+    table : PoolTable
+    follow_up : callable
+        Called with IS_* flags after blocks went back; must not wait, since it runs in finalizers.
+    """
+
+    def __init__(self, table: PoolTable, follow_up: Callable[[int], None]) -> None:
+        self._table = table
+        self._follow_up = follow_up
+        # What finalizers let go of, until somebody takes it in.
+        self._dropped: deque[int] = deque()
+        self._taking_in = Lock()
+
+    def owner_of(self, handle: int, n_bytes: int) -> NDArray[np.uint8]:
+        """Note a view; return the array to which every slice of it leads, and whose end ends it.
+
+        Raises
+        ------
+        OutOfBounds, InvalidAccess
+            As `PoolAllocator.view`.
+        """
+        code = release.add_view(self._table.argument, handle, n_bytes)
+        offset = MmapOffset.from_packed(handle)
+        if code == s.OUT_OF_BOUNDS:
+            raise OutOfBounds(
+                f"{offset!r}: a view of {n_bytes:,} bytes is larger than the allocation",
+                offset=offset.offset,
+                size=n_bytes,
+                region_size=self._table.n_requested(offset.pool_id, offset.offset),
+            )
+        if code != s.OK:
+            raise failures.wrong_block(int(code), offset, n_bytes, self._table)
+        try:
+            memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
+            owner = np.frombuffer(memory, np.uint8)
+            weakref.finalize(owner, self._drop, handle).atexit = False
+        except BaseException:
+            self._drop(handle)
+            raise
+        return owner
+
+    def take_in(self) -> None:
+        """Take in what finalizers let go of, unless somebody is doing it.
+
+        Where compilation is disabled the atomics are not: a finalizer that interrupts one leaves
+        its handle to whoever comes next.
+        """
+        while self._dropped and not atomics.is_interrupted():
+            if not self._taking_in.acquire(blocking=False):
+                return
+            flags = 0
+            try:
+                while self._dropped:
+                    flags |= int(release.drop_view(self._table.argument, self._dropped.popleft()))
+            finally:
+                self._taking_in.release()
+            self._follow_up(flags)
+
+    def renew_lock(self) -> None:
+        """Start over in a forked child, where a thread of the parent may have held the lock."""
+        self._taking_in = Lock()
+
+    def _drop(self, handle: int) -> None:
+        """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing."""
+        self._dropped.append(handle)
+        self.take_in()
