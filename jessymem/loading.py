@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -95,14 +96,13 @@ class Loader:
             return self._simulate_charged(region_id, dimension), region_id
 
     def _map_charged(self, region_id: int, dimension: DimensionId, where: Path) -> MmapRegion:
-        n_bytes = self.identify(dimension, where).n_bytes
-        self._budget.reserve(region_id, dimension, n_bytes)
-        region = MmapRegion.from_file(
-            dimension, where, load_mode=self._config.load_mode, advice=self._config.advice
+        region = MmapRegion.admitted(
+            dimension,
+            where,
+            self._config.load_mode,
+            self._config.advice,
+            partial(self._budget.reserve, region_id, dimension),
         )
-        if region.size != n_bytes:  # replaced since it was looked at
-            self._budget.release(region_id)
-            self._budget.reserve(region_id, dimension, region.size)
         self._release_with(region, region_id)
         return region
 

@@ -83,14 +83,20 @@ def list_directory(path: Path) -> list[str]:
     return os.listdir(path)
 
 
-def map_file(path: Path) -> FileBytes:
+def admit_all(n_bytes: int) -> None:
+    """Let a file of any length be mapped or read."""
+
+
+def map_file(path: Path, admit: Callable[[int], None] = admit_all) -> FileBytes:
     """Map the whole of a file read-only; the array owns the mapping.
 
+    `admit` is called with the open file's length before anything is mapped; what it raises passes.
     A file without bytes cannot be mapped and comes back as an empty array. Raises OSError, also
     where `path` is no regular file.
     """
     descriptor, identity = _open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
+        admit(identity.n_bytes)
         if identity.n_bytes == 0:
             return FileBytes(np.empty(0, np.uint8), identity)
         _pass("map", path)
@@ -101,10 +107,11 @@ def map_file(path: Path) -> FileBytes:
         return FileBytes(data, identity)
 
 
-def read_file(path: Path) -> FileBytes:
-    """Read a whole file into private memory, which the array owns; raises as `map_file`."""
+def read_file(path: Path, admit: Callable[[int], None] = admit_all) -> FileBytes:
+    """Read a whole file into private memory, which the array owns; otherwise as `map_file`."""
     descriptor, identity = _open_regular(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
+        admit(identity.n_bytes)
         target = _private_mapping(identity.n_bytes)
         view = memoryview(target)[: identity.n_bytes]
         _pass("read", path)
@@ -302,6 +309,7 @@ def _open_regular(path: Path) -> tuple[int, FileIdentity]:
     _pass("open", path)
     descriptor = os.open(path, _READ_FLAGS)
     try:
+        _pass("stat", path)
         return descriptor, _identity(os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)

@@ -406,6 +406,7 @@ def test_the_order_of_the_calls_for_a_new_file(tmp_path, monkeypatch):
         *WRITING,
         *(["sync directory"] * 3 if POSIX else []),
         "open",
+        "stat",
         "map",
     ]
     places = dict(calls.made)
@@ -427,10 +428,12 @@ def test_the_order_of_the_calls_for_a_file_that_is_replaced(tmp_path, monkeypatc
     small_builder(LARGE).build_to_file(path)
     assert calls.operations == [
         "open",
+        "stat",
         "map",
         *WRITING,
         *(["sync directory"] if POSIX else []),
         "open",
+        "stat",
         "map",
     ]
 
@@ -470,7 +473,7 @@ def calls_of(tmp_path, replacing, monkeypatch):
 def test_every_call_failed_in_turn(replacing, number, tmp_path, monkeypatch):
     operations = calls_of(tmp_path, replacing, monkeypatch)
     builder = small_builder(LARGE)
-    for index, operation in list(enumerate(operations))[2 if replacing else 1 :]:
+    for index, operation in list(enumerate(operations))[3 if replacing else 1 :]:
         folder = tmp_path / f"{index}"
         folder.mkdir()
         path = folder / "D07" / "region.mmap"
@@ -502,13 +505,13 @@ def test_every_call_failed_in_turn(replacing, number, tmp_path, monkeypatch):
         assert os.listdir(path.parent) == ["region.mmap"]
 
 
-@pytest.mark.parametrize("operation", ["open", "map"])
+@pytest.mark.parametrize("operation", ["open", "stat", "map"])
 def test_an_old_file_that_cannot_be_read_is_not_taken_for_none(operation, tmp_path, monkeypatch):
     path = tmp_path / "region.mmap"
     for _ in range(3):
         small_builder(b"old").build_to_file(path)
     before = path.read_bytes()
-    install(monkeypatch, fail_at=["open", "map"].index(operation), number=errno.EMFILE)
+    install(monkeypatch, fail_at=["open", "stat", "map"].index(operation), number=errno.EMFILE)
     with pytest.raises(RegionIOError) as caught:
         small_builder().build_to_file(path)
     assert (caught.value.errno, caught.value.path) == (errno.EMFILE, str(path))

@@ -27,6 +27,7 @@ from jessymem import (
     RegionFormatError,
     RegionIOError,
     RegionNotFound,
+    osmem,
 )
 from jessymem.config import MIB
 
@@ -147,6 +148,29 @@ def test_what_the_system_refuses_names_path_and_errno(store, intercept):
     assert str(caught.value.dimension) == "D01"
     assert manager.get_stats().total_allocated_bytes == 0
     assert str(region_file(store, "D01")) not in open_files()
+
+
+@pytest.mark.parametrize("load_mode", ["map", "copy"])
+def test_what_is_charged_is_the_file_that_was_opened(store, intercept, load_mode):
+    path, other = region_file(store, "D01"), store / "other.mmap"
+    builder = RegionBuilder("D01", "Larger")
+    builder.add_layer(0, bytes(2**20))
+    builder.build_to_file(other)
+    made = []
+
+    def replace_once(operation, where):
+        made.append(operation)
+        if operation == "open" and other.exists():
+            other.replace(path)
+
+    manager = MmapManager(MemoryConfig(1, store, load_mode=load_mode))
+    intercept(replace_once)
+    with pytest.raises(LimitExceeded) as caught:
+        manager.load_dimension("D01")
+    assert caught.value.requested == osmem.round_to_pages(path.stat().st_size)
+    assert not {"map", "map private", "read"} & set(made)
+    assert manager.get_stats().total_allocated_bytes == 0
+    assert str(path) not in open_files()
 
 
 @pytest.mark.parametrize("operation", ["stat", "open", "map", "advise"])

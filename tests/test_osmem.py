@@ -85,7 +85,11 @@ def test_a_file_s_bytes(take, file, calls):
     assert identity == osmem.identify(file)
     assert identity.n_bytes == 200
     assert identity.modified_ns == file.stat().st_mtime_ns
-    wanted = ["open", "map"] if take is osmem.map_file else ["open", "map private", "read"]
+    wanted = (
+        ["open", "stat", "map"]
+        if take is osmem.map_file
+        else ["open", "stat", "map private", "read"]
+    )
     assert calls.operations == [*wanted, "stat"]
     del data
     assert not opened_since(descriptors)

@@ -385,7 +385,7 @@ def test_every_call_failed_in_turn(path, mode, number, monkeypatch):
     calls = Calls()
     monkeypatch.setattr(osmem, "intercept", calls)
     MmapRegion.from_file(7, path, load_mode=mode)
-    wanted = ["open", "map"] if mode == "map" else ["open", "map private", "read"]
+    wanted = ["open", "stat", "map"] if mode == "map" else ["open", "stat", "map private", "read"]
     assert calls.operations == wanted
     for index, operation in enumerate(wanted):
         descriptors = open_files()
@@ -665,7 +665,7 @@ def test_no_descriptor_and_no_mapping_is_left_while_the_error_is_held(case, tmp_
 def test_no_memory_is_left_while_the_error_of_a_read_is_held(tmp_path, monkeypatch):
     path = tmp_path / "region.mmap"
     write_large(path, _GROWN)
-    monkeypatch.setattr(osmem, "intercept", Calls(fail_at=2))
+    monkeypatch.setattr(osmem, "intercept", Calls(fail_at=3))
     before = mapped_bytes()
     with pytest.raises(RegionIOError) as caught:
         MmapRegion.from_file(7, path, load_mode="copy")

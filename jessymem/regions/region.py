@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -118,10 +119,29 @@ class MmapRegion:
         ):
             if value not in choices:
                 raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        return cls.admitted(dimension, where, load_mode, advice, osmem.admit_all)
+
+    @classmethod
+    def admitted(
+        cls,
+        dimension: DimensionId,
+        where: Path,
+        load_mode: str,
+        advice: str,
+        admit: Callable[[int], None],
+    ) -> MmapRegion:
+        """Do as `from_file` does, asking `admit` first.
+
+        Raises
+        ------
+        Exception
+            As `from_file`, or what `admit` raises when it is called with the open file's length:
+            nothing is mapped or read by then, and the file is closed again.
+        """
         take = osmem.read_file if load_mode == "copy" else osmem.map_file
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
         try:
-            data, identity = take(where)
+            data, identity = take(where, admit)
         except OSError as error:
             empty_frames(error)
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
