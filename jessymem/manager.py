@@ -210,8 +210,9 @@ class MmapManager(MemoryVerbs):
         Returns
         -------
         bool
-            False if the file is still the same, or its generation is no higher. Plain V1 files have
-            no generations: there another file under the name counts as newer.
+            False if the file is still the same, or neither of a higher generation nor, at the same
+            one, created later. Plain V1 files have no generations: there another file under the
+            name counts as newer.
 
         Raises
         ------
@@ -235,7 +236,7 @@ class MmapManager(MemoryVerbs):
                 if self._loader.identify(dimension, old.path) == old.identity:
                     return False
                 region, region_id = self._loader.map(dimension, old.path)
-            if region.generation <= old.generation and region.generation != 0:
+            if region.generation != 0 and region.edition[:2] <= old.edition[:2]:
                 return False
             del old
             self._publish_region(region, region_id)
@@ -541,10 +542,10 @@ class MmapManager(MemoryVerbs):
         """Pickle as configuration and loaded generations."""
         self._check_open()
         loaded = [
-            (int(region.dimension_id), region.path, region.generation)
+            (int(region.dimension_id), region.path, tuple(region.edition))
             for region in self._snapshot.loaded
         ]
-        return reopen, (MemoryConfig.of(self._config, self._loader.base), loaded)
+        return reopen, (type(self), MemoryConfig.of(self._config, self._loader.base), loaded)
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -29,35 +29,42 @@ def renew_in_forked_children(owner: Renewable) -> None:
     _renewables.add(owner)
 
 
-def reopen(config: MemoryConfig, loaded: list[tuple[int, Path | None, int]]) -> MmapManager:
-    """Make a manager that has loaded what a pickled one had: (dimension, path, generation) each.
+def reopen(
+    cls: type[MmapManager],
+    config: MemoryConfig,
+    loaded: list[tuple[int, Path | None, tuple[int, int, int]]],
+) -> MmapManager:
+    """Make a manager that has loaded what a pickled one had: (dimension, path, edition) each.
 
     Raises
     ------
     RegionNotFound
-        If a file is of another generation by now.
+        If another file is there by now.
     """
-    from jessymem.manager import MmapManager
-
-    manager = MmapManager(config)
+    manager = cls(config)
     try:
-        for number, path, generation in loaded:
+        for number, path, edition in loaded:
             dimension = DimensionId(number)
             if path is None:
                 manager._load_simulated(dimension)
                 continue
             manager.load_dimension(dimension, path)
-            found = manager._loaded_region(dimension).generation
-            if found != generation:
+            found = manager._loaded_region(dimension).edition
+            if found != edition:
                 raise RegionNotFound(
-                    f"{dimension}: generation {generation} of {path} is gone, {found} is there",
+                    f"{dimension}: {_show(edition)} of {path} is gone, {_show(found)} is there",
                     dimension=dimension,
-                    generation=generation,
+                    generation=edition[0],
                 )
     except BaseException:
         manager.close()
         raise
     return manager
+
+
+def _show(edition: tuple[int, int, int]) -> str:
+    generation, made_ns, n_bytes = edition
+    return f"generation {generation} of {made_ns} ns since 1970 with {n_bytes} bytes"
 
 
 def _renew() -> None:

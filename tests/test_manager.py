@@ -513,6 +513,16 @@ def test_refresh_takes_any_other_plain_file(store):
     assert bytes(manager.access_layer("L20-00")) == b"two"
 
 
+def test_refresh_takes_a_first_generation_that_was_made_anew(store):
+    manager = MmapManager(base_path=store)
+    manager.load_dimension("D20")
+    region_file(store, "D20").unlink()
+    build(store, "D20", b"made anew")
+    assert manager.refresh("D20")
+    assert bytes(manager.access_layer("L20-00")) == b"made anew"
+    assert not manager.refresh("D20")
+
+
 @pytest.mark.parametrize("breakage", ["rubbish", "gone"])
 def test_a_refresh_that_fails_keeps_the_old_file(store, breakage):
     manager = MmapManager(base_path=store)
@@ -653,6 +663,46 @@ def test_a_generation_that_is_gone_is_said(manager, store):
     with pytest.raises(RegionNotFound, match="D20") as caught:
         pickle.loads(pickled)
     assert caught.value.generation == 1
+
+
+def test_a_first_generation_that_was_made_anew_is_another(manager, store):
+    pickled = pickle.dumps(manager)
+    region_file(store, "D20").unlink()
+    build(store, "D20", b"made anew")
+    with pytest.raises(RegionNotFound, match=r"D20: generation 1 .* is gone, generation 1"):
+        pickle.loads(pickled)
+
+
+@pytest.mark.parametrize("changed", ["modified", "longer"])
+def test_another_plain_file_is_another(store, changed):
+    path = region_file(store, "D20")
+    path.unlink()
+    path.write_bytes(write_plain([Draft(content=b"one")], dimension=20))
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with MmapManager(base_path=store) as manager:
+        manager.load_dimension("D20")
+        pickled = pickle.dumps(manager)
+        pickle.loads(pickled).close()
+    content = b"two" if changed == "modified" else b"three"
+    path.unlink()
+    path.write_bytes(write_plain([Draft(content=content)], dimension=20))
+    if changed == "modified":
+        times = times[0], times[1] + 1_000_000
+    os.utime(path, ns=times)
+    with pytest.raises(RegionNotFound, match="D20"):
+        pickle.loads(pickled)
+
+
+class Watched(MmapManager):
+    """A subclass, as a user may write one."""
+
+
+def test_a_subclass_pickles_as_itself(store):
+    with Watched(base_path=store) as manager:
+        manager.load_dimension("D20")
+        with pickle.loads(pickle.dumps(manager)) as copy:
+            assert type(copy) is Watched
+            assert copy.list_layers() == manager.list_layers()
 
 
 def test_simulated_dimensions_travel(tmp_path):

@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -45,6 +45,14 @@ VERIFY_LEVELS: Final = ("header", "metadata", "full")
 #: content begins and ends, layer number to row (None: they are the same), the region's length.
 #: A plain tuple: a named one takes 30 ns longer to unpack, a fifth of the read.
 Reader: TypeAlias = tuple[memoryview, memoryview, memoryview, memoryview | None, int]
+
+
+class Edition(NamedTuple):
+    """What tells a region from one that is published before or after it; the later is greater."""
+
+    generation: int
+    made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
+    n_bytes: int
 
 
 class MmapRegion:
@@ -271,6 +279,14 @@ class MmapRegion:
     def generation(self) -> int:
         """Its generation, 0 for plain V1."""
         return self.layout.generation
+
+    @property
+    def edition(self) -> Edition:
+        """Which of the files that may bear its name it is."""
+        made_ns = self.layout.created_at
+        if not self.layout.is_extended and self.identity is not None:
+            made_ns = self.identity.modified_ns
+        return Edition(self.generation, made_ns, self.size)
 
     @computed_once
     def metadata(self) -> RegionMetadata:
