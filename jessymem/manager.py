@@ -267,10 +267,12 @@ class MmapManager(MemoryVerbs):
         """Tell whether a dimension's layers can be read (simulated ones too)."""
         return int(as_dimension_id(dimension_id)) in self._snapshot.readers
 
+    @lets_go
     def list_dimensions(self) -> list[DimensionId]:
         """Return the loaded dimensions, ascending."""
+        snapshot = self._snapshot
         self._check_open()
-        return [region.dimension_id for region in self._snapshot.loaded]
+        return [region.dimension_id for region in snapshot.loaded]
 
     def close(self) -> None:
         """Unload everything and take every block back; a second call does nothing.
@@ -354,11 +356,12 @@ class MmapManager(MemoryVerbs):
         from jessymem.contexts import LoadedContext
 
         wanted = as_layer_id(layer_id)
+        snapshot = self._snapshot
         self._check_open()
         if not self._sampler.is_due():
-            return LoadedContext.of(*self._snapshot.find(wanted))
+            return LoadedContext.of(*snapshot.find(wanted))
         with self._sampler.measured_read():
-            return LoadedContext.of(*self._snapshot.find(wanted))
+            return LoadedContext.of(*snapshot.find(wanted))
 
     @lets_go
     def load_contexts(
@@ -538,12 +541,14 @@ class MmapManager(MemoryVerbs):
         state = "closed" if self._closed else f"{len(self._snapshot.readers)} dimensions"
         return f"<MmapManager {self._loader.base} {state}>"
 
+    @lets_go
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
         """Pickle as configuration and loaded generations."""
+        snapshot = self._snapshot
         self._check_open()
         loaded = [
             (int(region.dimension_id), region.path, tuple(region.edition))
-            for region in self._snapshot.loaded
+            for region in snapshot.loaded
         ]
         return reopen, (type(self), MemoryConfig.of(self._config, self._loader.base), loaded)
 
@@ -555,11 +560,16 @@ class MmapManager(MemoryVerbs):
         if not isinstance(layer_id, int):
             return self.access_layer(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
+        snapshot = self._snapshot
         self._check_open()
         with self._sampler.measured_read():
-            return self._snapshot.content(wanted)
+            return snapshot.content(wanted)
 
     def _check_open(self) -> None:
+        """Raise InvalidAccess once closed; asked *after* a snapshot is bound, which then has all.
+
+        The other way round a close in between would be answered as a layer that is not there.
+        """
         if self._closed:
             raise InvalidAccess(f"the manager of {self._loader.base} is closed")
 

@@ -573,6 +573,38 @@ def test_after_close_every_call_is_refused(manager):
     assert manager.get_stats().dimensions_loaded == 0
 
 
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (lambda manager: bytes(manager.access_layer(LayerId(1, 0))), b"layer 0 of emotion\n"),
+        (lambda manager: manager.load_layer_context("L01-00").text, "layer 0 of emotion\n"),
+        (lambda manager: len(manager.load_contexts(["L01-00"])), 1),
+        (lambda manager: manager.get_layer_info("L01-00").name, "part 0"),
+        (lambda manager: len(manager.list_layers("D01")), 4),
+        (lambda manager: len(manager.select(keywords=["joy"])), 4),
+        (lambda manager: manager.list_dimensions(), [1, 20]),
+        (lambda manager: len(manager.__reduce__()[1][2]), 2),
+    ],
+)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_close_during_a_call_is_before_or_after_it(manager, monkeypatch, call, answer, moment):
+    check_open = manager._check_open
+
+    def check():
+        if moment == "before":
+            manager.close()
+        check_open()
+        manager.close()
+
+    monkeypatch.setattr(manager, "_check_open", check)
+    if moment == "after":
+        assert call(manager) == answer
+    else:
+        with pytest.raises(InvalidAccess, match="closed") as caught:
+            call(manager)
+        assert manager.get_stats().waiting_bytes == 0, caught
+
+
 def test_views_outlive_the_manager(store):
     with MmapManager(base_path=store) as manager:
         manager.load_dimension("D01")
