@@ -45,8 +45,8 @@ class LoadedContext:
     __hash__ = None  # type: ignore[assignment]  # a mapped view has none
 
     @classmethod
-    def of(cls, region: MmapRegion, row: int) -> LoadedContext:
-        """Read the layer in one row of a region.
+    def of(cls, layer_id: LayerId, region: MmapRegion, row: int) -> LoadedContext:
+        """Read a layer from its row of a region.
 
         Raises
         ------
@@ -54,9 +54,8 @@ class LoadedContext:
             As `MmapManager.load_layer_context`.
         """
         record = region.layout.rows[row]
-        number = int(record["layer_num"])
         return cls(
-            layer_id=LayerId(region.dimension_id, number),
+            layer_id=layer_id,
             content=region.content_of(row),
             frequency=float(record["frequency"]),
             keywords=region.keywords_of(row),

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -359,9 +360,9 @@ class MmapManager(MemoryVerbs):
         snapshot = self._snapshot
         self._check_open()
         if not self._sampler.is_due():
-            return LoadedContext.of(*snapshot.find(wanted))
+            return LoadedContext.of(wanted, *snapshot.find(wanted))
         with self._sampler.measured_read():
-            return LoadedContext.of(*snapshot.find(wanted))
+            return LoadedContext.of(wanted, *snapshot.find(wanted))
 
     @lets_go
     def load_contexts(
@@ -409,10 +410,13 @@ class MmapManager(MemoryVerbs):
                     layer_id
                 )  # raises what is wrong with it, unless it was mended since
                 raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
-            found = places[codes == s.OK]
+            is_found = codes == s.OK
+            rows = places[is_found][["region_row", "layer_row"]].tolist()
             return ContextCollection(
-                LoadedContext.of(snapshot.handles[region_row], layer_row)
-                for region_row, layer_row in found[["region_row", "layer_row"]].tolist()
+                LoadedContext.of(layer_id, snapshot.handles[region_row], layer_row)
+                for layer_id, (region_row, layer_row) in zip(
+                    compress(wanted, is_found.tolist()), rows, strict=True
+                )
             )
 
     @lets_go
@@ -430,7 +434,7 @@ class MmapManager(MemoryVerbs):
         snapshot = self._snapshot
         self._check_open()
         region, row = snapshot.find(wanted)
-        return region.info_of(row, snapshot.children_of(wanted))
+        return region.info_of(wanted, row, snapshot.children_of(wanted))
 
     @lets_go
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:

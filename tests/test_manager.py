@@ -30,6 +30,7 @@ from jessymem import (
     osmem,
 )
 from jessymem.config import MIB
+from jessymem.kernels import schema as s
 
 
 def region_file(base: Path, dimension: str) -> Path:
@@ -676,6 +677,19 @@ def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
     assert manager.get_layer_info("L20-00").parent is None
     assert manager.load_layer_context("L20-00").parent is None
     assert manager.dump_state()["layers"][4]["parent"] is None
+
+
+def test_a_layer_keeps_its_id_when_someone_writes_another_number_into_its_row(manager, store):
+    region = manager._snapshot.region_of(DimensionId(1))
+    place = region.layout.table_offset + s.LAYER.fields["layer_num"][1]
+    with region_file(store, "D01").open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff\xff")
+    assert region.layout.rows["layer_num"][0] == 0xFFFF
+    assert manager.load_layer_context("L01-00").layer_id == LayerId(1, 0)
+    assert [context.layer_id for context in manager.load_contexts(["L01-00"])] == [LayerId(1, 0)]
+    assert manager.get_layer_info("L01-00").layer_id == LayerId(1, 0)
+    assert region.get_layer_info("L01-00").layer_id == LayerId(1, 0)
 
 
 # -- pickling --------------------------------------------------------------------------------------

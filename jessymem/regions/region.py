@@ -224,7 +224,7 @@ class MmapRegion:
         """
         wanted = as_layer_id(layer_id)
         row = self.find_row(wanted)
-        return self.info_of(row, self.children_of(wanted))
+        return self.info_of(wanted, row, self.children_of(wanted))
 
     def list_layers(self) -> list[LayerId]:
         """Return the ids of all layers, ascending."""
@@ -292,7 +292,7 @@ class MmapRegion:
     def metadata(self) -> RegionMetadata:
         """All that is known of the region and its layers, without contents."""
         layers = (
-            self.info_of(row, self.children_of(layer_id))
+            self.info_of(layer_id, row, self.children_of(layer_id))
             for row, layer_id in enumerate(self.list_layers())
         )
         return RegionMetadata(
@@ -345,12 +345,12 @@ class MmapRegion:
                 return number
         raise LayerNotFound(f"{layer_id} is not in {self._source.path}", layer=layer_id)
 
-    def info_of(self, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
-        """Describe the layer in a row."""
+    def info_of(self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
+        """Describe the layer in a row; its number is not read again, the file may be rewritten."""
         record = self.layout.rows[row]
         start = int(record["content_offset"])
         return LayerInfo(
-            layer_id=LayerId(self.dimension_id, int(record["layer_num"])),
+            layer_id=layer_id,
             name=self.name_of(row),
             frequency=float(record["frequency"]),
             depth=int(record["depth"]),
