@@ -67,10 +67,10 @@ class ReadSampler:
         if thread in self._readers:
             yield
             return
-        self._readers.add(thread)
-        # Each number that was seen is kept, not the highest: `max(old, new)` would lose a race.
-        self._reader_counts.add(len(self._readers))
         try:
+            self._readers.add(thread)
+            # Each number that was seen is kept, not the highest: `max(old, new)` would lose a race.
+            self._reader_counts.add(len(self._readers))
             yield
         finally:
             self._readers.discard(thread)
@@ -78,7 +78,7 @@ class ReadSampler:
     @property
     def average_latency_us(self) -> float:
         """Mean of the measured reads in microseconds, 0.0 before the first."""
-        latencies = list(self._latencies_ns)
+        latencies = self._latencies_ns.copy()  # iterating fails where another thread appends
         return sum(latencies) / len(latencies) / 1000 if latencies else 0.0
 
     @property
@@ -89,7 +89,7 @@ class ReadSampler:
     @property
     def peak_readers(self) -> int:
         """The highest number of readers at one moment."""
-        return max(tuple(self._reader_counts), default=0)
+        return max(self._reader_counts.copy(), default=0)
 
     def after_fork(self) -> None:
         """Forget readers that were threads of the parent."""

@@ -10,6 +10,7 @@ import json
 import struct
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -399,6 +400,58 @@ def test_the_first_read_of_a_thread_with_a_copied_context_is_measured(manager):
 
     asyncio.run(read_elsewhere())
     assert n_samples(manager) == 2
+
+
+class Busy:
+    """A collection that another thread changes at every step of an iteration, but not of a copy."""
+
+    def __iter__(self):
+        raise RuntimeError("changed size during iteration")
+
+
+class BusyDeque(Busy, deque):
+    def copy(self):
+        return deque(deque.__iter__(self))
+
+
+class BusySet(Busy, set):
+    def copy(self):
+        return set(set.__iter__(self))
+
+
+def test_what_is_measured_meanwhile_does_not_disturb_the_sums():
+    sampler = ReadSampler()
+    sampler._latencies_ns = BusyDeque([1000, 3000])
+    sampler._reader_counts = BusySet([1, 3, 2])
+    assert sampler.average_latency_us == 2.0
+    assert sampler.peak_readers == 3
+
+
+def test_an_interrupt_leaves_no_reader_behind():
+    class Interrupted(set):
+        def add(self, item):
+            super().add(item)
+            raise KeyboardInterrupt
+
+    sampler = ReadSampler()
+    sampler._readers = Interrupted()
+    for read in (sampler.reader, sampler.measured_read):
+        with pytest.raises(KeyboardInterrupt), read():
+            pytest.fail("it was interrupted before")
+        assert not sampler._readers
+
+
+@pytest.mark.parametrize("read", ["reader", "measured_read"])
+def test_a_read_that_fails_leaves_no_reader_behind(read):
+    sampler = ReadSampler()
+    for error in (ValueError, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(error), getattr(sampler, read)():
+            assert sampler._readers == {threading.get_ident()}
+            raise error
+        assert not sampler._readers
+    with sampler.reader():
+        pass
+    assert sampler.peak_readers == 1
 
 
 @single_read
