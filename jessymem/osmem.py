@@ -37,6 +37,8 @@ ADVICE: Final = {
 #: zeros afterwards.
 CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")
 
+# What network and foreign volumes say to F_FULLFSYNC.
+_NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
@@ -216,11 +218,7 @@ def write_pieces(descriptor: int, path: Path, pieces: Iterable[Any]) -> int:
 def sync_file(descriptor: int, path: Path) -> None:
     """Wait until the file's bytes are on the medium, as far as the system can tell."""
     _pass("sync", path)
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
+    if not _sync_medium(descriptor):
         os.fsync(descriptor)
 
 
@@ -278,6 +276,21 @@ def make_directory(path: Path) -> list[Path]:
                 level.rmdir()
         raise
     return made
+
+
+def _sync_medium(descriptor: int) -> bool:
+    """Ask macOS to empty the drive's own cache too; return False where that cannot be asked."""
+    if sys.platform != "darwin":
+        return False
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:
+            raise
+        return False
+    return True
 
 
 def _hint(data: NDArray[np.uint8], name: str) -> bool:

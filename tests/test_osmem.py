@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -386,6 +387,48 @@ def test_a_path_whose_root_is_missing_ends():
 
 
 @pytest.mark.skipif(not POSIX, reason="directories are not synced elsewhere")
+class Darwin:
+    """What `sync_file` finds on macOS: an fcntl that answers with `number`, and fsync."""
+
+    F_FULLFSYNC = 51
+
+    def __init__(self, monkeypatch, number):
+        self.number = number
+        self.made = []
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setitem(sys.modules, "fcntl", self)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: self.made.append("fsync"))
+
+    def fcntl(self, descriptor, command):
+        assert command == self.F_FULLFSYNC
+        self.made.append("full")
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(
+    ("number", "made"),
+    [
+        (0, ["full"]),
+        (errno.ENOTSUP, ["full", "fsync"]),
+        (errno.EINVAL, ["full", "fsync"]),
+        (errno.ENOTTY, ["full", "fsync"]),
+    ],
+)
+def test_macos_syncs_the_medium_or_at_least_the_file(number, made, tmp_path, monkeypatch):
+    darwin = Darwin(monkeypatch, number)
+    osmem.sync_file(0, tmp_path)
+    assert darwin.made == made
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_macos_raises_what_is_no_missing_feature(number, tmp_path, monkeypatch):
+    darwin = Darwin(monkeypatch, number)
+    with pytest.raises(OSError, match=f"Errno {number}"):
+        osmem.sync_file(0, tmp_path)
+    assert darwin.made == ["full"]
+
+
 def test_a_directory_that_cannot_be_opened_is_not_synced(tmp_path):
     descriptors = open_files()
     with pytest.raises(FileNotFoundError):
