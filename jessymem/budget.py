@@ -91,6 +91,7 @@ class Budget:
         self._waiting: set[int] = set()
         self._peak = 0
         self._words: NDArray[Any] | None = None
+        self._argument: memory.Words = None
         self._is_changing = False
 
     def attach(self, words: NDArray[Any]) -> None:
@@ -106,7 +107,7 @@ class Budget:
             total = self._total()
             words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
             words[s.PEAK] = max(self._peak, total)
-            self._words = words
+            self._words, self._argument = words, memory.argument_of(words)
 
     def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> None:
         """Charge a region of `n_bytes`.
@@ -249,7 +250,7 @@ class Budget:
         """Bring the words in line; under the lock."""
         excess = self._excess()
         if self._words is not None and excess > 0:
-            budget.discharge(memory.argument_of(self._words), excess)
+            budget.discharge(self._argument, excess)
             self.on_fall(int(self._words[s.USED]))
 
     def _fits(self, n_bytes: int) -> bool:
@@ -260,11 +261,10 @@ class Budget:
                 return False
             self._peak = max(self._peak, total)
             return True
-        words = memory.argument_of(self._words)
-        code = budget.charge(words, n_bytes, s.LIMIT)
+        code = budget.charge(self._argument, n_bytes, s.LIMIT)
         if code == s.RETAINED:
             self.make_room(n_bytes)
-            code = budget.charge(words, n_bytes, s.LIMIT)
+            code = budget.charge(self._argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
     def _total(self) -> int:

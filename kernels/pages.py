@@ -18,6 +18,7 @@ from jessymem.kernels.schema import (
     BLOCK_DIRTY,
     BLOCK_FREE,
     FREE_COUNTS,
+    N_TRIMMED_TOGETHER,
     STATE_MASK,
 )
 
@@ -46,9 +47,9 @@ def claim_dirty_block(state: Words, pool: Int, block: Int) -> bool:
 
 @kernel
 def claim_dirty_run(state: Words, pool: Int, start: Int, run: NDArray[Any]) -> Int:
-    """Claim the next free blocks in a row whose pages were used; return how many.
+    """Claim the next free blocks in a row whose pages were used, a few at a time; return how many.
 
-    ``run[0]`` is the first of them.
+    They are missing to allocations meanwhile. ``run[0]`` is the first of them.
     """
     n_all = blocks.field(state, pool, blocks.N_BLOCKS)
     block = np.int64(start)
@@ -56,7 +57,11 @@ def claim_dirty_run(state: Words, pool: Int, start: Int, run: NDArray[Any]) -> I
         block += 1
     run[0] = block
     n_blocks = np.int64(0)
-    while block < n_all and (n_blocks == 0 or claim_dirty_block(state, pool, block)):
+    while (
+        block < n_all
+        and n_blocks < N_TRIMMED_TOGETHER
+        and (n_blocks == 0 or claim_dirty_block(state, pool, block))
+    ):
         block += 1
         n_blocks += 1
     return n_blocks

@@ -216,7 +216,7 @@ POOL: Final = np.dtype(
         ("rollbacks", "i8"),  # runs that lost a word to another thread and were undone
         ("first_generation", "i8"),  # of blocks never handed out since the pool was made
         ("past_allocations", "i8"),  # of earlier pools under this id
-        ("segment_words", "i8"),
+        ("max_blocks", "i8"),  # what the words have room for
         ("padding", "i8"),
     ]
 )
@@ -252,6 +252,7 @@ HANDLE_GRANULE_MASK: Final = 2**HANDLE_GRANULE_BITS - 1
 HANDLE_POOL_SHIFT: Final = HANDLE_GENERATION_BITS + HANDLE_GRANULE_BITS
 POOL_BYTES_LIMIT: Final = GRANULE_BYTES << HANDLE_GRANULE_BITS
 ANY_SIZE: Final = -1
+N_TRIMMED_TOGETHER: Final = 256  # blocks whose pages are given back in one call
 REQUEST_BYTES_LIMIT: Final = 2**62  # what is larger still is no more than that
 
 # -- what kernels return ---------------------------------------------------------------------------

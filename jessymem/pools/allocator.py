@@ -459,8 +459,10 @@ class PoolAllocator:
 
     def _zero_by_pages(self, offset: MmapOffset, n_bytes: int) -> None:
         """Make a large allocation read as zeros: new pages in place of the old ones."""
-        whole = osmem.round_to_pages(n_bytes)
-        if not self._table.give_back(offset.pool_id, offset.offset, whole):
+        block_bytes = int(self._table.rows[offset.pool_id]["block_bytes"])
+        whole = -(-n_bytes // block_bytes) * block_bytes
+        is_alone = block_bytes >= osmem.page_size()  # on its pages
+        if not is_alone or not self._table.give_back(offset.pool_id, offset.offset, whole):
             memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
             np.frombuffer(memory, np.uint8)[:] = 0
 

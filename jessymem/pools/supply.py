@@ -274,7 +274,12 @@ class Supply:
         }
 
     def _log_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
-        logger.warning(
+        # The limit is told by the record of pressure, once per crossing.
+        severity = logging.DEBUG if isinstance(error, LimitExceeded) else logging.WARNING
+        if not logger.isEnabledFor(severity):
+            return
+        logger.log(
+            severity,
             "not allocated: %s",
             error,
             extra={

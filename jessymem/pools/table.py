@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 INLINE_BYTES: Final = MIB
 
 #: How many times the budget's worth of blocks the state has rows for, beside the configured pools.
-_SPARE: Final = 2
+_SPARE: Final = 4
 _DEFAULT_BLOCK_BYTES: Final = 4096
 
 
@@ -51,7 +51,7 @@ class PoolTable:
         self.state = self._new_state(ordered, limit_bytes)
         rows_end = s.POOLS_AT + s.N_POOL_IDS * s.POOL_WORDS
         self.rows = self.state[s.POOLS_AT : rows_end].view(s.POOL)
-        self._spare_segments = [(s.SEGMENTS_AT, len(self.state) - s.SEGMENTS_AT)]
+        self._next_word = s.SEGMENTS_AT
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
         if ordered:
@@ -122,25 +122,15 @@ class PoolTable:
         AllocationFailed
             "no_pool": all ids are taken, or all rows for blocks.
         """
-        absent = np.flatnonzero(self.rows["kind"] == s.POOL_ABSENT)
         n_blocks = n_bytes // block_bytes
-        if not len(absent):
-            raise _no_room(n_bytes, f"{s.N_POOL_IDS} pools are the most there can be")
-        at = self._take_segment(_segment_words(n_blocks), n_bytes)
-        pool = int(absent[0])
+        pool = self._absent_pool(block_bytes, n_blocks, n_bytes)
         n_words = _words_for(n_blocks)
         row = self.rows[pool]
         row["address"] = memory.address + start
-        row["block_bytes"] = block_bytes
-        row["block_shift"] = block_bytes.bit_length() - 1
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
-        row["bitmap_at"] = at
-        row["summary_at"] = row["bitmap_at"] + _whole_lines(n_words)
-        row["blocks_at"] = row["summary_at"] + _whole_lines(_words_for(n_words))
-        row["segment_words"] = _segment_words(n_blocks)
         row["failures"] = row["rollbacks"] = 0
-        _set_first_bits(self.state, at, n_blocks)
+        _set_first_bits(self.state, int(row["bitmap_at"]), n_blocks)
         _set_first_bits(self.state, int(row["summary_at"]), n_words)
         if row["first_generation"]:  # fresh memory is zero by itself, and stays uncommitted
             self.blocks_of(pool)["status"] = row["first_generation"] << s.GENERATION_SHIFT
@@ -162,10 +152,8 @@ class PoolTable:
         row["past_allocations"] += int((generations - row["first_generation"]).sum())
         row["first_generation"] = int(generations.max())
         row["kind"] = s.POOL_ABSENT
-        start, n_words = int(row["bitmap_at"]), int(row["segment_words"])
-        self.state[start : start + n_words] = 0
-        self._spare_segments.append((start, n_words))
-        self._merge_segments()
+        start, end = int(row["bitmap_at"]), int(row["blocks_at"])
+        self.state[start : end + int(row["n_blocks"]) * s.BLOCK_WORDS] = 0
         del self._memory[pool], self._starts[pool]
         self._settle_sizes()
 
@@ -185,26 +173,38 @@ class PoolTable:
         n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
         n_words += _segment_words(_SPARE * limit_bytes // smallest)
         for config in configs:
-            n_words += _segment_words(config.n_blocks)
+            n_words += _segment_words(2 * config.n_blocks)
         memory = osmem.private_memory(n_words * s.WORD_BYTES)
         return np.frombuffer(memory.mapping, np.int64, n_words)
 
-    def _take_segment(self, n_words: int, requested: int) -> int:
-        """Take words for one pool's bitmap and blocks, from the first place that has so many."""
-        for i, (start, n_spare) in enumerate(self._spare_segments):
-            if n_spare >= n_words:
-                self._spare_segments[i] = (start + n_words, n_spare - n_words)
-                return start
-        raise _no_room(requested, "there are no rows left for so many blocks")
+    def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
+        """Return an id without a pool, whose words fit so many blocks of that size.
 
-    def _merge_segments(self) -> None:
-        merged: list[tuple[int, int]] = []
-        for start, n_words in sorted(self._spare_segments):
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], merged[-1][1] + n_words)
-            else:
-                merged.append((start, n_words))
-        self._spare_segments = merged
+        An id keeps its block size and its words for good: a thread that still holds a handle of an
+        earlier pool under it looks at words that mean the same.
+        """
+        is_absent = self.rows["kind"] == s.POOL_ABSENT
+        fits = self.rows["block_bytes"] == block_bytes
+        fits &= self.rows["max_blocks"] >= n_blocks
+        known = np.flatnonzero(is_absent & fits)
+        if len(known):
+            return int(known[self.rows["max_blocks"][known].argmin()])
+        fresh = np.flatnonzero(self.rows["block_bytes"] == 0)
+        if not len(fresh):
+            raise _no_room(n_bytes, f"all {s.N_POOL_IDS} pool ids are taken")
+        # Powers of two, so that pools of growing sizes find their words again.
+        max_blocks = 1 << (n_blocks - 1).bit_length()
+        if self._next_word + _segment_words(max_blocks) > len(self.state):
+            raise _no_room(n_bytes, "there are no rows left for so many blocks")
+        row, n_words = self.rows[fresh[0]], _words_for(max_blocks)
+        row["block_bytes"] = block_bytes
+        row["block_shift"] = block_bytes.bit_length() - 1
+        row["max_blocks"] = max_blocks
+        row["bitmap_at"] = self._next_word
+        row["summary_at"] = row["bitmap_at"] + _whole_lines(n_words)
+        row["blocks_at"] = row["summary_at"] + _whole_lines(_words_for(n_words))
+        self._next_word += _segment_words(max_blocks)
+        return int(fresh[0])
 
     def _link(self, pool: int) -> None:
         """Put a pool into the chain; a thread that follows it sees the old chain or the new."""
