@@ -33,13 +33,24 @@ def test_the_readme_example_runs(tmp_path):
     )
 
 
+def test_the_examples_of_the_memory_page_run():
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "memory.md").read_text(), re.DOTALL
+    )
+    assert len(blocks) == 2
+    for code in blocks:
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_examples_run(path, capsys):
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", ["ids", "regions.builder", "manager"])
+@pytest.mark.parametrize(
+    "module", ["ids", "regions.builder", "manager", "pools.allocator", "pools.offsets"]
+)
 def test_doctests(module):
     failures, tried = doctest.testmod(importlib.import_module(f"jessymem.{module}"))
     assert tried > 0 and failures == 0

@@ -354,6 +354,21 @@ class PoolAllocator:
             return [MmapPool(self._table, pool) for pool in self._table.pool_ids]
 
     @property
+    def words(self) -> Any:
+        """What the kernels in `jessymem.kernels` take, to be called from compiled code.
+
+        Lifetime: whoever uses it keeps the allocator. ``docs/memory.md`` shows how.
+
+        Raises
+        ------
+        InvalidAccess
+            If the allocator is closed.
+        """
+        self._check_open()
+        self._wake()
+        return self._argument
+
+    @property
     def usage(self) -> tuple[int, int]:
         """Bytes in use and the limit, both of the whole budget."""
         self._views.take_in()
