@@ -1,4 +1,4 @@
-"""The parsing kernel alone: its codes, its places, and that both its forms are one."""
+"""The parsing kernel and its plain twin: their codes, their places, and that all forms are one."""
 
 import random
 import struct
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from naive import Draft, put, write_plain
 
+from jessymem import RegionFormatError
 from jessymem.kernels import _jit, parse
 from jessymem.kernels import schema as s
+from jessymem.regions import entries
+from jessymem.regions.faults import Source
 
 
 def plain_twins(module):
@@ -25,14 +28,20 @@ def plain_twins(module):
 PLAIN = plain_twins(parse)
 
 
-def run(raw, n_layers, kernel=None):
+@pytest.fixture(params=["kernel", "twin"])
+def parse_entries(request):
+    """Return the kernel, compiled or not, and what stands in for it where it is not."""
+    return parse.parse_entries if request.param == "kernel" else entries.parse_entries
+
+
+def run(raw, n_layers, parse_entries):
     """Parse; return the code or end, the fault, the rows and the frequencies' bits."""
     data = np.frombuffer(raw, np.uint8)
     rows = np.zeros(n_layers, s.LAYER)
     bits = np.zeros(n_layers, "<u4")
     fault = np.zeros(1, s.FAULT)
     with np.errstate(all="raise"):
-        end = int((kernel or parse.parse_entries)(data, s.HEADER_BYTES, rows, bits, fault))
+        end = int(parse_entries(data, s.HEADER_BYTES, rows, bits, fault))
     return end, fault[0].item(), rows, bits
 
 
@@ -117,43 +126,43 @@ CODES = {
 
 
 @pytest.mark.parametrize(("raw", "n_layers", "code", "fault"), CODES.values(), ids=CODES)
-def test_codes_and_faults(raw, n_layers, code, fault):
-    assert run(raw, n_layers)[:2] == (code, fault)
+def test_codes_and_faults(raw, n_layers, code, fault, parse_entries):
+    assert run(raw, n_layers, parse_entries)[:2] == (code, fault)
 
 
 @pytest.mark.parametrize("n_left", range(23))
-def test_a_file_cut_anywhere_in_an_entry_is_refused(n_left):
+def test_a_file_cut_anywhere_in_an_entry_is_refused(n_left, parse_entries):
     raw = write_plain([Draft(3, content_offset=0), Draft(4)])[: 279 + n_left]
-    end, fault, _, _ = run(raw, 2)
+    end, fault, _, _ = run(raw, 2, parse_entries)
     assert end == s.BAD_ENTRY
     assert fault == ((1, 279, 11, n_left) if n_left < 11 else (1, 290, 12, n_left - 11))
 
 
 @pytest.mark.parametrize("n_left", range(9))
-def test_a_file_cut_anywhere_in_a_keyword_is_refused(n_left):
+def test_a_file_cut_anywhere_in_a_keyword_is_refused(n_left, parse_entries):
     raw = write_plain([Draft(keywords=[b"words"])])[: 267 + n_left]
-    end, fault, _, _ = run(raw, 1)
+    end, fault, _, _ = run(raw, 1, parse_entries)
     assert end == (s.BAD_ENTRY if n_left < 4 else s.BAD_KEYWORD_LENGTH)
     assert fault == ((0, 267, 4, n_left) if n_left < 4 else (0, 267, n_left - 4, 5))
 
 
-def test_metadata_that_pass_their_limit():
+def test_metadata_that_pass_their_limit(parse_entries):
     data = np.zeros(s.MAX_METADATA_BYTES + 1, np.uint8)
     length = s.MAX_METADATA_BYTES - 271
     start = write_plain([Draft(keywords=[b""], keyword_length=length)])
     data[:271] = np.frombuffer(start[:271], np.uint8)
-    end, fault, _, _ = run(data, 1)
+    end, fault, _, _ = run(data, 1, parse_entries)
     assert end == s.BAD_METADATA_SIZE
     assert fault == (0, s.MAX_METADATA_BYTES, s.MAX_METADATA_BYTES, s.MAX_METADATA_BYTES + 12)
 
 
-def test_rows_tell_where_everything_lies():
+def test_rows_tell_where_everything_lies(parse_entries):
     drafts = [
         Draft(65_535, b"abc", 255, -0.5, [b"one", b"", b"three"]),
         Draft(0, b"", 0, 1e-40),
     ]
     raw = write_plain(drafts, tail=b"more")
-    end, fault, rows, bits = run(raw, 2)
+    end, fault, rows, bits = run(raw, 2, parse_entries)
     assert end == 256 + 23 + 12 + 8 + 23
     assert fault[1:] == (0, 0, 0)
     assert bits.view("<f4").tolist() == [-0.5, np.float32(1e-40)]
@@ -169,19 +178,19 @@ def test_rows_tell_where_everything_lies():
         assert not rows[field].any()
 
 
-def test_parsing_goes_on_where_it_ended():
+def test_parsing_goes_on_where_it_ended(parse_entries):
     raw = write_plain([Draft(i, b"x", keywords=[b"word"] * i) for i in range(9)])
-    wanted = run(raw, 9)
+    wanted = run(raw, 9, parse_entries)
     data, fault = np.frombuffer(raw, np.uint8), np.zeros(1, s.FAULT)
     rows, bits, end = np.zeros(9, s.LAYER), np.zeros(9, "<u4"), s.HEADER_BYTES
     for some in (slice(0, 4), slice(4, 5), slice(5, 9)):
-        end = parse.parse_entries(data, end, rows[some], bits[some], fault)
+        end = parse_entries(data, end, rows[some], bits[some], fault)
     assert end == wanted[0]
     assert rows.tobytes() == wanted[2].tobytes() and bits.tobytes() == wanted[3].tobytes()
 
 
-def test_no_rows_read_nothing():
-    assert run(b"", 0)[0] == 256
+def test_no_rows_read_nothing(parse_entries):
+    assert run(b"", 0, parse_entries)[0] == 256
 
 
 def random_file(rng):
@@ -204,18 +213,19 @@ def random_file(rng):
 
 
 def compare(raw, n_layers):
-    compiled = run(raw, n_layers)
+    kernel = run(raw, n_layers, parse.parse_entries)
     plain = run(raw, n_layers, PLAIN["parse_entries"])
-    assert compiled[:2] == plain[:2]
-    for one, other in zip(compiled[2:], plain[2:], strict=True):
+    twin = run(raw, n_layers, entries.parse_entries)
+    assert kernel[:2] == plain[:2] == twin[:2]
+    for one, other in zip(kernel[2:], plain[2:], strict=True):
         assert one.tobytes() == other.tobytes()
-    return compiled[0]
+    if kernel[0] > 0:
+        for one, other in zip(kernel[2:], twin[2:], strict=True):
+            assert one.tobytes() == other.tobytes()
+    return kernel[0]
 
 
-def test_plain_python_and_compiled_agree():
-    if not _jit.promote():
-        pytest.skip("kernels are not compiled in this process")
-    assert hasattr(parse.parse_entries, "py_func")
+def compare_many():
     rng = random.Random(20)
     seen = {compare(*random_file(rng)) for _ in range(800)}
     seen |= {compare(bytes(256) + rng.randbytes(rng.randrange(300)), 3) for _ in range(400)}
@@ -229,13 +239,45 @@ def test_plain_python_and_compiled_agree():
     assert max(seen) > 256
 
 
-def test_the_kernel_and_the_naive_reader_agree():
+def test_plain_python_and_compiled_agree():
+    if not _jit.promote():
+        pytest.skip("kernels are not compiled in this process")
+    assert hasattr(parse.parse_entries, "py_func")
+    compare_many()
+
+
+def test_the_kernel_and_its_plain_twin_agree():
+    compare_many()
+
+
+@pytest.mark.parametrize("n_more", [-1, 0, 1, 300])
+def test_files_of_several_batches_are_read_alike(n_more):
+    n_layers = entries._FEW + n_more
+    drafts = [Draft(i, b"x", i % 256, i / 7, [b"word"] * (i % 3)) for i in range(n_layers)]
+    raw = write_plain(drafts)
+    data, source = np.frombuffer(raw, np.uint8), Source(None, "memory")
+    rows, end = entries.read_entries(data, n_layers, source)
+    wanted_end, _, wanted, bits = run(raw, n_layers, PLAIN["parse_entries"])
+    wanted["frequency"] = bits.view("<f4")
+    assert (rows.tobytes(), end) == (wanted.tobytes(), wanted_end)
+    broken = put(raw, wanted_end - 4, b"\xff" * 4)  # the last entry's content_size
+    with pytest.raises(RegionFormatError) as caught:
+        entries.read_entries(np.frombuffer(broken, np.uint8), n_layers, source)
+    assert caught.value.field == f"entry {n_layers - 1} content extent"
+    assert caught.value.offset == wanted_end - 4
+
+
+def test_no_file_of_layers_alone_waits_for_a_compiler():
+    assert s.MAX_LAYERS < entries.WORTH_COMPILING
+
+
+def test_the_kernel_and_the_naive_reader_agree(parse_entries):
     rng = random.Random(21)
     n_compared = 0
     for _ in range(400):
         raw, n_layers = random_file(rng)
         raw = put(raw, 72, struct.pack("<Q", len(raw)))
-        end, _, rows, bits = run(raw, n_layers)
+        end, _, rows, bits = run(raw, n_layers, parse_entries)
         if end < 0:
             continue
         n_compared += 1

@@ -16,9 +16,9 @@ import numpy as np
 import xxhash
 
 from jessymem.ids import DimensionId
-from jessymem.kernels import _jit, parse
 from jessymem.kernels import schema as s
 from jessymem.regions import faults
+from jessymem.regions.entries import read_entries
 from jessymem.regions.faults import Source as Source
 from jessymem.regions.rules import check_rows
 
@@ -31,9 +31,6 @@ logger = logging.getLogger("jessymem")
 
 
 _LENGTH: Final = struct.Struct("<I")
-
-#: So many entries are parsed before it is asked again whether compiled code is worth it.
-_FEW: Final = 16
 
 
 class Header(NamedTuple):
@@ -169,33 +166,13 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     """Parse the plain entries into a table of their own, sorted by layer number."""
-    rows, end = _parse_entries(data, header.layer_count, source)
+    rows, end = read_entries(data, header.layer_count, source)
     numbers = rows["layer_num"]
     if np.any(numbers[1:] < numbers[:-1]):
         rows = rows[np.argsort(numbers, kind="stable")]
     layout = Layout(header, rows, data[:end], content_start=end)
     check_rows(layout, source)
     return layout
-
-
-def _parse_entries(data: Bytes, n_layers: int, source: Source) -> tuple[NDArray[Any], int]:
-    """Return the rows of the plain entries, in their order, and the offset behind the last."""
-    rows = np.zeros(n_layers, s.LAYER)
-    frequency_bits = np.zeros(n_layers, "<u4")
-    fault = np.zeros(1, s.FAULT)
-    first, at = 0, s.HEADER_BYTES
-    while first < n_layers:
-        # How long the entries are is not known before: few at a time, until they are worth more.
-        _jit.promote_for(max(n_layers, first + int(rows["keyword_count"][:first].sum())))
-        last = n_layers if _jit.is_promoted() else min(first + _FEW, n_layers)
-        part = slice(first, last)
-        at = int(parse.parse_entries(data, at, rows[part], frequency_bits[part], fault))
-        if at < 0:
-            fault["entry"] += first
-            raise faults.broken_entry(source, at, fault[0])
-        first = last
-    rows["frequency"] = frequency_bits.view("<f4")
-    return rows, at
 
 
 def split_keywords(layout: Layout, row: Any, source: Source) -> list[bytes]:
