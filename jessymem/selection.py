@@ -53,8 +53,7 @@ class Query:
             for keyword in self.keywords:
                 named[region.rows_by_keyword.get(keyword, [])] = True
             chosen &= named
-        numbers = rows["layer_num"][chosen].tolist()
-        return [LayerId(region.dimension_id, number) for number in numbers]
+        return LayerId.in_order(region.dimension_id, rows["layer_num"][chosen].tolist())
 
 
 def _as_keywords(value: Iterable[str]) -> tuple[str, ...]:

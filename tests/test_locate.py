@@ -82,10 +82,7 @@ def test_a_row_that_changed_since_it_was_checked_is_refused(tmp_path, start, end
     region = builder.build_to_file(path)
     with MmapManager(base_path=tmp_path) as manager:
         manager.load_dimension("D30")
-        row_offset = (
-            region.layout.rows.__array_interface__["data"][0]
-            - region.data.__array_interface__["data"][0]
-        )
+        row_offset = region.layout.rows.ctypes.data - region.data.ctypes.data
         with path.open("r+b") as file:
             file.seek(row_offset)
             file.write(np.array([start, end], "<u8").tobytes())

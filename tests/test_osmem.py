@@ -166,7 +166,7 @@ def test_a_copy_of_pieces():
     data = osmem.private_copy(pieces, 6)
     assert data.tobytes() == b"abcdef"
     assert not data.flags.writeable
-    assert data.__array_interface__["data"][0] % mmap.PAGESIZE == 0
+    assert data.ctypes.data % mmap.PAGESIZE == 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])

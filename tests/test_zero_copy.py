@@ -29,7 +29,7 @@ def large(tmp_path) -> Path:
 
 
 def address_of(view: memoryview) -> int:
-    return np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+    return np.frombuffer(view, np.uint8).ctypes.data
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")

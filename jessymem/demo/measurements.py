@@ -192,4 +192,4 @@ def _percentile_99(values: Sequence[float]) -> float:
 
 
 def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
+    return array.ctypes.data

@@ -431,4 +431,4 @@ class MmapRegion:
 
 def _address(array: NDArray[Any]) -> int:
     """Return where an array's first byte lies."""
-    return int(array.__array_interface__["data"][0])
+    return array.ctypes.data
