@@ -53,6 +53,7 @@ KEYS = {
     "load",
     "access",
     "statistics",
+    "allocate",
     "scan",
     "threads",
     "zero_copy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from mmap import mmap
 from time import perf_counter
@@ -21,6 +22,9 @@ from jessymem.stats import MemoryStats
 
 _N_TIMED_READS: Final = 20_000
 _N_TIMED_STATS: Final = 200
+_N_TIMED_BLOCKS: Final = 20_000
+_N_LIVE_BLOCKS: Final = 1_000
+_BLOCK_BYTES: Final = 4_096
 _N_ALLOCATIONS: Final = 10
 _N_SCANS: Final = 3
 
@@ -138,6 +142,20 @@ def measure_access(manager: MmapManager, layers: Sequence[LayerId]) -> Measureme
     seconds = _percentile_99([time_call(manager.access_layer, layer) for layer in order])
     what = f"Layer access, p99 of {len(order):,} at random"
     return Measurement("access", what, "< 1 ms", seconds, "seconds", seconds < 0.001)
+
+
+def measure_blocks(manager: MmapManager) -> Measurement:
+    """Time blocks being taken and given back, many of them live; the first call compiles."""
+    live = deque(manager.allocate(_BLOCK_BYTES) for _ in range(_N_LIVE_BLOCKS))
+
+    def exchange() -> None:
+        manager.deallocate(live.popleft())
+        live.append(manager.allocate(_BLOCK_BYTES))
+
+    seconds = _percentile_99([time_call(exchange) for _ in range(_N_TIMED_BLOCKS)])
+    manager.deallocate_many(live)
+    what = f"Pool allocation and back, p99 of {_N_TIMED_BLOCKS:,}"
+    return Measurement("allocate", what, "< 10 us", seconds, "seconds", seconds < 1e-5)
 
 
 def measure_statistics(manager: MmapManager) -> Measurement:

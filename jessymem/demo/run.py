@@ -32,7 +32,16 @@ from jessymem.regions.builder import RegionBuilder
 from jessymem.simulation import core_builder, simulated_text
 
 #: What is done, in order.
-STEPS: Final = ("build", "load", "compare", "read", "scan", "threads", "zero copy")
+STEPS: Final = (
+    "build",
+    "load",
+    "compare",
+    "read",
+    "allocate",
+    "scan",
+    "threads",
+    "zero copy",
+)
 
 #: Where a layer's content came from: a file, or text of the package itself.
 Source = Path | bytes
@@ -146,6 +155,8 @@ def run_demo(
         ]
         with step("read"):
             found += [measure.measure_access(manager, filled), measure.measure_statistics(manager)]
+        with step("allocate"):
+            found.append(measure.measure_blocks(manager))
         with step("scan"):
             found.append(measure.measure_scan(manager))
         with step("threads"):

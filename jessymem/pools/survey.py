@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jessymem.computed_once import computed_once
 from jessymem.config import MIB, PoolConfig
 from jessymem.kernels import schema as s
 from jessymem.pools.table import PoolTable
@@ -111,10 +112,22 @@ class _Pool:
         blocks = table.blocks_of(pool).copy()
         self.status: NDArray[np.int64] = blocks["status"]
         self.requested: NDArray[np.int64] = blocks["n_requested"]
-        self.state = self.status & s.STATE_MASK
-        self.is_free = self.state == s.BLOCK_FREE
-        self.is_waiting = self.state == s.BLOCK_WAITING
-        self.is_live = (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_LEAVING)
+
+    @computed_once
+    def state(self) -> NDArray[np.int64]:
+        return self.status & s.STATE_MASK
+
+    @computed_once
+    def is_free(self) -> NDArray[np.bool_]:
+        return self.state == s.BLOCK_FREE
+
+    @computed_once
+    def is_waiting(self) -> NDArray[np.bool_]:
+        return self.state == s.BLOCK_WAITING
+
+    @computed_once
+    def is_live(self) -> NDArray[np.bool_]:
+        return (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_LEAVING)
 
     @property
     def n_allocations(self) -> int:
@@ -139,8 +152,10 @@ class _Pool:
 
     @property
     def stats(self) -> PoolStats:
+        return self.stats_of(len(self.status) - int(np.count_nonzero(self.is_free)))
+
+    def stats_of(self, n_used: int) -> PoolStats:
         n_all = len(self.status)
-        n_used = n_all - int(np.count_nonzero(self.is_free))
         return PoolStats(
             pool_id=self.pool_id,
             block_size=self.block_bytes,
@@ -159,20 +174,31 @@ def retained_in(table: PoolTable, pool: int) -> int:
 
 def survey(table: PoolTable) -> Survey:
     """Look at every pool; the lock keeps pools from coming and going meanwhile."""
-    pools = [_Pool(table, pool) for pool in table.pool_ids]
+    per_pool = {}
+    largest_free_run = 0
+    pools = []
+    for number in table.pool_ids:
+        pool = _Pool(table, number)
+        if pool.status.any():
+            pools.append(pool)
+            per_pool[number] = pool.stats
+            largest_free_run = max(largest_free_run, pool.largest_free_run)
+        else:  # never used: there is nothing to add up
+            per_pool[number] = pool.stats_of(0)
+            largest_free_run = max(largest_free_run, table.n_bytes_of(number))
     n_live = [pool.n_bytes(pool.is_live) for pool in pools]
     n_waiting = [pool.n_bytes(pool.is_waiting) for pool in pools]
     n_live_blocks = sum(int(np.count_nonzero(pool.is_live)) for pool in pools)
     past = int(table.rows["past_allocations"].sum())
     n_allocations = past + sum(pool.n_allocations for pool in pools)
     return Survey(
-        per_pool={pool.pool_id: pool.stats for pool in pools},
+        per_pool=per_pool,
         n_block_bytes=sum(n_live) + sum(n_waiting),
         n_live_bytes=sum(n_live),
         n_requested=sum(int(pool.requested[pool.is_live].sum()) for pool in pools),
         n_waiting=sum(n_waiting),
         n_retained=sum(pool.n_retained for pool in pools),
-        largest_free_run=max((pool.largest_free_run for pool in pools), default=0),
+        largest_free_run=largest_free_run,
         n_allocations=n_allocations,
         n_deallocations=n_allocations - n_live_blocks,
     )
