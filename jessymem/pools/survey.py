@@ -118,15 +118,15 @@ class _Pool:
         return self.status & s.STATE_MASK
 
     @computed_once
-    def is_free(self) -> NDArray[np.bool_]:
+    def is_free(self) -> Any:
         return self.state == s.BLOCK_FREE
 
     @computed_once
-    def is_waiting(self) -> NDArray[np.bool_]:
+    def is_waiting(self) -> Any:
         return self.state == s.BLOCK_WAITING
 
     @computed_once
-    def is_live(self) -> NDArray[np.bool_]:
+    def is_live(self) -> Any:
         return (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_LEAVING)
 
     @property
