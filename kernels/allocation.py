@@ -237,8 +237,11 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
 
     ``handles[0]`` is then the position of that one.
     """
+    zero = memory.get_word(state, ZERO_ON_REUSE)
     for i in range(sizes.shape[0]):
-        result = allocate_any(state, sizes[i], limit_at, memory.get_word(state, ZERO_ON_REUSE))
+        result = allocate(state, sizes[i], limit_at)
+        if result == TOO_LARGE:
+            result = allocate_any(state, sizes[i], limit_at, zero)
         if result < 0:
             for j in range(i):
                 release.deallocate(state, handles[j], ANY_SIZE)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 NONE = -1
 
+PREFETCHED_AHEAD = 8
+
 
 # -- giving back -----------------------------------------------------------------------------------
 
@@ -138,6 +140,15 @@ def leave(state: Words, handle: Int, is_leaving: Int) -> Int:
 
 
 @kernel
+def prefetch_block(state: Words, handle: Int) -> None:
+    """Ask for the row of a handle's block, if there is one."""
+    pool = blocks.pool_of(handle)
+    block = blocks.find_block(state, pool, blocks.offset_of(handle))
+    if block >= 0:
+        atomics.prefetch(state, blocks.block_at(state, pool, block))
+
+
+@kernel
 def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -> Int:
     """Give back all of `handles`, or none; return IS_* flags added up, or the code of one.
 
@@ -145,6 +156,8 @@ def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -
     """
     n_handles = handles.shape[0]
     for i in range(n_handles):
+        if i + PREFETCHED_AHEAD < n_handles:
+            prefetch_block(state, handles[i + PREFETCHED_AHEAD])
         code = set_leaving(state, handles[i])
         if code != OK:
             for j in range(i):
