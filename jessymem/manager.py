@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
@@ -157,11 +158,13 @@ class MmapManager(MemoryVerbs):
             If the system has no memory left (``load_mode="copy"``).
         InvalidAccess
             If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` or `path` is none.
         """
         dimension = as_dimension_id(dimension_id)
-        where = (
-            self._loader.path_of(dimension) if path is None else Path(os.fspath(path)).absolute()
-        )
+        where = self._loader.path_of(dimension)
+        if path is not None:
+            where = osmem.as_path(path).absolute()
         with self._writing():
             return self._load(dimension, where)
 
@@ -223,6 +226,8 @@ class MmapManager(MemoryVerbs):
             As `load_dimension`; the old file stays loaded.
         InvalidAccess
             If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
         with self._writing():
@@ -254,6 +259,8 @@ class MmapManager(MemoryVerbs):
             If it is not loaded.
         InvalidAccess
             If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
         with self._writing():
@@ -265,12 +272,24 @@ class MmapManager(MemoryVerbs):
             del region
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
-        """Tell whether a dimension's layers can be read (simulated ones too)."""
+        """Tell whether a dimension's layers can be read (simulated ones too).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `dimension_id` is none.
+        """
         return int(as_dimension_id(dimension_id)) in self._snapshot.readers
 
     @lets_go
     def list_dimensions(self) -> list[DimensionId]:
-        """Return the loaded dimensions, ascending."""
+        """Return the loaded dimensions, ascending.
+
+        Raises
+        ------
+        InvalidAccess
+            If the manager is closed.
+        """
         snapshot = self._snapshot
         self._check_open()
         return [region.dimension_id for region in snapshot.loaded]
@@ -446,6 +465,8 @@ class MmapManager(MemoryVerbs):
             If `dimension_id` is not loaded.
         InvalidAccess
             If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is none.
         """
         snapshot = self._snapshot
         self._check_open()

@@ -62,6 +62,26 @@ class FileBytes(NamedTuple):
     identity: FileIdentity
 
 
+def as_path(value: str | os.PathLike[str]) -> Path:
+    """Take a path as users write it.
+
+    Raises
+    ------
+    ValueError
+        If no file can have that name: it holds a null character, or what no name is encoded to.
+    TypeError
+        If it is no path of text.
+    """
+    path = Path(os.fspath(value))
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise ValueError(f"no file can be called {os.fspath(path)!r}")
+    return path
+
+
 def page_size() -> int:
     """Return the size of a page in bytes: 4, 16 or 64 KiB on the systems of today."""
     return mmap.PAGESIZE

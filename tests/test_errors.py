@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
+import re
 import struct
 import traceback
 from pathlib import Path
@@ -27,6 +29,7 @@ from jessymem import (
     MemoryConfig,
     MmapManager,
     MmapRegion,
+    NavigationPath,
     OutOfBounds,
     RegionBuilder,
     RegionFormatError,
@@ -236,6 +239,76 @@ def test_messages_say_what_it_is_about(store, cause, cls, said):
     for words in said:
         assert words.format(store=store) in str(error)
     assert pickle.loads(pickle.dumps(error)).details == error.details
+
+
+TAKING_DIMENSIONS = {
+    "load_dimension": lambda manager, wrong: manager.load_dimension(wrong),
+    "refresh": lambda manager, wrong: manager.refresh(wrong),
+    "unload_dimension": lambda manager, wrong: manager.unload_dimension(wrong),
+    "is_loaded": lambda manager, wrong: manager.is_loaded(wrong),
+    "list_layers": lambda manager, wrong: manager.list_layers(wrong),
+    "select": lambda manager, wrong: manager.select(dimensions=[wrong]),
+    "from_file": lambda manager, wrong: MmapRegion.from_file(wrong, "nowhere"),
+    "RegionBuilder": lambda manager, wrong: RegionBuilder(wrong, "name"),
+}
+
+TAKING_LAYERS = {
+    "access_layer": lambda manager, wrong: manager.access_layer(wrong),
+    "load_layer_context": lambda manager, wrong: manager.load_layer_context(wrong),
+    "load_contexts": lambda manager, wrong: manager.load_contexts([wrong]),
+    "get_layer_info": lambda manager, wrong: manager.get_layer_info(wrong),
+    "region": lambda manager, wrong: manager._snapshot.loaded[0].get_layer_info(wrong),
+    "NavigationPath": lambda manager, wrong: NavigationPath([wrong]),
+}
+
+TAKING_PATHS = {
+    "load_dimension": lambda manager, wrong: manager.load_dimension("D30", wrong),
+    "from_file": lambda manager, wrong: MmapRegion.from_file("D30", wrong),
+    "build_to_file": lambda manager, wrong: RegionBuilder("D30", "name").build_to_file(wrong),
+}
+
+
+@pytest.mark.parametrize("wrong", ["", "D", "D00", "D65536", "L01-00", 0, -1, 65_536])
+@pytest.mark.parametrize("call", TAKING_DIMENSIONS.values(), ids=TAKING_DIMENSIONS)
+def test_what_is_no_dimension_is_refused(manager, call, wrong):
+    with pytest.raises(ValueError, match="dimension"):
+        call(manager, wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "L01", "L00-00", "L01-65536", "D01", 5, -1, 2**32])
+@pytest.mark.parametrize("call", TAKING_LAYERS.values(), ids=TAKING_LAYERS)
+def test_what_is_no_layer_is_refused(manager, call, wrong):
+    with pytest.raises(ValueError, match=r"layer|dimension"):
+        call(manager, wrong)
+
+
+@pytest.mark.parametrize("wrong", [1.0, b"D01", True, ["D01"]], ids=repr)
+@pytest.mark.parametrize(
+    "call",
+    [*TAKING_DIMENSIONS.values(), *TAKING_LAYERS.values()],
+    ids=[*TAKING_DIMENSIONS, *TAKING_LAYERS],
+)
+def test_what_cannot_be_an_id_is_a_type_error(manager, call, wrong):
+    with pytest.raises(TypeError):
+        call(manager, wrong)
+
+
+NO_NAMES = ["a\0b", *(["a\ud800b"] if os.name == "posix" else [])]
+
+
+@pytest.mark.parametrize("wrong", NO_NAMES, ids=ascii)
+@pytest.mark.parametrize("call", TAKING_PATHS.values(), ids=TAKING_PATHS)
+def test_a_path_that_no_file_can_have_is_shown(manager, call, wrong):
+    with pytest.raises(ValueError, match=re.escape(repr(wrong))) as caught:
+        call(manager, wrong)
+    assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("wrong", [5, b"bytes", ["a"]], ids=repr)
+@pytest.mark.parametrize("call", TAKING_PATHS.values(), ids=TAKING_PATHS)
+def test_what_cannot_be_a_path_is_a_type_error(manager, call, wrong):
+    with pytest.raises(TypeError):
+        call(manager, wrong)
 
 
 @pytest.mark.parametrize("operation", ["stat", "open", "map"])

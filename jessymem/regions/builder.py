@@ -156,8 +156,8 @@ class RegionBuilder:
             If the system refuses a step; the old file is untouched and no temporary file remains.
             Where only the last steps fail (syncing the directory, mapping the new file), the new
             file is in place already, whole.
-        ValueError
-            If names and keywords together pass the format's limit for metadata.
+        ValueError, TypeError
+            If names and keywords together pass the format's limit for metadata, or `path` is none.
         RegionFormatError
             If the file that is there has the highest generation that there is.
 
@@ -167,7 +167,7 @@ class RegionBuilder:
         `path`, and the directory is synced (with each directory that was made). When this returns
         the file outlives a power failure, as far as the medium keeps its word.
         """
-        target = Path(os.fspath(path))
+        target = osmem.as_path(path)
         total_size, pieces = write_layout(
             self._dimension,
             self._name,

@@ -116,11 +116,11 @@ class MmapRegion:
             If it cannot be opened, mapped or read, or is no regular file.
         RegionFormatError
             If it breaks the format. Nothing stays open or mapped.
-        ValueError
-            If `load_mode` or `advice` is none of those.
+        ValueError, TypeError
+            If `dimension_id` or `path` is none, or `load_mode` or `advice` none of those.
         """
         dimension = as_dimension_id(dimension_id)
-        where = Path(os.fspath(path))
+        where = osmem.as_path(path)
         for name, value, choices in (
             ("load_mode", load_mode, LOAD_MODES),
             ("advice", advice, ADVICE_MODES),
@@ -221,6 +221,8 @@ class MmapRegion:
             If the region has no such layer.
         RegionFormatError
             If its keywords are malformed.
+        ValueError, TypeError
+            If `layer_id` is none.
         """
         wanted = as_layer_id(layer_id)
         row = self.find_row(wanted)
