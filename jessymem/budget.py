@@ -46,7 +46,15 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassUsage:
-    """One class of the budget: what is counted in it and what it is meant to hold, in bytes."""
+    """One class of the budget.
+
+    Attributes
+    ----------
+    allocated_bytes : int
+        What is counted in it.
+    limit_bytes : int
+        What it is meant to hold.
+    """
 
     allocated_bytes: int
     limit_bytes: int

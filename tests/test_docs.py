@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -76,6 +78,78 @@ def test_every_public_name_is_described(name, thing):
     assert doc and doc.splitlines()[0].endswith((".", ":")), name
     if inspect.isfunction(thing) and re.search(r"\braise \w+", inspect.getsource(thing)):
         assert "Raises" in doc or "raise" in doc or "As `" in doc, f"{name} names no error"
+
+
+def sections(thing):
+    """Return a docstring's numpydoc sections: title to the unindented lines in it."""
+    found = {}
+    lines = (inspect.getdoc(thing) or "").splitlines()
+    title = ""
+    for line, rule in zip(lines, [*lines[1:], ""], strict=True):
+        if rule and set(rule) == {"-"} and len(rule) == len(line):
+            title = line
+            found[title] = []
+        elif title and line and not line[0].isspace() and set(line) != {"-"}:
+            found[title].append(line)
+    return found
+
+
+def announced(thing, section):
+    """Return the names that a section announces, of parameters, attributes or errors."""
+    lines = [line.split(" : ")[0] for line in sections(thing).get(section, [])]
+    return {name.strip() for line in lines for name in line.split(",")}
+
+
+def parameters(thing):
+    return {name for name in inspect.signature(thing).parameters if name not in ("self", "cls")}
+
+
+PUBLIC = dict(public_callables())
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
+VALUES = {name: thing for name, thing in PUBLIC.items() if dataclasses.is_dataclass(thing)}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if sections(PUBLIC[name])])
+def test_sections_are_those_of_numpydoc(name):
+    known = ["Parameters", "Attributes", "Returns", "Raises", "Notes", "Examples"]
+    titles = list(sections(PUBLIC[name]))
+    assert titles == sorted(titles, key=known.index)
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if announced(FUNCTIONS[n], "Parameters")])
+def test_parameters_are_described_all_or_none(name):
+    assert announced(FUNCTIONS[name], "Parameters") == parameters(FUNCTIONS[name])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_field_of_a_value_is_described(name):
+    fields = {field.name for field in dataclasses.fields(VALUES[name])}
+    described = announced(VALUES[name], "Attributes") | announced(VALUES[name], "Parameters")
+    assert described == fields
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if announced(PUBLIC[name], "Raises")])
+def test_errors_that_are_announced_exist(name):
+    for error in announced(PUBLIC[name], "Raises"):
+        cls = getattr(jessymem, error, None) or getattr(builtins, error)
+        assert issubclass(cls, Exception), error
+
+
+TAKES_USER_WORDS = re.compile(r"DimensionLike|LayerLike|PathLike")
+#: Those that only hand on what was checked.
+HANDS_ON = {"RegionIOError.from_os_error", "MemoryConfig.of"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, thing in FUNCTIONS.items()
+        if TAKES_USER_WORDS.search(str(inspect.signature(thing))) and name not in HANDS_ON
+    ],
+)
+def test_what_takes_ids_or_paths_says_what_wrong_ones_raise(name):
+    assert announced(FUNCTIONS[name], "Raises") >= {"ValueError", "TypeError"}
 
 
 def test_every_link_in_the_documents_leads_somewhere():
