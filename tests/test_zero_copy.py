@@ -87,18 +87,28 @@ def test_nothing_that_grows_with_the_layer_is_allocated(large):
 
 
 def test_nothing_is_made_per_layer_at_load(tmp_path):
-    peaks = []
+    n_blocks, n_bytes = [], []
     for dimension, n_layers in ((30, 64), (31, 32_768)):
         builder = RegionBuilder(dimension, "Many")
         for number in range(n_layers):
             builder.add_layer(number, b"x")
         builder.build_to_file(region_file(tmp_path, f"D{dimension}"))
+        del builder
+        MmapManager(base_path=tmp_path).load_dimension(dimension)  # what is made once has been made
         manager = MmapManager(base_path=tmp_path)
         gc.collect()
-        before = len(gc.get_objects())
-        manager.load_dimension(dimension)
-        peaks.append(len(gc.get_objects()) - before)
-    assert abs(peaks[1] - peaks[0]) < 50
+        tracemalloc.start()
+        try:
+            manager.load_dimension(dimension)
+            gc.collect()
+            traces = tracemalloc.take_snapshot().traces
+        finally:
+            tracemalloc.stop()
+        n_blocks.append(len(traces))
+        n_bytes.append(sum(trace.size for trace in traces))
+    assert n_blocks[0] > 0
+    assert abs(n_blocks[1] - n_blocks[0]) < 50
+    assert abs(n_bytes[1] - n_bytes[0]) < 16_384
 
 
 def test_the_mapping_is_gone_after_the_last_view(large):
