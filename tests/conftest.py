@@ -1,12 +1,7 @@
-"""What every test shares.
-
-Numba's disk cache sees neither an edit in another file nor the flag for bounds checks, so the suite
-points it at a folder of its own for each state of both.
-"""
+"""What every test shares."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Out of the source tree, and before anything imports numba, which reads it once.
+os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jessymem-kernels"))
 
-def _kernel_cache() -> Path:
-    kernels = Path(__file__).parent.parent / "kernels"
-    digest = hashlib.sha256(os.environ.get("NUMBA_BOUNDSCHECK", "").encode())
-    for path in sorted(kernels.glob("*.py")):
-        digest.update(path.read_bytes())
-    return Path(tempfile.gettempdir()) / f"jessymem-kernels-{digest.hexdigest()[:16]}"
-
-
-# Before anything imports numba, which reads it once.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(_kernel_cache()))
-
-from jessymem import MmapManager, RegionBuilder, osmem  # noqa: E402
+from jessymem import MmapManager, RegionBuilder, osmem
 
 
 @pytest.fixture

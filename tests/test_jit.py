@@ -168,6 +168,16 @@ print(locate.locate_many.stats.cache_path)
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_checked_and_unchecked_kernels_are_kept_apart(tmp_path):
+    code = PROMOTE_AND_FIND.format(before="")
+    folders = {
+        run_python(code, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_BOUNDSCHECK=flag) for flag in "01"
+    }
+    assert len(folders) == 2
+    assert all(folder.startswith(str(tmp_path)) for folder in folders)
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path):
     pytest.importorskip("resource")
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
