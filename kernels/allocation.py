@@ -92,8 +92,9 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
     if not blocks.count_off(state, pool, 1):
         atomics.add(state, row + blocks.FAILURES, 1)
         return POOL_FULL
+    # Only now the pool must stay: before, another may have been made under its id.
     block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
-    code = budget.reserve(state, block_bytes, limit_at)
+    code = budget.reserve(state, block_bytes, limit_at) if n_bytes <= block_bytes else POOL_FULL
     if code != OK:
         atomics.add(state, FREE_COUNTS + pool, 1)
         return code
@@ -150,6 +151,9 @@ def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int
     n_blocks = blocks.blocks_for(state, pool, n_bytes)
     if not blocks.count_off(state, pool, n_blocks):
         atomics.add(state, row + blocks.FAILURES, 1)
+        return POOL_FULL
+    if blocks.blocks_for(state, pool, n_bytes) != n_blocks:  # another pool under its id by now
+        atomics.add(state, FREE_COUNTS + pool, n_blocks)
         return POOL_FULL
     block = claim_some_run(state, pool, n_blocks)
     if block < 0:
