@@ -180,7 +180,7 @@ def logged_failure(dimension: DimensionId, where: Path) -> Iterator[None]:
     except JessyMemoryError as error:
         logger.warning(
             "not loaded: %s",
-            error,
+            str(error),  # the error would hold the frames it passed, and their views
             extra={
                 "event": "load_failed",
                 "dimension": str(dimension),

@@ -281,7 +281,7 @@ class Supply:
         logger.log(
             severity,
             "not allocated: %s",
-            error,
+            str(error),  # the error would hold the frames it passed, and their views
             extra={
                 "event": "allocation_failed",
                 "error": type(error).__name__,
