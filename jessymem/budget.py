@@ -101,6 +101,7 @@ class Budget:
         self._words: NDArray[Any] | None = None
         self._argument: memory.Words = None
         self._is_changing = False
+        self._is_apart = False  # a charge is gone that the words still count
 
     def attach(self, words: NDArray[Any]) -> None:
         """Go on counting in an allocator's `words`; kernels that change them are compiled first.
@@ -141,6 +142,7 @@ class Budget:
                     requested=charge.n_headroom,
                     waiting=self.waiting_bytes,
                 )
+            self._is_apart = True  # until the charge is noted: an interrupt may come between
             if not self._fits(charge.n_bytes):
                 total, waiting = self.total, self.waiting_bytes
                 raise LimitExceeded(
@@ -162,11 +164,12 @@ class Budget:
     def release(self, region_id: int) -> None:
         """Take a charge back; never waits, finalizers call it in any thread."""
         self._charges.pop(region_id, None)
+        self._is_apart = True
         self.reconcile()
 
     def reconcile(self) -> None:
         """Bring the shared words in line with the charges, now or by whoever is changing them."""
-        while self._excess() > 0 and self.lock.acquire(blocking=False):
+        while self._is_apart and self.lock.acquire(blocking=False):
             try:
                 if self._is_changing or atomics.is_interrupted():
                     return  # this thread was interrupted half-way: it will do it when it goes on
@@ -199,15 +202,18 @@ class Budget:
             return Usage(total, int(self._words[s.PEAK]), waiting, per_class)
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the lock, the words in line before; what is released meanwhile follows after."""
+    def changing(self) -> Iterator[bool]:
+        """Hold the lock, the words in line before; what is released meanwhile follows after.
+
+        Yields whether this thread was at it already: a signal handler or finalizer interrupted it.
+        """
         try:
             with self.lock:
                 was_changing, self._is_changing = self._is_changing, True
                 try:
-                    if not was_changing:
+                    if not was_changing and self._is_apart:
                         self._settle()
-                    yield
+                    yield was_changing
                 finally:
                     self._is_changing = was_changing
         finally:
@@ -256,6 +262,7 @@ class Budget:
 
     def _settle(self) -> None:
         """Bring the words in line; under the lock."""
+        self._is_apart = False
         excess = self._excess()
         if self._words is not None and excess > 0:
             budget.discharge(self._argument, excess)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jessymem.errors import ConfigError
+from jessymem.kernels.schema import N_POOL_IDS, POOL_BYTES_LIMIT
 
 MIB: Final = 2**20
 
@@ -16,6 +17,9 @@ SIMULATION_MODES: Final = ("auto", "never", "always")
 ADVICE_MODES: Final = ("willneed", "random", "sequential", "none")
 LOAD_MODES: Final = ("map", "copy")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
+
+#: More than any machine has; sums of it stay within 63 bits.
+MAX_TOTAL_MB: Final = 2**32
 
 #: What core files may take together beyond their slots.
 CORE_HEADROOM_MB: Final = 20
@@ -50,7 +54,7 @@ class PoolConfig:
     Parameters
     ----------
     size_mb : int
-        The pool's size in MiB.
+        The pool's size in MiB, at most 16,384.
     block_size : int
         Bytes of one block: a power of two, at least 64, that divides the pool.
 
@@ -69,6 +73,9 @@ class PoolConfig:
         _check_int("block_size", self.block_size, 64)
         if self.block_size & (self.block_size - 1):
             raise _config_error("block_size", self.block_size, "a power of two")
+        if self.size_mb * MIB > POOL_BYTES_LIMIT:
+            most = POOL_BYTES_LIMIT // MIB
+            raise _config_error("size_mb", self.size_mb, f"at most {most:,}")
         if self.block_size > self.size_mb * MIB:
             raise _config_error("block_size", self.block_size, "no larger than its pool")
 
@@ -136,6 +143,10 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         """Check every field and bring paths and pools to one form."""
         _check_int("total_memory_mb", self.total_memory_mb, 1)
+        if self.total_memory_mb > MAX_TOTAL_MB:
+            raise _config_error(
+                "total_memory_mb", self.total_memory_mb, f"at most {MAX_TOTAL_MB:,}"
+            )
         object.__setattr__(self, "base_path", _as_path(self.base_path))
         object.__setattr__(self, "pool_configs", _as_pools(self.pool_configs))
         below = 0.0
@@ -177,8 +188,10 @@ def _as_path(value: Any) -> Path:
 def _as_pools(value: Any) -> tuple[PoolConfig, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         raise _config_error("pool_configs", value, "a sequence of PoolConfig")
-    pools = []
+    pools: list[PoolConfig] = []
     for item in value:
+        if len(pools) == N_POOL_IDS:
+            raise _config_error("pool_configs", value, f"no more than {N_POOL_IDS} pools")
         if isinstance(item, PoolConfig):
             pools.append(item)
         elif isinstance(item, tuple | list) and len(item) == 2:

@@ -31,10 +31,9 @@ class Moment(NamedTuple):
         # The snapshot is held, so what it has loaded stays charged.
         snapshot = manager._snapshot
         allocator = manager._allocator
-        if allocator is None:
-            blocks = survey_of_plans(manager.config.pool_configs)  # type: ignore[arg-type]
-        else:
-            blocks = allocator.survey()
+        if allocator is not None:
+            return cls(snapshot, *allocator.look())
+        blocks = survey_of_plans(manager.config.pool_configs)  # type: ignore[arg-type]
         return cls(snapshot, blocks, manager._budget.usage())
 
 

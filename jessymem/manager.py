@@ -33,7 +33,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
 from jessymem.pools.verbs import MemoryVerbs
-from jessymem.pressure import PressureLog
+from jessymem.pressure import Level, PressureLog
 from jessymem.processes import renew_in_forked_children, reopen
 from jessymem.reading import ReadingVerbs
 from jessymem.regions.region import MmapRegion
@@ -268,9 +268,11 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         `is_loaded` raises InvalidAccess.
         """
         with self._lock:
-            if self._allocator is not None:
-                self._allocator.close()
-            was_closed, self._closed = self._closed, True
+            with self._budget.lock:  # so that no allocator is made any more
+                was_closed, self._closed = self._closed, True
+                allocator = self._allocator
+            if allocator is not None:
+                allocator.close()
             region_ids = self._snapshot.region_ids()
             self._snapshot = self._empty
             for region_id in region_ids:
@@ -335,17 +337,20 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._lock:
-            self._check_open()
-            self._observe_pressure()
-            yield
-            self._observe_pressure()
-
-    def _observe_pressure(self) -> None:
-        with self._budget.lock:
+        risen: list[Level] = []
+        try:
+            with self._lock:
+                self._check_open()
+                risen += self._observe_pressure()
+                yield
+                risen += self._observe_pressure()
+        finally:
             used, waiting = self._budget.total, self._budget.waiting_bytes
-            risen = self._pressure.observe(used)
-        self._pressure.record(risen, used, waiting_bytes=waiting)
+            self._pressure.record(risen, used, waiting_bytes=waiting)
+
+    def _observe_pressure(self) -> list[Level]:
+        with self._budget.lock:
+            return self._pressure.observe(self._budget.total)
 
     def _make_allocator(self) -> PoolAllocator:
         from jessymem.pools.allocator import PoolAllocator

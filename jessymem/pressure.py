@@ -84,7 +84,8 @@ class PressureLog:
         for level in levels:
             logger.log(
                 level.severity,
-                "memory use is above the %s threshold: %d of %d bytes (%.0f %%)",
+                "memory use %s the %s threshold: %d of %d bytes (%.0f %%)",
+                "is above" if used > level.above_bytes else "would pass",
                 level.name,
                 used,
                 self._limit,

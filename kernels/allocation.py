@@ -15,7 +15,6 @@ from jessymem.kernels import atomics, bitmap, blocks, budget, memory, release
 from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
-    ANY_SIZE,
     BAD_SIZE,
     BLOCK_ALLOCATED,
     BLOCK_CONTINUED,
@@ -92,9 +91,8 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
     if not blocks.count_off(state, pool, 1):
         atomics.add(state, row + blocks.FAILURES, 1)
         return POOL_FULL
-    # Only now the pool must stay: before, another may have been made under its id.
     block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
-    code = budget.reserve(state, block_bytes, limit_at) if n_bytes <= block_bytes else POOL_FULL
+    code = budget.reserve(state, block_bytes, limit_at)
     if code != OK:
         atomics.add(state, FREE_COUNTS + pool, 1)
         return code
@@ -122,9 +120,10 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
 
 @kernel
 def claim_some_run(state: Words, pool: Int, n_blocks: Int) -> Int:
-    """Claim blocks in a row, counted off before; return the first, or FRAGMENTED.
+    """Claim blocks in a row, and count them off; return the first, or FRAGMENTED or POOL_FULL.
 
-    A search that another thread's roll-back may have blinded is made again.
+    They are counted off when they are found: a search that finds none hides nothing from others. One
+    that another thread's roll-back may have blinded is made again.
     """
     row = blocks.row_of(pool)
     first, n_words, summary = (
@@ -137,11 +136,15 @@ def claim_some_run(state: Words, pool: Int, n_blocks: Int) -> Int:
         n_rollbacks = atomics.load(state, row + blocks.ROLLBACKS)
         block = bitmap.find_run(state, first, n_words, n_blocks, 0)
         while block >= 0:
+            if not blocks.count_off(state, pool, n_blocks):
+                return POOL_FULL
             if bitmap.claim_run(state, first, summary, block, n_blocks) == OK:
                 return block
+            atomics.add(state, FREE_COUNTS + pool, n_blocks)
             atomics.add(state, row + blocks.ROLLBACKS, 1)
             block = bitmap.find_run(state, first, n_words, n_blocks, block + 1)
-    return FRAGMENTED
+    n_free = atomics.load(state, FREE_COUNTS + pool)
+    return FRAGMENTED if n_free >= n_blocks else POOL_FULL
 
 
 @kernel
@@ -149,17 +152,10 @@ def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int
     """Take blocks of `pool` in a row; as `allocate_block`, or FRAGMENTED."""
     row = blocks.row_of(pool)
     n_blocks = blocks.blocks_for(state, pool, n_bytes)
-    if not blocks.count_off(state, pool, n_blocks):
-        atomics.add(state, row + blocks.FAILURES, 1)
-        return POOL_FULL
-    if blocks.blocks_for(state, pool, n_bytes) != n_blocks:  # another pool under its id by now
-        atomics.add(state, FREE_COUNTS + pool, n_blocks)
-        return POOL_FULL
     block = claim_some_run(state, pool, n_blocks)
     if block < 0:
-        atomics.add(state, FREE_COUNTS + pool, n_blocks)
         atomics.add(state, row + blocks.FAILURES, 1)
-        return FRAGMENTED
+        return block
     block_bytes = blocks.field(state, pool, blocks.BLOCK_BYTES)
     n_clean_bytes = count_clean(state, pool, block, n_blocks) * block_bytes
     code = budget.reserve(state, n_blocks * block_bytes, limit_at)
@@ -239,7 +235,8 @@ def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
 def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDArray[Any]) -> Int:
     """Allocate for each of `sizes`, or for none; return OK, or the code of the one that failed.
 
-    ``handles[0]`` is then the position of that one.
+    Its position is then in the last of `handles`, which are one more than there are sizes; the
+    others are 0.
     """
     zero = memory.get_word(state, ZERO_ON_REUSE)
     for i in range(sizes.shape[0]):
@@ -248,8 +245,9 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
             result = allocate_any(state, sizes[i], limit_at, zero)
         if result < 0:
             for j in range(i):
-                release.deallocate(state, handles[j], ANY_SIZE)
-            handles[0] = i
+                release.undo(state, handles[j])
+                handles[j] = 0
+            handles[sizes.shape[0]] = i
             return result
         handles[i] = result
     return OK
@@ -261,4 +259,4 @@ def _call_first() -> None:
     sizes = np.ones(1, np.int64)
     allocate(state, 1, CALM_LIMIT)
     allocate_any(state, 1, CALM_LIMIT, 0)
-    allocate_many(state, sizes, CALM_LIMIT, sizes)
+    allocate_many(state, sizes, CALM_LIMIT, np.zeros(2, np.int64))

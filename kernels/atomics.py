@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jessymem.kernels import memory
 from jessymem.kernels._jit import Int, overloaded
 from jessymem.kernels.memory import Words
-
-if TYPE_CHECKING:
-    pass
 
 _MASK = 2**64 - 1
 

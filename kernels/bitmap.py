@@ -7,12 +7,10 @@ blocks off the pool's free count first, and who releases adds to it last; so at 
 are set as have been counted off and not yet claimed, and a search for one must end.
 
 A bitmap is given as an array of words, its first word there, the number of its words, and the first
-word of its summary. Called by `jessymem.kernels.pools`.
+word of its summary. Called by `blocks`, `allocation` and `pages`.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +18,6 @@ from jessymem.kernels import atomics
 from jessymem.kernels._jit import Int, kernel
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import OK, ROLLED_BACK, WORD_BITS
-
-if TYPE_CHECKING:
-    pass
 
 NONE = -1
 

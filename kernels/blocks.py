@@ -1,7 +1,7 @@
 """Pools and blocks: where their rows lie, what a handle says, who owns a block.
 
 Works on an allocator's *state*, the one array of words that `schema` describes. Called by
-`allocation`, `release` and `pages`, and from a user's own compiled code.
+`allocation`, `release`, `pages` and `jessymem.pools.table`, and from a user's own compiled code.
 """
 
 from __future__ import annotations
@@ -158,6 +158,12 @@ def put_back(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
 
 
 @kernel
+def publish(state: Words, at: Int, value: Int) -> None:
+    """Set a word of the chain of pools, after all that it leads to."""
+    atomics.store(state, at, value)
+
+
+@kernel
 def close_pool(state: Words, pool: Int) -> Int:
     """Let nobody claim from a pool any more if all of it is free; return OK or POOL_FULL."""
     n_all = field(state, pool, N_BLOCKS)
@@ -220,4 +226,5 @@ def _call_first() -> None:
     bitmap.count_free(state, 0, 0)
     resolve(state, 0, 0)
     close_pool(state, 0)
+    publish(state, FREE_COUNTS, 0)
     put_back(state, 0, 0, 0)

@@ -3,12 +3,10 @@
 `USED` is what is charged; a reservation compares and swaps it, so no two threads get the same last
 bytes, and its highest value is kept exactly. `RESIDENT` adds to that the pages of freed blocks that
 the system has not got back: it bounds what the process can have in memory. Called by
-`jessymem.kernels.pools` for blocks and by `jessymem.budget` for regions.
+`allocation` and `release` for blocks, by `jessymem.budget` for regions.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from jessymem.kernels import atomics, memory
 from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
@@ -26,9 +24,6 @@ from jessymem.kernels.schema import (
     RETAINED,
     USED,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @kernel

@@ -49,13 +49,15 @@ def claim_dirty_block(state: Words, pool: Int, block: Int) -> bool:
 def claim_dirty_run(state: Words, pool: Int, start: Int, run: NDArray[Any]) -> Int:
     """Claim the next free blocks in a row whose pages were used, a few at a time; return how many.
 
-    They are missing to allocations meanwhile. ``run[0]`` is the first of them.
+    They are missing to allocations meanwhile. `run` then holds pool, first block and how many; it
+    is what `return_run` takes, also after an interrupt.
     """
     n_all = blocks.field(state, pool, blocks.N_BLOCKS)
     block = np.int64(start)
     while block < n_all and not claim_dirty_block(state, pool, block):
         block += 1
-    run[0] = block
+    run[0] = pool
+    run[1] = block
     n_blocks = np.int64(0)
     while (
         block < n_all
@@ -64,7 +66,16 @@ def claim_dirty_run(state: Words, pool: Int, start: Int, run: NDArray[Any]) -> I
     ):
         block += 1
         n_blocks += 1
+    run[2] = n_blocks
     return n_blocks
+
+
+@kernel
+def return_run(state: Words, run: NDArray[Any]) -> None:
+    """Make claimed blocks free again, once."""
+    if run[2] > 0:
+        blocks.put_back(state, run[0], run[1], run[2])
+    run[2] = 0
 
 
 @kernel
@@ -79,5 +90,7 @@ def mark_clean(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
 @on_promotion(MEMORY)
 def _call_first() -> None:
     state = memory.empty_state()
-    claim_dirty_run(state, 0, 0, np.zeros(1, np.int64))
+    run = np.zeros(3, np.int64)
+    claim_dirty_run(state, 0, 0, run)
+    return_run(state, run)
     mark_clean(state, 0, 0, 0)

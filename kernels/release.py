@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jessymem.kernels import atomics, blocks, budget, memory
+from jessymem.kernels import atomics, bitmap, blocks, budget, memory
 from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
     ANY_SIZE,
     BLOCK_ALLOCATED,
+    BLOCK_DIRTY,
     BLOCK_FREE,
     BLOCK_LEAVING,
     BLOCK_WAITING,
     FREE_COUNTS,
+    GENERATION_SHIFT,
     IS_EMPTY,
     IS_WAITING,
     OK,
@@ -36,7 +38,7 @@ from jessymem.kernels.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NONE = -1
+NONE = bitmap.NONE
 
 PREFETCHED_AHEAD = 8
 
@@ -105,6 +107,17 @@ def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
             return WRONG_SIZE
         flags = let_go(state, pool, block, status)
     return flags
+
+
+@kernel
+def undo(state: Words, handle: Int) -> None:
+    """Take an allocation back that nobody has heard of; it does not count as one."""
+    pool = blocks.pool_of(handle)
+    block = blocks.offset_of(handle) >> blocks.field(state, pool, blocks.BLOCK_SHIFT)
+    at = blocks.block_at(state, pool, block)
+    generation = (memory.get_word(state, at) >> GENERATION_SHIFT) - 1
+    atomics.store(state, at, (generation << GENERATION_SHIFT) | BLOCK_DIRTY | BLOCK_FREE)
+    finish(state, pool, block)
 
 
 @kernel

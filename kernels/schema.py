@@ -240,7 +240,6 @@ BLOCK_DIRTY: Final = 8  # handed out since its pages were last given back
 ONE_VIEW: Final = 16
 VIEWS_MASK: Final = (2**20 - 1) * ONE_VIEW
 GENERATION_SHIFT: Final = 24
-ONE_GENERATION: Final = 1 << GENERATION_SHIFT
 
 #   handle:  pool | granule | generation
 GRANULE_BYTES: Final = 64  # no block is smaller
@@ -278,9 +277,9 @@ OVER_LIMIT: Final = -23
 RETAINED: Final = -24  # freed pages have to be given back first
 BAD_SIZE: Final = -25
 TOO_LARGE: Final = -26  # for the short way; the long one takes it
+ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
 IS_CLOSED: Final = -28
 IS_AWAKENING: Final = -29  # nothing is compiled yet
-ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
 
 # Why nothing was given back or viewed.
 NOT_A_POOL: Final = -40

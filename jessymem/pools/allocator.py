@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from weakref import WeakMethod
 
 import numpy as np
 
 from jessymem import osmem
-from jessymem.budget import Budget
+from jessymem.budget import Budget, Usage
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
@@ -23,7 +24,7 @@ from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.pool import MmapPool
-from jessymem.pools.supply import Supply
+from jessymem.pools.supply import Request, Supply
 from jessymem.pools.survey import Survey, differences, recover, survey, waiting_blocks
 from jessymem.pools.views import Views
 from jessymem.pressure import PressureLog
@@ -38,6 +39,9 @@ logger = logging.getLogger("jessymem")
 _as_offset: Final = int.__new__
 _is_enabled_for: Final = logger.isEnabledFor
 _DEBUG: Final = logging.DEBUG
+
+#: How often the arrays are looked at again, for numbers that agree while threads allocate.
+_N_LOOKS: Final = 4
 
 
 class PoolAllocator:
@@ -113,7 +117,8 @@ class PoolAllocator:
         self._table = self._supply.table
         self._zeroes = config.zero_on_reuse
         self._is_closed = False
-        self._views = Views(self._table, self._follow_up)
+        follow_up = WeakMethod(self._follow_up)  # no cycle: memory goes with the last reference
+        self._views = Views(self._table, lambda flags: (do := follow_up()) and do(flags))
         self._argument: Any = None
         self._claim: Callable[..., Any] = _not_awake
         self._free: Callable[..., Any] = _not_awake
@@ -232,23 +237,31 @@ class PoolAllocator:
             If `sizes` are no positive integers in one dimension.
         """
         wanted = as_sizes(sizes)
-        handles = np.zeros(max(len(wanted), 1), np.int64)
-        code = s.IS_AWAKENING
-        if self._argument is not None and not self._is_closed:
-            code = int(allocation.allocate_many(self._argument, wanted, CALM_LIMIT, handles))
-        if code != s.OK:
-            self._wake()
-            self._supply.claim(
-                lambda: self._closed_or(
+        self._wake()
+        handles = np.zeros(len(wanted) + 1, np.int64)
+        claimed = handles[: len(wanted)]
+        try:
+            # An interrupt comes after the kernel, when all that it claimed is noted.
+            code = allocation.allocate_many(self._argument, wanted, CALM_LIMIT, handles)
+            if code != s.OK:
+                attempt = lambda: self._closed_or(  # noqa: E731
                     allocation.allocate_many, wanted, s.CRITICAL_LIMIT, handles
-                ),
-                sum(wanted.tolist()),
-                lambda: int(wanted[handles[0]]),
-            )
-        if _is_enabled_for(logging.DEBUG):
-            for handle, n_bytes in zip(handles.tolist(), wanted.tolist(), strict=False):
-                _log_block("allocated", MmapOffset.from_packed(handle), n_bytes)
-        return handles[: len(wanted)]
+                )
+                failing = lambda: int(wanted[handles[-1]])  # noqa: E731
+                undo = lambda result: None  # noqa: E731  # is done below
+                self._supply.claim(attempt, Request(sum(wanted.tolist()), failing, undo))
+            if self._is_closed:
+                raise failures.closed()
+            if _is_enabled_for(_DEBUG):
+                for handle, n_bytes in zip(claimed.tolist(), wanted.tolist(), strict=True):
+                    _log_block("allocated", MmapOffset.from_packed(handle), n_bytes)
+        except BaseException:
+            for handle in filter(None, claimed.tolist()):
+                release.deallocate(self._argument, handle, ANY_SIZE)
+            if self._is_closed:
+                self._leave()
+            raise
+        return claimed
 
     def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
         """Give many blocks back, or none at all, in one call without the GIL.
@@ -266,17 +279,21 @@ class PoolAllocator:
             If they are no packed offsets.
         """
         handles = as_handles(offsets)
-        if not len(handles):
-            return
+        self._check_open()
         self._wake()
         failed = np.zeros(1, np.int64)
-        code = s.IS_CLOSED
-        if not self._is_closed:
-            code = int(release.deallocate_many(self._argument, handles, failed))
+        code = release.deallocate_many(self._argument, handles, failed)
+        if self._is_closed:
+            self._leave()  # closing may have passed blocks by that were on their way out or back
         if code < 0:
-            self._after_free(code, MmapOffset.from_packed(handles[failed[0]]), ANY_SIZE)
-        self._follow_up(code)
-        if _is_enabled_for(logging.DEBUG):
+            raise failures.wrong_block(
+                s.IS_CLOSED if self._is_closed else int(code),
+                MmapOffset.from_packed(handles[failed[0]]),
+                ANY_SIZE,
+                self._table,
+            )
+        self._follow_up(int(code))
+        if _is_enabled_for(_DEBUG):
             for handle in handles.tolist():
                 _log_block("deallocated", MmapOffset.from_packed(handle), None)
 
@@ -306,8 +323,9 @@ class PoolAllocator:
             If a length is negative.
         """
         kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise TypeError(f"{kind} holds Python objects, which cannot lie in a block")
+        if kind.hasobject or kind.subdtype is not None:
+            raise TypeError(f"{kind} cannot lie in a block: it holds Python objects, or is a shape")
+        self._check_open()
         lengths = as_lengths(shape)
         n_bytes = prod(lengths) * kind.itemsize
         if not n_bytes:
@@ -348,7 +366,7 @@ class PoolAllocator:
     @property
     def pools(self) -> list[MmapPool]:
         """The pools there are, by block size; none after `close`."""
-        with self._budget.lock:
+        with self._budget.changing():
             if self._is_closed:
                 return []
             return [MmapPool(self._table, pool) for pool in self._table.pool_ids]
@@ -398,12 +416,23 @@ class PoolAllocator:
     def survey(self) -> Survey:
         """Count what the block rows say; works on a closed allocator too."""
         self._views.take_in()
-        with self._budget.lock:
+        with self._budget.changing():
             return survey(self._table)
+
+    def look(self) -> tuple[Survey, Usage]:
+        """Count the blocks, and what the budget says, of one moment if threads leave one."""
+        self._views.take_in()
+        with self._budget.changing():
+            for _ in range(_N_LOOKS):
+                found, usage = survey(self._table), self._budget.usage()
+                regions = sum(each.allocated_bytes for each in usage.per_class.values())
+                if usage.total == regions + found.n_block_bytes:
+                    break
+            return found, usage
 
     def waiting_blocks(self) -> list[dict[str, int]]:
         """List the blocks that were given back and are still viewed."""
-        with self._budget.lock:
+        with self._budget.changing():
             return waiting_blocks(self._table)
 
     @property
@@ -441,12 +470,7 @@ class PoolAllocator:
             self._claim = self._free = _closed
             state = self._table.state
             state[s.CALM_LIMIT] = state[s.CRITICAL_LIMIT] = -1
-            if self._argument is None:
-                self._table.let_go()
-            else:
-                for pool in self._table.pool_ids:
-                    release.retire_pool(self._argument, pool)
-        self._supply.leave_when_empty()
+        self._leave()
 
     # -- the slow way to a block -------------------------------------------------------------------
 
@@ -458,16 +482,32 @@ class PoolAllocator:
             self._views.take_in()
             by_pages = n_bytes > int(self._table.state[s.INLINE_LIMIT])
             zero = int(self._zeroes and not by_pages)
-            handle = self._supply.claim(
-                lambda: self._closed_or(allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero),
-                n_bytes,
-                lambda: n_bytes,
-            )
-            if by_pages and self._zeroes:
-                self._zero_by_pages(MmapOffset.from_packed(handle), n_bytes)
+            handle = s.NO_POOL
+            if by_pages:
+                handle = self._closed_or(allocation.allocate_any, n_bytes, CALM_LIMIT, zero)
+            if handle < 0:
+                attempt = lambda: self._closed_or(  # noqa: E731
+                    allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
+                )
+                handle = self._supply.claim(attempt, Request(n_bytes, lambda: n_bytes, self._undo))
+        else:
+            by_pages = False
         offset = MmapOffset.from_packed(handle)
-        _log_block("allocated", offset, n_bytes)
+        try:
+            if self._is_closed:
+                raise failures.closed()
+            if by_pages and self._zeroes:
+                self._zero_by_pages(offset, n_bytes)
+            _log_block("allocated", offset, n_bytes)
+        except BaseException:
+            self._undo(handle)
+            raise
         return offset
+
+    def _undo(self, handle: int) -> None:
+        release.deallocate(self._argument, handle, ANY_SIZE)
+        if self._is_closed:
+            self._leave()
 
     def _closed_or(self, kernel: Callable[..., Any], *arguments: Any) -> int:
         return s.IS_CLOSED if self._is_closed else int(kernel(self._argument, *arguments))
@@ -505,7 +545,9 @@ class PoolAllocator:
         if flags & s.IS_EMPTY:
             self._supply.note_empty()
         if self._is_closed:
-            self._supply.leave_when_empty()
+            with self._budget.changing_if_idle() as is_idle:
+                if is_idle:
+                    self._supply.leave_when_empty()
 
     def _resolve(self, offset: MmapOffset | int) -> int:
         """Return the handle of `offset`: of one without a generation, its present owner's."""
@@ -524,6 +566,17 @@ class PoolAllocator:
         return handle
 
     # -- the rest ----------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """After `close`: take back what is still handed out, and let go of what nobody views."""
+        with self._budget.changing() as is_nested:
+            if self._argument is None:
+                self._table.let_go()
+            elif not self._table.is_gone:
+                for pool in self._table.pool_ids:
+                    release.retire_pool(self._argument, pool)
+                if not is_nested:
+                    self._supply.leave_when_empty()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -553,6 +606,10 @@ class PoolAllocator:
             found = recover(self._table)
             self._budget.recount(found.n_block_bytes, found.n_retained)
             self._views.take_in()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle would come without the memory."""
+        raise TypeError("a PoolAllocator cannot be pickled: its memory belongs to this process")
 
     def __repr__(self) -> str:
         """Show what is in use."""

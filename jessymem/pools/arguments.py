@@ -51,6 +51,8 @@ def _as_integers(values: Any, name: str) -> NDArray[Any]:
     array = np.array(values if isinstance(values, np.ndarray) else list(values))
     if array.ndim != 1:
         raise ValueError(f"{name} have one dimension, not {array.ndim}")
+    if array.dtype == object and all(isinstance(value, int) for value in array):
+        raise ValueError(f"{name} are 64-bit integers here: {min(array)} to {max(array)}")
     if len(array) and array.dtype.kind not in "iu":
         raise TypeError(f"{name} are integers, not {array.dtype}")
     return array

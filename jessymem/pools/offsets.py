@@ -54,9 +54,11 @@ class MmapOffset(int):
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError
             If it is no handle.
         """
+        if isinstance(packed, bool):
+            raise TypeError("an offset is an integer, not a bool")
         number = index(packed)
         if not 0 <= number < 2**63:
             raise ValueError(f"{number} is no packed offset: 0 to 2**63 - 1")

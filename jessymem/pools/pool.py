@@ -25,13 +25,15 @@ class MmapPool:
         self.total_blocks = int(row["n_blocks"])
         self.size_bytes = self.block_size * self.total_blocks
         self.is_grown = int(row["kind"]) == s.POOL_GROWN
+        self._birth = int(row["first_generation"])  # another pool may come under the id
         self._table = table
 
     @property
     def used_blocks(self) -> int:
         """Blocks that are handed out, or waiting for their views; 0 once the pool is gone."""
-        n_free = self._table.n_free(self.pool_id)
-        return self.total_blocks - n_free if n_free >= 0 else 0
+        row, n_free = self._table.rows[self.pool_id], self._table.n_free(self.pool_id)
+        is_here = row["first_generation"] == self._birth and n_free >= 0
+        return self.total_blocks - n_free if is_here else 0
 
     @property
     def utilization(self) -> float:

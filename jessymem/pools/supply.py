@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Final
+from weakref import WeakMethod
 
 import numpy as np
 
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MIB, MemoryConfig
-from jessymem.errors import AllocationFailed, JessyMemoryError, LimitExceeded
-from jessymem.kernels import blocks, budget, memory, pages
+from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
+from jessymem.kernels import blocks, memory, pages
+from jessymem.kernels import budget as charges
 from jessymem.kernels import schema as s
 from jessymem.pools import failures
 from jessymem.pools.survey import retained_in, survey
@@ -34,8 +38,28 @@ _FIRST_BLOCK_BYTES: Final = (4096, 2**18)
 
 _NOTHING_FITS: Final = (s.POOL_FULL, s.FRAGMENTED, s.NO_POOL)
 
-# Others may use up what was given back before it is claimed again; not so often, though.
-_MAX_TRIMS: Final = 16
+#: How much address space pools that were made may take, as a multiple of the budget: one block in
+#: each keeps it from going back.
+_GROWN_SHARE: Final = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is claimed.
+
+    Attributes
+    ----------
+    n_bytes : int
+        In all.
+    n_failing : callable
+        After a failure: what a new pool must hold at once.
+    undo : callable
+        Gives back what was claimed, should telling of it fail; takes what the claim returned.
+    """
+
+    n_bytes: int
+    n_failing: Callable[[], int]
+    undo: Callable[[int], object]
 
 
 class Supply:
@@ -61,6 +85,8 @@ class Supply:
         self.n_failures = 0
         self._budget = budget
         self._pressure = pressure
+        self._evicting: set[int] = set()  # threads
+        self._run = np.zeros(3, np.int64)  # what is claimed to be trimmed; see `pages`
         state = self.table.state
         state[s.LIMIT] = state[s.RESIDENT_LIMIT] = config.limit_bytes
         state[s.CRITICAL_LIMIT] = pressure.critical.above_bytes
@@ -72,21 +98,25 @@ class Supply:
         """Count in the shared words from now on."""
         self._budget.attach(self.table.state)
         self.table.argument = memory.argument_of(self.table.state)
-        self._budget.make_room = lambda n_bytes: self._trim()
+        trim = WeakMethod(self._make_room)  # no cycle: memory goes with the last reference
+        self._budget.make_room = lambda n_bytes: (make_room := trim()) and make_room(n_bytes)
         self._budget.on_fall = self._pressure.rearm
         self._pressure.attach(self.table.state, self.evict is not None)
 
-    def claim(self, attempt: Callable[[], int], n_bytes: int, n_at_once: Callable[[], int]) -> int:
+    def claim(self, attempt: Callable[[], int], request: Request) -> int:
         """Claim up to the critical threshold, making room for as long as that helps.
 
         Parameters
         ----------
         attempt : callable
             Claims; returns what kernels return.
-        n_bytes : int
-            What it wants in all.
-        n_at_once : callable
-            After a failure: what a new pool must hold.
+        request : Request
+            What for.
+
+        Returns
+        -------
+        int
+            What `attempt` returned, 0 or more.
 
         Raises
         ------
@@ -95,54 +125,50 @@ class Supply:
         InvalidAccess
             If the allocator was closed meanwhile.
         """
-        self._make_calm(n_bytes)
+        self._make_calm(request.n_bytes)
         risen: list[Level] = []
         made: list[dict[str, int]] = []
-        n_failing = n_bytes
+        result = s.NO_POOL
         try:
-            with self._budget.changing():
-                self.release_empty_pools()
+            with self._budget.changing() as is_nested:
+                if self._cost_of(request.n_bytes) > self._pressure.critical.above_bytes:
+                    raise self._over_limit(request.n_bytes)
+                if not is_nested:
+                    self.release_empty_pools()
                 result = attempt()
-                n_trims = 0
                 while result < 0:
-                    n_failing = n_at_once()
-                    if result == s.IS_CLOSED:
-                        raise failures.closed()
-                    if result == s.RETAINED and n_trims < _MAX_TRIMS:
-                        n_trims += 1
-                        self._trim()
-                    elif result in _NOTHING_FITS and self._has_room(n_failing):
-                        made.append(self._grow(result, n_failing))
-                    else:
-                        risen += self._pressure.refuse()
-                        raise self._over_limit(n_failing)
+                    self._mend(result, request, is_nested, made)
                     result = attempt()
                 risen += self._pressure.observe(self._budget.total)
-                return int(result)
         except JessyMemoryError as error:
-            with self._budget.lock:
-                self.n_failures += 1
-            self._log_failure(error, n_failing)
+            if isinstance(error, LimitExceeded):
+                with self._budget.lock:
+                    risen += self._pressure.refuse()
+            if not isinstance(error, InvalidAccess):
+                self._note_failure(error, request.n_bytes)
             raise
         finally:
-            for facts in made:
-                logger.info("made a pool", extra={"event": "pool_grown", **facts})
-            if risen:
-                self._pressure.record(risen, self._budget.total, **self._facts(n_failing))
+            try:
+                self._record(risen, made, request.n_bytes)
+            except BaseException:
+                if result >= 0:
+                    request.undo(result)
+                raise
+        return int(result)
 
     def trim(self) -> int:
         """Give back freed pages and empty pools; return how many bytes."""
-        with self._budget.changing():
-            return self._trim() + self.release_empty_pools()
+        with self._budget.changing() as is_nested:
+            return 0 if is_nested else self._trim() + self.release_empty_pools()
 
     def note_fall(self) -> None:
-        """Let thresholds speak again that use has fallen below; whoever is busy does it later."""
+        """Let thresholds speak again that use has fallen below; if others are busy, at its next."""
         with self._budget.changing_if_idle() as is_idle:
             if is_idle:
                 self._pressure.rearm(int(self.table.state[s.USED]))
 
     def note_empty(self) -> None:
-        """Unmap grown pools that are empty; whoever is busy does it later."""
+        """Unmap grown pools that are empty; if others are busy, the next slow call does it."""
         with self._budget.changing_if_idle() as is_idle:
             if is_idle:
                 self.release_empty_pools()
@@ -151,28 +177,69 @@ class Supply:
         """Unmap grown pools in which nothing is left; return how many bytes. Under the lock."""
         n_given = 0
         for pool in self.table.pool_ids:
-            is_grown = self.table.rows[pool]["kind"] == s.POOL_GROWN
-            if is_grown and blocks.close_pool(self.table.argument, pool) == s.OK:
+            if self._is_grown(pool) and self._close(pool):
                 n_given += self.table.n_bytes_of(pool)
-                budget.dismiss(self.table.argument, retained_in(self.table, pool))
+                charges.dismiss(self.table.argument, retained_in(self.table, pool))
                 self.table.remove(pool)
         return n_given
 
     def leave_when_empty(self) -> None:
-        """After closing: give back pages, and the mappings once no block waits any more."""
-        with self._budget.changing_if_idle() as is_idle:
-            if is_idle and not self.table.is_gone:
-                self._trim()
-                if not survey(self.table).n_block_bytes:
-                    self.table.let_go()
+        """After closing: give pages back, and the mappings once no block is in use any more.
+
+        A kernel that is still at work has counted its block off, so its pool cannot be closed yet.
+        """
+        if self.table.is_gone:
+            return
+        self._trim()
+        are_closed = [self._close(pool) for pool in self.table.pool_ids]
+        if all(are_closed):
+            self.table.let_go()
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _close(self, pool: int) -> bool:
+        """Let nobody claim from a pool any more, if all of it is free; tell whether nobody can."""
+        if self.table.n_free(pool) == s.CLOSED_POOL:
+            return True  # by a call that was interrupted
+        return bool(blocks.close_pool(self.table.argument, pool) == s.OK)
+
     def _make_calm(self, n_bytes: int) -> None:
         """Have others evict to below the warning threshold before that for eviction is passed."""
-        after = self._budget.total + self._cost_of(n_bytes)
-        if self.evict is not None and after > self._pressure.eviction.above_bytes:
-            self.evict(after - self._pressure.warning.above_bytes)
+        cost = self._cost_of(n_bytes)
+        after = self._budget.total + cost
+        thread = get_ident()
+        is_hopeless = cost > self._pressure.critical.above_bytes
+        if self.evict is None or is_hopeless or thread in self._evicting:
+            return
+        if after > self._pressure.eviction.above_bytes:
+            self._evicting.add(thread)
+            try:
+                self.evict(after - self._pressure.warning.above_bytes)
+            finally:
+                self._evicting.discard(thread)
+
+    def _mend(
+        self, code: int, request: Request, is_nested: bool, made: list[dict[str, int]]
+    ) -> None:
+        """Remove the reason why nothing was claimed, or raise it."""
+        n_failing = request.n_failing()
+        if code == s.IS_CLOSED:
+            raise failures.closed()
+        if code in _NOTHING_FITS and self._has_room(n_failing):
+            if is_nested:
+                raise failures.no_memory(code, n_failing, "what this interrupted is making room")
+            made.append(self._grow(code, n_failing))
+        elif code != s.RETAINED or is_nested or not self._trim():
+            raise self._over_limit(request.n_bytes)
+
+    def _make_room(self, n_bytes: int) -> int:
+        return self._trim()
+
+    def _record(self, risen: list[Level], made: list[dict[str, int]], n_bytes: int) -> None:
+        for facts in made:
+            logger.info("made a pool", extra={"event": "pool_grown", **facts})
+        if risen:
+            self._pressure.record(risen, self._budget.total, **self._facts(n_bytes))
 
     def _block_bytes_for(self, n_bytes: int) -> int:
         """Return the size of the blocks that fit `n_bytes` best, or of the largest."""
@@ -190,11 +257,13 @@ class Supply:
         return self._budget.total + self._cost_of(n_bytes) <= self._pressure.critical.above_bytes
 
     def _over_limit(self, n_bytes: int) -> LimitExceeded:
-        total, waiting = self._budget.total, self._waiting_bytes()
+        found = survey(self.table)
+        total, waiting = self._budget.total, self._budget.waiting_bytes + found.n_waiting
         limit = self._pressure.critical.above_bytes
         return LimitExceeded(
             f"{n_bytes:,} bytes do not fit: {total:,} of {self._budget.limit_bytes:,} are in use, "
-            f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be let go",
+            f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be let go, and "
+            f"{found.n_retained:,} of freed blocks cannot be given back",
             current=total,
             limit=limit,
             requested=n_bytes,
@@ -210,12 +279,14 @@ class Supply:
         # As much again as was made before, so that pools stay few.
         wanted = max(GROWTH_BYTES, sum(map(self.table.n_bytes_of, alike)))
         size = max(needed, min(wanted, room) // block_bytes * block_bytes)
-        left = self._budget.limit_bytes - sum(map(self.table.n_bytes_of, grown))
+        left = _GROWN_SHARE * self._budget.limit_bytes - sum(map(self.table.n_bytes_of, grown))
         if size > left:
             size = needed
         if size > min(left, s.POOL_BYTES_LIMIT):
             raise failures.no_memory(
-                code, n_bytes, "pools made for such requests may not outgrow the budget"
+                code,
+                n_bytes,
+                "the pools made so far take all the address space that the budget allows",
             )
         try:
             fresh = osmem.private_memory(size)
@@ -232,35 +303,32 @@ class Supply:
     def _trim(self) -> int:
         """Give back the pages of freed blocks; return how many bytes. Under the lock."""
         n_given = 0
-        run = np.zeros(1, np.int64)
+        pages.return_run(self.table.argument, self._run)  # if an interrupt left one
         for pool in self.table.pool_ids:
             block, n_blocks = 0, 1
             while n_blocks:
-                n_blocks = int(pages.claim_dirty_run(self.table.argument, pool, block, run))
-                block = int(run[0])
+                pages.claim_dirty_run(self.table.argument, pool, block, self._run)
+                _, block, n_blocks = self._run.tolist()
                 if n_blocks:
                     n_given += self._give_back(pool, block, n_blocks)
+                pages.return_run(self.table.argument, self._run)
                 block += n_blocks
         return n_given
 
     def _give_back(self, pool: int, block: int, n_blocks: int) -> int:
-        """Give back the whole pages in claimed blocks, and the blocks; return how many bytes."""
+        """Give back the whole pages in claimed blocks; return how many bytes."""
         size = int(self.table.rows[pool]["block_bytes"])
         step = max(osmem.page_size() // size, 1)
         first, end = -(-block // step) * step, (block + n_blocks) // step * step
-        n_bytes = 0
-        if first < end and self.table.give_back(pool, first * size, (end - first) * size):
-            pages.mark_clean(self.table.argument, pool, first, end - first)
-            n_bytes = (end - first) * size
-        blocks.put_back(self.table.argument, pool, block, n_blocks)
+        n_bytes = (end - first) * size
+        if n_bytes <= 0 or not self.table.give_back(pool, first * size, n_bytes):
+            return 0
+        pages.mark_clean(self.table.argument, pool, first, end - first)
         return n_bytes
-
-    def _waiting_bytes(self) -> int:
-        return self._budget.waiting_bytes + survey(self.table).n_waiting
 
     def _facts(self, n_bytes: int) -> dict[str, Any]:
         """Gather what a record of pressure or failure tells."""
-        with self._budget.lock:
+        with self._budget.changing():
             found = survey(self.table)
             block_bytes = self._block_bytes_for(n_bytes)
             fitting = [
@@ -273,7 +341,9 @@ class Supply:
             "waiting_bytes": self._budget.waiting_bytes + found.n_waiting,
         }
 
-    def _log_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
+    def _note_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
+        with self._budget.lock:
+            self.n_failures += 1
         # The limit is told by the record of pressure, once per crossing.
         severity = logging.DEBUG if isinstance(error, LimitExceeded) else logging.WARNING
         if not logger.isEnabledFor(severity):

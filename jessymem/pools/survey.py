@@ -294,6 +294,7 @@ def recover(table: PoolTable) -> Survey:
     For a forked child: threads of the parent may have been half-way through a call. A block is
     handed out once its own word says so; whatever else was begun is taken back.
     """
+    table.finish_interrupted()
     for number in table.pool_ids:
         pool = _Pool(table, number)
         blocks = table.blocks_of(number)

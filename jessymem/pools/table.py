@@ -15,7 +15,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
-from jessymem.kernels import memory
+from jessymem.kernels import blocks, memory
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 #: Requests up to here are zeroed by writing; for larger ones the pages are given back.
 INLINE_BYTES: Final = MIB
 
-#: How many times the budget's worth of blocks the state has rows for, beside the configured pools.
+#: How many times the budget's worth of blocks the state has rows for, beside the configured pools;
+#: 64 MiB to 1 GiB of addresses.
 _SPARE: Final = 4
+_MIN_SPARE: Final = 2**22
+_MAX_SPARE: Final = 2**26
 _DEFAULT_BLOCK_BYTES: Final = 4096
 
 
@@ -113,20 +116,24 @@ class PoolTable:
     # -- making and unmaking -----------------------------------------------------------------------
 
     def add(
-        self, block_bytes: int, n_bytes: int, memory: osmem.PrivateMemory, start: int, kind: int
+        self, block_bytes: int, n_bytes: int, mapped: osmem.PrivateMemory, start: int, kind: int
     ) -> int:
-        """Make a pool of `n_bytes` at `start` of `memory`; return its id.
+        """Make a pool of `n_bytes` at `start` of `mapped` memory; return its id.
 
         Raises
         ------
         AllocationFailed
             "no_pool": all ids are taken, or all rows for blocks.
         """
+        self.finish_interrupted()
         n_blocks = n_bytes // block_bytes
         pool = self._absent_pool(block_bytes, n_blocks, n_bytes)
         n_words = _words_for(n_blocks)
         row = self.rows[pool]
-        row["address"] = memory.address + start
+        # From here on the id is taken, also for a signal handler that interrupts this.
+        row["kind"] = kind
+        self._memory[pool], self._starts[pool] = mapped, start
+        row["address"] = mapped.address + start
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
         row["failures"] = row["rollbacks"] = 0
@@ -134,10 +141,8 @@ class PoolTable:
         _set_first_bits(self.state, int(row["summary_at"]), n_words)
         if row["first_generation"]:  # fresh memory is zero by itself, and stays uncommitted
             self.blocks_of(pool)["status"] = row["first_generation"] << s.GENERATION_SHIFT
-        self._memory[pool], self._starts[pool] = memory, start
-        row["kind"] = kind
+        self._publish(s.FREE_COUNTS + pool, n_blocks)
         self._link(pool)
-        self.state[s.FREE_COUNTS + pool] = n_blocks
         self._settle_sizes()
         return pool
 
@@ -146,16 +151,30 @@ class PoolTable:
 
         What was handed out of it earlier stays recognizable: generations go on where they were.
         """
-        row = self.rows[pool]
         self._unlink(pool)
+        self._finish_removing(pool)
+        self._settle_sizes()
+
+    def finish_interrupted(self) -> None:
+        """Unmake pools that are not in the chain: an interrupt or a fork cut their change short."""
+        linked = set(self.pool_ids)
+        for pool in np.flatnonzero(self.rows["kind"] != s.POOL_ABSENT).tolist():
+            if pool not in linked:
+                self._finish_removing(pool)
+
+    def _finish_removing(self, pool: int) -> None:
+        row = self.rows[pool]
+        self.state[s.FREE_COUNTS + pool] = s.CLOSED_POOL
         generations = self.blocks_of(pool)["status"] >> s.GENERATION_SHIFT
         row["past_allocations"] += int((generations - row["first_generation"]).sum())
-        row["first_generation"] = int(generations.max())
-        row["kind"] = s.POOL_ABSENT
+        row["first_generation"] = int(generations.max(initial=row["first_generation"]))
         start, end = int(row["bitmap_at"]), int(row["blocks_at"])
-        self.state[start : end + int(row["n_blocks"]) * s.BLOCK_WORDS] = 0
-        del self._memory[pool], self._starts[pool]
-        self._settle_sizes()
+        end += int(row["n_blocks"]) * s.BLOCK_WORDS
+        row["n_blocks"] = 0  # what follows may be done twice
+        self.state[start:end] = 0
+        self._memory.pop(pool, None)
+        self._starts.pop(pool, None)
+        row["kind"] = s.POOL_ABSENT
 
     def let_go(self) -> None:
         """Forget the pools' memory; what is viewed stays mapped by its views."""
@@ -171,7 +190,8 @@ class PoolTable:
     def _new_state(self, configs: Sequence[PoolConfig], limit_bytes: int) -> NDArray[np.int64]:
         smallest = min((config.block_size for config in configs), default=_DEFAULT_BLOCK_BYTES)
         n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
-        n_words += _segment_words(_SPARE * limit_bytes // smallest)
+        n_spare = min(max(_SPARE * limit_bytes // smallest, _MIN_SPARE), _MAX_SPARE)
+        n_words += _segment_words(n_spare)
         for config in configs:
             n_words += _segment_words(2 * config.n_blocks)
         memory = osmem.private_memory(n_words * s.WORD_BYTES)
@@ -215,24 +235,32 @@ class PoolTable:
         ]
         if smaller:
             self.rows[pool]["next_pool"] = self.rows[smaller[-1]]["next_pool"]
-            self.rows[smaller[-1]]["next_pool"] = pool
+            self._publish(_next_at(smaller[-1]), pool)
         else:
             self.rows[pool]["next_pool"] = self.state[s.FIRST_POOL]
-            self.state[s.FIRST_POOL] = pool
+            self._publish(s.FIRST_POOL, pool)
 
     def _unlink(self, pool: int) -> None:
         """Take a pool out of the chain; a thread that stands on it finds its way on."""
         after = self.rows[pool]["next_pool"]
         ids = self.pool_ids
         where = ids.index(pool)
-        if where:
-            self.rows[ids[where - 1]]["next_pool"] = after
+        self._publish(_next_at(ids[where - 1]) if where else s.FIRST_POOL, int(after))
+
+    def _publish(self, at: int, value: int) -> None:
+        """Set a word after all that was written before it, on every machine."""
+        if self.argument is None:
+            self.state[at] = value  # no kernel has run yet
         else:
-            self.state[s.FIRST_POOL] = after
+            blocks.publish(self.argument, at, value)
 
     def _settle_sizes(self) -> None:
         largest = max((int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids), default=0)
         self.state[s.INLINE_LIMIT] = min(largest, INLINE_BYTES)
+
+
+def _next_at(pool: int) -> int:
+    return s.POOLS_AT + pool * s.POOL_WORDS + s.word_of(s.POOL, "next_pool")
 
 
 def _no_room(n_bytes: int, why: str) -> AllocationFailed:

@@ -31,7 +31,7 @@ class Views:
         Called with IS_* flags after blocks went back; must not wait, since it runs in finalizers.
     """
 
-    def __init__(self, table: PoolTable, follow_up: Callable[[int], None]) -> None:
+    def __init__(self, table: PoolTable, follow_up: Callable[[int], object]) -> None:
         self._table = table
         self._follow_up = follow_up
         # What finalizers let go of, until somebody takes it in.
