@@ -1,11 +1,8 @@
-"""What the tests of the allocator's kernels share: both tiers, hand-made pools, threads.
-
-Two more helpers of the tests' own are `State`, the words of a budget without pools, and
-`differences`, which names the words that changed between two moments.
-"""
+"""What the tests of the allocator's kernels share: both tiers, pools made by hand, threads."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from contextlib import contextmanager
 
@@ -57,6 +54,7 @@ def running(name):
             setattr(module, function.__name__, function)
 
 
+@functools.cache
 def compile_loop(function):
     """Compile a loop over kernels so that it runs without the GIL; plain where that is disabled."""
     if not _jit.promote(_jit.MEMORY):
