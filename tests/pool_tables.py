@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from contextlib import contextmanager
 
@@ -18,8 +19,9 @@ MIB = 2**20
 MODULES = (bitmap, budget, blocks, release, allocation, pages)
 TIERS = ["plain"] if _jit.is_disabled() else ["plain", "compiled"]
 
-#: What stress tests divide their rounds by where every kernel is plain Python or checked.
-SLOWNESS = 400 if _jit.is_disabled() else 1
+#: What stress tests divide their rounds by: kernels are slower with checks, and slowest in Python.
+IS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
+SLOWNESS = 400 if _jit.is_disabled() else 10 if IS_CHECKED else 1
 
 
 # -- tiers -----------------------------------------------------------------------------------------

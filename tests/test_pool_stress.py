@@ -200,6 +200,23 @@ def free_in_batches(state, handles, n_batch, counts):
             counts[1] += 1
 
 
+def view_and_drop(state, handles, n_rounds, counts):
+    """View each block for a moment, as long as it has its owner; count the views."""
+    for _ in range(n_rounds):
+        for i in range(handles.shape[0]):
+            if release.add_view(state, handles[i], 64) == s.OK:
+                counts[0] += 1
+                release.drop_view(state, handles[i])
+
+
+def free_with_flags(state, handles, counts):
+    """Give each block back; count those that go at once, and those that wait."""
+    for i in range(handles.shape[0]):
+        flags = release.deallocate(state, handles[i], 64)
+        counts[0] += flags == s.OK
+        counts[1] += flags == s.IS_WAITING
+
+
 # -- ownership -------------------------------------------------------------------------------------
 
 
@@ -231,7 +248,8 @@ def test_compiled_threads_own_what_they_hold(largest):
     table, arena = make_arena((64, 200), (256, 300), (1 * KIB, 500), limit=limit)
     table.state[s.RESIDENT_LIMIT] = 2**40
     watch = Watch(table.state)
-    counts = run_churn(memory.argument_of(table.state), arena, largest, 8, watch)
+    n_held = 3 if _jit.is_disabled() else 8
+    counts = run_churn(memory.argument_of(table.state), arena, largest, n_held, watch)
     assert_owned(counts)
     assert watch.n_samples > 0
     assert watch.used <= table.state[s.PEAK] <= limit
@@ -445,6 +463,23 @@ def test_of_eight_calls_that_free_a_block_one_returns():
     assert allocator.validate() == []
 
 
+def test_a_block_that_is_viewed_and_freed_at_once_goes_once():
+    n_blocks = max(20_000 // SLOWNESS, 50)
+    table = make_table((64, n_blocks), limit=64 * MIB)
+    argument, counts = memory.argument_of(table.state), np.zeros((8, 8), np.int64)
+    viewing, freeing = compile_loop(view_and_drop), compile_loop(free_with_flags)
+    for _ in range(5):
+        handles = all_blocks(table)
+        counts[:] = 0
+        work = [
+            lambda i=i, handles=handles: viewing(argument, handles, 3, counts[i]) for i in range(7)
+        ]
+        run_watched([*work, lambda handles=handles: freeing(argument, handles, counts[7])])
+        assert counts[7, :2].sum() == n_blocks
+        assert (table.n_free(0), int(table.state[s.USED])) == (n_blocks, 0)
+        assert validate(table) == []
+
+
 # -- what a refusal leaves behind ------------------------------------------------------------------
 
 
@@ -487,7 +522,8 @@ def test_trimming_takes_nothing_that_is_owned():
     )
     assert_owned(counts)
     assert sum(n_given) > 0
-    assert watch.used <= watch.resident <= 300 * KIB
+    assert watch.used <= int(0.95 * MIB)  # for a moment more is charged than can be resident
+    assert watch.resident <= 300 * KIB
     assert allocator.validate() == []
     allocator.trim()
     assert table.state[s.USED] == 0
