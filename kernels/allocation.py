@@ -122,7 +122,7 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
 def claim_some_run(state: Words, pool: Int, n_blocks: Int) -> Int:
     """Claim blocks in a row, and count them off; return the first, or FRAGMENTED or POOL_FULL.
 
-    They are counted off when they are found: a search that finds none hides nothing from others. One
+    They are counted off once found: a search that finds none hides nothing from others. One
     that another thread's roll-back may have blinded is made again.
     """
     row = blocks.row_of(pool)
