@@ -117,6 +117,18 @@ def is_promoted() -> bool:
     return _promoted
 
 
+def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
+    """Return what a kernel that was compiled for such arguments runs, to be called with no others.
+
+    Called so, it need not tell types apart first, which costs a short kernel twice its own time.
+    Where compilation is disabled that is the function itself.
+    """
+    if is_disabled():
+        return function
+    types = tuple(map(import_module("numba").typeof, arguments))
+    return function.overloads[types].entry_point
+
+
 def promote_for(n_items: int) -> None:
     """Compile if `n_items` are worth it; nothing to do where it has happened or is disabled."""
     if not _promoted and n_items >= WORTH_COMPILING:

@@ -185,7 +185,7 @@ class PoolAllocator:
             If `offset` is none, or `size` no integer.
         """
         if type(offset) is MmapOffset and size is None and offset >= 0:
-            code = self._free(self._argument, offset + 0, ANY_SIZE)
+            code = self._free(self._argument, offset, ANY_SIZE)
             if code == 0 and not _is_enabled_for(_DEBUG):
                 return
             self._after_free(code, offset, ANY_SIZE)
@@ -591,9 +591,9 @@ class PoolAllocator:
             self._check_open()
             if self._argument is None:
                 self._supply.attach()
-                self._argument = self._table.argument
-                self._free = release.deallocate
-                self._claim = allocation.allocate
+                self._argument = words = self._table.argument
+                self._free = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE)
+                self._claim = _jit.entry_of(allocation.allocate, words, 1, CALM_LIMIT)
 
     def _after_fork(self) -> None:
         self._budget.after_fork(set())
