@@ -156,7 +156,7 @@ class PoolAllocator:
         The first call of a process compiles the kernels, or loads them from their cache.
         """
         handle = s.BAD_SIZE
-        if type(size) is int and size <= REQUEST_BYTES_LIMIT:
+        if type(size) is int and 0 < size <= REQUEST_BYTES_LIMIT:
             handle = self._claim(self._argument, size, CALM_LIMIT)
             if handle >= 0 and not _is_enabled_for(_DEBUG):
                 return _as_offset(MmapOffset, handle)
