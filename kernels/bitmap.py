@@ -69,15 +69,12 @@ def clear_in_summary(words: Words, first: Int, summary: Int, word_id: Int) -> No
 
 
 @kernel
-def claim_in_word(words: Words, first: Int, summary: Int, word_id: Int) -> Int:
+def claim_in_word(words: Words, first: Int, word_id: Int) -> Int:
     """Claim the lowest free block of one word; return its number, or NONE."""
     word = atomics.load(words, first + word_id)
     while word != 0:
         lowest = atomics.count_trailing_zeros(word)
-        rest = word ^ bit(lowest)
-        if atomics.compare_and_swap(words, first + word_id, word, rest):
-            if rest == 0:
-                clear_in_summary(words, first, summary, word_id)
+        if atomics.compare_and_swap(words, first + word_id, word, word ^ bit(lowest)):
             return word_id * WORD_BITS + lowest
         word = atomics.load(words, first + word_id)
     return NONE
@@ -97,6 +94,23 @@ def next_word(words: Words, summary: Int, n_words: Int, word_id: Int) -> Int:
 
 
 @kernel
+def claim_where_hinted(words: Words, first: Int, n_words: Int, summary: Int, start: Int) -> Int:
+    """Claim a free block where the summary points, from word `start` on; return it, or NONE.
+
+    Who finds a word empty notes it, not who empties it: near a full pool one block goes back and
+    forth, and the note would cost more than the claim.
+    """
+    word_id = next_word(words, summary, n_words, start)
+    while word_id < n_words:
+        block = claim_in_word(words, first, word_id)
+        if block >= 0:
+            return block
+        clear_in_summary(words, first, summary, word_id)
+        word_id = next_word(words, summary, n_words, word_id + 1)
+    return NONE
+
+
+@kernel
 def claim_elsewhere(words: Words, first: Int, n_words: Int, summary: Int, start: Int) -> Int:
     """Claim a free block in any word; return its number. As `claim_one`, which looked in `start`.
 
@@ -104,17 +118,12 @@ def claim_elsewhere(words: Words, first: Int, n_words: Int, summary: Int, start:
     """
     block: Int = NONE
     while block < 0:
-        word_id = next_word(words, summary, n_words, start + 1)
-        while word_id < n_words and block < 0:
-            block = claim_in_word(words, first, summary, word_id)
-            word_id = next_word(words, summary, n_words, word_id + 1)
-        word_id = next_word(words, summary, n_words, 0)
-        while word_id <= start and block < 0:
-            block = claim_in_word(words, first, summary, word_id)
-            word_id = next_word(words, summary, n_words, word_id + 1)
+        block = claim_where_hinted(words, first, n_words, summary, start + 1)
+        if block < 0:
+            block = claim_where_hinted(words, first, n_words, summary, 0)
         word_id = 0
         while word_id < n_words and block < 0:
-            block = claim_in_word(words, first, summary, word_id)
+            block = claim_in_word(words, first, word_id)
             word_id += 1
     return block
 
@@ -126,7 +135,7 @@ def claim_one(words: Words, first: Int, n_words: Int, summary: Int, start: Int) 
     The caller has counted one block off the free count, so there is one: it may only move, and is
     looked for until it is found.
     """
-    block = claim_in_word(words, first, summary, start)
+    block = claim_in_word(words, first, start)
     return block if block >= 0 else claim_elsewhere(words, first, n_words, summary, start)
 
 

@@ -67,7 +67,10 @@ class Bitmap:
         return bitmap.claim_elsewhere(self.argument, FIRST, self.n_words, self.summary_at, start)
 
     def claim_in_word(self, word_id):
-        return bitmap.claim_in_word(self.argument, FIRST, self.summary_at, word_id)
+        return bitmap.claim_in_word(self.argument, FIRST, word_id)
+
+    def claim_where_hinted(self, start=0):
+        return bitmap.claim_where_hinted(self.argument, FIRST, self.n_words, self.summary_at, start)
 
     def claim_block(self, block):
         return bitmap.claim_block(self.argument, FIRST, self.summary_at, block)
@@ -248,24 +251,45 @@ def test_next_word(tier, n_words, summary, start, found):
 
 
 @pytest.mark.parametrize(
-    ("words", "word_id", "block", "words_after", "summary_after"),
+    ("words", "word_id", "block", "words_after"),
     [
-        ([0], 0, -1, [0], [0]),
-        ([1], 0, 0, [0], [0]),
-        ([TOP], 0, 63, [0], [0]),
-        ([ALL], 0, 0, [ALL - 1], [1]),
-        ([0b1100], 0, 2, [0b1000], [1]),
-        ([TOP | 1 << 62], 0, 62, [TOP], [1]),
-        ([1, 0, 1], 1, -1, [1, 0, 1], [0b101]),
-        ([1, 2, 1], 1, 65, [1, 0, 1], [0b101]),
-        ([1, ALL, 1], 1, 64, [1, ALL - 1, 1], [0b111]),
+        ([0], 0, -1, [0]),
+        ([1], 0, 0, [0]),
+        ([TOP], 0, 63, [0]),
+        ([ALL], 0, 0, [ALL - 1]),
+        ([0b1100], 0, 2, [0b1000]),
+        ([TOP | 1 << 62], 0, 62, [TOP]),
+        ([1, 0, 1], 1, -1, [1, 0, 1]),
+        ([1, 2, 1], 1, 65, [1, 0, 1]),
+        ([1, ALL, 1], 1, 64, [1, ALL - 1, 1]),
     ],
 )
-def test_claim_in_word(tier, words, word_id, block, words_after, summary_after):
+def test_claim_in_word(tier, words, word_id, block, words_after):
     bits = Bitmap(tier, words)
     assert bits.claim_in_word(word_id) == block
-    assert (bits.words, bits.summary) == (words_after, summary_after)
+    assert (bits.words, bits.summary) == (words_after, exact_summary(words))
     bits.check()
+
+
+@pytest.mark.parametrize(
+    ("words", "summary", "start", "block", "summary_after"),
+    [
+        ([1], [1], 0, 0, [1]),  # the word is empty now, which the next search notes
+        ([0], [1], 0, -1, [0]),
+        ([0, 0, 1], [0b111], 0, 128, [0b100]),
+        ([0, 0, 1], [0b111], 1, 128, [0b101]),
+        ([0, 0, 0], [0b111], 1, -1, [0b001]),
+        ([1, 0, 0], [0b111], 1, -1, [0b001]),
+        ([0, 1], [0b00], 0, -1, [0b00]),
+        ([0, 1], [ALL], 0, 64, [ALL - 1]),
+        ([0, 0], [ALL], 0, -1, [ALL - 0b11]),  # hints past the end lead nowhere
+    ],
+)
+def test_claim_where_hinted(tier, words, summary, start, block, summary_after):
+    bits = Bitmap(tier, words, summary)
+    free = bits.free
+    assert bits.claim_where_hinted(start) == block
+    assert (bits.free, bits.summary) == (free - {block}, summary_after)
 
 
 @pytest.mark.parametrize(
@@ -320,8 +344,8 @@ def test_every_block_is_claimed_once(tier, start):
     free = [0, 5, 63, 64, 100, 127, 128, 140]
     bits = Bitmap(tier, words_with(3, free))
     assert sorted(bits.claim_one(start) for _ in free) == free
-    assert (bits.words, bits.summary) == ([0, 0, 0], [0])
-    bits.check()
+    assert bits.words == [0, 0, 0]
+    assert (bits.claim_where_hinted(), bits.summary) == (bitmap.NONE, [0])
 
 
 @pytest.mark.parametrize(
@@ -562,7 +586,8 @@ def test_every_block_is_claimed_in_all_patterns_around_a_border(tier):
         for start in (0, 1):
             bits = Bitmap(tier, words_with(2, free))
             assert {bits.claim_one(start) for _ in free} == free
-            assert (bits.words, bits.summary) == ([0, 0], [0])
+            assert bits.words == [0, 0]
+            assert (bits.claim_where_hinted(), bits.summary) == (bitmap.NONE, [0])
 
 
 # -- against a set ---------------------------------------------------------------------------------
@@ -661,20 +686,20 @@ def test_a_block_lost_between_look_and_swap_is_not_claimed(plain, monkeypatch):
 def test_the_last_block_lost_between_look_and_swap_is_none(plain, monkeypatch):
     bits = Bitmap(plain, [0b100])
     before_call(monkeypatch, "compare_and_swap", 1, lambda: bits.claim_block(2))
-    assert (bits.claim_in_word(0), bits.words, bits.summary) == (bitmap.NONE, [0], [0])
+    assert (bits.claim_in_word(0), bits.words) == (bitmap.NONE, [0])
 
 
 def test_a_block_freed_before_the_hint_is_cleared_keeps_its_hint(plain, monkeypatch):
-    bits = Bitmap(plain, [0b1])
+    bits = Bitmap(plain, [0], [1])
     before_call(monkeypatch, "bitwise_and", 1, lambda: bits.release_block(7))
-    assert (bits.claim_in_word(0), bits.words, bits.summary) == (0, [1 << 7], [1])
+    assert (bits.claim_where_hinted(), bits.words, bits.summary) == (bitmap.NONE, [1 << 7], [1])
 
 
 def test_a_block_freed_after_the_hint_is_cleared_sets_it_again(plain, monkeypatch):
-    bits = Bitmap(plain, [0b1])
-    # The claim loads the word, clears its hint, and loads the word again.
-    before_call(monkeypatch, "load", 2, lambda: bits.release_block(7))
-    assert (bits.claim_in_word(0), bits.words, bits.summary) == (0, [1 << 7], [1])
+    bits = Bitmap(plain, [0], [1])
+    # The search loads the hints and the word, clears its hint, and loads the word again.
+    before_call(monkeypatch, "load", 3, lambda: bits.release_block(7))
+    assert (bits.claim_where_hinted(), bits.words, bits.summary) == (bitmap.NONE, [1 << 7], [1])
 
 
 @pytest.mark.parametrize("number", range(1, 12))
