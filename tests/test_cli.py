@@ -677,6 +677,7 @@ def test_warmup_compiles_every_kernel_once_for_all_later_processes(tmp_path):
 
 def test_warmup_says_where_jit_is_disabled(run, monkeypatch):
     monkeypatch.setattr(_jit, "_promoted", False)
+    monkeypatch.setattr(_jit, "_ready", set())
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     assert run("warmup").stdout.startswith("JIT is disabled (NUMBA_DISABLE_JIT)")
     record = json.loads(run("warmup", "--json").stdout)
