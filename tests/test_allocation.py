@@ -44,10 +44,10 @@ class Pools:
 
     def allocate_many(self, *sizes):
         """Return the code, and the handles or where it failed."""
-        handles = np.full(max(len(sizes), 1), -99, np.int64)
+        handles = np.zeros(len(sizes) + 1, np.int64)
         wanted = np.array(sizes, np.int64)
         code = allocation.allocate_many(self.argument, wanted, CRITICAL, handles)
-        return int(code), handles[: len(sizes)].tolist() if code == s.OK else int(handles[0])
+        return int(code), handles[: len(sizes)].tolist() if code == s.OK else int(handles[-1])
 
     def free(self, handle, n_bytes=s.ANY_SIZE):
         return int(release.deallocate(self.argument, handle, n_bytes))
@@ -69,9 +69,10 @@ class Pools:
 
     def claim_dirty(self, pool, start=0):
         """Return the first block of the run, and how many."""
-        run = np.full(1, -99, np.int64)
+        run = np.full(3, -99, np.int64)
         n_blocks = pages.claim_dirty_run(self.argument, pool, start, run)
-        return int(run[0]), int(n_blocks)
+        assert run.tolist() == [pool, run[1], n_blocks]
+        return int(run[1]), int(n_blocks)
 
     def trim(self, pool):
         """Give back the pages of all dirty free blocks, as the allocator would."""
@@ -343,7 +344,6 @@ def test_a_search_that_a_roll_back_blinded_is_made_again(plain, monkeypatch):
     assert len(searches) == 2
 
 
-@pytest.mark.xfail(reason="a run counts its blocks off before it knows that there is one")
 def test_a_run_that_is_not_there_keeps_no_block_from_others(plain, monkeypatch):
     pools = Pools(plain, (64, 4))
     taken = pools.take_all(0)
@@ -539,10 +539,7 @@ def test_many_are_allocated_or_none(tier, at, code, wrong):
     for pool in (0, 1):
         status = pools.table.blocks_of(pool)["status"]
         old = before[int(pools.table.rows[pool]["blocks_at"]) :][: 2 * len(status) : 2]
-        flags = 2**s.GENERATION_SHIFT - 1
-        assert ((status & flags) == (old & flags)).all()
-        n_tried = int(((status >> s.GENERATION_SHIFT) - (old >> s.GENERATION_SHIFT)).sum())
-        assert n_tried == (0 if pool else at)
+        assert status.tolist() == old.tolist()  # generations too: it counts as no allocation
     pools.check()
 
 
@@ -604,27 +601,32 @@ def test_a_pool_that_was_replaced_by_one_of_smaller_blocks_is_not_taken_for_it(
     monkeypatch.setattr(blocks, "count_off", count_off)
     assert pools.allocate_any(n_bytes) == s.POOL_FULL
     assert pools.charged == (0, 0)
-    assert pools.n_free(0) == 40
+    fresh = pools.table.pool_ids
+    assert len(fresh) == n_fresh and min(fresh) == 2  # ids stay with the size of their blocks
+    assert pools.n_free(2) == 40
     pools.check()
-    handle = pools.allocate_any(n_bytes)
-    assert pools.place(handle) == (0, 0)
+    assert pools.place(pools.allocate_any(n_bytes))[0] in fresh
     assert pools["USED"] == -(-n_bytes // 64) * 64
     pools.check()
 
 
-def test_a_pool_that_was_replaced_by_one_of_larger_blocks_serves(plain, monkeypatch):
-    pools = Pools(plain, (64, 4), kind=s.POOL_GROWN)
+def test_a_pool_that_was_replaced_by_one_of_the_same_blocks_serves(plain, monkeypatch):
+    pools = Pools(plain, (64, 40), kind=s.POOL_GROWN)
+    old = pools.allocate(64)
+    pools.free(old)
     real = blocks.count_off
 
     def count_off(*arguments):
         monkeypatch.setattr(blocks, "count_off", real)
-        replace_pools(pools, (1024, 4))
+        replace_pools(pools, (64, 4))
+        pools.state[s.RESIDENT] = 0
         return real(*arguments)
 
     monkeypatch.setattr(blocks, "count_off", count_off)
     handle = pools.allocate_any(64)
     assert pools.place(handle) == (0, 0)
-    assert pools.charged == (1024, 1024)
+    assert handle != old and pools.free(old) == s.STALE
+    assert pools.charged == (64, 64)
     pools.check()
 
 
