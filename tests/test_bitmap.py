@@ -518,21 +518,20 @@ def test_a_roll_back_restores_hints_that_the_claim_cleared(tier):
     assert (bits.words, bits.summary) == ([TOP, ALL, 0b10], [0b111])
 
 
-def test_a_roll_back_keeps_what_others_released_meanwhile(monkeypatch):
-    with running("plain") as tier:
-        bits = Bitmap(tier, [TOP, ALL, 0])
-        real = bitmap.claim_bits
+def test_a_roll_back_keeps_what_others_released_meanwhile(plain, monkeypatch):
+    bits = Bitmap(plain, [TOP, ALL, 0])
+    real = bitmap.claim_bits
 
-        def claim_bits(words, at, wanted):
-            if at == FIRST + 2:
-                bits.release_block(5)
-                bits.release_block(128 + 40)
-            return real(words, at, wanted)
+    def claim_bits(words, at, wanted):
+        if at == FIRST + 2:
+            bits.release_block(5)
+            bits.release_block(128 + 40)
+        return real(words, at, wanted)
 
-        monkeypatch.setattr(bitmap, "claim_bits", claim_bits)
-        assert bits.claim_run(63, 66) == s.ROLLED_BACK
-        assert bits.words == [TOP | 1 << 5, ALL, 1 << 40]
-        bits.check()
+    monkeypatch.setattr(bitmap, "claim_bits", claim_bits)
+    assert bits.claim_run(63, 66) == s.ROLLED_BACK
+    assert bits.words == [TOP | 1 << 5, ALL, 1 << 40]
+    bits.check()
 
 
 # -- counting --------------------------------------------------------------------------------------
