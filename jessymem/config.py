@@ -19,7 +19,7 @@ LOAD_MODES: Final = ("map", "copy")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
 
 #: More than any machine has; sums of it stay within 63 bits.
-MAX_TOTAL_MB: Final = 2**32
+MAX_TOTAL_MB: Final = 2**41
 
 #: What core files may take together beyond their slots.
 CORE_HEADROOM_MB: Final = 20

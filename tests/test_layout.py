@@ -22,7 +22,6 @@ from naive import Draft, put, resign, set_field, set_row_field, write_plain
 from jessymem import DimensionId, MmapRegion, RegionBuilder, RegionFormatError
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
-from jessymem.regions import entries
 
 DOCS = Path(__file__).parent.parent / "docs" / "format.md"
 
@@ -1071,11 +1070,11 @@ def test_a_message_does_not_grow_with_two_texts_that_differ():
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_many_keywords_are_parsed_by_compiled_code(tmp_path):
-    n_full = entries.WORTH_COMPILING // s.MAX_KEYWORDS + 1
-    drafts = [Draft(i, keywords=[b""] * s.MAX_KEYWORDS * (i < n_full)) for i in range(600)]
+    drafts = [Draft(i, keywords=[b""] * s.MAX_KEYWORDS * (i < 3)) for i in range(600)]
     (tmp_path / "region.mmap").write_bytes(write_plain(drafts))
     code = (
-        "import sys; from jessymem import MmapRegion; MmapRegion.from_file(1, 'region.mmap');"
+        "import sys; from jessymem import MmapRegion; from jessymem.regions import entries;"
+        "entries.WORTH_COMPILING = 10_000; MmapRegion.from_file(1, 'region.mmap');"
         "print('numba' in sys.modules)"
     )
     result = subprocess.run(
