@@ -111,13 +111,18 @@ def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
 
 @kernel
 def undo(state: Words, handle: Int) -> None:
-    """Take an allocation back that nobody has heard of; it does not count as one."""
+    """Take an allocation back that nobody has heard of; it does not count as one.
+
+    Closing may have taken it back meanwhile.
+    """
     pool = blocks.pool_of(handle)
     block = blocks.offset_of(handle) >> blocks.field(state, pool, blocks.BLOCK_SHIFT)
     at = blocks.block_at(state, pool, block)
-    generation = (memory.get_word(state, at) >> GENERATION_SHIFT) - 1
-    atomics.store(state, at, (generation << GENERATION_SHIFT) | BLOCK_DIRTY | BLOCK_FREE)
-    finish(state, pool, block)
+    status = atomics.load(state, at)
+    generation = (status >> GENERATION_SHIFT) - 1
+    undone = (generation << GENERATION_SHIFT) | BLOCK_DIRTY | BLOCK_FREE
+    if blocks.is_owned(status, handle) and atomics.compare_and_swap(state, at, status, undone):
+        finish(state, pool, block)
 
 
 @kernel
