@@ -48,7 +48,10 @@ def as_lengths(shape: Any) -> tuple[int, ...]:
 
 
 def _as_integers(values: Any, name: str) -> NDArray[Any]:
-    array = np.array(values if isinstance(values, np.ndarray) else list(values))
+    items = values if isinstance(values, np.ndarray) else list(values)
+    if items is not values and not {bool, np.bool_}.isdisjoint(map(type, items)):
+        raise TypeError(f"{name} are integers, not bools")
+    array = np.array(items)
     if array.ndim != 1:
         raise ValueError(f"{name} have one dimension, not {array.ndim}")
     if array.dtype == object and all(isinstance(value, int) for value in array):
