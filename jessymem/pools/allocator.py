@@ -249,7 +249,7 @@ class PoolAllocator:
                 )
                 failing = lambda: int(wanted[handles[-1]])  # noqa: E731
                 undo = lambda result: None  # noqa: E731  # is done below
-                self._supply.claim(attempt, Request(sum(wanted.tolist()), failing, undo))
+                self._supply.claim(attempt, Request(wanted.tolist(), failing, undo))
             if self._is_closed:
                 raise failures.closed()
             if _is_enabled_for(_DEBUG):
@@ -489,7 +489,7 @@ class PoolAllocator:
                 attempt = lambda: self._closed_or(  # noqa: E731
                     allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
                 )
-                handle = self._supply.claim(attempt, Request(n_bytes, lambda: n_bytes, self._undo))
+                handle = self._supply.claim(attempt, Request([n_bytes], lambda: n_bytes, self._undo))
         else:
             by_pages = False
         offset = MmapOffset.from_packed(handle)

@@ -8,7 +8,7 @@ evicting and writing records: those may wait for whatever they like.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Final
@@ -49,17 +49,22 @@ class Request:
 
     Attributes
     ----------
-    n_bytes : int
-        In all.
+    sizes : sequence of int
+        In bytes.
     n_failing : callable
         After a failure: what a new pool must hold at once.
     undo : callable
         Gives back what was claimed, should telling of it fail; takes what the claim returned.
     """
 
-    n_bytes: int
+    sizes: Sequence[int]
     n_failing: Callable[[], int]
     undo: Callable[[int], object]
+
+    @property
+    def n_bytes(self) -> int:
+        """In all."""
+        return sum(self.sizes)
 
 
 class Supply:
@@ -125,13 +130,14 @@ class Supply:
         InvalidAccess
             If the allocator was closed meanwhile.
         """
-        self._make_calm(request.n_bytes)
+        cost = sum(map(self._cost_of, request.sizes))
+        self._make_calm(cost)
         risen: list[Level] = []
         made: list[dict[str, int]] = []
         result = s.NO_POOL
         try:
             with self._budget.changing() as is_nested:
-                if self._cost_of(request.n_bytes) > self._pressure.critical.above_bytes:
+                if cost > self._pressure.critical.above_bytes:
                     raise self._over_limit(request.n_bytes)
                 if not is_nested:
                     self.release_empty_pools()
@@ -203,9 +209,8 @@ class Supply:
             return True  # by a call that was interrupted
         return bool(blocks.close_pool(self.table.argument, pool) == s.OK)
 
-    def _make_calm(self, n_bytes: int) -> None:
+    def _make_calm(self, cost: int) -> None:
         """Have others evict to below the warning threshold before that for eviction is passed."""
-        cost = self._cost_of(n_bytes)
         after = self._budget.total + cost
         thread = get_ident()
         is_hopeless = cost > self._pressure.critical.above_bytes
