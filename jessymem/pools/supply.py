@@ -147,6 +147,8 @@ class Supply:
                     result = attempt()
                 risen += self._pressure.observe(self._budget.total)
         except JessyMemoryError as error:
+            if made:
+                self.note_empty()
             if isinstance(error, LimitExceeded):
                 with self._budget.lock:
                     risen += self._pressure.refuse()
