@@ -70,7 +70,7 @@ class Pools:
     def claim_dirty(self, pool, start=0):
         """Return the first block of the run, and how many."""
         run = np.full(3, -99, np.int64)
-        n_blocks = pages.claim_dirty_run(self.argument, pool, start, run)
+        n_blocks = pages.claim_dirty_run(self.argument, pool, start, 1, run)
         assert run.tolist() == [pool, run[1], n_blocks]
         return int(run[1]), int(n_blocks)
 

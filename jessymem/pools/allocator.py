@@ -489,7 +489,9 @@ class PoolAllocator:
                 attempt = lambda: self._closed_or(  # noqa: E731
                     allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
                 )
-                handle = self._supply.claim(attempt, Request([n_bytes], lambda: n_bytes, self._undo))
+                handle = self._supply.claim(
+                    attempt, Request([n_bytes], lambda: n_bytes, self._undo)
+                )
         else:
             by_pages = False
         offset = MmapOffset.from_packed(handle)

@@ -313,8 +313,9 @@ class Supply:
         pages.return_run(self.table.argument, self._run)  # if an interrupt left one
         for pool in self.table.pool_ids:
             block, n_blocks = 0, 1
+            step = max(osmem.page_size() // int(self.table.rows[pool]["block_bytes"]), 1)
             while n_blocks:
-                pages.claim_dirty_run(self.table.argument, pool, block, self._run)
+                pages.claim_dirty_run(self.table.argument, pool, block, step, self._run)
                 _, block, n_blocks = self._run.tolist()
                 if n_blocks:
                     n_given += self._give_back(pool, block, n_blocks)
@@ -323,15 +324,12 @@ class Supply:
         return n_given
 
     def _give_back(self, pool: int, block: int, n_blocks: int) -> int:
-        """Give back the whole pages in claimed blocks; return how many bytes."""
+        """Give back the pages of claimed blocks; return how many bytes."""
         size = int(self.table.rows[pool]["block_bytes"])
-        step = max(osmem.page_size() // size, 1)
-        first, end = -(-block // step) * step, (block + n_blocks) // step * step
-        n_bytes = (end - first) * size
-        if n_bytes <= 0 or not self.table.give_back(pool, first * size, n_bytes):
+        if not self.table.give_back(pool, block * size, n_blocks * size):
             return 0
-        pages.mark_clean(self.table.argument, pool, first, end - first)
-        return n_bytes
+        pages.mark_clean(self.table.argument, pool, block, n_blocks)
+        return n_blocks * size
 
     def _facts(self, n_bytes: int) -> dict[str, Any]:
         """Gather what a record of pressure or failure tells."""
