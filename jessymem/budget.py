@@ -199,7 +199,8 @@ class Budget:
             if self._words is None:
                 return Usage(sum(used.values()), self._peak, waiting, per_class)
             total = int(self._words[s.USED])
-            return Usage(total, int(self._words[s.PEAK]), waiting, per_class)
+            # A thread that has just charged raises the peak one step later.
+            return Usage(total, max(int(self._words[s.PEAK]), total), waiting, per_class)
 
     @contextmanager
     def changing(self) -> Iterator[bool]:
