@@ -603,7 +603,6 @@ class PoolAllocator:
 
     def recount(self) -> None:
         """Set counters right in a forked child: the parent's threads may have been half-way."""
-        self._views.renew_lock()
         if self._argument is not None:
             found = recover(self._table)
             self._budget.recount(found.n_block_bytes, found.n_retained)

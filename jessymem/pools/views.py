@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +35,6 @@ class Views:
         self._follow_up = follow_up
         # What finalizers let go of, until somebody takes it in.
         self._dropped: deque[int] = deque()
-        self._taking_in = Lock()
 
     def owner_of(self, handle: int, n_bytes: int) -> NDArray[np.uint8]:
         """Note a view; return the array to which every slice of it leads, and whose end ends it.
@@ -67,25 +65,22 @@ class Views:
         return owner
 
     def take_in(self) -> None:
-        """Take in what finalizers let go of, unless somebody is doing it.
+        """Take in what finalizers let go of; any number of threads at once.
 
-        Where compilation is disabled the atomics are not: a finalizer that interrupts one leaves
-        its handle to whoever comes next.
+        Nobody may be left to do it for the others: while that thread is off the processor they
+        would run out of blocks. Where compilation is disabled, a finalizer that
+        interrupts an atomic leaves its handle to whoever comes next.
         """
+        flags, is_any = 0, False
         while self._dropped and not atomics.is_interrupted():
-            if not self._taking_in.acquire(blocking=False):
-                return
-            flags = 0
             try:
-                while self._dropped:
-                    flags |= int(release.drop_view(self._table.argument, self._dropped.popleft()))
-            finally:
-                self._taking_in.release()
+                handle = self._dropped.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            flags |= int(release.drop_view(self._table.argument, handle))
+            is_any = True
+        if is_any:
             self._follow_up(flags)
-
-    def renew_lock(self) -> None:
-        """Start over in a forked child, where a thread of the parent may have held the lock."""
-        self._taking_in = Lock()
 
     def _drop(self, handle: int) -> None:
         """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing."""
