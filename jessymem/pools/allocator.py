@@ -586,14 +586,17 @@ class PoolAllocator:
 
     def _wake(self) -> None:
         """Compile, and count in the shared words from now on; the first time only."""
-        if self._argument is not None:
+        # The claim is set last: who sees it has all of it, also in a child that was forked here.
+        if self._argument is not None and self._claim is not _not_awake:
             return
         _jit.promote(_jit.MEMORY)
         with self._budget.lock:
             self._check_open()
             if self._argument is None:
                 self._supply.attach()
-                self._argument = words = self._table.argument
+                self._argument = self._table.argument
+            if self._claim is _not_awake:
+                words = self._argument
                 self._free = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE)
                 self._claim = _jit.entry_of(allocation.allocate, words, 1, CALM_LIMIT)
 
