@@ -392,6 +392,23 @@ def test_a_child_forked_while_the_budget_is_locked_does_not_wait_for_it(allocato
     assert allocator.usage[0] == 0
 
 
+def test_an_allocator_whose_waking_was_interrupted_wakes_again(monkeypatch):
+    """As a child finds it that is forked while a thread of the parent is half-way."""
+    allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=8)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_jit, "entry_of", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            allocator.allocate(1)
+    offset = allocator.allocate(100)
+    allocator.deallocate(offset)
+    assert allocator.usage[0] == 0
+    assert allocator.validate() == []
+
+
 # -- other processes -------------------------------------------------------------------------------
 
 
