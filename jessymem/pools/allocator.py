@@ -15,7 +15,7 @@ from weakref import WeakMethod
 import numpy as np
 
 from jessymem import osmem
-from jessymem.budget import Budget, Usage
+from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
@@ -23,9 +23,9 @@ from jessymem.kernels.schema import ANY_SIZE, CALM_LIMIT, REQUEST_BYTES_LIMIT
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.offsets import MmapOffset
-from jessymem.pools.pool import MmapPool
+from jessymem.pools.seeing import Seeing
 from jessymem.pools.supply import Request, Supply
-from jessymem.pools.survey import Survey, differences, recover, survey, waiting_blocks
+from jessymem.pools.survey import recover
 from jessymem.pools.views import Views
 from jessymem.pressure import PressureLog
 from jessymem.processes import renew_in_forked_children
@@ -40,11 +40,8 @@ _as_offset: Final = int.__new__
 _is_enabled_for: Final = logger.isEnabledFor
 _DEBUG: Final = logging.DEBUG
 
-#: How often the arrays are looked at again, for numbers that agree while threads allocate.
-_N_LOOKS: Final = 4
 
-
-class PoolAllocator:
+class PoolAllocator(Seeing):
     """Hands out blocks of memory, with no lock, to any number of threads.
 
     Parameters
@@ -364,14 +361,6 @@ class PoolAllocator:
             return self._table.add(config.block_size, n_bytes, memory, 0, s.POOL_FIXED)
 
     @property
-    def pools(self) -> list[MmapPool]:
-        """The pools there are, by block size; none after `close`."""
-        with self._budget.changing():
-            if self._is_closed:
-                return []
-            return [MmapPool(self._table, pool) for pool in self._table.pool_ids]
-
-    @property
     def words(self) -> Any:
         """What the kernels in `jessymem.kernels` take, to be called from compiled code.
 
@@ -385,12 +374,6 @@ class PoolAllocator:
         self._check_open()
         self._wake()
         return self._argument
-
-    @property
-    def usage(self) -> tuple[int, int]:
-        """Bytes in use and the limit, both of the whole budget."""
-        self._views.take_in()
-        return self._budget.total, self._budget.limit_bytes
 
     def trim(self) -> int:
         """Give the pages of freed blocks, and empty grown pools, back to the system.
@@ -412,50 +395,6 @@ class PoolAllocator:
             return 0
         self._views.take_in()
         return self._supply.trim()
-
-    def survey(self) -> Survey:
-        """Count what the block rows say; works on a closed allocator too."""
-        self._views.take_in()
-        with self._budget.changing():
-            return survey(self._table)
-
-    def look(self) -> tuple[Survey, Usage]:
-        """Count the blocks, and what the budget says, of one moment if threads leave one."""
-        self._views.take_in()
-        with self._budget.changing():
-            for _ in range(_N_LOOKS):
-                found, usage = survey(self._table), self._budget.usage()
-                regions = sum(each.allocated_bytes for each in usage.per_class.values())
-                if usage.total == regions + found.n_block_bytes:
-                    break
-            return found, usage
-
-    def waiting_blocks(self) -> list[dict[str, int]]:
-        """List the blocks that were given back and are still viewed."""
-        with self._budget.changing():
-            return waiting_blocks(self._table)
-
-    @property
-    def n_failures(self) -> int:
-        """How many calls that wanted memory were refused."""
-        return self._supply.n_failures
-
-    def validate(self) -> list[str]:
-        """Recount everything from the blocks' own words.
-
-        Returns
-        -------
-        list of str
-            What a counter or bit says differently; empty where all agree. Threads that allocate
-            meanwhile show as differences.
-        """
-        self._views.take_in()
-        with self._budget.changing():
-            if self._argument is None:
-                return []
-            usage = self._budget.usage()
-            regions = sum(each.allocated_bytes for each in usage.per_class.values())
-            return differences(self._table, regions)
 
     def close(self) -> None:
         """Take every block back; a second call does nothing.
@@ -614,11 +553,6 @@ class PoolAllocator:
     def __reduce__(self) -> NoReturn:
         """Refuse: a pickle would come without the memory."""
         raise TypeError("a PoolAllocator cannot be pickled: its memory belongs to this process")
-
-    def __repr__(self) -> str:
-        """Show what is in use."""
-        used, limit = self._budget.total, self._budget.limit_bytes
-        return f"<PoolAllocator {used:,} of {limit:,} bytes>"
 
 
 def _not_awake(*arguments: Any) -> int:
