@@ -140,16 +140,6 @@ def claim_one(words: Words, first: Int, n_words: Int, summary: Int, start: Int) 
 
 
 @kernel
-def claim_block(words: Words, first: Int, summary: Int, block: Int) -> bool:
-    """Claim one certain block, which was counted off; tell whether it was free."""
-    word_id, flag = block // WORD_BITS, bit(block % WORD_BITS)
-    old = atomics.bitwise_and(words, first + word_id, ~flag)
-    if old == flag:
-        clear_in_summary(words, first, summary, word_id)
-    return old & flag != 0
-
-
-@kernel
 def release_block(words: Words, first: Int, summary: Int, block: Int) -> None:
     """Make a block free; the caller adds it to the free count afterwards."""
     word_id = block // WORD_BITS

@@ -73,7 +73,7 @@ class Bitmap:
         return bitmap.claim_where_hinted(self.argument, FIRST, self.n_words, self.summary_at, start)
 
     def claim_block(self, block):
-        return bitmap.claim_block(self.argument, FIRST, self.summary_at, block)
+        return bitmap.claim_run(self.argument, FIRST, self.summary_at, block, 1) == s.OK
 
     def release_block(self, block):
         bitmap.release_block(self.argument, FIRST, self.summary_at, block)
@@ -362,7 +362,7 @@ def test_every_block_is_claimed_once(tier, start):
         ([ALL, ALL], 100, True, [ALL, ALL ^ 1 << 36], [0b11]),
     ],
 )
-def test_claim_block(tier, words, block, was_free, words_after, summary_after):
+def test_claim_of_one_certain_block(tier, words, block, was_free, words_after, summary_after):
     bits = Bitmap(tier, words)
     assert bits.claim_block(block) == was_free
     assert (bits.words, bits.summary) == (words_after, summary_after)
