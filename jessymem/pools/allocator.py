@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from weakref import WeakMethod
@@ -241,12 +242,15 @@ class PoolAllocator(Seeing):
             # An interrupt comes after the kernel, when all that it claimed is noted.
             code = allocation.allocate_many(self._argument, wanted, CALM_LIMIT, handles)
             if code != s.OK:
-                attempt = lambda: self._closed_or(  # noqa: E731
-                    allocation.allocate_many, wanted, s.CRITICAL_LIMIT, handles
+                attempt = partial(
+                    self._closed_or, allocation.allocate_many, wanted, s.CRITICAL_LIMIT, handles
                 )
-                failing = lambda: int(wanted[handles[-1]])  # noqa: E731
-                undo = lambda result: None  # noqa: E731  # is done below
-                self._supply.claim(attempt, Request(wanted.tolist(), failing, undo))
+                request = Request(
+                    wanted.tolist(),
+                    n_failing=lambda: int(wanted[handles[-1]]),
+                    undo=lambda result: None,  # is done below
+                )
+                self._supply.claim(attempt, request)
             if self._is_closed:
                 raise failures.closed()
             if _is_enabled_for(_DEBUG):
@@ -425,12 +429,11 @@ class PoolAllocator(Seeing):
             if by_pages:
                 handle = self._closed_or(allocation.allocate_any, n_bytes, CALM_LIMIT, zero)
             if handle < 0:
-                attempt = lambda: self._closed_or(  # noqa: E731
-                    allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
+                attempt = partial(
+                    self._closed_or, allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
                 )
-                handle = self._supply.claim(
-                    attempt, Request([n_bytes], lambda: n_bytes, self._undo)
-                )
+                request = Request([n_bytes], n_failing=lambda: n_bytes, undo=self._undo)
+                handle = self._supply.claim(attempt, request)
         else:
             by_pages = False
         offset = MmapOffset.from_packed(handle)
@@ -528,6 +531,7 @@ class PoolAllocator(Seeing):
         # The claim is set last: who sees it has all of it, also in a child that was forked here.
         if self._argument is not None and self._claim is not _not_awake:
             return
+        self._check_open()
         _jit.promote(_jit.MEMORY)
         with self._budget.lock:
             self._check_open()
