@@ -8,6 +8,7 @@ evicting and writing records: those may wait for whatever they like.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
@@ -103,8 +104,8 @@ class Supply:
         """Count in the shared words from now on."""
         self._budget.attach(self.table.state)
         self.table.argument = memory.argument_of(self.table.state)
-        trim = WeakMethod(self._make_room)  # no cycle: memory goes with the last reference
-        self._budget.make_room = lambda n_bytes: (make_room := trim()) and make_room(n_bytes)
+        trim = WeakMethod(self._trim)  # no cycle: memory goes with the last reference
+        self._budget.make_room = lambda n_bytes: (give_back := trim()) and give_back()
         self._budget.on_fall = self._pressure.rearm
         self._pressure.attach(self.table.state, self.evict is not None)
 
@@ -130,7 +131,8 @@ class Supply:
         InvalidAccess
             If the allocator was closed meanwhile.
         """
-        cost = sum(map(self._cost_of, request.sizes))
+        counts = Counter(request.sizes)  # of many, most are alike
+        cost = sum(n * self._cost_of(size) for size, n in counts.items())
         self._make_calm(cost)
         risen: list[Level] = []
         made: list[dict[str, int]] = []
@@ -238,9 +240,6 @@ class Supply:
             made.append(self._grow(code, n_failing))
         elif code != s.RETAINED or is_nested or not self._trim():
             raise self._over_limit(request.n_bytes)
-
-    def _make_room(self, n_bytes: int) -> int:
-        return self._trim()
 
     def _record(self, risen: list[Level], made: list[dict[str, int]], n_bytes: int) -> None:
         for facts in made:

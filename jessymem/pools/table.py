@@ -194,8 +194,8 @@ class PoolTable:
         n_words += _segment_words(n_spare)
         for config in configs:
             n_words += _segment_words(2 * config.n_blocks)
-        memory = osmem.private_memory(n_words * s.WORD_BYTES)
-        return np.frombuffer(memory.mapping, np.int64, n_words)
+        mapped = osmem.private_memory(n_words * s.WORD_BYTES)
+        return np.frombuffer(mapped.mapping, np.int64, n_words)
 
     def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
         """Return an id without a pool, whose words fit so many blocks of that size.
