@@ -146,8 +146,11 @@ def changed(before, after):
 # -- threads ---------------------------------------------------------------------------------------
 
 
-def run_together(functions):
-    """Run all at once, from a barrier; return what each returned, or raise the first error."""
+def run_together(functions, look=None):
+    """Run all at once, and `look` all the while if there is one.
+
+    Return what each returned, or raise the first error.
+    """
     barrier = threading.Barrier(len(functions))
     results = [None] * len(functions)
     errors = []
@@ -162,6 +165,8 @@ def run_together(functions):
     threads = [threading.Thread(target=enter, args=(i,)) for i in range(len(functions))]
     for thread in threads:
         thread.start()
+    while look is not None and any(thread.is_alive() for thread in threads):
+        look()
     for thread in threads:
         thread.join()
     if errors:

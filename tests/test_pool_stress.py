@@ -12,11 +12,19 @@ import gc
 import logging
 import random
 import sys
-import threading
 
 import numpy as np
 import pytest
-from pool_tables import SLOWNESS, TIERS, compile_loop, make_table, running, set_limits, validate
+from pool_tables import (
+    SLOWNESS,
+    TIERS,
+    compile_loop,
+    make_table,
+    run_together,
+    running,
+    set_limits,
+    validate,
+)
 
 from jessymem import AllocationFailed, InvalidAccess, LimitExceeded, osmem
 from jessymem.kernels import _jit, allocation, blocks, memory, release
@@ -53,31 +61,6 @@ def _quiet(caplog):
 def _fastest():
     with running(TIERS[-1]):
         yield
-
-
-def run_watched(functions, look=None):
-    """Run all at once, and `look` all the while if there is one; return what each returned."""
-    barrier = threading.Barrier(len(functions))
-    results = [None] * len(functions)
-    errors = []
-
-    def enter(i):
-        barrier.wait()
-        try:
-            results[i] = functions[i]()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=enter, args=(i,)) for i in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    while look is not None and any(thread.is_alive() for thread in threads):
-        look()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 class Watch:
@@ -225,7 +208,7 @@ def run_churn(argument, arena, largest, n_held, look, n_threads=N_THREADS, n_rou
     loop = compile_loop(churn)
     start, n_steps = arena.ctypes.data, max(2 * 300 // SLOWNESS, 2)
     counts = np.zeros((n_threads, 8), np.int64)
-    run_watched(
+    run_together(
         [
             lambda i=i: loop(
                 argument, arena, start, largest, n_held, i + 1, n_rounds, n_steps, counts[i]
@@ -263,7 +246,7 @@ def test_python_threads_own_what_they_hold():
     allocator.deallocate(allocator.allocate(1))
     watch = Watch(allocator._table.state)
     n_steps = 2 if _jit.is_disabled() else 8
-    run_watched(
+    run_together(
         [lambda i=i: own_blocks(allocator, i, N_ROUNDS, n_steps) for i in range(N_THREADS)], watch
     )
     assert watch.n_samples > 0
@@ -355,7 +338,7 @@ def failed_claims(n_blocks, free, n_claims):
     n_each = n_claims // N_CROWDS // len(free) + 1
     n_failed = 0
     for _ in range(N_CROWDS):
-        n_failed += sum(run_watched([lambda: loop(argument, 64, n_each)] * len(free)))
+        n_failed += sum(run_together([lambda: loop(argument, 64, n_each)] * len(free)))
         assert table.n_free(0) == len(free)
         assert validate(table) == []
     return n_failed
@@ -382,7 +365,7 @@ def test_no_claim_fails_where_another_pool_has_a_block():
         for _ in range(66 - n_kept):
             assert allocation.allocate(argument, size, s.CALM_LIMIT) >> s.HANDLE_POOL_SHIFT == pool
     for _ in range(N_CROWDS):
-        assert run_watched([lambda: loop(argument, 64, 100_000 // SLOWNESS)] * 4) == [0] * 4
+        assert run_together([lambda: loop(argument, 64, 100_000 // SLOWNESS)] * 4) == [0] * 4
     assert validate(table) == []
 
 
@@ -398,7 +381,7 @@ def test_runs_that_lose_to_single_blocks_are_rolled_back_and_nothing_is_lost():
     work += [lambda: ones(argument, 64, n_pairs)] * 4
     n_claimed = 0
     for _ in range(50):
-        n_claimed += sum(run_watched(work)[:4])
+        n_claimed += sum(run_together(work)[:4])
         assert validate(table) == []
         if n_claimed and table.rows[0]["rollbacks"]:
             break
@@ -438,7 +421,7 @@ def test_of_eight_threads_that_free_a_block_one_wins(n_batch):
             work = [
                 lambda i=i, handles=handles: single(argument, handles, counts[i]) for i in range(8)
             ]
-        run_watched(work)
+        run_together(work)
         n_attempts = n_blocks // (n_batch or 1)
         assert counts.sum(axis=0)[:2].tolist() == [n_attempts, 7 * n_attempts]
         assert (table.n_free(0), int(table.state[s.USED])) == (n_blocks, 0)
@@ -457,7 +440,7 @@ def test_of_eight_calls_that_free_a_block_one_returns():
 
     for _ in range(20):
         offset = allocator.allocate(100)
-        answers = run_watched([lambda offset=offset: free(offset)] * 8)
+        answers = run_together([lambda offset=offset: free(offset)] * 8)
         assert answers.count(None) == 1
         assert sum("given back before" in (answer or "") for answer in answers) == 7
     assert allocator.validate() == []
@@ -474,7 +457,7 @@ def test_a_block_that_is_viewed_and_freed_at_once_goes_once():
         work = [
             lambda i=i, handles=handles: viewing(argument, handles, 3, counts[i]) for i in range(7)
         ]
-        run_watched([*work, lambda handles=handles: freeing(argument, handles, counts[7])])
+        run_together([*work, lambda handles=handles: freeing(argument, handles, counts[7])])
         assert counts[7, :2].sum() == n_blocks
         assert (table.n_free(0), int(table.state[s.USED])) == (n_blocks, 0)
         assert validate(table) == []
@@ -547,7 +530,7 @@ def test_trimming_and_allocating_from_python():
     def own(number):
         own_blocks(allocator, number, n_rounds, 3)
 
-    run_watched([lambda i=i: own(i) for i in range(4)], look)
+    run_together([lambda i=i: own(i) for i in range(4)], look)
     assert watch.used <= int(0.95 * MIB)
     assert watch.resident <= MIB
     assert allocator.validate() == []

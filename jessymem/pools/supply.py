@@ -269,7 +269,7 @@ class Supply:
         return LimitExceeded(
             f"{n_bytes:,} bytes do not fit: {total:,} of {self._budget.limit_bytes:,} are in use, "
             f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be let go, and "
-            f"{found.n_retained:,} of freed blocks cannot be given back",
+            f"{found.n_retained:,} of freed pages are retained",
             current=total,
             limit=limit,
             requested=n_bytes,
