@@ -23,8 +23,9 @@ from jessymem.errors import AllocationFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Called as ``intercept(operation, path)`` before each system call; may raise OSError in its place.
-intercept: Callable[[str, str], None] | None = None
+#: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError in
+#: its place. Details: of a write the bytes that are left to write, of a rename its source.
+intercept: Callable[..., None] | None = None
 
 ADVICE: Final = {
     "willneed": "MADV_WILLNEED",
@@ -261,7 +262,7 @@ def close_file(descriptor: int) -> None:
 
 def replace_file(source: Path, target: Path) -> None:
     """Rename `source` over `target` in one step."""
-    _pass("rename", target)
+    _pass("rename", target, os.fspath(source))
     os.replace(source, target)
 
 
@@ -325,9 +326,9 @@ def _hint(data: NDArray[np.uint8], name: str) -> bool:
     return True
 
 
-def _pass(operation: str, path: str | Path) -> None:
+def _pass(operation: str, path: str | Path, *details: Any) -> None:
     if intercept is not None:
-        intercept(operation, os.fspath(path))
+        intercept(operation, os.fspath(path), *details)
 
 
 def _identity(status: os.stat_result) -> FileIdentity:
@@ -369,6 +370,6 @@ def _write(descriptor: int, path: Path, piece: Any) -> int:
     view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
     n_written = 0
     while n_written < len(view):
-        _pass("write", path)
+        _pass("write", path, view[n_written:])
         n_written += os.write(descriptor, view[n_written:])
     return n_written

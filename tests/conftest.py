@@ -16,10 +16,10 @@ from jessymem import MmapManager, RegionBuilder, osmem
 
 
 @pytest.fixture
-def intercept() -> Iterator[Callable[[Callable[[str, str], None]], None]]:
+def intercept() -> Iterator[Callable[[Callable[..., None]], None]]:
     """Set the function that every system call passes first; it is taken out again afterwards."""
 
-    def install(function: Callable[[str, str], None]) -> None:
+    def install(function: Callable[..., None]) -> None:
         osmem.intercept = function
 
     yield install

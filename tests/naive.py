@@ -264,7 +264,7 @@ class Calls:
         self.number = number
         self.hints = hints
 
-    def __call__(self, operation: str, path: str) -> None:
+    def __call__(self, operation: str, path: str, *details: object) -> None:
         if operation == "advise" and not self.hints:
             return
         self.made.append((operation, path))

@@ -523,7 +523,7 @@ def test_what_is_no_error_of_the_system_leaves_nothing_either(tmp_path, monkeypa
         pass
 
     def stop_at(wanted):
-        def intercept(operation, path):
+        def intercept(operation, path, *details):
             if operation == wanted:
                 raise Stop
 
@@ -540,7 +540,7 @@ def test_what_is_no_error_of_the_system_leaves_nothing_either(tmp_path, monkeypa
 
 
 def test_a_temporary_file_that_cannot_be_removed_does_not_hide_the_error(tmp_path, monkeypatch):
-    def intercept(operation, path):
+    def intercept(operation, path, *details):
         if operation in ("sync", "remove"):
             raise OSError(errno.EIO if operation == "sync" else errno.EACCES, "refused")
 
@@ -551,7 +551,7 @@ def test_a_temporary_file_that_cannot_be_removed_does_not_hide_the_error(tmp_pat
 
 
 def test_a_directory_that_others_use_meanwhile_is_kept(tmp_path, monkeypatch):
-    def intercept(operation, path):
+    def intercept(operation, path, *details):
         if operation == "create":
             (tmp_path / "new" / "other").touch()
         if operation == "sync":

@@ -226,7 +226,7 @@ def test_readers_go_on_while_a_writer_is_in_a_system_call(store, intercept):
     manager.load_dimension("D01")
     inside, go_on = threading.Event(), threading.Event()
 
-    def wait(operation, path):
+    def wait(operation, path, *details):
         if operation == "map" and "D20" in path:
             inside.set()
             assert go_on.wait(30)

@@ -331,7 +331,7 @@ def test_refused_files_are_named_with_their_errno(store, intercept, operation, n
     assert f"errno {number}" in str(error)
 
 
-def refuse_memory(operation, path):
+def refuse_memory(operation, path, *details):
     if operation == "map private":
         raise OSError(errno.ENOMEM, "refused")
 

@@ -340,7 +340,7 @@ def test_manifest_that_is_no_toml(plan, text):
 
 
 def test_manifest_that_cannot_be_read(plan, intercept):
-    def fail(operation, path):
+    def fail(operation, path, *details):
         if operation == "open" and path.endswith("dimension.toml"):
             raise OSError(5, "Input/output error")
 
@@ -418,7 +418,9 @@ def test_contents_are_kept_byte_for_byte_with_their_kind(plan, data):
 def test_each_file_is_opened_once(plan, intercept):
     planned = plan({"n/a": "x", "n/b": b"\xff"})
     opened = []
-    intercept(lambda operation, path: opened.append(path) if operation == "open" else None)
+    intercept(
+        lambda operation, path, *details: opened.append(path) if operation == "open" else None
+    )
     planned.write()
     assert [os.path.basename(path) for path in opened if "src" in Path(path).parts] == ["a", "b"]
 
@@ -636,7 +638,7 @@ def test_file_that_is_gone_while_it_is_looked_at(plan, monkeypatch):
 def test_failing_write_is_an_error_and_leaves_nothing(plan, data, intercept):
     planned = plan({"n/a": "x"})
 
-    def fail(operation, path):
+    def fail(operation, path, *details):
         if operation == "sync":
             raise OSError(28, "No space left on device")
 

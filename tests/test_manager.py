@@ -74,7 +74,7 @@ def test_a_base_path_that_does_not_exist_holds_nothing(tmp_path):
 
 
 def test_a_base_path_that_cannot_be_listed_is_an_error(store, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "list":
             raise PermissionError(13, "Permission denied")
 
@@ -136,7 +136,7 @@ def test_a_load_that_fails_leaves_nothing_behind(store, make, error):
 
 
 def test_what_the_system_refuses_names_path_and_errno(store, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "map":
             raise OSError(24, "Too many open files")
 

@@ -186,7 +186,7 @@ def test_a_limit_beyond_any_memory_is_refused_by_name(limit):
 
 
 def test_address_space_that_the_system_refuses_is_os_refused(intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "map private":
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -1294,7 +1294,7 @@ def test_a_run_over_used_and_fresh_blocks_is_zeroed(allocator, way):
 
 
 def test_large_runs_are_zeroed_where_pages_cannot_go_back(allocator, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "give back":
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
@@ -1381,7 +1381,7 @@ def test_more_pools_than_there_are_ids_are_no_pool():
 
 
 def test_an_added_pool_that_the_system_refuses_is_os_refused(allocator, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     intercept(refuse)
@@ -1543,7 +1543,7 @@ def test_the_reason_of_many_is_that_of_the_one_that_failed(crowded):
 
 
 def test_a_pool_that_cannot_be_made_for_the_system_is_os_refused(allocator, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "map private":
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
@@ -1658,7 +1658,7 @@ def test_trim_of_an_allocator_that_was_never_used_is_nothing():
 
 
 def test_trim_where_the_system_refuses_gives_nothing_back(allocator, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "give back":
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 

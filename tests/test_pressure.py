@@ -294,7 +294,7 @@ def test_the_pool_is_the_one_that_fits_best(log):
 
 
 def test_a_failure_that_is_not_for_the_limit_is_a_warning(allocator, log, intercept):
-    def refuse(operation, path):
+    def refuse(operation, path, *details):
         if operation == "map private":
             raise OSError(12, "no memory")
 

@@ -54,7 +54,7 @@ def test_a_fork_while_a_thread_is_loading(store, intercept):
     manager.load_dimension("D01")
     inside, go_on = threading.Event(), threading.Event()
 
-    def wait(operation, path):
+    def wait(operation, path, *details):
         if operation == "map" and not inside.is_set():
             inside.set()
             assert go_on.wait(30)

@@ -228,7 +228,7 @@ def test_what_is_loaded_is_not_simulated_over(tmp_path):
 
 def test_nothing_is_written_to_disk(tmp_path, intercept):
     operations = []
-    intercept(lambda operation, path: operations.append(operation))
+    intercept(lambda operation, path, *details: operations.append(operation))
     base = tmp_path / "nowhere"
     with make_manager(base) as manager:
         manager.load_all()
