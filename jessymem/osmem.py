@@ -7,12 +7,13 @@ first passes `intercept`, which tests replace to record it or to make it fail.
 from __future__ import annotations
 
 import errno
+import io
 import mmap
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -41,6 +42,8 @@ CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED"
 # What network and foreign volumes say to F_FULLFSYNC.
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
+_READ_CHUNK_BYTES: Final = 2**18
+_LOCK_POLL_SECONDS: Final = 0.01
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
 _READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
@@ -243,6 +246,60 @@ def sync_file(descriptor: int, path: Path) -> None:
         os.fsync(descriptor)
 
 
+def holds(path: Path, pieces: Iterable[Any]) -> bool:
+    """Read a file and tell whether it holds just `pieces`; read(2), so that no page can be missing.
+
+    Raises OSError where it cannot be read.
+    """
+    _pass("open", path)
+    with open(path, "rb", buffering=0) as file:
+        _pass("read", path)
+        for piece in pieces:
+            expected = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
+            for start in range(0, len(expected), _READ_CHUNK_BYTES):
+                part = expected[start : start + _READ_CHUNK_BYTES]
+                # Compared as bytes, at memory speed; two memoryviews would go item by item.
+                if _read_exactly(file, len(part)) != part:
+                    return False
+        return not file.read(1)
+
+
+@contextmanager
+def locked(path: Path, timeout: float) -> Iterator[None]:
+    """Keep out every other thread and process that asks for the same lock.
+
+    Its file is removed while it is held; who waits on the removed one notices and starts over. So
+    nothing stays behind but after a kill.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the lock file.
+    timeout : float
+        In seconds.
+
+    Raises
+    ------
+    OSError
+        ETIMEDOUT if others hold it for longer; or why there can be no lock.
+    """
+    from filelock import FileLock, Timeout  # 20 ms that only writers need
+
+    _pass("lock", path)
+    lock = FileLock(path, timeout=timeout, poll_interval=_LOCK_POLL_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
+    try:
+        yield
+    finally:
+        if os.name != "nt":  # there it goes by itself
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on the medium; skipped where that cannot be asked."""
     if os.name == "nt":
@@ -297,6 +354,18 @@ def make_directory(path: Path) -> list[Path]:
                 level.rmdir()
         raise
     return made
+
+
+def _read_exactly(file: io.FileIO, n_bytes: int) -> bytearray:
+    """Read so many bytes, or what there is."""
+    found = bytearray(n_bytes)
+    n_read = 0
+    while n_read < n_bytes:
+        step = file.readinto(memoryview(found)[n_read:])
+        if not step:
+            return found[:n_read]
+        n_read += step
+    return found
 
 
 def _sync_medium(descriptor: int) -> bool:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
 
 from jessymem import osmem
-from jessymem.errors import DimensionNotFound, DuplicateLayer, RegionFormatError, RegionIOError
-from jessymem.ids import (
-    DimensionId,
-    DimensionLike,
-    LayerId,
-    LayerLike,
-    as_dimension_id,
-    as_layer_id,
-)
+from jessymem.errors import DuplicateLayer
+from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
-from jessymem.regions import faults
-from jessymem.regions.encoding import LayerDraft, write_layout
+from jessymem.regions.drafts import Content, LayerDraft, encode_text, make_draft
+from jessymem.regions.encoding import write_layout
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
-
-_MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
-
-Content = str | bytes | bytearray | memoryview
 
 
 class RegionBuilder:
@@ -56,7 +39,7 @@ class RegionBuilder:
 
     def __init__(self, dimension_id: DimensionLike, name: str) -> None:
         self._dimension = as_dimension_id(dimension_id)
-        encoded = _encode(name, f"{self._dimension}: the dimension's name")
+        encoded = encode_text(name, f"{self._dimension}: the dimension's name")
         if len(encoded) > s.MAX_NAME_BYTES:
             raise ValueError(
                 f"{self._dimension}: the dimension's name is {len(encoded)} bytes as UTF-8, "
@@ -64,7 +47,7 @@ class RegionBuilder:
             )
         if "\0" in name:
             raise ValueError(f"{self._dimension}: the dimension's name contains a null character")
-        self._name = name
+        self._name = encoded
         self._drafts: dict[int, LayerDraft] = {}
 
     @property
@@ -120,17 +103,14 @@ class RegionBuilder:
         layer_id = LayerId(self._dimension, layer)
         if layer_id.layer in self._drafts:
             raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
-        data, encoding = _as_content(content, layer_id)
-        _encode(name, f"{layer_id}: the name")
-        self._drafts[layer_id.layer] = LayerDraft(
-            layer=layer_id.layer,
-            content=data,
+        self._drafts[layer_id.layer] = make_draft(
+            layer_id,
+            content,
             name=name,
-            frequency=_as_frequency(frequency, layer_id),
-            depth=_as_depth(depth, layer_id),
-            keywords=_as_keywords(keywords, layer_id),
-            parent=_as_parent(parent, layer_id),
-            encoding=encoding,
+            frequency=frequency,
+            depth=depth,
+            keywords=keywords,
+            parent=parent,
         )
         return layer_id
 
@@ -148,7 +128,8 @@ class RegionBuilder:
         Returns
         -------
         MmapRegion
-            The file as it now is on disk.
+            The file as it now is on disk. Where a mapped file cannot be replaced (Windows), the new
+            one lies beside it under the name ``region.g<N>.mmap``, N its generation.
 
         Raises
         ------
@@ -163,20 +144,22 @@ class RegionBuilder:
 
         Notes
         -----
-        Durability: the bytes are written to a temporary file beside `path`, synced, renamed over
-        `path`, and the directory is synced (with each directory that was made). When this returns
-        the file outlives a power failure, as far as the medium keeps its word.
+        Durability: under a lock that keeps other writers out, the bytes are written to a temporary
+        file beside `path`, synced, read back, renamed over `path`, and the directory is synced
+        (with each directory that was made). When this returns the file outlives a power failure, as
+        far as the medium keeps its word.
         """
-        target = osmem.as_path(path)
-        total_size, pieces = write_layout(
-            self._dimension,
-            self._name,
-            list(self._drafts.values()),
-            generation=self._next_generation(target),
-            created_at=time.time_ns(),
-        )
-        write_region(target, pieces, total_size, self._dimension)
-        return MmapRegion.from_file(self._dimension, target)
+        files = RegionFiles(self._dimension, osmem.as_path(path))
+        with files.writing():
+            generation = files.next_generation()
+            _, pieces = write_layout(
+                self._dimension,
+                self._name,
+                list(self._drafts.values()),
+                generation=generation,
+                created_at=time.time_ns(),
+            )
+            return MmapRegion.from_file(self._dimension, files.put(pieces, generation))
 
     def build_to_memory(self) -> MmapRegion:
         """Lay the region out in private memory, as it would stand in a file.
@@ -197,127 +180,3 @@ class RegionBuilder:
         total_size, pieces = write_layout(self._dimension, self._name, drafts, 1, 0)
         data = osmem.private_copy(pieces, total_size)
         return MmapRegion(self._dimension, None, data, s.REGION_SIMULATED, identity=None)
-
-    def _next_generation(self, target: Path) -> int:
-        """Follow the file that is replaced; a file that cannot be read is no reason to go back."""
-        try:
-            replaced = MmapRegion.from_file(self._dimension, target)
-        except (DimensionNotFound, RegionFormatError):
-            return 1  # nothing there, or nothing that has a generation
-        if replaced.generation == s.MAX_GENERATION:
-            raise faults.broken_extension(
-                faults.Source(self._dimension, str(target)),
-                "generation",
-                f"< {s.MAX_GENERATION}, so that another can follow",
-                replaced.generation,
-            )
-        return replaced.generation + 1
-
-
-def write_region(target: Path, pieces: list[Any], total_size: int, dimension: DimensionId) -> None:
-    """Put `pieces` under the name `target` durably: old bytes or new ones, never a mixture.
-
-    Raises RegionIOError; the temporary file is gone then, and so is each directory that was made
-    for it.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    operation = "make the directory of"
-    made: list[Path] = []
-    try:
-        made = osmem.make_directory(target.parent)
-        operation = "create"
-        descriptor = osmem.create_file(temporary)
-        try:
-            operation = "write"
-            osmem.write_pieces(descriptor, temporary, pieces)
-            operation = "sync"
-            osmem.sync_file(descriptor, temporary)
-        finally:
-            osmem.close_file(descriptor)
-        operation = "rename"
-        osmem.replace_file(temporary, target)
-    except BaseException as error:
-        _discard(temporary, made)
-        if isinstance(error, OSError):
-            raise RegionIOError.from_os_error(error, operation, target, dimension) from error
-        raise
-    try:
-        operation = "sync the directory of"
-        for directory in [target.parent, *(new.parent for new in reversed(made))]:
-            osmem.sync_directory(directory)
-    except OSError as error:
-        raise RegionIOError.from_os_error(error, operation, target, dimension) from error
-
-
-def _discard(temporary: Path, made: list[Path]) -> None:
-    with suppress(OSError):  # the error that led here says more
-        osmem.remove_file(temporary)
-        for directory in reversed(made):
-            directory.rmdir()
-
-
-def _encode(text: object, what: str) -> bytes:
-    if not isinstance(text, str):
-        raise TypeError(f"{what} is a string, not {type(text).__name__}")
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} cannot be written as UTF-8: {error}") from None
-
-
-def _as_content(content: object, layer_id: LayerId) -> tuple[Any, int]:
-    if isinstance(content, str):
-        data, encoding = _encode(content, f"{layer_id}: the content"), s.ENCODING_TEXT
-    elif isinstance(content, bytes | bytearray | memoryview):
-        data, encoding = bytes(content), s.ENCODING_BYTES
-    else:
-        raise TypeError(f"{layer_id}: content is text or bytes, not {type(content).__name__}")
-    if len(data) > s.MAX_CONTENT_BYTES:
-        raise ValueError(
-            f"{layer_id}: content of {len(data):,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
-        )
-    return data, encoding
-
-
-def _as_frequency(value: object, layer_id: LayerId) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{layer_id}: the frequency is a number, not {type(value).__name__}")
-    try:
-        frequency = float(value)
-    except OverflowError:  # an integer beyond every float
-        frequency = math.inf
-    if not abs(frequency) <= _MAX_FREQUENCY:  # NaN included
-        raise ValueError(f"{layer_id}: the frequency is finite as a 32-bit float, not {value}")
-    return frequency
-
-
-def _as_depth(value: Any, layer_id: LayerId) -> int:
-    try:
-        depth = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{layer_id}: the depth is an integer, not {type(value).__name__}"
-        ) from None
-    if not 0 <= depth <= 255:
-        raise ValueError(f"{layer_id}: the depth is 0 to 255, not {value}")
-    return depth
-
-
-def _as_keywords(value: Iterable[str], layer_id: LayerId) -> tuple[str, ...]:
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{layer_id}: keywords are a sequence of strings, not {value!r}")
-    keywords = tuple(value)
-    for keyword in keywords:
-        _encode(keyword, f"{layer_id}: a keyword")
-    if len(keywords) > s.MAX_KEYWORDS:
-        raise ValueError(
-            f"{layer_id}: {len(keywords):,} keywords; the format allows {s.MAX_KEYWORDS:,}"
-        )
-    return keywords
-
-
-def _as_parent(value: LayerLike | None, layer_id: LayerId) -> LayerId | None:
-    parent = None if value is None else as_layer_id(value)
-    if parent == layer_id:
-        raise ValueError(f"{layer_id}: a layer is not its own parent")
-    return parent

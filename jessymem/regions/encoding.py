@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
 
-from jessymem.ids import DimensionId, LayerId
+from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.layout import Extension
 
 if TYPE_CHECKING:
@@ -23,23 +23,9 @@ _LENGTH: Final = struct.Struct("<I")
 _CHECKSUM: Final = struct.Struct("<Q")
 
 
-@dataclass(frozen=True)
-class LayerDraft:
-    """One layer to be written; `content` is anything with a length and a buffer."""
-
-    layer: int
-    content: Any
-    name: str = ""
-    frequency: float = 1.0
-    depth: int = 0
-    keywords: tuple[str, ...] = ()
-    parent: LayerId | None = None
-    encoding: int = s.ENCODING_BYTES
-
-
 def write_layout(
     dimension: DimensionId,
-    name: str,
+    name: bytes,
     drafts: Sequence[LayerDraft],
     generation: int,
     created_at: int,
@@ -88,17 +74,16 @@ def write_layout(
 
 
 def _encode_header(
-    dimension: DimensionId, name: str, total_size: int, n_layers: int, extension: Extension
+    dimension: DimensionId, name: bytes, total_size: int, n_layers: int, extension: Extension
 ) -> bytes:
     record = np.zeros(1, s.EXTENSION)
     record["extension_magic"] = s.EXTENSION_MAGIC
     for field, value in extension._asdict().items():
         record[field] = value
     header = np.zeros(1, s.HEADER)
-    encoded = name.encode()
     header["dimension_id"] = dimension
-    header["dimension_name_len"] = len(encoded)
-    header["dimension_name"] = encoded
+    header["dimension_name_len"] = len(name)
+    header["dimension_name"] = name
     header["total_size"] = total_size
     header["layer_count"] = n_layers
     header["magic"] = s.MAGIC
@@ -112,7 +97,7 @@ def _fill_table(
 ) -> tuple[NDArray[Any], bytes]:
     """Make the rows, all but their extents, and the heap that they point into."""
     rows = np.zeros(len(drafts), s.LAYER)
-    names = [draft.name.encode() for draft in drafts]
+    names = [draft.name for draft in drafts]
     name_sizes = np.array([len(name) for name in names], "u8")
     keyword_sizes = np.array([len(block) for block in keywords], "u8")
     ends = np.cumsum(name_sizes + keyword_sizes)
@@ -131,8 +116,14 @@ def _fill_table(
     rows["encoding"] = [draft.encoding for draft in drafts]
     rows["keyword_count"] = [len(draft.keywords) for draft in drafts]
     rows["parent"] = [int(draft.parent or 0) for draft in drafts]
-    rows["content_xxh3"] = [xxhash.xxh3_64_intdigest(draft.content) for draft in drafts]
+    rows["content_xxh3"] = [_checksum(draft) for draft in drafts]
     return rows, b"".join(part for pair in zip(names, keywords, strict=True) for part in pair)
+
+
+def _checksum(draft: LayerDraft) -> int:
+    if draft.content_xxh3 is not None:
+        return draft.content_xxh3
+    return xxhash.xxh3_64_intdigest(draft.content)
 
 
 def _place_contents(
@@ -162,9 +153,8 @@ def _join_entries(
     )
 
 
-def _join_keywords(keywords: Sequence[str]) -> bytes:
-    encoded = [keyword.encode() for keyword in keywords]
-    return b"".join(_LENGTH.pack(len(keyword)) + keyword for keyword in encoded)
+def _join_keywords(keywords: Sequence[bytes]) -> bytes:
+    return b"".join(_LENGTH.pack(len(keyword)) + keyword for keyword in keywords)
 
 
 def _align(offset: int) -> int:

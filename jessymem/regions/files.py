@@ -1,0 +1,299 @@
+"""`RegionFiles`: the files that stand for one region, and how they change.
+
+Beside the region file itself there may be a newer generation under a name of its own, where a
+mapped file cannot be replaced (Windows); while somebody writes, a lock file and a temporary file.
+Readers need none of it: they take the highest valid generation that they find.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jessymem import osmem
+from jessymem.errors import DimensionNotFound, RegionFormatError, RegionIOError
+from jessymem.ids import DimensionId
+from jessymem.kernels import schema as s
+from jessymem.regions import faults
+from jessymem.regions.region import MmapRegion
+
+#: A writer waits so long for another one before it gives up.
+LOCK_TIMEOUT_SECONDS: Final = 60.0
+
+# What a system says that does not let a mapped file be replaced, and others say for other reasons.
+_NOT_REPLACED: Final = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINVAL)
+
+# No listing of a directory: there is none, or it may be passed but not looked at.
+_NOT_LISTED: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
+
+class Alternate(NamedTuple):
+    """A generation under a name of its own."""
+
+    generation: int  # as the name says
+    path: Path
+
+
+class Listing(NamedTuple):
+    """What lies beside a region file."""
+
+    leftovers: list[Path]  # temporary files; under the lock nobody is writing them any more
+    alternates: list[Alternate]  # the highest generation first
+
+
+class RegionFiles:
+    """The files of one region.
+
+    Parameters
+    ----------
+    dimension : DimensionId
+    target : pathlib.Path
+        The region file, which may not exist yet.
+    """
+
+    def __init__(self, dimension: DimensionId, target: Path) -> None:
+        self.dimension = dimension
+        self.target = target
+        self._lock = target.with_name(f".{target.name}.lock")
+        # What this write has found and made.
+        self._alternates: list[Alternate] = []
+        self._made: list[Path] = []
+        stem, suffix = re.escape(target.stem), re.escape(target.suffix)
+        self._alternate_name = re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Tell whether any file stands for the region; if in doubt, yes."""
+        try:
+            osmem.identify(self.target)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return bool(self._list().alternates)
+        except OSError:
+            return True  # it cannot be looked at: opening it will say why
+        return True
+
+    def newest_path(self, *, tidy: bool) -> Path:
+        """Return the file with the highest valid generation; `target` where there is no other.
+
+        Parameters
+        ----------
+        tidy : bool
+            Whether to remove first what killed writers left, and to fold a newer generation back,
+            unless somebody is writing now. What cannot be done is left for the next time.
+
+        Raises
+        ------
+        RegionIOError
+            If the directory cannot be listed, or a file not read for want of resources.
+        """
+        found = self._list()
+        if tidy and any(found):
+            with suppress(OSError), osmem.locked(self._lock, timeout=0):
+                self._tidy()
+            found = self._list()
+        return self._newest(found.alternates)
+
+    def next_generation(self) -> int:
+        """Return the generation of the next write; 1 where nothing readable precedes it.
+
+        Within `writing` only.
+
+        Raises
+        ------
+        RegionIOError
+            If the present file cannot be read: no reason to go back to 1.
+        RegionFormatError
+            If the present one is the highest that there is.
+        """
+        path = self._newest(self._alternates)
+        present = self._generation_of(path)
+        if present == s.MAX_GENERATION:
+            raise faults.broken_extension(
+                faults.Source(self.dimension, str(path)),
+                "generation",
+                f"< {s.MAX_GENERATION}, so that another can follow",
+                present,
+            )
+        # Above every name that is taken, also by a file that is broken.
+        named = (alternate.generation for alternate in self._alternates)
+        return max(present, 0, *named) + 1
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, timeout: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
+        """Keep every other writer out, of this process and of others, after tidying up.
+
+        Temporary files are made and removed within only; so one that is found here was left by a
+        writer that was killed.
+
+        Raises
+        ------
+        RegionIOError
+            If the directory cannot be made, or the lock not be had.
+        """
+        with self._as_region_error("make the directory of"):
+            self._made = osmem.make_directory(self.target.parent)
+        held = False
+        try:
+            with osmem.locked(self._lock, timeout):
+                held = True
+                self._tidy()
+                yield
+        except BaseException as error:
+            with suppress(OSError):  # the error that led here says more
+                for directory in reversed(self._made):
+                    directory.rmdir()
+            if isinstance(error, OSError) and not held:
+                raise RegionIOError.from_os_error(
+                    error, "lock", self.target, self.dimension
+                ) from error
+            raise
+
+    def put(self, pieces: list[Any], generation: int) -> Path:
+        """Put `pieces` in the region file's place durably: old bytes or new ones, never a mixture.
+
+        Within `writing` only. The bytes are written beside, synced, read back, renamed into place,
+        and the directory is synced, with the parent of each directory that was made.
+
+        Returns
+        -------
+        pathlib.Path
+            `target`; or where that could not be replaced, the name beside it that now counts.
+
+        Raises
+        ------
+        RegionIOError
+            Up to the renaming nothing has changed, and the temporary file is gone. If a directory
+            cannot be synced, the new file is in place, but may not outlive a power failure.
+        """
+        name = f".{self.target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        temporary = self.target.with_name(name)
+        try:
+            self._write(temporary, pieces)
+            path = self._rename(temporary, generation)
+        except BaseException:
+            with suppress(OSError):  # the error that led here says more
+                osmem.remove_file(temporary)
+            raise
+        made, self._made = self._made, []  # in use from here on
+        with self._as_region_error("sync the directory of"):
+            for directory in [path.parent, *(new.parent for new in reversed(made))]:
+                osmem.sync_directory(directory)
+        if path == self.target:
+            self._remove_alternates(generation)
+        return path
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _write(self, temporary: Path, pieces: list[Any]) -> None:
+        with self._as_region_error("create"):
+            descriptor = osmem.create_file(temporary)
+        try:
+            with self._as_region_error("write"):
+                osmem.write_pieces(descriptor, temporary, pieces)
+            with self._as_region_error("sync"):
+                osmem.sync_file(descriptor, temporary)
+        finally:
+            osmem.close_file(descriptor)
+        with self._as_region_error("read back"):
+            if not osmem.holds(temporary, pieces):
+                raise OSError(errno.EIO, "what was read back is not what was written")
+
+    def _rename(self, temporary: Path, generation: int) -> Path:
+        with self._as_region_error("rename"):
+            try:
+                osmem.replace_file(temporary, self.target)
+            except OSError as error:
+                if error.errno not in _NOT_REPLACED or not self.target.exists():
+                    raise
+                beside = self._beside(generation)
+                try:
+                    osmem.replace_file(temporary, beside)
+                except OSError:
+                    raise error from None
+                return beside
+        return self.target
+
+    def _tidy(self) -> None:
+        """Remove leftovers, fold back what can be; under the lock."""
+        leftovers, self._alternates = self._list()
+        for path in leftovers:
+            with suppress(OSError):
+                osmem.remove_file(path)
+        if self._alternates:
+            newest = self._newest(self._alternates)
+            generation = self._generation_of(newest)
+            with suppress(OSError):  # mapped by somebody
+                if newest != self.target:
+                    osmem.replace_file(newest, self.target)
+                    osmem.sync_directory(self.target.parent)
+                self._remove_alternates(generation)
+
+    def _remove_alternates(self, generation: int) -> None:
+        """Remove those that do not count beside `generation`; one that is mapped may have to stay.
+
+        A file that says to be newer is broken, and not ours to remove.
+        """
+        for alternate in list(self._alternates):
+            if alternate.generation <= generation:
+                with suppress(OSError):
+                    osmem.remove_file(alternate.path)
+                    self._alternates.remove(alternate)
+
+    def _beside(self, generation: int) -> Path:
+        return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
+
+    def _generation_of(self, path: Path) -> int:
+        """Return a file's generation, -1 where there is none or it breaks the format."""
+        try:
+            return MmapRegion.from_file(self.dimension, path).generation
+        except (DimensionNotFound, RegionFormatError):
+            return -1
+
+    def _newest(self, alternates: list[Alternate]) -> Path:
+        if not alternates:
+            return self.target
+        best, path = self._generation_of(self.target), self.target
+        for alternate in alternates:
+            if alternate.generation > best:
+                generation = self._generation_of(alternate.path)
+                if generation > best:
+                    best, path = generation, alternate.path
+        return path
+
+    def _list(self) -> Listing:
+        with self._as_region_error("list the directory of"):
+            try:
+                names = osmem.list_directory(self.target.parent)
+            except OSError as error:
+                if error.errno not in _NOT_LISTED:
+                    raise
+                names = []
+        found = Listing([], [])
+        start = f".{self.target.name}."
+        for name in names:
+            match = self._alternate_name.fullmatch(name)
+            if match:
+                found.alternates.append(Alternate(int(match[1]), self.target.with_name(name)))
+            elif name.startswith(start) and name.endswith(".tmp"):
+                found.leftovers.append(self.target.with_name(name))
+        found.alternates.sort(reverse=True)
+        return found
+
+    @contextmanager
+    def _as_region_error(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, RegionIOError):
+                raise
+            raise RegionIOError.from_os_error(
+                error, operation, self.target, self.dimension
+            ) from error
