@@ -107,8 +107,8 @@ class MemoryConfig:
         The pools for what is being learned.
     warning_threshold, eviction_threshold, critical_threshold : float
         Shares of the budget, rising, in (0, 1].
-    eviction_policy : {"lru", "lfu", "sieve"}
-        How cold regions are chosen.
+    eviction_policy : {"sieve", "lru", "lfu"}
+        How cold regions are chosen; `docs/eviction.md` compares them.
     simulation : {"auto", "never", "always"}
         Whether bundled content stands in for core dimensions: where no core file exists, never,
         always.
@@ -133,7 +133,7 @@ class MemoryConfig:
     warning_threshold: float = 0.75
     eviction_threshold: float = 0.85
     critical_threshold: float = 0.95
-    eviction_policy: str = "lru"
+    eviction_policy: str = "sieve"
     simulation: str = "auto"
     advice: str = "willneed"
     load_mode: str = "map"

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import jessymem
+from jessymem import MemoryConfig
+from jessymem.config import EVICTION_POLICIES
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +44,15 @@ def test_the_examples_of_the_memory_page_run():
     assert len(blocks) == 2
     for code in blocks:
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_eviction_page_tells_the_default_and_every_policy():
+    page = (ROOT / "docs" / "eviction.md").read_text()
+    assert re.findall(r'\*\*`"(\w+)"` is the default', page) == [MemoryConfig().eviction_policy]
+    assert sorted(re.findall(r'^\| `"(\w+)"`', page, re.MULTILINE)) == sorted(EVICTION_POLICIES)
+    (table,) = re.findall(r"<!-- table: begin -->\n(.+)<!-- table: end -->", page, re.DOTALL)
+    for head in re.findall(r"^\| trace .*", table, re.MULTILINE):
+        assert {name.strip() for name in head.split("|")} >= {*EVICTION_POLICIES, "belady"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
