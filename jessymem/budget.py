@@ -161,6 +161,14 @@ class Budget:
         with self.lock:
             self._waiting.add(region_id)
 
+    def reclaim(self, region_id: int) -> bool:
+        """Note that a region that was waiting is loaded again; False if its charge is gone."""
+        with self.lock:
+            if region_id not in self._charges:
+                return False
+            self._waiting.discard(region_id)
+            return True
+
     def release(self, region_id: int) -> None:
         """Take a charge back; never waits, finalizers call it in any thread."""
         self._charges.pop(region_id, None)

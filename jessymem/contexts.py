@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Final, cast, overload
 
 from jessymem.ids import LayerId, LayerLike, as_layer_id
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
 
 #: A character is at most four bytes of UTF-8.
 _MAX_UTF8_BYTES: Final = 4
@@ -45,7 +45,7 @@ class LoadedContext:
     __hash__ = None  # type: ignore[assignment]  # a mapped view has none
 
     @classmethod
-    def of(cls, layer_id: LayerId, region: MmapRegion, row: int) -> LoadedContext:
+    def of(cls, layer_id: LayerId, region: LayerTable, row: int) -> LoadedContext:
         """Read a layer from its row of a region.
 
         Raises
@@ -53,14 +53,14 @@ class LoadedContext:
         OutOfBounds, RegionFormatError
             As `MmapManager.load_layer_context`.
         """
-        record = region.layout.rows[row]
+        record = region.rows[row]
         return cls(
             layer_id=layer_id,
             content=region.content_of(row),
             frequency=float(record["frequency"]),
             keywords=region.keywords_of(row),
             name=region.name_of(row),
-            dimension_name=region.layout.header.name,
+            dimension_name=region.name,
             depth=int(record["depth"]),
             parent=region.parent_of(row),
         )

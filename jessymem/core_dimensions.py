@@ -34,3 +34,9 @@ def core_dimensions() -> dict[DimensionId, CoreDimension]:
             dimension, entry["name"], capacity, entry["immutable"], layers
         )
     return found
+
+
+def is_immutable(dimension: DimensionId) -> bool:
+    """Tell whether nobody may change a dimension: the ethical and the protective one."""
+    core = core_dimensions().get(dimension)
+    return core is not None and core.immutable

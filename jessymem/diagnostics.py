@@ -7,11 +7,13 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jessymem.budget import Usage
-from jessymem.ids import LayerId
+from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.learning.verbs import base_of, learned_of
 from jessymem.pools.survey import Survey, survey_of_plans
-from jessymem.regions.region import MmapRegion
-from jessymem.snapshot import Snapshot
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.metadata import LayerState
+from jessymem.snapshot import Snapshot, Standing
 from jessymem.stats import MemoryStats
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryS
     """Gather the numbers of one moment."""
     snapshot, blocks, usage = moment or Moment.of(manager)
     config, sampler = manager.config, manager._sampler
-    loaded = snapshot.loaded
+    loaded, resident = snapshot.loaded, snapshot.resident
     utilization = usage.total / config.limit_bytes
-    used = sum(region.size for region in loaded) + blocks.n_requested
+    used = sum(region.size for region in resident) + blocks.n_requested
     return MemoryStats(
         total_allocated_bytes=usage.total,
         total_used_bytes=min(used, usage.total),  # blocks may have gone between the two looks
@@ -59,9 +61,11 @@ def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryS
         total_allocations=blocks.n_allocations,
         total_deallocations=blocks.n_deallocations,
         allocation_failures=manager._allocator.n_failures if manager._allocator else 0,
+        evictions=manager._n_evictions,
+        reloads=manager._n_reloads,
         dimensions_loaded=len(loaded),
-        layers_loaded=sum(len(region.layout.rows) for region in loaded),
-        active_regions=len(loaded),
+        layers_loaded=sum(region.n_layers for region in loaded),
+        active_regions=len(resident),
         avg_access_latency_us=sampler.average_latency_us,
         peak_concurrent_readers=sampler.peak_readers,
         simulation_mode=any(region.state == s.REGION_SIMULATED for region in loaded),
@@ -93,7 +97,7 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
             },
         },
         "pools": [dataclasses.asdict(pool) for pool in stats.per_pool.values()],
-        "regions": [_region(region, snapshot) for region in snapshot.loaded],
+        "regions": [_region(region, snapshot, manager._pinned) for region in snapshot.loaded],
         "layers": [layer for region in snapshot.loaded for layer in _layers(region)],
         "counters": {
             "dimensions_loaded": stats.dimensions_loaded,
@@ -108,6 +112,8 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
             "total_allocations": stats.total_allocations,
             "total_deallocations": stats.total_deallocations,
             "allocation_failures": stats.allocation_failures,
+            "evictions": stats.evictions,
+            "reloads": stats.reloads,
         },
         "waiting": [
             {"region_id": region_id, "n_bytes": n_bytes}
@@ -118,40 +124,52 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
     }
 
 
-def _region(region: MmapRegion, snapshot: Snapshot) -> dict[str, Any]:
+def _region(region: Standing, snapshot: Snapshot, pinned: set[DimensionId]) -> dict[str, Any]:
     slot = snapshot.regions[snapshot.directory[region.dimension_id]]
+    base = base_of(region)
     return {
         "region_id": int(slot["region_id"]),
         "dimension": str(region.dimension_id),
-        "name": region.layout.header.name,
+        "name": region.name,
         "path": None if region.path is None else str(region.path),
         "state": s.REGION_STATES[region.state],
-        "n_bytes": region.size,
+        "n_bytes": region.edition.n_bytes,
         "n_charged": int(slot["n_charged"]),
         "capacity": int(slot["capacity"]) or None,
-        "generation": region.generation,
-        "created_at": region.layout.created_at,
-        "extended": region.layout.is_extended,
-        "n_layers": len(region.layout.rows),
+        "generation": region.edition.generation,
+        "created_at": None if base is None else base.layout.created_at,
+        "extended": None if base is None else base.layout.is_extended,
+        "n_layers": region.n_layers,
+        "n_learned": len(learned_of(region)),
+        "pinned": region.dimension_id in pinned,
     }
 
 
-def _layers(region: MmapRegion) -> list[dict[str, Any]]:
+def _layers(region: Standing) -> list[dict[str, Any]]:
     """List a region's layers without their keywords: cheap also where there are 65,536."""
-    rows = region.layout.rows
+    if isinstance(region, EvictedRegion):  # its names are all that is known
+        unknown = dict.fromkeys(("offset", "size", "depth", "frequency", "parent"))
+        place = {"location": None, "state": LayerState.PERMANENT.value}
+        return [{"layer": str(layer), **unknown, **place} for layer in region.list_layers()]
+    rows, learned = region.rows, learned_of(region)
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
     columns = [rows[field].tolist() for field in fields]
-    location, state = region.location.value, region.layer_state.value
+    base = base_of(region)
+    # A region's own layers are all in one place and one state.
+    location = None if base is None else base.location_of(0).value
+    state = None if base is None else base.state_of(0).value
     return [
         {
             "layer": str(LayerId(region.dimension_id, number)),
-            "offset": start,
+            "offset": start if number not in learned else region.extent_of(row)[0],
             "size": end - start,
             "depth": depth,
             "frequency": frequency if isfinite(frequency) else None,  # JSON has no NaN
             "parent": str(LayerId.from_packed(parent)) if parent >> s.LAYER_BITS else None,
-            "location": location,
-            "state": state,
+            "location": learned[number].location.value if number in learned else location,
+            "state": learned[number].state.value if number in learned else state,
         }
-        for number, start, end, depth, frequency, parent in zip(*columns, strict=True)
+        for row, (number, start, end, depth, frequency, parent) in enumerate(
+            zip(*columns, strict=True)
+        )
     ]

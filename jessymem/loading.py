@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from jessymem import osmem
 from jessymem.budget import Budget
@@ -22,7 +24,12 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("jessymem")
 
@@ -43,10 +50,57 @@ class Loader:
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
+        self._numbers: dict[DimensionId, tuple[osmem.FileIdentity, NDArray[np.uint16]]] = {}
+        self._homes: dict[DimensionId, Path] = {}  # where they are not under the base path
 
     def path_of(self, dimension: DimensionId) -> Path:
-        """Return where a dimension's region file belongs."""
+        """Return where a dimension's region file belongs under the base path."""
         return self.base / str(dimension) / REGION_FILE
+
+    def home_of(self, dimension: DimensionId) -> Path:
+        """Return where a dimension's region file is: under the base path if it was not told."""
+        return self._homes.get(dimension, self.path_of(dimension))
+
+    def settle(self, dimension: DimensionId, home: Path | None) -> None:
+        """Note where a dimension was loaded from; None: from where it belongs."""
+        if home is None or home in RegionFiles(dimension, self.path_of(dimension)):
+            self._homes.pop(dimension, None)
+        else:
+            self._homes[dimension] = home
+
+    def files_of(self, dimension: DimensionId) -> RegionFiles:
+        """Return a dimension's files."""
+        return RegionFiles(dimension, self.home_of(dimension))
+
+    def find(self, dimension: DimensionId, home: Path) -> Path:
+        """Return the file that counts, after tidying up what killed writers left at `home`.
+
+        Raises RegionIOError.
+        """
+        return RegionFiles(dimension, home).newest_path(tidy=not self._config.read_only)
+
+    def numbers_on_disk(self, dimension: DimensionId) -> NDArray[np.uint16]:
+        """Return the layer numbers that a dimension's file has now, ascending.
+
+        Raises
+        ------
+        RegionIOError, RegionFormatError
+            If they cannot be read.
+        """
+        where = self.find(dimension, self.home_of(dimension))
+        try:
+            identity = self.identify(dimension, where)
+            known = self._numbers.get(dimension)
+            if known is None or known[0] != identity:
+                region = MmapRegion.from_file(dimension, where)
+                known = self._numbers[dimension] = identity, np.array(region.numbers)
+        except DimensionNotFound:
+            return np.zeros(0, np.uint16)
+        return known[1]
+
+    def new_region_id(self) -> int:
+        """Return an id for a region that is not charged."""
+        return next(self._region_ids)
 
     def discover(self) -> list[DimensionId]:
         """Return the dimensions that have a region file, ascending; see `MmapManager.discover`."""
@@ -133,12 +187,9 @@ class Loader:
     def _is_file(self, dimension: DimensionId) -> bool:
         """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""
         try:
-            osmem.identify(self.path_of(dimension))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return False
-        except OSError:
-            return True  # it cannot be looked at: the load will say why
-        return True
+            return RegionFiles(dimension, self.path_of(dimension)).exists()
+        except RegionIOError:
+            return True  # the load will say why
 
     def _release_with(self, region: MmapRegion, region_id: int) -> None:
         finalizer = weakref.finalize(region.data, self._budget.release, region_id)
@@ -148,11 +199,11 @@ class Loader:
 # -- records ---------------------------------------------------------------------------------------
 
 
-def log_region(event: str, region: MmapRegion, **facts: Any) -> None:
-    """Record, at info, that a region was loaded, refreshed or unloaded."""
+def log_region(event: str, region: LayerTable, **facts: Any) -> None:
+    """Record, at info, that a region was loaded, refreshed, unloaded, evicted, crystallized."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    n_layers = len(region.layout.rows)
+    n_layers = region.n_layers
     logger.info(
         "%s %s: %d layers, %d bytes, %s",
         event.removeprefix("dimension_"),

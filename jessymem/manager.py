@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from jessymem import osmem
 from jessymem.budget import Budget
@@ -25,18 +27,23 @@ from jessymem.errors import (
     JessyMemoryError,
     lets_go,
 )
+from jessymem.eviction import make_policy
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
     as_dimension_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.learning.verbs import LearningVerbs, base_of, learned_in, log_lost
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
 from jessymem.processes import renew_in_forked_children, reopen
 from jessymem.reading import ReadingVerbs
+from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
+from jessymem.residency import ResidencyVerbs
 from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
 
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jessymem")
 
 
-class MmapManager(ReadingVerbs, MemoryVerbs):
+class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
     """Maps region files and hands out their layers with no copy and no lock.
 
     Threads may share a manager. Readers never wait: they see a layer's old state or its new one,
@@ -96,7 +103,11 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         self._allocator = None
         self._empty = Snapshot.empty(capacities)
         self._snapshot = self._empty
-        self._sampler = ReadSampler()
+        self._policy = make_policy(self._config.eviction_policy)
+        self._pinned = set()
+        self._kept = Counter()
+        self._n_evictions = self._n_reloads = 0
+        self._sampler = ReadSampler(self._policy.gate)
         self._gates = self._sampler.gates
         self._closed = False
         self._lock = threading.RLock()
@@ -125,7 +136,8 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         ----------
         dimension_id : DimensionId, int or str
         path : path-like, optional
-            By default ``D01/region.mmap`` and so on under the base path.
+            By default ``D01/region.mmap`` and so on under the base path. What is learned in the
+            dimension is crystallized into the file that it was loaded from.
 
         Returns
         -------
@@ -143,7 +155,8 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         RegionIOError
             If it cannot be opened, mapped or read.
         LimitExceeded
-            If it does not fit the budget, or a core file its slot and the headroom.
+            If it does not fit the budget, also after evicting what may go; or a core file does not
+            fit its slot and the headroom.
         AllocationFailed
             If the system has no memory left (``load_mode="copy"``).
         InvalidAccess
@@ -152,11 +165,9 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
             If `dimension_id` or `path` is none.
         """
         dimension = as_dimension_id(dimension_id)
-        where = self._loader.path_of(dimension)
-        if path is not None:
-            where = osmem.as_path(path).absolute()
+        home = None if path is None else osmem.as_path(path).absolute()
         with self._writing():
-            return self._load(dimension, where)
+            return self._load(dimension, home)
 
     @lets_go
     def load_core_dimensions(self) -> LoadReport:
@@ -221,21 +232,28 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         """
         dimension = as_dimension_id(dimension_id)
         with self._writing():
-            old = self._loaded_region(dimension)
-            if old.path is None:
+            old = self._standing_for(dimension)
+            if isinstance(old, EvictedRegion):
+                return self._bring_back(dimension).edition != old.edition
+            base, state = base_of(old), old.state
+            del old
+            if base is None or base.path is None:
                 raise DimensionNotFound(
-                    f"{dimension} is simulated, there is no file to refresh it from",
+                    f"{dimension} is {s.REGION_STATES[state]}: there is no file to refresh it from",
                     dimension=dimension,
                     path=None,
                 )
-            with logged_failure(dimension, old.path):
-                if self._loader.identify(dimension, old.path) == old.identity:
+            self._check_calm(dimension)
+            home = self._loader.home_of(dimension)
+            with logged_failure(dimension, home):
+                where = self._loader.find(dimension, home)
+                if self._loader.identify(dimension, where) == base.identity:
                     return False
-                region, region_id = self._loader.map(dimension, old.path)
-            if region.generation != 0 and region.edition[:2] <= old.edition[:2]:
+                region, region_id = self._map(dimension, where)
+            if region.generation != 0 and region.edition[:2] <= base.edition[:2]:
                 return False
-            del old
-            self._publish_region(region, region_id)
+            del base
+            self._publish_base(region, region_id)
             log_region("dimension_refreshed", region)
             return True
 
@@ -248,23 +266,30 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         DimensionNotFound
             If it is not loaded.
         InvalidAccess
-            If the manager is closed.
+            If it has learned layers, which would be lost: crystallize or discard them first. Or if
+            the manager is closed.
         ValueError, TypeError
             If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
         with self._writing():
-            region = self._loaded_region(dimension)
+            region = self._standing_for(dimension)
+            self._check_nothing_is_lost(region)
             region_id = self._snapshot.region_id_of(dimension)
             self._snapshot = self._snapshot.without(dimension)
             self._budget.retire(region_id)
-            log_region("dimension_unloaded", region)
+            self._policy.forget(int(dimension))
+            self._pinned.discard(dimension)
+            self._loader.settle(dimension, None)
+            if isinstance(region, LayerTable):
+                log_region("dimension_unloaded", region)
             del region
 
     def close(self) -> None:
         """Unload everything and take every block back; a second call does nothing.
 
-        Views that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
+        Learned layers that were not crystallized are gone; a record at warning names them. Views
+        that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
         `is_loaded` raises InvalidAccess.
         """
         with self._lock:
@@ -274,11 +299,13 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
             if allocator is not None:
                 allocator.close()
             region_ids = self._snapshot.region_ids()
+            lost = [layer for region in self._snapshot.loaded for layer in learned_in(region)]
             self._snapshot = self._empty
             for region_id in region_ids:
                 self._budget.retire(region_id)
             if was_closed:
                 return
+            log_lost(lost)
             logger.info("closed", extra={"event": "closed", "base_path": str(self._loader.base)})
 
     # -- seeing ------------------------------------------------------------------------------------
@@ -319,17 +346,22 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
 
     def __repr__(self) -> str:
         """Show where it looks and what it holds."""
-        state = "closed" if self._closed else f"{len(self._snapshot.readers)} dimensions"
+        state = "closed" if self._closed else f"{len(self._snapshot.loaded)} dimensions"
         return f"<MmapManager {self._loader.base} {state}>"
 
     @lets_go
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
-        """Pickle as configuration and loaded generations."""
+        """Pickle as configuration and loaded generations; what is being learned stays here."""
         snapshot = self._snapshot
         self._check_open()
         loaded = [
-            (int(region.dimension_id), region.path, tuple(region.edition))
+            (
+                int(region.dimension_id),
+                None if region.path is None else self._loader.home_of(region.dimension_id),
+                tuple(region.edition),
+            )
             for region in snapshot.loaded
+            if region.state != s.REGION_LEARNED
         ]
         return reopen, (type(self), MemoryConfig.of(self._config, self._loader.base), loaded)
 
@@ -358,31 +390,47 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
         with self._budget.lock:
             if self._allocator is None:
                 self._check_open()
-                self._allocator = PoolAllocator.within(self._config, self._budget, self._pressure)
+                evict = WeakMethod(self._make_room_for_blocks)  # no cycle
+                self._allocator = PoolAllocator.within(
+                    self._config,
+                    self._budget,
+                    self._pressure,
+                    lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
+                )
             return self._allocator
 
-    def _load(self, dimension: DimensionId, where: Path) -> int:
+    def _load(self, dimension: DimensionId, home: Path | None = None) -> int:
         start = perf_counter()
         old = self._snapshot.region_of(dimension)
-        if old is not None and old.state != s.REGION_SIMULATED:
+        if old is not None and old.state not in (s.REGION_SIMULATED, s.REGION_LEARNED):
             raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
-        with logged_failure(dimension, where):
-            region, region_id = self._loader.map(dimension, where)
-        self._publish_region(region, region_id)
+        if old is not None:
+            self._check_calm(dimension)
+        del old
+        home = home or self._loader.path_of(dimension)
+        with logged_failure(dimension, home):
+            region, region_id = self._map(dimension, self._loader.find(dimension, home))
+        self._check_open()  # a handler may have closed it in this thread meanwhile
+        self._loader.settle(dimension, home)
+        self._publish_base(region, region_id)
         log_region("dimension_loaded", region, seconds=perf_counter() - start)
         return region_id
 
     def _load_simulated(self, dimension: DimensionId) -> None:
         with logged_failure(dimension, self._loader.path_of(dimension)):
             region, region_id = self._loader.simulate(dimension)
-        self._publish_region(region, region_id)
+        self._publish_base(region, region_id)
 
-    def _publish_region(self, region: MmapRegion, region_id: int) -> None:
-        self._check_open()  # a handler may have closed it in this thread meanwhile
-        replaced = None
-        if self._snapshot.region_of(region.dimension_id) is not None:
-            replaced = self._snapshot.region_id_of(region.dimension_id)
-        self._snapshot = self._snapshot.with_region(region, region_id)
+    def _publish_base(self, region: MmapRegion, region_id: int) -> None:
+        """Publish a file's layers, with those over them that are being learned."""
+        dimension = region.dimension_id
+        old = self._snapshot.region_of(dimension)
+        replaced = None if old is None else self._snapshot.region_id_of(dimension)
+        with self._laid_over(region, old) as standing:
+            self._check_open()
+            del old
+            self._place((standing, region_id))
+            del standing
         if replaced is not None:
             self._budget.retire(replaced)
 
@@ -398,7 +446,7 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
             for dimension in dimensions:
                 try:
                     if not simulate or dimension not in core_dimensions():
-                        self._load(dimension, self._loader.path_of(dimension))
+                        self._load(dimension)
                         loaded.append(dimension)
                     elif self.is_loaded(dimension):
                         skipped.append((dimension, "is loaded"))
@@ -414,6 +462,8 @@ class MmapManager(ReadingVerbs, MemoryVerbs):
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
+        self._kept.clear()
+        self._rest_all()
         self._budget.after_fork(set(self._snapshot.region_ids()))
         if self._allocator is not None:
             self._allocator.recount()

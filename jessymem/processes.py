@@ -49,7 +49,7 @@ def reopen(
                 manager._load_simulated(dimension)
                 continue
             manager.load_dimension(dimension, path)
-            found = manager._loaded_region(dimension).edition
+            found = manager._standing_for(dimension).edition
             if found != edition:
                 raise RegionNotFound(
                     f"{dimension}: {_show(edition)} of {path} is gone, {_show(found)} is there",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jessymem.errors import DimensionNotFound, InvalidAccess, LayerNotFound, lets_go
+from jessymem.eviction import Mark, Policy
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -20,9 +22,10 @@ from jessymem.ids import (
 from jessymem.kernels import _jit, locate
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.table import LayerTable
 from jessymem.sampling import Gates, ReadSampler
-from jessymem.snapshot import Snapshot
+from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
@@ -36,17 +39,23 @@ class ReadingVerbs:
     _sampler: ReadSampler
     _gates: Gates
     _loader: Loader
+    _policy: Policy
     _closed: bool
 
+    if TYPE_CHECKING:
+
+        def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
+        def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
+
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
-        """Tell whether a dimension's layers can be read (simulated ones too).
+        """Tell whether a dimension's layers can be read (simulated and evicted ones too).
 
         Raises
         ------
         ValueError, TypeError
             If `dimension_id` is none.
         """
-        return int(as_dimension_id(dimension_id)) in self._snapshot.readers
+        return self._snapshot.region_of(as_dimension_id(dimension_id)) is not None
 
     @lets_go
     def list_dimensions(self) -> list[DimensionId]:
@@ -90,18 +99,21 @@ class ReadingVerbs:
         # published tables. A compiled kernel does the same in nanoseconds but costs more than this
         # to call.
         try:
-            content, starts, ends, index, n_bytes = self._snapshot.readers[layer_id >> 16]  # type: ignore[operator]
-            next(self._gates.gate)
-            row = layer_id & 0xFFFF  # type: ignore[operator]
+            content, starts, ends, index, n_bytes, in_memory, mark = self._snapshot.readers[
+                layer_id >> 16  # type: ignore[operator]
+            ]
+            mark[0] = next(self._gates.gate)
+            row = number = layer_id & 0xFFFF  # type: ignore[operator]
             if index is not None:
-                row = index[row]
+                row = index[number]
             start = starts[row]
             end = ends[row]
             if start <= end <= n_bytes:
                 return content[start:end]
+            return in_memory[number][:]
         except (LookupError, StopIteration, TypeError):
             pass
-        content = starts = ends = index = None  # type: ignore[assignment]  # see `lets_go`
+        content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
     @lets_go
@@ -123,12 +135,11 @@ class ReadingVerbs:
         from jessymem.contexts import LoadedContext
 
         wanted = as_layer_id(layer_id)
-        snapshot = self._snapshot
-        self._check_open()
-        if not self._sampler.is_due():
-            return LoadedContext.of(wanted, *snapshot.find(wanted))
-        with self._sampler.measured_read():
-            return LoadedContext.of(wanted, *snapshot.find(wanted))
+        mark = self._mark_of(wanted.dimension)
+        if not self._sampler.is_due(mark):
+            return LoadedContext.of(wanted, *self._find(wanted))
+        with self._sampler.measured_read(mark):
+            return LoadedContext.of(wanted, *self._find(wanted))
 
     @lets_go
     def load_contexts(
@@ -161,9 +172,7 @@ class ReadingVerbs:
         if not isinstance(missing, str) or missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
         wanted = flatten_paths(paths)
-        with self._sampler.reader():
-            snapshot = self._snapshot
-            self._check_open()
+        with self._sampler.reader(), self._in_memory(wanted) as snapshot:
             _jit.promote_for(len(wanted))
             places = np.zeros(len(wanted), s.LOCATION)
             ids = np.array(wanted, np.int64)
@@ -172,14 +181,15 @@ class ReadingVerbs:
             wrong = codes != s.OK if missing == "raise" else codes == s.OUT_OF_BOUNDS
             if wrong.any():
                 layer_id = wanted[int(wrong.argmax())]
-                snapshot.content(
-                    layer_id
-                )  # raises what is wrong with it, unless it was mended since
+                # Raises what is wrong with it, unless that was mended since.
+                region = _table(snapshot.standing_for(layer_id))
+                region.content_of(region.find_row(layer_id))
                 raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
+            self._note_batch(snapshot, wanted)
             is_found = codes == s.OK
             rows = places[is_found][["region_row", "layer_row"]].tolist()
             return ContextCollection(
-                LoadedContext.of(layer_id, snapshot.handles[region_row], layer_row)
+                LoadedContext.of(layer_id, _table(snapshot.handles[region_row]), layer_row)
                 for layer_id, (region_row, layer_row) in zip(
                     compress(wanted, is_found.tolist()), rows, strict=True
                 )
@@ -197,10 +207,8 @@ class ReadingVerbs:
             If the layer's keywords are malformed.
         """
         wanted = as_layer_id(layer_id)
-        snapshot = self._snapshot
-        self._check_open()
-        region, row = snapshot.find(wanted)
-        return region.info_of(wanted, row, snapshot.children_of(wanted))
+        region, row = self._find(wanted)
+        return region.info_of(wanted, row, self._snapshot.children_of(wanted))
 
     @lets_go
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
@@ -218,7 +226,7 @@ class ReadingVerbs:
         snapshot = self._snapshot
         self._check_open()
         if dimension_id is not None:
-            return self._loaded_region(as_dimension_id(dimension_id), snapshot).list_layers()
+            return self._standing_for(as_dimension_id(dimension_id), snapshot).list_layers()
         return [layer for region in snapshot.loaded for layer in region.list_layers()]
 
     @lets_go
@@ -252,21 +260,27 @@ class ReadingVerbs:
         query = selection.Query.of(keywords, depth, frequency, dimensions)
         snapshot = self._snapshot
         self._check_open()
-        return [layer for region in snapshot.loaded for layer in query.layers_of(region)]
+        wanted = [each for each in snapshot.loaded if query.may_concern(each.dimension_id)]
+        del snapshot
+        found: list[LayerId] = []
+        while wanted:  # one after the other, so that each may make room for the next
+            found += query.layers_of(self._table_of(wanted.pop(0)))
+        return found
 
     def __contains__(self, item: object) -> bool:
         """Tell whether a layer can be read, or a dimension is loaded."""
         try:
             if isinstance(item, DimensionId) or (isinstance(item, str) and item[:1] in ("D", "d")):
                 return self.is_loaded(item)
-            self._snapshot.find(as_layer_id(item))  # type: ignore[arg-type]
-        except (LayerNotFound, ValueError, TypeError):
+            wanted = as_layer_id(item)  # type: ignore[arg-type]
+        except (ValueError, TypeError):
             return False
-        return True
+        region = self._snapshot.region_of(wanted.dimension)
+        return region is not None and region.has_layer(wanted.layer)
 
     def __len__(self) -> int:
         """Return how many layers are loaded."""
-        return sum(len(region.layout.rows) for region in self._snapshot.loaded)
+        return sum(region.n_layers for region in self._snapshot.loaded)
 
     def __bool__(self) -> bool:
         """Return True: a manager is there, also when nothing is loaded."""
@@ -280,10 +294,64 @@ class ReadingVerbs:
         if not isinstance(layer_id, int):
             return self.access_layer(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
+        with self._sampler.measured_read(self._mark_of(wanted.dimension)):
+            region, row = self._find(wanted)
+            return region.content_of(row)
+
+    def _find(self, layer_id: LayerId) -> tuple[LayerTable, int]:
+        """Return a layer's table, mapped again if it has to be, and its row."""
         snapshot = self._snapshot
         self._check_open()
-        with self._sampler.measured_read():
-            return snapshot.content(wanted)
+        standing = snapshot.standing_for(layer_id)
+        if not isinstance(standing, EvictedRegion):
+            return standing, standing.find_row(layer_id)
+        if not standing.has_layer(layer_id.layer):
+            raise LayerNotFound(f"{layer_id} is not in {standing.path}", layer=layer_id)
+        del snapshot, standing  # what else it holds may have to go
+        try:
+            table = self._bring_back(layer_id.dimension)
+        except DimensionNotFound as error:
+            if error.path is not None:
+                raise  # the file is gone
+            raise LayerNotFound(f"{layer_id} was unloaded meanwhile", layer=layer_id) from None
+        return table, table.find_row(layer_id)
+
+    def _table_of(self, standing: Standing) -> LayerTable:
+        """Return a dimension's table, mapped again if it has to be."""
+        if isinstance(standing, EvictedRegion):
+            return self._bring_back(standing.dimension_id)
+        return standing
+
+    @contextmanager
+    def _in_memory(self, layer_ids: list[LayerId]) -> Iterator[Snapshot]:
+        """Bind a snapshot in which every dimension of `layer_ids` that is loaded is in memory."""
+        snapshot = self._snapshot
+        self._check_open()
+        absent = {layer_id >> s.LAYER_BITS for layer_id in layer_ids} - snapshot.readers.keys()
+        dimensions = [DimensionId(number) for number in absent if number in snapshot]
+        if not dimensions:
+            yield snapshot
+            return
+        del snapshot  # what else it holds may have to go
+        with self._keeping(dimensions):
+            for dimension in dimensions:
+                with suppress(DimensionNotFound):  # unloaded meanwhile
+                    self._bring_back(dimension)
+            yield self._snapshot
+
+    def _note_batch(self, snapshot: Snapshot, layer_ids: list[LayerId]) -> None:
+        """Note one access of each dimension in a batch."""
+        numbers = {layer_id >> s.LAYER_BITS for layer_id in layer_ids} & snapshot.readers.keys()
+        for number, tick in zip(numbers, self._policy.gate(len(numbers)), strict=True):
+            snapshot.readers[number][-1][0] = tick
+
+    def _mark_of(self, dimension: DimensionId) -> Mark:
+        """Return where accesses of a dimension are noted.
+
+        Nowhere, if it is not in memory: mapping it again is the access that counts.
+        """
+        door = self._snapshot.readers.get(int(dimension))
+        return [None] if door is None else door[-1]
 
     def _check_open(self) -> None:
         """Raise InvalidAccess once closed; asked *after* a snapshot is bound, which then has all.
@@ -293,10 +361,14 @@ class ReadingVerbs:
         if self._closed:
             raise InvalidAccess(f"the manager of {self._loader.base} is closed")
 
-    def _loaded_region(
-        self, dimension: DimensionId, snapshot: Snapshot | None = None
-    ) -> MmapRegion:
+    def _standing_for(self, dimension: DimensionId, snapshot: Snapshot | None = None) -> Standing:
         region = (snapshot or self._snapshot).region_of(dimension)
         if region is None:
             raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
         return region
+
+
+def _table(standing: Standing | None) -> LayerTable:
+    if not isinstance(standing, LayerTable):
+        raise AssertionError("a layer that was located is in memory")
+    return standing

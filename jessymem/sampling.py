@@ -8,12 +8,13 @@ is taken anywhere.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from threading import get_ident, local
 from time import perf_counter_ns
-from typing import Final
+from typing import Any, Final
+
+from jessymem.eviction import Mark
 
 #: One read of a thread in so many is measured, its first always.
 PERIOD: Final = 1024
@@ -25,40 +26,51 @@ N_KEPT: Final = 4096
 class Gates(local):
     """Each thread's own gate: not a context variable, which copied contexts would share."""
 
-    gate: Iterator[None] = iter(())  # exhausted: a thread's first read is due
+    gate: Iterator[Any] = iter(())  # exhausted: a thread's first read is due
 
 
 class ReadSampler:
     """One manager's samples.
 
+    Parameters
+    ----------
+    make_gate : callable
+        Returns an iterator of so many values as it is asked for: `eviction.Policy.gate`.
+
     Attributes
     ----------
     gates : Gates
-        ``next(sampler.gates.gate)`` raises StopIteration where a read is to be measured.
+        ``next(sampler.gates.gate)`` raises StopIteration where a read is to be measured; what it
+        yields otherwise is to be written to the mark of what is read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make_gate: Callable[[int], Iterator[Any]]) -> None:
         self.gates = Gates()
+        self._make_gate = make_gate
         self._latencies_ns: deque[int] = deque(maxlen=N_KEPT)
         self._readers: set[int] = set()
         self._reader_counts: set[int] = set()
 
-    def is_due(self) -> bool:
-        """Tell whether this read is to be measured."""
+    def is_due(self, mark: Mark) -> bool:
+        """Tell whether this read is to be measured; if not, note it in `mark`."""
         try:
-            next(self.gates.gate)
+            mark[0] = next(self.gates.gate)
         except StopIteration:
             return True
         return False
 
     @contextmanager
-    def measured_read(self) -> Iterator[None]:
-        """Measure one single read, and arm the gate for those that follow; not if it fails."""
+    def measured_read(self, mark: Mark) -> Iterator[None]:
+        """Measure one single read, arm the gate for those that follow, and note it in `mark`.
+
+        A read that fails is neither measured nor noted.
+        """
         with self.reader():
             start = perf_counter_ns()
             yield
             self._latencies_ns.append(perf_counter_ns() - start)
-            self.gates.gate = repeat(None, PERIOD - 1)
+            gate = self.gates.gate = self._make_gate(PERIOD)
+            mark[0] = next(gate)
 
     @contextmanager
     def reader(self) -> Iterator[None]:

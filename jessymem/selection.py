@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
 
 Range = tuple[float, float]
 
@@ -39,11 +39,15 @@ class Query:
             None if dimensions is None else _as_dimensions(dimensions),
         )
 
-    def layers_of(self, region: MmapRegion) -> list[LayerId]:
+    def may_concern(self, dimension: DimensionId) -> bool:
+        """Tell whether layers of a dimension can meet the conditions."""
+        return self.dimensions is None or dimension in self.dimensions
+
+    def layers_of(self, region: LayerTable) -> list[LayerId]:
         """Return the region's layers that meet every condition, ascending."""
-        if self.dimensions is not None and region.dimension_id not in self.dimensions:
+        if not self.may_concern(region.dimension_id):
             return []
-        rows = region.layout.rows
+        rows = region.rows
         chosen = np.ones(len(rows), bool)
         for field, bounds in (("depth", self.depth), ("frequency", self.frequency)):
             if bounds is not None:

@@ -8,23 +8,42 @@ may go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jessymem.errors import LayerNotFound
+from jessymem.eviction import Mark
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions.region import MmapRegion, Reader
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: What a dimension's row stands for.
+Standing: TypeAlias = LayerTable | EvictedRegion
+
+#: A table's `Reader`, and where the read is noted for eviction.
+Door: TypeAlias = tuple[
+    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview], Mark
+]
+
+
+class Placed(NamedTuple):
+    """What is to stand for a dimension from now on."""
+
+    region: Standing
+    region_id: int
+    mark: Mark
 
 
 class _Rows:
     """The base of a region table: while the array lives, so does what it points at."""
 
-    def __init__(self, rows: NDArray[Any], held: tuple[MmapRegion | None, ...]) -> None:
+    def __init__(self, rows: NDArray[Any], held: tuple[Standing | None, ...]) -> None:
         self._rows = rows
         self._held = held
         self.__array_interface__ = rows.__array_interface__
@@ -39,10 +58,10 @@ class Snapshot:
         Dimension number to row of `regions`, -1: absent. Read-only.
     regions : ndarray of REGION, shape (n,)
         Rows 0 to 13 are the core slots. Read-only; the array owns the memory behind its addresses.
-    handles : tuple of MmapRegion or None
+    handles : tuple of LayerTable or EvictedRegion or None
         One per row.
-    readers : dict of int to Reader
-        Per loaded dimension, what a single read from Python goes through.
+    readers : dict of int to Door
+        Per dimension that is in memory, what a single read from Python goes through.
     """
 
     __slots__ = ("directory", "handles", "readers", "regions")
@@ -51,8 +70,8 @@ class Snapshot:
         self,
         directory: NDArray[np.int32],
         rows: NDArray[Any],
-        handles: tuple[MmapRegion | None, ...],
-        readers: dict[int, Reader],
+        handles: tuple[Standing | None, ...],
+        readers: dict[int, Door],
     ) -> None:
         directory.flags.writeable = False
         self.directory = directory
@@ -70,29 +89,36 @@ class Snapshot:
         directory = np.full(s.MAX_DIMENSION + 1, s.ABSENT, s.DIRECTORY)
         return cls(directory, rows, (None,) * len(rows), {})
 
-    def with_region(self, region: MmapRegion, region_id: int) -> Snapshot:
-        """Return the state in which `region` stands for its dimension."""
-        row = self._row_for(region.dimension_id)
-        n_rows = max(len(self.regions), row + 1)
-        rows = np.zeros(n_rows, s.REGION)
-        rows[: len(self.regions)] = self.regions
-        region.describe_into(rows[row])
-        rows[row]["region_id"] = region_id
-        handles = list(self.handles) + [None] * (n_rows - len(self.handles))
-        handles[row] = region
-        directory = self.directory.copy()
-        directory[region.dimension_id] = row
-        readers = {**self.readers, int(region.dimension_id): region.reader}
+    def with_regions(self, placed: Iterable[Placed]) -> Snapshot:
+        """Return the state in which each of `placed` stands for its dimension."""
+        directory, rows = self.directory, self.regions.copy()
+        handles, readers = list(self.handles), self.readers.copy()
+        for region, region_id, mark in placed:
+            dimension = region.dimension_id
+            row = self._row_for(dimension, directory, handles)
+            if row == len(handles):
+                handles.append(None)
+                rows = np.concatenate((rows, np.zeros(1, s.REGION)))
+            if directory[dimension] != row:
+                if directory is self.directory:
+                    directory = directory.copy()  # 256 KiB: only where a dimension is new
+                directory[dimension] = row
+            handles[row] = region
+            rows[row] = _empty_slot(rows[row])
+            region.describe_into(rows[row])
+            rows[row]["region_id"] = region_id
+            if isinstance(region, EvictedRegion):
+                readers.pop(int(dimension), None)
+            else:
+                readers[int(dimension)] = (*region.reader, mark)
         return Snapshot(directory, rows, tuple(handles), readers)
 
     def without(self, dimension: DimensionId) -> Snapshot:
         """Return the state in which a loaded dimension's slot is empty."""
         row = int(self.directory[dimension])
         rows = self.regions.copy()
-        capacity = rows[row]["capacity"]
-        rows[row] = np.zeros((), s.REGION)
-        rows[row]["capacity"] = capacity
-        if capacity:
+        rows[row] = _empty_slot(rows[row])
+        if rows[row]["capacity"]:
             rows[row]["dimension"] = dimension
         handles = (*self.handles[:row], None, *self.handles[row + 1 :])
         directory = self.directory.copy()
@@ -100,14 +126,23 @@ class Snapshot:
         readers = {number: self.readers[number] for number in self.readers if number != dimension}
         return Snapshot(directory, rows, handles, readers)
 
+    def __contains__(self, dimension: int) -> bool:
+        """Tell whether a dimension is loaded; evicted ones are."""
+        return bool(self.directory[dimension] != s.ABSENT)
+
     @property
-    def loaded(self) -> list[MmapRegion]:
-        """The loaded regions, ascending by dimension."""
+    def loaded(self) -> list[Standing]:
+        """What stands for the loaded dimensions, evicted ones too, ascending by dimension."""
         present = [region for region in self.handles if region is not None]
         return sorted(present, key=lambda region: region.dimension_id)
 
-    def region_of(self, dimension: DimensionId) -> MmapRegion | None:
-        """Return a dimension's region, or None."""
+    @property
+    def resident(self) -> list[LayerTable]:
+        """Of the loaded dimensions those that are in memory, ascending."""
+        return [region for region in self.loaded if not isinstance(region, EvictedRegion)]
+
+    def region_of(self, dimension: DimensionId) -> Standing | None:
+        """Return what stands for a dimension, or None."""
         row = self.directory[dimension]
         return None if row == s.ABSENT else self.handles[row]
 
@@ -117,33 +152,37 @@ class Snapshot:
 
     def region_ids(self) -> list[int]:
         """Return the region ids of all that is loaded."""
-        return [self.region_id_of(DimensionId(number)) for number in self.readers]
+        return [self.region_id_of(region.dimension_id) for region in self.loaded]
 
-    def find(self, layer_id: LayerId) -> tuple[MmapRegion, int]:
-        """Return a layer's region and row, or raise LayerNotFound."""
+    def standing_for(self, layer_id: LayerId) -> Standing:
+        """Return what stands for a layer's dimension, or raise LayerNotFound."""
         region = self.region_of(layer_id.dimension)
         if region is None:
             raise LayerNotFound(
                 f"{layer_id}: dimension {layer_id.dimension} is not loaded", layer=layer_id
             )
-        return region, region.find_row(layer_id)
-
-    def content(self, layer_id: LayerId) -> memoryview:
-        """Return a layer's bytes, or raise LayerNotFound or OutOfBounds."""
-        region, row = self.find(layer_id)
-        return region.content_of(row)
+        return region
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""
         return tuple(child for region in self.loaded for child in region.children_of(parent))
 
-    def _row_for(self, dimension: DimensionId) -> int:
+    def _row_for(
+        self, dimension: DimensionId, directory: NDArray[np.int32], handles: list[Standing | None]
+    ) -> int:
         """Choose a slot: the one it has, its core slot, the first that is free, or a new one."""
-        if self.directory[dimension] != s.ABSENT:
-            return int(self.directory[dimension])
+        if directory[dimension] != s.ABSENT:
+            return int(directory[dimension])
         if dimension <= s.N_CORE_DIMENSIONS:
             return dimension - 1
-        for row in range(s.N_CORE_DIMENSIONS, len(self.handles)):
-            if self.handles[row] is None:
+        for row in range(s.N_CORE_DIMENSIONS, len(handles)):
+            if handles[row] is None:
                 return row
-        return len(self.handles)
+        return len(handles)
+
+
+def _empty_slot(slot: Any) -> NDArray[Any]:
+    """Return a row of nothing that keeps a core slot's capacity."""
+    empty = np.zeros((), s.REGION)
+    empty["capacity"] = slot["capacity"]
+    return empty

@@ -45,8 +45,12 @@ class MemoryStats:
         wait.
     allocation_failures : int
         Calls for memory that were refused.
-    dimensions_loaded, layers_loaded, active_regions : int
-        Regions that are simulated count too.
+    evictions, reloads : int
+        Regions that were given up for room, and those that a read has brought back.
+    dimensions_loaded, layers_loaded : int
+        Simulated, learned and evicted ones count too.
+    active_regions : int
+        Of the dimensions loaded, those in memory.
     avg_access_latency_us : float
         Mean over the latest 4,096 measured single reads (`access_layer`, `load_layer_context`), in
         microseconds. Each thread's first read is measured and then one in 1,024; 0.0: none yet.
@@ -73,6 +77,8 @@ class MemoryStats:
     total_allocations: int
     total_deallocations: int
     allocation_failures: int
+    evictions: int
+    reloads: int
     dimensions_loaded: int
     layers_loaded: int
     active_regions: int

@@ -16,6 +16,7 @@ from jessymem.kernels._jit import READING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     ABSENT,
     DIRECTORY,
+    EVICTED,
     LAYER,
     LAYER_BITS,
     LAYER_BYTES,
@@ -27,6 +28,7 @@ from jessymem.kernels.schema import (
     OK,
     OUT_OF_BOUNDS,
     REGION,
+    REGION_EVICTED,
 )
 
 if TYPE_CHECKING:
@@ -72,12 +74,17 @@ def locate(
         return NO_DIMENSION
     layer_row = find_layer_row(regions, region_row, layer_id & MAX_LAYER)
     if layer_row < 0:
+        if regions[region_row]["state"] == REGION_EVICTED:
+            return EVICTED
         return layer_row
     row_address = regions[region_row]["table_address"] + layer_row * LAYER_BYTES
     start = memory.load_i64(row_address + _OFFSET_FIELD)
     end = memory.load_i64(row_address + _END_FIELD)
     if start < 0 or end < start or end > regions[region_row]["n_bytes"]:
-        return OUT_OF_BOUNDS
+        # Content in memory lies where its offset leads, on either side of the region; such a table
+        # is private and was checked when it was made.
+        if regions[region_row]["n_in_memory"] == 0 or end < start:
+            return OUT_OF_BOUNDS
     out[i]["region_row"] = region_row
     out[i]["layer_row"] = layer_row
     out[i]["content_offset"] = start

@@ -134,7 +134,9 @@ REGION: Final = np.dtype(
         ("region_id", "i4"),
         ("dimension", "i4"),
         ("state", "i4"),  # REGION_*
-        ("padding", "u1", (44,)),
+        ("padding", "i4"),
+        ("n_in_memory", "i8"),  # layers whose content lies elsewhere in memory; 0: none
+        ("spare", "u1", (32,)),
     ]
 )
 
@@ -142,12 +144,16 @@ REGION_EMPTY: Final = 0
 REGION_MAPPED: Final = 1  # a file's pages
 REGION_COPIED: Final = 2  # a file's bytes in private memory
 REGION_SIMULATED: Final = 3
+REGION_LEARNED: Final = 4  # nothing but what is being learned
+REGION_EVICTED: Final = 5  # known by its names only, until it is mapped again
 
 REGION_STATES: Final = {
     REGION_EMPTY: "empty",
     REGION_MAPPED: "mapped",
     REGION_COPIED: "copied",
     REGION_SIMULATED: "simulated",
+    REGION_LEARNED: "learned",
+    REGION_EVICTED: "evicted",
 }
 
 # Where a layer was found: what `locate` writes.
@@ -260,6 +266,7 @@ OK: Final = 0
 NO_DIMENSION: Final = -1
 NO_SUCH_LAYER: Final = -2
 OUT_OF_BOUNDS: Final = -3
+EVICTED: Final = -4  # the dimension has to be mapped again first
 
 # `parse_entries` ran into: the end of the file, a count, a number, a place that the format forbids.
 BAD_ENTRY: Final = -10

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import pytest
 
@@ -32,7 +33,6 @@ from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS
 from jessymem.kernels import _jit
 from jessymem.sampling import ReadSampler
-from jessymem.snapshot import Snapshot
 
 MIB = 2**20
 
@@ -87,6 +87,8 @@ def test_every_field_says_what_is_loaded(store, monkeypatch, page):
             total_allocations=0,
             total_deallocations=0,
             allocation_failures=0,
+            evictions=0,
+            reloads=0,
             per_class={
                 "core_slots": ClassUsage(core, 148 * MIB),
                 "core_headroom": ClassUsage(0, 20 * MIB),
@@ -321,13 +323,13 @@ single_read = pytest.mark.parametrize("read", ["access_layer", "load_layer_conte
 @pytest.mark.parametrize("layer", [L01, int(L01), "L01-00"], ids=["id", "number", "string"])
 def test_an_injected_delay_shows(manager, monkeypatch, read, layer):
     assert manager.get_stats().avg_access_latency_us == 0.0
-    find = Snapshot.find
+    find = MmapManager._find
 
     def find_slowly(self, layer_id):
         time.sleep(0.01)
         return find(self, layer_id)
 
-    monkeypatch.setattr(Snapshot, "find", find_slowly)
+    monkeypatch.setattr(MmapManager, "_find", find_slowly)
     getattr(manager, read)(layer)
     assert manager.get_stats().avg_access_latency_us >= 9_000
     assert n_samples(manager) == 1
@@ -364,12 +366,12 @@ def test_the_average_is_of_what_was_measured(manager, monkeypatch):
 
 def test_the_average_is_of_the_latest_4096(monkeypatch):
     """The first reads, of 1 ms each, are forgotten in favour of those of 2 ms."""
-    sampler = ReadSampler()
+    sampler = ReadSampler(lambda n: repeat(None, n))
     ticks = iter([0, 1_000_000] * 4_096 + [0, 2_000_000] * 4_096)
     monkeypatch.setattr("jessymem.sampling.perf_counter_ns", lambda: next(ticks))
     for average in (1_000.0, 2_000.0):
         for _ in range(4_096):
-            with sampler.measured_read():
+            with sampler.measured_read([None]):
                 pass
         assert sampler.average_latency_us == average
         assert sampler.n_samples == 4_096
@@ -420,7 +422,7 @@ class BusySet(Busy, set):
 
 
 def test_what_is_measured_meanwhile_does_not_disturb_the_sums():
-    sampler = ReadSampler()
+    sampler = ReadSampler(lambda n: repeat(None, n))
     sampler._latencies_ns = BusyDeque([1000, 3000])
     sampler._reader_counts = BusySet([1, 3, 2])
     assert sampler.average_latency_us == 2.0
@@ -433,19 +435,19 @@ def test_an_interrupt_leaves_no_reader_behind():
             super().add(item)
             raise KeyboardInterrupt
 
-    sampler = ReadSampler()
+    sampler = ReadSampler(lambda n: repeat(None, n))
     sampler._readers = Interrupted()
-    for read in (sampler.reader, sampler.measured_read):
+    for read in (sampler.reader, lambda: sampler.measured_read([None])):
         with pytest.raises(KeyboardInterrupt), read():
             pytest.fail("it was interrupted before")
         assert not sampler._readers
 
 
-@pytest.mark.parametrize("read", ["reader", "measured_read"])
-def test_a_read_that_fails_leaves_no_reader_behind(read):
-    sampler = ReadSampler()
+@pytest.mark.parametrize(("read", "arguments"), [("reader", ()), ("measured_read", ([None],))])
+def test_a_read_that_fails_leaves_no_reader_behind(read, arguments):
+    sampler = ReadSampler(lambda n: repeat(None, n))
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):
-        with pytest.raises(error), getattr(sampler, read)():
+        with pytest.raises(error), getattr(sampler, read)(*arguments):
             assert sampler._readers == {threading.get_ident()}
             raise error
         assert not sampler._readers
@@ -555,13 +557,13 @@ def test_a_measured_single_read_is_a_reader(manager):
 
 def test_single_reads_meet_batches(manager, monkeypatch):
     barrier = threading.Barrier(2)
-    find = Snapshot.find
+    find = MmapManager._find
 
     def find_together(self, layer_id):
         barrier.wait(PATIENCE_SECONDS)
         return find(self, layer_id)
 
-    monkeypatch.setattr(Snapshot, "find", find_together)
+    monkeypatch.setattr(MmapManager, "_find", find_together)
     monkeypatch.setattr(_jit, "promote_for", lambda n_items: barrier.wait(PATIENCE_SECONDS))
     with ThreadPoolExecutor(2) as pool:
         single = pool.submit(manager.access_layer, L01)
@@ -594,7 +596,7 @@ def test_readers_that_failed_are_gone(manager, monkeypatch):
 
 
 def test_a_forked_child_forgets_the_readers_of_its_parent():
-    sampler = ReadSampler()
+    sampler = ReadSampler(lambda n: repeat(None, n))
 
     def read():
         with sampler.reader():
@@ -707,6 +709,8 @@ def test_the_state_shows_regions_and_layers(manager, store):
         "generation": 1,
         "extended": True,
         "n_layers": 4,
+        "n_learned": 0,
+        "pinned": False,
     }
     assert (second["dimension"], second["capacity"]) == ("D20", None)
     named = [entry["layer"] for entry in state["layers"]]

@@ -97,10 +97,16 @@ class PoolAllocator(Seeing):
         renew_in_forked_children(self)
 
     @classmethod
-    def within(cls, config: MemoryConfig, budget: Budget, pressure: PressureLog) -> PoolAllocator:
+    def within(
+        cls,
+        config: MemoryConfig,
+        budget: Budget,
+        pressure: PressureLog,
+        evict: Callable[[int], object] | None = None,
+    ) -> PoolAllocator:
         """Make the allocator of a manager, whose budget it shares."""
         allocator = cls.__new__(cls)
-        allocator._set_up(config, budget, pressure, None)
+        allocator._set_up(config, budget, pressure, evict)
         return allocator
 
     def _set_up(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,8 +36,13 @@ class Views:
         # What finalizers let go of, until somebody takes it in.
         self._dropped: deque[int] = deque()
 
-    def owner_of(self, handle: int, n_bytes: int) -> NDArray[np.uint8]:
+    def owner_of(
+        self, handle: int, n_bytes: int, content: Iterable[Any] | None = None
+    ) -> NDArray[np.uint8]:
         """Note a view; return the array to which every slice of it leads, and whose end ends it.
+
+        With `content`, pieces of bytes that fill it, the block is filled first and the array is
+        read-only for good.
 
         Raises
         ------
@@ -57,6 +62,9 @@ class Views:
             raise failures.wrong_block(int(code), offset, n_bytes, self._table)
         try:
             memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
+            if content is not None:
+                _fill(np.frombuffer(memory, np.uint8), content)
+                memory = memory.toreadonly()
             owner = np.frombuffer(memory, np.uint8)
             weakref.finalize(owner, self._drop, handle).atexit = False
         except BaseException:
@@ -86,3 +94,11 @@ class Views:
         """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing."""
         self._dropped.append(handle)
         self.take_in()
+
+
+def _fill(target: NDArray[np.uint8], pieces: Iterable[Any]) -> None:
+    """Copy pieces one behind the other; NumPy lets go of the GIL where they are long."""
+    at = 0
+    for piece in pieces:
+        target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 
 _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
@@ -42,9 +42,10 @@ class LayerDraft:
 
 
 def make_draft(
-    layer_id: LayerId,
+    who: LayerId | DimensionId,
     content: Content,
     *,
+    is_copied: bool = True,
     name: str = "",
     frequency: float = 1.0,
     depth: int = 0,
@@ -53,20 +54,27 @@ def make_draft(
 ) -> LayerDraft:
     """Check what a user says of a layer; `RegionBuilder.add_layer` describes it.
 
+    Parameters
+    ----------
+    who : LayerId or DimensionId
+        A dimension, while it is open which number the layer will have.
+    is_copied : bool
+        Whether content that could change is copied.
+
     Raises
     ------
     ValueError, TypeError
         If an argument is not of that form.
     """
-    data, encoding = as_content(content, layer_id)
+    data, encoding = as_content(content, who, is_copied=is_copied)
     return LayerDraft(
-        layer=layer_id.layer,
+        layer=who.layer if isinstance(who, LayerId) else 0,
         content=data,
-        name=encode_text(name, f"{layer_id}: the name"),
-        frequency=_as_frequency(frequency, layer_id),
-        depth=_as_depth(depth, layer_id),
-        keywords=_as_keywords(keywords, layer_id),
-        parent=_as_parent(parent, layer_id),
+        name=encode_text(name, f"{who}: the name"),
+        frequency=_as_frequency(frequency, who),
+        depth=_as_depth(depth, who),
+        keywords=_as_keywords(keywords, who),
+        parent=_as_parent(parent, who),
         encoding=encoding,
     )
 
@@ -81,58 +89,60 @@ def encode_text(text: object, what: str) -> bytes:
         raise ValueError(f"{what} cannot be written as UTF-8: {error}") from None
 
 
-def as_content(content: object, layer_id: LayerId) -> tuple[bytes, int]:
-    """Return a content's bytes and their ENCODING_*; what is mutable is copied."""
+def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> tuple[Any, int]:
+    """Return a content's bytes and their ENCODING_*."""
     if isinstance(content, str):
-        data, encoding = encode_text(content, f"{layer_id}: the content"), s.ENCODING_TEXT
+        data, encoding = encode_text(content, f"{who}: the content"), s.ENCODING_TEXT
     elif isinstance(content, bytes | bytearray | memoryview):
-        data, encoding = bytes(content), s.ENCODING_BYTES
+        data, encoding = _as_bytes(content, is_copied), s.ENCODING_BYTES
     else:
-        raise TypeError(f"{layer_id}: content is text or bytes, not {type(content).__name__}")
+        raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
     if len(data) > s.MAX_CONTENT_BYTES:
         raise ValueError(
-            f"{layer_id}: content of {len(data):,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
+            f"{who}: content of {len(data):,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
         )
     return data, encoding
 
 
-def _as_frequency(value: object, layer_id: LayerId) -> float:
+def _as_bytes(content: bytes | bytearray | memoryview, is_copied: bool) -> Any:
+    if isinstance(content, bytes) or is_copied or not memoryview(content).c_contiguous:
+        return bytes(content)
+    return memoryview(content).cast("B")
+
+
+def _as_frequency(value: object, who: LayerId | DimensionId) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{layer_id}: the frequency is a number, not {type(value).__name__}")
+        raise TypeError(f"{who}: the frequency is a number, not {type(value).__name__}")
     try:
         frequency = float(value)
     except OverflowError:  # an integer beyond every float
         frequency = math.inf
     if not abs(frequency) <= _MAX_FREQUENCY:  # NaN included
-        raise ValueError(f"{layer_id}: the frequency is finite as a 32-bit float, not {value}")
+        raise ValueError(f"{who}: the frequency is finite as a 32-bit float, not {value}")
     return frequency
 
 
-def _as_depth(value: Any, layer_id: LayerId) -> int:
+def _as_depth(value: Any, who: LayerId | DimensionId) -> int:
     try:
         depth = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{layer_id}: the depth is an integer, not {type(value).__name__}"
-        ) from None
+        raise TypeError(f"{who}: the depth is an integer, not {type(value).__name__}") from None
     if not 0 <= depth <= 255:
-        raise ValueError(f"{layer_id}: the depth is 0 to 255, not {value}")
+        raise ValueError(f"{who}: the depth is 0 to 255, not {value}")
     return depth
 
 
-def _as_keywords(value: Iterable[str], layer_id: LayerId) -> tuple[bytes, ...]:
+def _as_keywords(value: Iterable[str], who: LayerId | DimensionId) -> tuple[bytes, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{layer_id}: keywords are a sequence of strings, not {value!r}")
-    keywords = tuple(encode_text(keyword, f"{layer_id}: a keyword") for keyword in value)
+        raise TypeError(f"{who}: keywords are a sequence of strings, not {value!r}")
+    keywords = tuple(encode_text(keyword, f"{who}: a keyword") for keyword in value)
     if len(keywords) > s.MAX_KEYWORDS:
-        raise ValueError(
-            f"{layer_id}: {len(keywords):,} keywords; the format allows {s.MAX_KEYWORDS:,}"
-        )
+        raise ValueError(f"{who}: {len(keywords):,} keywords; the format allows {s.MAX_KEYWORDS:,}")
     return keywords
 
 
-def _as_parent(value: LayerLike | None, layer_id: LayerId) -> LayerId | None:
+def _as_parent(value: LayerLike | None, who: LayerId | DimensionId) -> LayerId | None:
     parent = None if value is None else as_layer_id(value)
-    if parent == layer_id:
-        raise ValueError(f"{layer_id}: a layer is not its own parent")
+    if parent == who:
+        raise ValueError(f"{who}: a layer is not its own parent")
     return parent

@@ -68,6 +68,12 @@ class RegionFiles:
 
     # -- looking -----------------------------------------------------------------------------------
 
+    def __contains__(self, path: Path) -> bool:
+        """Tell whether `path` is the region file, or names a generation beside it."""
+        if path.parent != self.target.parent:
+            return False
+        return path == self.target or self._alternate_name.fullmatch(path.name) is not None
+
     def exists(self) -> bool:
         """Tell whether any file stands for the region; if in doubt, yes."""
         try:

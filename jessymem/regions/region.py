@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,23 +17,17 @@ from jessymem.config import ADVICE_MODES, LOAD_MODES
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
-    LayerNotFound,
     OutOfBounds,
     RegionFormatError,
     RegionIOError,
     empty_frames,
 )
-from jessymem.ids import (
-    DimensionId,
-    DimensionLike,
-    LayerId,
-    LayerLike,
-    as_dimension_id,
-    as_layer_id,
-)
+from jessymem.ids import DimensionId, DimensionLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
-from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
+from jessymem.regions.drafts import LayerDraft
+from jessymem.regions.metadata import ContentLocation, LayerState, RegionMetadata
+from jessymem.regions.table import Edition, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,21 +35,7 @@ if TYPE_CHECKING:
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
 
-#: What one read from Python needs, each a zero-copy view: the whole region, per row where its
-#: content begins and ends, layer number to row (None: they are the same), the region's length.
-#: A plain tuple: a named one takes 30 ns longer to unpack, a fifth of the read.
-Reader: TypeAlias = tuple[memoryview, memoryview, memoryview, memoryview | None, int]
-
-
-class Edition(NamedTuple):
-    """What tells a region from one that is published before or after it; the later is greater."""
-
-    generation: int
-    made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
-    n_bytes: int
-
-
-class MmapRegion:
+class MmapRegion(LayerTable):
     """One region, read-only; made by `from_file` or by a `RegionBuilder`.
 
     Threads may share it. The memory is given back when the region and every view cut from it are
@@ -82,10 +62,15 @@ class MmapRegion:
         self.state = state
         self.identity = identity
         self._bytes = data.view(np.ndarray)
+        self.size = len(data)
         self.layout = layout.read_layout(self._bytes, self._source)
-        self.index = layout.build_index(self.layout.rows)
+        self.name = self.layout.header.name
+        self.generation = self.layout.generation
+        self.edition = self._read_edition()
+        self.rows = self.layout.rows
+        self.index = layout.build_index(self.rows)
         self._view = memoryview(data)
-        self.reader = self._cut_reader()
+        self._cut_reader(self._view, {})
 
     @classmethod
     def from_file(
@@ -212,26 +197,6 @@ class MmapRegion:
         """
         return str(self.read_content(offset, size), "utf-8", "replace")
 
-    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
-        """Describe one layer; its children are those of this region.
-
-        Raises
-        ------
-        LayerNotFound
-            If the region has no such layer.
-        RegionFormatError
-            If its keywords are malformed.
-        ValueError, TypeError
-            If `layer_id` is none.
-        """
-        wanted = as_layer_id(layer_id)
-        row = self.find_row(wanted)
-        return self.info_of(wanted, row, self.children_of(wanted))
-
-    def list_layers(self) -> list[LayerId]:
-        """Return the ids of all layers, ascending."""
-        return LayerId.in_order(self.dimension_id, self.layout.rows["layer_num"].tolist())
-
     def verify_integrity(self, level: str = "full") -> bool:
         """Compare the region's bytes, as they are now, with its checksums.
 
@@ -272,24 +237,6 @@ class MmapRegion:
         verify_layout(self._bytes, level, self._source)
         return True
 
-    @property
-    def size(self) -> int:
-        """Length of the region in bytes."""
-        return len(self._bytes)
-
-    @property
-    def generation(self) -> int:
-        """Its generation, 0 for plain V1."""
-        return self.layout.generation
-
-    @property
-    def edition(self) -> Edition:
-        """Which of the files that may bear its name it is."""
-        made_ns = self.layout.created_at
-        if not self.layout.is_extended and self.identity is not None:
-            made_ns = self.identity.modified_ns
-        return Edition(self.generation, made_ns, self.size)
-
     @computed_once
     def metadata(self) -> RegionMetadata:
         """All that is known of the region and its layers, without contents."""
@@ -314,76 +261,13 @@ class MmapRegion:
 
     # -- for the manager ---------------------------------------------------------------------------
 
-    @property
-    def location(self) -> ContentLocation:
-        """Where its contents are."""
+    def location_of(self, row: int) -> ContentLocation:
+        """Return where its contents are, all in one place."""
         return ContentLocation.MMAP if self.state == s.REGION_MAPPED else ContentLocation.HEAP
 
-    @property
-    def layer_state(self) -> LayerState:
-        """How far its layers have come: on disk, or simulated."""
+    def state_of(self, row: int) -> LayerState:
+        """Return how far its layers have come: on disk, or simulated."""
         return LayerState.ACTIVE if self.state == s.REGION_SIMULATED else LayerState.PERMANENT
-
-    def describe_into(self, slot: Any) -> None:
-        """Fill one REGION row's addresses and lengths; the region must outlive the row."""
-        slot["table_address"] = _address(self.layout.rows)
-        slot["n_layers"] = len(self.layout.rows)
-        slot["index_address"] = 0 if self.index is None else _address(self.index)
-        slot["n_index"] = 0 if self.index is None else len(self.index)
-        slot["content_address"] = _address(self._bytes)
-        slot["n_bytes"] = self.size
-        slot["n_charged"] = osmem.round_to_pages(self.size)
-        slot["generation"] = self.layout.generation
-        slot["dimension"] = self.dimension_id
-        slot["state"] = self.state
-
-    def find_row(self, layer_id: LayerId) -> int:
-        """Return the row of a layer, or raise LayerNotFound."""
-        number = layer_id.layer
-        if layer_id.dimension == self.dimension_id:
-            if self.index is not None:
-                number = int(self.index[number]) if number < len(self.index) else s.NO_LAYER
-            if number < len(self.layout.rows):
-                return number
-        raise LayerNotFound(f"{layer_id} is not in {self._source.path}", layer=layer_id)
-
-    def info_of(self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
-        """Describe the layer in a row; its number is not read again, the file may be rewritten."""
-        record = self.layout.rows[row]
-        start = int(record["content_offset"])
-        return LayerInfo(
-            layer_id=layer_id,
-            name=self.name_of(row),
-            frequency=float(record["frequency"]),
-            depth=int(record["depth"]),
-            offset=start,
-            size=int(record["content_end"]) - start,
-            keywords=self.keywords_of(row),
-            parent=self.parent_of(row),
-            children=children,
-            location=self.location,
-            state=self.layer_state,
-        )
-
-    def content_of(self, row: int) -> memoryview:
-        """Return a layer's bytes; raise OutOfBounds where the file was changed under its row."""
-        content, starts, ends, _, n_bytes = self.reader
-        start, end = starts[row], ends[row]
-        if start <= end <= n_bytes:
-            return content[start:end]
-        number = self.layout.rows[row]["layer_num"]
-        raise OutOfBounds(
-            f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
-            f"{self.size}; {self.path} was changed while it was mapped",
-            offset=start,
-            size=end - start,
-            region_size=self.size,
-        )
-
-    def parent_of(self, row: int) -> LayerId | None:
-        """Return a layer's parent; None also where the file was changed to name no layer."""
-        packed = int(self.layout.rows[row]["parent"])
-        return LayerId.from_packed(packed) if packed >> s.LAYER_BITS else None
 
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
@@ -396,41 +280,38 @@ class MmapRegion:
         pieces = layout.split_keywords(self.layout, record, self._source)
         return tuple(piece.decode("utf-8", "replace") for piece in pieces)
 
-    @computed_once
-    def rows_by_keyword(self) -> dict[str, list[int]]:
-        """Rows per keyword, ascending; made when first asked for, in O(keywords of the region)."""
-        found: dict[str, list[int]] = {}
-        for row in range(len(self.layout.rows)):
-            for keyword in dict.fromkeys(self.keywords_of(row)):
-                found.setdefault(keyword, []).append(row)
-        return found
+    def draft_of(self, row: int) -> LayerDraft:
+        """Return the layer in a row as it would be written again: byte for byte, checksum included.
 
-    def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
-        """Return this region's layers that name `parent`, ascending."""
-        return tuple(self._children_by_parent.get(int(parent), ()))
+        Raises
+        ------
+        OutOfBounds, RegionFormatError
+            If its content or its keywords cannot be read.
+        """
+        record = self.rows[row]
+        return LayerDraft(
+            layer=int(record["layer_num"]),
+            content=self.content_of(row),
+            name=layout.row_text(self.layout, record, "name").tobytes(),
+            frequency=float(record["frequency"]),
+            depth=int(record["depth"]),
+            keywords=tuple(layout.split_keywords(self.layout, record, self._source)),
+            parent=self.parent_of(row),
+            encoding=int(record["encoding"]),
+            content_xxh3=int(record["content_xxh3"]) if self.layout.is_extended else None,
+        )
 
-    @computed_once
-    def _children_by_parent(self) -> dict[int, list[LayerId]]:
-        rows = self.layout.rows
-        named = rows[rows["parent"] != 0]
-        found: dict[int, list[LayerId]] = {}
-        children = LayerId.in_order(self.dimension_id, named["layer_num"].tolist())
-        for parent, child in zip(named["parent"].tolist(), children, strict=True):
-            found.setdefault(parent, []).append(child)
-        return found
+    def drafts(self, without: Container[int] = ()) -> list[LayerDraft]:
+        """Return all layers as they would be written again, but for some numbers."""
+        numbers = self.numbers.tolist()
+        return [self.draft_of(row) for row, number in enumerate(numbers) if number not in without]
 
-    def _cut_reader(self) -> Reader:
-        """Cut the views that single reads from Python go through."""
-        rows = self.layout.rows
-        index = None if self.index is None else memoryview(self.index)
-        starts, ends = memoryview(rows["content_offset"]), memoryview(rows["content_end"])
-        return self._view, starts, ends, index, self.size
+    def _read_edition(self) -> Edition:
+        made_ns = self.layout.created_at
+        if not self.layout.is_extended and self.identity is not None:
+            made_ns = self.identity.modified_ns
+        return Edition(self.generation, made_ns, self.size)
 
     @property
     def _source(self) -> faults.Source:
         return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
-
-
-def _address(array: NDArray[Any]) -> int:
-    """Return where an array's first byte lies."""
-    return array.ctypes.data

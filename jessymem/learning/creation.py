@@ -1,0 +1,160 @@
+"""How proto layers come to be: what is asked for, its blocks, its numbers, its publication."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from jessymem.errors import DuplicateLayer
+from jessymem.ids import DimensionId, LayerId, as_dimension_id
+from jessymem.kernels import schema as s
+from jessymem.learning.layers import LearnedLayer
+from jessymem.learning.region import with_learned
+from jessymem.learning.verbs import _log
+from jessymem.pools import storing
+from jessymem.regions.drafts import Content, LayerDraft, as_content, make_draft
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.snapshot import Standing
+
+if TYPE_CHECKING:
+    from jessymem.learning.verbs import LearningVerbs
+    from jessymem.pools.allocator import PoolAllocator
+
+_OPTIONS: Final = frozenset({"layer", "name", "frequency", "depth", "keywords", "parent"})
+
+
+class Request(NamedTuple):
+    """One layer that is asked for."""
+
+    dimension: DimensionId
+    layer: int | None
+    draft: LayerDraft
+
+
+def read_items(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Request]:
+    """Check what `create_proto_layers` was given."""
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise TypeError(f"items are a sequence of mappings or pairs, not {items!r}")
+    return [_read_item(item) for item in items]
+
+
+def _read_item(item: Mapping[str, Any] | Sequence[Any]) -> Request:
+    if isinstance(item, Mapping):
+        options = dict(item)
+        missing = {"dimension_id", "content"} - options.keys()
+        if missing:
+            raise TypeError(f"an item needs {' and '.join(sorted(missing))}")
+        dimension = as_dimension_id(options.pop("dimension_id"))
+        content = options.pop("content")
+        unknown = options.keys() - _OPTIONS
+        if unknown:
+            raise TypeError(f"{dimension}: an item has no {', '.join(sorted(map(str, unknown)))}")
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        dimension, content, options = as_dimension_id(item[0]), item[1], {}
+    else:
+        raise TypeError(f"an item is a mapping or (dimension_id, content), not {item!r}")
+    number = options.pop("layer", None)
+    who = dimension if number is None else LayerId(dimension, number)
+    draft = make_draft(who, content, is_copied=False, **options)
+    return Request(dimension, None if number is None else draft.layer, draft)
+
+
+def content_draft(layer_id: LayerId, content: Content) -> LayerDraft:
+    """Check a content on its own."""
+    data, encoding = as_content(content, layer_id, is_copied=False)
+    return LayerDraft(layer_id.layer, data, encoding=encoding)
+
+
+def store(blocks: PoolAllocator, requests: list[Request]) -> list[LearnedLayer]:
+    """Copy the contents of all requests into blocks, or of none."""
+    return store_drafts(blocks, [request.draft for request in requests])
+
+
+def store_drafts(blocks: PoolAllocator, drafts: list[LayerDraft]) -> list[LearnedLayer]:
+    """Copy contents into blocks, one each where there is any content; all of them or none."""
+    filled = [draft for draft in drafts if len(draft.content)]
+    stored = iter(storing.store(blocks, [[draft.content] for draft in filled]) if filled else ())
+    return [LearnedLayer(draft, next(stored) if len(draft.content) else None) for draft in drafts]
+
+
+def publish(
+    manager: LearningVerbs, requests: list[Request], layers: list[LearnedLayer]
+) -> list[LayerId]:
+    """Give numbers to stored layers and publish all of them at once; under the writer lock."""
+    by_dimension: dict[DimensionId, list[int]] = defaultdict(list)
+    for at, request in enumerate(requests):
+        by_dimension[request.dimension].append(at)
+    for dimension in by_dimension:  # before anything is built: mapping one may evict another
+        if isinstance(manager._snapshot.region_of(dimension), EvictedRegion):
+            manager._bring_back(dimension)
+    ids: dict[int, LayerId] = {}
+    placed: list[tuple[Standing, int]] = []
+    for dimension, places in by_dimension.items():
+        standing = manager._snapshot.region_of(dimension)
+        wanted = [requests[at].layer for at in places]
+        numbers = choose_numbers(
+            dimension, standing, manager._loader.numbers_on_disk(dimension), wanted
+        )
+        fresh = []
+        for at, number in zip(places, numbers, strict=True):
+            ids[at] = LayerId(dimension, number)
+            draft = requests[at].draft
+            if draft.parent == ids[at]:
+                raise ValueError(f"{ids[at]}: a layer is not its own parent")
+            layers[at] = layers[at].described_by(replace(draft, layer=number))
+            fresh.append(layers[at])
+        if standing is None:
+            region_id = manager._loader.new_region_id()
+        else:
+            region_id = manager._snapshot.region_id_of(dimension)
+        placed.append((with_learned(dimension, standing, fresh), region_id))
+    manager._place(*placed)
+    for at, layer_id in ids.items():
+        _log("proto_created", layer_id, len(layers[at].content))
+    return [ids[at] for at in range(len(requests))]
+
+
+def choose_numbers(
+    dimension: DimensionId,
+    standing: Standing | None,
+    on_disk: np.ndarray[Any, np.dtype[np.uint16]],
+    wanted: list[int | None],
+) -> list[int]:
+    """Return a number for each of `wanted`: that one, or the next above all that are taken.
+
+    Raises
+    ------
+    DuplicateLayer
+        If a number is taken, or none is left.
+    """
+    given = [number for number in wanted if number is not None]
+    seen: set[int] = set()
+    for number in given:
+        at = int(np.searchsorted(on_disk, number))
+        is_on_disk = at < len(on_disk) and int(on_disk[at]) == number
+        if number in seen or is_on_disk or (standing is not None and standing.has_layer(number)):
+            layer_id = LayerId(dimension, number)
+            where = "twice in one call" if number in seen else "on disk" if is_on_disk else "loaded"
+            raise DuplicateLayer(f"{layer_id} is there already: {where}", layer=layer_id)
+        seen.add(number)
+    in_memory = standing.numbers if standing is not None else on_disk[:0]
+    n_free = wanted.count(None)
+    tops = [int(each[-1]) for each in (on_disk, in_memory) if len(each)]
+    start = max([*tops, *given], default=-1) + 1
+    if start + n_free <= s.MAX_LAYERS:
+        free = iter(range(start, start + n_free))
+    else:  # nothing above the highest: gaps, from the lowest
+        is_taken = np.zeros(s.MAX_LAYERS, bool)
+        is_taken[on_disk] = is_taken[in_memory] = is_taken[given] = True
+        gaps = np.flatnonzero(~is_taken)[:n_free].tolist()
+        if len(gaps) < n_free:
+            raise DuplicateLayer(
+                f"{dimension}: fewer than {n_free:,} of {s.MAX_LAYERS:,} layer numbers are free",
+                layer=None,
+            )
+        free = iter(gaps)
+    return [next(free) if number is None else number for number in wanted]

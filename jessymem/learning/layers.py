@@ -1,0 +1,120 @@
+"""`LearnedLayer`: one layer whose content lies in a block of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from jessymem.pools import storing
+from jessymem.pools.storing import StoredBlock
+from jessymem.regions.drafts import LayerDraft
+from jessymem.regions.metadata import ContentLocation, LayerState
+
+if TYPE_CHECKING:
+    from jessymem.pools.allocator import PoolAllocator
+
+
+class LearnedLayer:
+    """A proto layer, or a file's layer with content laid over it; immutable but for its progress.
+
+    Parameters
+    ----------
+    draft : LayerDraft
+        What describes it; its content is replaced by the block's.
+    block : StoredBlock or None
+        Where its content lies; None: it is empty.
+    n_base : int or None
+        Of an overlay: how many bytes at its beginning are the layer's that it lies over.
+
+    Attributes
+    ----------
+    draft : LayerDraft
+        With a read-only view of the block as its content.
+    state : LayerState
+        How far it has come; changed under the writer lock.
+    written_xxh3 : int or None
+        The checksum under which it was last written to the region file, should it have got there
+        although the writer was told of an error.
+    """
+
+    __slots__ = ("block", "draft", "n_base", "state", "written_xxh3")
+
+    def __init__(
+        self, draft: LayerDraft, block: StoredBlock | None, n_base: int | None = None
+    ) -> None:
+        content = block.view if block is not None else memoryview(b"")
+        self.draft = replace(draft, content=content)
+        self.block = block
+        self.n_base = n_base
+        self.state = self.resting_state
+        self.written_xxh3: int | None = None
+
+    def described_by(self, draft: LayerDraft) -> LearnedLayer:
+        """Return a layer in the same block with another description."""
+        return LearnedLayer(draft, self.block, self.n_base)
+
+    @property
+    def number(self) -> int:
+        """Its layer number."""
+        return self.draft.layer
+
+    @property
+    def content(self) -> memoryview:
+        """Its bytes."""
+        view: memoryview = self.draft.content
+        return view
+
+    @property
+    def is_overlay(self) -> bool:
+        """Whether a file's layer lies under it."""
+        return self.n_base is not None
+
+    @property
+    def resting_state(self) -> LayerState:
+        """Its state while nobody writes it to disk: created, and active once it has content."""
+        return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether it is being written to disk, or is there already: it may not change any more."""
+        return self.state in (LayerState.CRYSTALLIZING, LayerState.CRYSTALLIZED)
+
+    @property
+    def location(self) -> ContentLocation:
+        """Where its content is."""
+        return ContentLocation.HYBRID if self.is_overlay else ContentLocation.HEAP
+
+    @property
+    def tail(self) -> memoryview:
+        """What was laid over, with the separators before it."""
+        return self.content[self.n_base or 0 :]
+
+    def checksum(self) -> int:
+        """Return the XXH3-64 of its content."""
+        return xxhash.xxh3_64_intdigest(self.content)
+
+    def fill_row(self, row: Any, content_address: int) -> None:
+        """Describe it in a LAYER row of a region whose bytes begin at `content_address`.
+
+        The offset leads to the block, on whichever side of the region that lies; it wraps around.
+        """
+        draft = self.draft
+        start = 0 if self.block is None else self.block.address - content_address
+        end = start + len(draft.content)
+        row["content_offset"] = np.uint64(start % 2**64)
+        row["content_end"] = np.uint64(end % 2**64)
+        row["layer_num"] = draft.layer
+        row["depth"] = draft.depth
+        row["frequency"] = draft.frequency
+        row["parent"] = int(draft.parent or 0)
+        row["encoding"] = draft.encoding
+        row["keyword_count"] = len(draft.keywords)
+
+
+def give_back(blocks: PoolAllocator, layers: Iterable[LearnedLayer]) -> None:
+    """Let go of layers' blocks; those that are viewed wait."""
+    storing.forget(blocks, [each.block.handle for each in layers if each.block is not None])

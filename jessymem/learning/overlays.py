@@ -1,0 +1,115 @@
+"""Overlays: a file's layer and what was learned on top of it, put together in one block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import xxhash
+
+from jessymem.ids import LayerId
+from jessymem.kernels import schema as s
+from jessymem.learning.layers import LearnedLayer, give_back
+from jessymem.pools import storing
+from jessymem.regions.drafts import Content, as_content
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
+
+if TYPE_CHECKING:
+    from jessymem.pools.allocator import PoolAllocator
+    from jessymem.regions.drafts import LayerDraft
+
+
+class Addition(NamedTuple):
+    """What is to be appended."""
+
+    separator: Any
+    content: Any
+    is_text: bool
+
+
+def as_addition(layer_id: LayerId, content: Content, separator: str | bytes) -> Addition:
+    """Check what is to be laid over a layer.
+
+    Bytes that separate are taken for text where they are UTF-8.
+    """
+    data, encoding = as_content(content, layer_id, is_copied=False)
+    if not isinstance(separator, str | bytes):
+        raise TypeError(
+            f"{layer_id}: the separator is text or bytes, not {type(separator).__name__}"
+        )
+    between, _ = as_content(separator, layer_id, is_copied=False)
+    try:
+        bytes(between).decode()
+    except UnicodeDecodeError:
+        encoding = s.ENCODING_BYTES
+    return Addition(between, data, encoding == s.ENCODING_TEXT)
+
+
+def lay_over(
+    blocks: PoolAllocator,
+    table: LayerTable,
+    layer_id: LayerId,
+    old: LearnedLayer | None,
+    addition: Addition,
+) -> LearnedLayer:
+    """Put a layer, or its overlay `old`, and an addition together in a new block."""
+    row = table.find_row(layer_id)
+    if old is not None:
+        draft, n_base = old.draft, old.n_base
+    else:
+        draft = _base(table).draft_of(_base(table).find_row(layer_id))
+        draft = replace(draft, content=table.content_of(row), content_xxh3=None)
+        n_base = len(draft.content)
+    if draft.encoding == s.ENCODING_ARRAY:
+        raise TypeError(f"{layer_id} is an array: nothing can be laid over it")
+    pieces = [draft.content, addition.separator, addition.content]
+    return _store(blocks, draft, pieces, n_base, addition.is_text)
+
+
+def lay_again(
+    blocks: PoolAllocator, base: MmapRegion, learned: Iterable[LearnedLayer]
+) -> dict[int, LearnedLayer]:
+    """Return, by number, new overlays for those whose layer has another content in `base`."""
+    fresh: dict[int, LearnedLayer] = {}
+    try:
+        for layer in learned:
+            if not layer.is_overlay or not base.has_layer(layer.number):
+                continue
+            under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
+            if not is_same(under.content, layer.content[: layer.n_base]):
+                pieces = [under.content, layer.tail]
+                is_text = layer.draft.encoding == s.ENCODING_TEXT
+                draft = replace(under, content_xxh3=None)
+                fresh[layer.number] = _store(blocks, draft, pieces, len(under.content), is_text)
+    except BaseException:
+        give_back(blocks, fresh.values())
+        raise
+    return fresh
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Tell whether two contents are equal, at memory speed."""
+    if len(one) != len(other):
+        return False
+    return xxhash.xxh3_128_digest(one) == xxhash.xxh3_128_digest(other)
+
+
+def _base(table: LayerTable) -> MmapRegion:
+    base = table if isinstance(table, MmapRegion) else getattr(table, "base", None)
+    if not isinstance(base, MmapRegion):
+        raise AssertionError("what is not learned is in the base")
+    return base
+
+
+def _store(
+    blocks: PoolAllocator, draft: LayerDraft, pieces: list[Any], n_base: int | None, is_text: bool
+) -> LearnedLayer:
+    n_bytes = sum(map(len, pieces))
+    if n_bytes > s.MAX_CONTENT_BYTES:
+        raise ValueError(f"{n_bytes:,} bytes together; the format allows {s.MAX_CONTENT_BYTES:,}")
+    is_text = is_text and draft.encoding == s.ENCODING_TEXT
+    encoding = s.ENCODING_TEXT if is_text else s.ENCODING_BYTES
+    block = storing.store(blocks, [pieces])[0] if n_bytes else None
+    return LearnedLayer(replace(draft, encoding=encoding), block, n_base)

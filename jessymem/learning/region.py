@@ -1,0 +1,205 @@
+"""`LearnedRegion`: a dimension with learned layers, in one table with those of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jessymem.core_dimensions import core_dimensions
+from jessymem.errors import OutOfBounds
+from jessymem.ids import DimensionId
+from jessymem.kernels import schema as s
+from jessymem.learning.layers import LearnedLayer
+from jessymem.pools.offsets import MmapOffset
+from jessymem.regions import layout
+from jessymem.regions.metadata import ContentLocation, LayerState
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import Edition, LayerTable, address_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jessymem.snapshot import Standing
+
+_NOTHING = memoryview(b"")
+
+
+class LearnedRegion(LayerTable):
+    """Learned layers over a base, in a private table; immutable, as all that is published.
+
+    Where both have a layer of one number, the learned one stands.
+
+    Attributes
+    ----------
+    base : MmapRegion or None
+        The dimension's file as it is loaded, or its simulation; None: neither is loaded.
+    learned : dict of int to LearnedLayer
+        By layer number. Never changed but for layers added above the published ones.
+    """
+
+    def __init__(
+        self,
+        dimension: DimensionId,
+        base: MmapRegion | None,
+        learned: dict[int, LearnedLayer],
+        in_memory: dict[int, memoryview],
+        rows: NDArray[np.void],
+    ) -> None:
+        self.dimension_id = dimension
+        self.base = base
+        self.learned = learned
+        self.rows = rows
+        self.index = layout.build_index(rows)
+        if base is None:
+            self.path, self.size, self.generation = None, 0, 0
+            self.name = name_of_new(dimension)
+            self.edition = Edition(0, 0, 0)
+            self.state = s.REGION_LEARNED
+        else:
+            self.path, self.size, self.generation = base.path, base.size, base.generation
+            self.name, self.edition, self.state = base.name, base.edition, base.state
+        self._cut_reader(_NOTHING if base is None else base.reader[0], in_memory)
+
+    @classmethod
+    def over(
+        cls, dimension: DimensionId, base: MmapRegion | None, learned: Iterable[LearnedLayer]
+    ) -> LearnedRegion:
+        """Lay learned layers over a base.
+
+        Raises
+        ------
+        OutOfBounds
+            If the base's file was changed under its mapping.
+        """
+        rows = np.zeros(0, s.LAYER) if base is None else _checked_copy(base)
+        return cls(dimension, base, {}, {}, rows).with_layers(learned)
+
+    def with_layers(self, layers: Iterable[LearnedLayer]) -> LearnedRegion:
+        """Return the dimension with further layers, or others in the place of their numbers."""
+        given = {layer.number: layer for layer in layers}
+        numbers = np.array(sorted(given), np.int64)
+        origin = self._origin
+        fresh = np.zeros(len(numbers), s.LAYER)
+        for row, number in zip(fresh, numbers.tolist(), strict=True):
+            given[number].fill_row(row, origin)
+        places = np.searchsorted(self.rows["layer_num"], numbers)
+        is_known = np.zeros(len(numbers), bool)
+        inside = places < len(self.rows)
+        is_known[inside] = self.rows["layer_num"][places[inside]] == numbers[inside]
+        rows = np.insert(self.rows, places[~is_known], fresh[~is_known])
+        if is_known.any():
+            rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
+        learned, in_memory = self.learned.copy(), self.reader[5].copy()
+        for number, layer in given.items():
+            learned[number] = layer
+            in_memory.pop(number, None)
+            if layer.block is not None:
+                in_memory[number] = layer.block.view
+        return LearnedRegion(self.dimension_id, self.base, learned, in_memory, rows)
+
+    # -- as a table --------------------------------------------------------------------------------
+
+    def name_of(self, row: int) -> str:
+        """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
+        learned, base_row = self._find(row)
+        if learned is not None:
+            return learned.draft.name.decode("utf-8", "replace")
+        return self._base.name_of(base_row)
+
+    def keywords_of(self, row: int) -> tuple[str, ...]:
+        """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
+        learned, base_row = self._find(row)
+        if learned is not None:
+            return tuple(each.decode("utf-8", "replace") for each in learned.draft.keywords)
+        return self._base.keywords_of(base_row)
+
+    def location_of(self, row: int) -> ContentLocation:
+        """Return where a layer's content is."""
+        learned, base_row = self._find(row)
+        return self._base.location_of(base_row) if learned is None else learned.location
+
+    def state_of(self, row: int) -> LayerState:
+        """Return how far a layer has come."""
+        learned, base_row = self._find(row)
+        return self._base.state_of(base_row) if learned is None else learned.state
+
+    def extent_of(self, row: int) -> tuple[int, int]:
+        """Return where a layer's content begins and ends; a learned one's in its pool."""
+        learned, _ = self._find(row)
+        if learned is None:
+            return super().extent_of(row)
+        handle = learned.block.handle if learned.block is not None else 0
+        start = MmapOffset.from_packed(handle).offset
+        return start, start + len(learned.content)
+
+    def __repr__(self) -> str:
+        """Show what it is."""
+        n_learned = len(self.learned)
+        return f"<LearnedRegion {self.dimension_id} {self.n_layers} layers, {n_learned} learned>"
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    @property
+    def _origin(self) -> int:
+        """The address that offsets count from."""
+        return 0 if self.base is None else address_of(np.asarray(self.base.reader[0]))
+
+    @property
+    def _base(self) -> MmapRegion:
+        if self.base is None:
+            raise AssertionError("a row that is not learned is the base's")
+        return self.base
+
+    def _find(self, row: int) -> tuple[LearnedLayer | None, int]:
+        """Return a row's learned layer, or its row in the base."""
+        number = int(self.rows[row]["layer_num"])
+        learned = self.learned.get(number)
+        if learned is not None or self.base is None:
+            return learned, -1
+        base_index = self.base.index
+        return None, number if base_index is None else int(base_index[number])
+
+
+def learned_over(
+    dimension: DimensionId, base: MmapRegion | None, learned: Iterable[LearnedLayer]
+) -> LayerTable | None:
+    """Return what stands for a dimension: learned layers over a base, or whichever there is."""
+    layers = list(learned)
+    return LearnedRegion.over(dimension, base, layers) if layers else base
+
+
+def with_learned(
+    dimension: DimensionId, standing: Standing | None, layers: Iterable[LearnedLayer]
+) -> LearnedRegion:
+    """Return a dimension with further learned layers, or others in the place of their numbers."""
+    if isinstance(standing, LearnedRegion):
+        return standing.with_layers(layers)
+    if standing is not None and not isinstance(standing, MmapRegion):
+        raise AssertionError("an evicted dimension is mapped before anything is laid over it")
+    return LearnedRegion.over(dimension, standing, layers)
+
+
+def name_of_new(dimension: DimensionId) -> str:
+    """Return the name of a dimension that has no file yet."""
+    core = core_dimensions().get(dimension)
+    return core.name if core is not None else str(dimension)
+
+
+def _checked_copy(base: MmapRegion) -> NDArray[np.void]:
+    """Copy a base's rows; afterwards nobody can change them under a reader that trusts them."""
+    rows = np.array(base.rows)
+    starts, ends = rows["content_offset"], rows["content_end"]
+    wrong = (starts > ends) | (ends > base.size)
+    wrong[1:] |= rows["layer_num"][1:] <= rows["layer_num"][:-1]
+    if wrong.any():
+        row = rows[int(wrong.argmax())]
+        raise OutOfBounds(
+            f"{base.dimension_id}: the row of layer {row['layer_num']} was changed in {base.path} "
+            "while it was mapped",
+            offset=int(row["content_offset"]),
+            size=int(row["content_end"]) - int(row["content_offset"]),
+            region_size=base.size,
+        )
+    return rows

@@ -1,0 +1,540 @@
+"""The manager's learning verbs: layers made in memory, changed, laid over others, written to disk.
+
+Contents are stored before the writer lock is taken, where nothing has to be read first; under it
+the next state is built and published. Blocks of what was replaced go back afterwards: those that
+are still viewed wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from jessymem.budget import Budget
+from jessymem.config import MemoryConfig
+from jessymem.core_dimensions import is_immutable
+from jessymem.errors import ImmutableDimension, InvalidAccess, LayerNotFound, lets_go
+from jessymem.eviction import Policy
+from jessymem.ids import (
+    DimensionId,
+    DimensionLike,
+    LayerId,
+    LayerLike,
+    as_dimension_id,
+    as_layer_id,
+)
+from jessymem.kernels import schema as s
+from jessymem.loading import Loader
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.metadata import LayerState
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
+from jessymem.snapshot import Snapshot, Standing
+
+if TYPE_CHECKING:
+    from jessymem.learning.layers import LearnedLayer
+    from jessymem.pools.allocator import PoolAllocator
+    from jessymem.regions.drafts import Content
+
+logger = logging.getLogger("jessymem")
+
+
+class LearningVerbs:
+    """What a manager offers to those who write."""
+
+    _allocator: PoolAllocator | None
+    _budget: Budget
+    _config: MemoryConfig
+    _loader: Loader
+    _lock: RLock
+    _policy: Policy
+    _snapshot: Snapshot
+
+    if TYPE_CHECKING:
+
+        def _writing(self) -> AbstractContextManager[None]: ...
+        def _check_open(self) -> None: ...
+        def _make_allocator(self) -> PoolAllocator: ...
+        def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]: ...
+        def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
+        def _place(self, *standings: tuple[Standing, int]) -> None: ...
+        def _standing_for(
+            self, dimension: DimensionId, snapshot: Snapshot | None = None
+        ) -> Standing: ...
+
+    # -- proto-dimensions --------------------------------------------------------------------------
+
+    @lets_go
+    def create_proto_dimension(
+        self,
+        dimension_id: DimensionLike,
+        content: Content,
+        *,
+        layer: int | None = None,
+        name: str = "",
+        frequency: float = 1.0,
+        depth: int = 0,
+        keywords: Iterable[str] = (),
+        parent: LayerLike | None = None,
+    ) -> LayerId:
+        """Make a layer in memory; every reader sees it at once.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+            Loaded or not, on disk or not.
+        content : str, bytes, bytearray or memoryview
+            Copied; text becomes UTF-8. Without content the layer is *created*, with it *active*.
+        layer : int, optional
+            Its number; by default the next one above those on disk and in memory, from 0.
+        name, frequency, depth, keywords, parent
+            As `RegionBuilder.add_layer` takes them.
+
+        Returns
+        -------
+        LayerId
+
+        Raises
+        ------
+        DuplicateLayer
+            If the number is taken, on disk or in memory, or all are.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        LimitExceeded, AllocationFailed
+            If there is no memory for it.
+        RegionIOError, RegionFormatError
+            If the dimension has a file whose numbers cannot be read.
+        InvalidAccess
+            If the manager is closed.
+        ValueError, TypeError
+            If an argument is not of that form.
+
+        Notes
+        -----
+        Durability: none before `crystallize_proto_dimension`; `close` lets go of the layer.
+        """
+        item = {
+            "dimension_id": dimension_id,
+            "content": content,
+            "layer": layer,
+            "name": name,
+            "frequency": frequency,
+            "depth": depth,
+            "keywords": keywords,
+            "parent": parent,
+        }
+        return self.create_proto_layers([item])[0]
+
+    @lets_go
+    def create_proto_layers(
+        self, items: Iterable[Mapping[str, Any] | Sequence[Any]]
+    ) -> list[LayerId]:
+        """Make many layers in memory, all of them or none, visible at one instant.
+
+        Parameters
+        ----------
+        items : iterable of mapping, or of (dimension_id, content)
+            A mapping has the names of `create_proto_dimension`'s parameters as keys. Numbers that
+            are given are taken first; the others follow above them.
+
+        Returns
+        -------
+        list of LayerId
+            In the order of the items.
+
+        Raises
+        ------
+        DuplicateLayer, ImmutableDimension, LimitExceeded, AllocationFailed, RegionIOError,
+        RegionFormatError, InvalidAccess, ValueError, TypeError
+            As `create_proto_dimension`, for the first item that is wrong.
+        """
+        from jessymem.learning import creation
+
+        self._check_open()
+        requests = creation.read_items(items)
+        for request in requests:
+            self._check_writable(request.dimension)
+        if not requests:
+            return []
+        layers = creation.store(self._blocks(), requests)
+        try:
+            with self._writing():
+                return creation.publish(self, requests, layers)
+        except BaseException:
+            self._give_back(layers)
+            raise
+
+    @lets_go
+    def update_proto_dimension(self, layer_id: LayerLike, content: Content) -> None:
+        """Give a proto layer another content; a reader sees the old one or the new one, whole.
+
+        Views on the old content stay valid; its block goes back with the last of them.
+
+        Raises
+        ------
+        LayerNotFound
+            If there is no such layer.
+        ImmutableDimension
+            If the layer is on disk already, or as `create_proto_dimension`.
+        LimitExceeded, AllocationFailed
+            If there is no memory for it beside the old content, which stays.
+        InvalidAccess
+            If another thread is crystallizing it, or the manager is closed.
+        ValueError, TypeError
+            If an argument is not of that form.
+        """
+        from jessymem.learning import creation
+
+        wanted = as_layer_id(layer_id)
+        self._check_writable(wanted.dimension)
+        self._proto_layer(wanted)
+        draft = creation.content_draft(wanted, content)
+        fresh = creation.store_drafts(self._blocks(), [draft])[0]
+        try:
+            with self._writing():
+                old = self._proto_layer(wanted)
+                changed = replace(old.draft, content=draft.content, encoding=draft.encoding)
+                self._change(wanted.dimension, fresh.described_by(changed))
+        except BaseException:
+            self._give_back([fresh])
+            raise
+        self._give_back([old])
+        _log("proto_updated", wanted, len(fresh.content))
+
+    @lets_go
+    def discard_proto_dimension(self, layer_id: LayerLike) -> None:
+        """Take a proto layer away from new reads; views that are held stay valid.
+
+        Raises
+        ------
+        LayerNotFound, ImmutableDimension, InvalidAccess, ValueError, TypeError
+            As `update_proto_dimension`.
+        """
+        wanted = as_layer_id(layer_id)
+        self._check_writable(wanted.dimension)
+        with self._writing():
+            old = self._proto_layer(wanted)
+            self._remove(wanted)
+        self._give_back([old])
+        _log("proto_discarded", wanted, len(old.content))
+
+    # -- overlays ----------------------------------------------------------------------------------
+
+    @lets_go
+    def overlay_layer(
+        self, layer_id: LayerLike, content: Content, *, separator: str | bytes = b"\n"
+    ) -> None:
+        """Lay content over a loaded layer: readers get base, separator and content in one view.
+
+        The three are put together once, in a block. A second overlay appends to the first.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            Of a layer from a file, or a simulated one.
+        content : str, bytes, bytearray or memoryview
+        separator : str or bytes
+            Between what is there and `content`.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        InvalidAccess
+            If the layer is a proto layer, which is updated instead; if another thread is
+            crystallizing it; or if the manager is closed.
+        LimitExceeded, AllocationFailed
+            If there is no memory for the whole.
+        TypeError
+            If the layer is an array, or an argument is not of that form.
+        ValueError
+            If an argument is not of that form, or the whole would pass the format's limit.
+        """
+        from jessymem.learning import overlays
+
+        wanted = as_layer_id(layer_id)
+        self._check_writable(wanted.dimension)
+        addition = overlays.as_addition(wanted, content, separator)
+        with self._writing():
+            table = self._table_to_write(wanted)
+            old = self._learned_layer(wanted)
+            if old is not None:
+                if not old.is_overlay:
+                    raise InvalidAccess(f"{wanted} is a proto layer: update it instead")
+                self._check_not_on_its_way(wanted, old)
+            fresh = overlays.lay_over(self._blocks(), table, wanted, old, addition)
+            try:
+                self._change(wanted.dimension, fresh)
+            except BaseException:
+                self._give_back([fresh])
+                raise
+        self._give_back([] if old is None else [old])
+        _log("overlaid", wanted, len(fresh.content))
+
+    @lets_go
+    def drop_overlay(self, layer_id: LayerLike) -> None:
+        """Take away all that was laid over a layer; views on it stay valid.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        InvalidAccess
+            If nothing lies over it, another thread is crystallizing it, or the manager is closed.
+        ImmutableDimension
+            If it is on disk already, or under ``read_only``.
+        ValueError, TypeError
+            If `layer_id` is none.
+        """
+        wanted = as_layer_id(layer_id)
+        self._check_writable(wanted.dimension)
+        with self._writing():
+            table = self._table_to_write(wanted)
+            table.find_row(wanted)
+            old = self._learned_layer(wanted)
+            if old is None or not old.is_overlay:
+                raise InvalidAccess(f"nothing lies over {wanted}")
+            self._check_not_on_its_way(wanted, old)
+            self._remove(wanted)
+        self._give_back([old])
+        _log("overlay_dropped", wanted, len(old.content))
+
+    # -- crystallization ---------------------------------------------------------------------------
+
+    @lets_go
+    def crystallize_proto_dimension(self, layer_id: LayerLike) -> None:
+        """Write a proto layer, or a layer with what lies over it, into its dimension's file.
+
+        Readers go on meanwhile: from memory up to an instant, from the file from then on.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        DuplicateLayer
+            If another process has taken the number on disk meanwhile; the proto layer stays.
+        InvalidAccess
+            If another thread is crystallizing it, it is on disk already, it lies over a simulated
+            layer, or the manager is closed.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        RegionIOError
+            If the system refuses a step: up to the renaming everything is as it was, and no file
+            remains. Where only the mapping fails, the layer is on disk and read from memory on.
+        RegionFormatError
+            If the dimension's file cannot be read.
+        ValueError, TypeError
+            If `layer_id` is none; or names and keywords together pass the format's limit.
+
+        Notes
+        -----
+        Durability: when this returns, the layer outlives a power failure, as far as the medium
+        keeps its word; see docs/durability.md.
+        """
+        from jessymem.learning import crystallization
+
+        wanted = as_layer_id(layer_id)
+        self._check_writable(wanted.dimension)
+        crystallization.crystallize(self, wanted.dimension, wanted)
+
+    @lets_go
+    def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
+        """Write all that is learned in a dimension into its file, in one go.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+
+        Returns
+        -------
+        list of LayerId
+            What was written, ascending; without anything learned, nothing is.
+
+        Raises
+        ------
+        DimensionNotFound
+            If the dimension is not loaded.
+        DuplicateLayer, InvalidAccess, ImmutableDimension, RegionIOError, RegionFormatError,
+        ValueError, TypeError
+            As `crystallize_proto_dimension`, for the first layer that it holds for; none is
+            written then.
+
+        Notes
+        -----
+        Durability: as `crystallize_proto_dimension`, for all of them at once.
+        """
+        from jessymem.learning import crystallization
+
+        dimension = as_dimension_id(dimension_id)
+        self._check_writable(dimension)
+        return crystallization.crystallize(self, dimension)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _blocks(self) -> PoolAllocator:
+        return self._allocator or self._make_allocator()
+
+    def _give_back(self, layers: Iterable[LearnedLayer]) -> None:
+        """Let blocks go; those that are viewed wait."""
+        from jessymem.learning.layers import give_back
+
+        if self._allocator is not None:
+            give_back(self._allocator, layers)
+
+    def _check_writable(self, dimension: DimensionId) -> None:
+        if self._config.read_only:
+            raise ImmutableDimension(f"{dimension}: the manager is read-only", dimension=dimension)
+        if is_immutable(dimension):
+            raise ImmutableDimension(
+                f"{dimension} is immutable: nothing may be learned in it", dimension=dimension
+            )
+
+    def _learned_layer(self, layer_id: LayerId) -> LearnedLayer | None:
+        region = self._snapshot.region_of(layer_id.dimension)
+        return learned_of(region).get(layer_id.layer)
+
+    def _proto_layer(self, layer_id: LayerId) -> LearnedLayer:
+        """Return a proto layer that may be changed, or raise why it is none."""
+        standing = self._snapshot
+        self._check_open()
+        region = standing.standing_for(layer_id)
+        layer = learned_of(region).get(layer_id.layer)
+        if layer is None and not region.has_layer(layer_id.layer):
+            raise LayerNotFound(f"{layer_id} is not in {region.path or 'memory'}", layer=layer_id)
+        if layer is None or layer.is_overlay:
+            kind = "is simulated" if region.state == s.REGION_SIMULATED else "is crystallized"
+            raise ImmutableDimension(
+                f"{layer_id} {kind}: what is no proto layer can only be overlaid",
+                dimension=layer_id.dimension,
+            )
+        self._check_not_on_its_way(layer_id, layer)
+        return layer
+
+    def _check_not_on_its_way(self, layer_id: LayerId, layer: LearnedLayer) -> None:
+        if layer.state is LayerState.CRYSTALLIZING:
+            raise InvalidAccess(f"{layer_id} is being crystallized by another thread")
+        if layer.state is LayerState.CRYSTALLIZED:
+            raise ImmutableDimension(
+                f"{layer_id} is on disk already, though still read from memory",
+                dimension=layer_id.dimension,
+            )
+
+    def _check_calm(self, dimension: DimensionId) -> None:
+        """Raise InvalidAccess where another thread is crystallizing a dimension."""
+        for layer in learned_of(self._snapshot.region_of(dimension)).values():
+            if layer.state is LayerState.CRYSTALLIZING:
+                raise InvalidAccess(f"{dimension} is being crystallized by another thread")
+
+    def _check_nothing_is_lost(self, standing: Standing) -> None:
+        found = learned_in(standing)
+        if found:
+            named = ", ".join(map(str, found[:5])) + (" ..." if len(found) > 5 else "")
+            raise InvalidAccess(
+                f"{standing.dimension_id}: {len(found)} layers are not on disk ({named}): "
+                "crystallize or discard them first"
+            )
+
+    def _table_to_write(self, layer_id: LayerId) -> LayerTable:
+        """Return the table of a layer's dimension, mapped again if it was evicted."""
+        standing = self._snapshot.standing_for(layer_id)
+        if isinstance(standing, EvictedRegion):
+            return self._bring_back(layer_id.dimension)
+        return standing
+
+    def _change(self, dimension: DimensionId, layer: LearnedLayer) -> None:
+        """Publish a learned layer that is new or takes another's place; under the writer lock."""
+        from jessymem.learning.region import with_learned
+
+        standing = self._standing_for(dimension)
+        region_id = self._snapshot.region_id_of(dimension)
+        self._place((with_learned(dimension, standing, [layer]), region_id))
+
+    def _remove(self, layer_id: LayerId) -> None:
+        """Publish a dimension without a learned layer, or nothing of it where none is left."""
+        from jessymem.learning.region import learned_over
+
+        dimension = layer_id.dimension
+        standing, region_id = self._standing_for(dimension), self._snapshot.region_id_of(dimension)
+        left = [each for each in learned_of(standing).values() if each.number != layer_id.layer]
+        fresh = learned_over(dimension, base_of(standing), left)
+        if fresh is not None:
+            self._place((fresh, region_id))
+        else:
+            self._snapshot = self._snapshot.without(dimension)
+            self._policy.forget(int(dimension))
+
+    @contextmanager
+    def _laid_over(self, base: MmapRegion, old: Standing | None) -> Iterator[LayerTable]:
+        """Put what is learned in a dimension over its new base, for whoever publishes it within."""
+        learned = learned_of(old)
+        if not learned:
+            yield base
+            return
+        from jessymem.learning import overlays
+        from jessymem.learning.region import LearnedRegion
+
+        fresh = overlays.lay_again(self._blocks(), base, learned.values())
+        try:
+            layers = [fresh.get(number, layer) for number, layer in learned.items()]
+            yield LearnedRegion.over(base.dimension_id, base, layers)
+        except BaseException:
+            self._give_back(fresh.values())
+            raise
+        self._give_back(learned[number] for number in fresh)
+
+    def _rest_all(self) -> None:
+        """In a forked child: what a thread of the parent was crystallizing, nobody is here."""
+        for region in self._snapshot.loaded:
+            for layer in learned_of(region).values():
+                if layer.state is LayerState.CRYSTALLIZING:
+                    layer.state = layer.resting_state
+
+
+def learned_of(standing: Standing | None) -> dict[int, LearnedLayer]:
+    """Return a dimension's learned layers by number."""
+    found: dict[int, LearnedLayer] = getattr(standing, "learned", {})
+    return found
+
+
+def learned_in(standing: Standing) -> list[LayerId]:
+    """Return the ids of a dimension's learned layers, ascending."""
+    return LayerId.in_order(standing.dimension_id, sorted(learned_of(standing)))
+
+
+def base_of(standing: Standing | None) -> MmapRegion | None:
+    """Return what lies under a dimension's learned layers: its file as loaded, or its simulation.
+
+    None: nothing does, or it is not in memory.
+    """
+    if isinstance(standing, MmapRegion):
+        return standing
+    base: MmapRegion | None = getattr(standing, "base", None)
+    return base
+
+
+def log_lost(layers: list[LayerId]) -> None:
+    """Record, as a warning, that a closed manager had layers that were not on disk."""
+    if layers:
+        logger.warning(
+            "closed with %d layers that were not crystallized",
+            len(layers),
+            extra={"event": "layers_lost", "layers": [str(layer) for layer in layers]},
+        )
+
+
+def _log(event: str, layer_id: LayerId, n_bytes: int) -> None:
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug(
+            "%s %s: %d bytes",
+            event,
+            layer_id,
+            n_bytes,
+            extra={"event": event, "layer": str(layer_id), "n_bytes": n_bytes},
+        )

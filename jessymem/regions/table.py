@@ -1,0 +1,239 @@
+"""`LayerTable`: what can be asked of one dimension's table of layers, wherever its rows come from.
+
+`MmapRegion` has the rows of a file; a dimension that is being learned has those and others in
+memory. Readers of the manager know this much of either and no more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jessymem import osmem
+from jessymem.computed_once import computed_once
+from jessymem.errors import LayerNotFound, OutOfBounds
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
+from jessymem.kernels import schema as s
+from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Edition(NamedTuple):
+    """What tells a region from one that is published before or after it; the later is greater."""
+
+    generation: int
+    made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
+    n_bytes: int
+
+
+#: What one read from Python needs: views of the whole region, per row of where its content begins
+#: and ends, of layer number to row (None: they are the same); the region's length; and by layer
+#: number what is not in the region but in memory.
+#: A plain tuple: a named one takes 30 ns longer to unpack, a fifth of the read.
+Reader: TypeAlias = tuple[
+    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview]
+]
+
+
+class LayerTable:
+    """One dimension's layers: ascending rows, and what lies behind them.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    path : pathlib.Path or None
+        Of the region file; None: there is none.
+    name : str
+        The dimension's.
+    size : int
+        Length of the region in bytes.
+    generation : int
+        The file's, 0 for plain V1.
+    edition : Edition
+        Which of the files that may bear its name it is.
+    state : int
+        REGION_*.
+    rows : ndarray of LAYER, shape (n,)
+        Ascending by layer number.
+    index : ndarray of uint16 or None
+        Layer number to row, where the numbers have gaps.
+    reader : Reader
+        What single reads from Python go through.
+    """
+
+    dimension_id: DimensionId
+    path: Path | None
+    name: str
+    size: int
+    generation: int
+    edition: Edition
+    state: int
+    rows: NDArray[Any]
+    index: NDArray[np.uint16] | None
+    reader: Reader
+
+    def name_of(self, row: int) -> str:
+        """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
+        raise NotImplementedError
+
+    def keywords_of(self, row: int) -> tuple[str, ...]:
+        """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
+        raise NotImplementedError
+
+    def location_of(self, row: int) -> ContentLocation:
+        """Return where a layer's content is."""
+        raise NotImplementedError
+
+    def state_of(self, row: int) -> LayerState:
+        """Return how far a layer has come."""
+        raise NotImplementedError
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+        """Describe one layer; its children are those of this region.
+
+        Raises
+        ------
+        LayerNotFound
+            If the region has no such layer.
+        RegionFormatError
+            If its keywords are malformed.
+        ValueError, TypeError
+            If `layer_id` is none.
+        """
+        wanted = as_layer_id(layer_id)
+        row = self.find_row(wanted)
+        return self.info_of(wanted, row, self.children_of(wanted))
+
+    def list_layers(self) -> list[LayerId]:
+        """Return the ids of all layers, ascending."""
+        return LayerId.in_order(self.dimension_id, self.rows["layer_num"].tolist())
+
+    @property
+    def numbers(self) -> NDArray[np.uint16]:
+        """The layers' numbers, ascending."""
+        found: NDArray[np.uint16] = self.rows["layer_num"]
+        return found
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.rows)
+
+    # -- for the manager ---------------------------------------------------------------------------
+
+    def describe_into(self, slot: Any) -> None:
+        """Fill one REGION row's addresses and lengths; the table must outlive the row."""
+        content, _, _, _, _, in_memory = self.reader
+        slot["table_address"] = address_of(self.rows)
+        slot["n_layers"] = len(self.rows)
+        slot["index_address"] = 0 if self.index is None else address_of(self.index)
+        slot["n_index"] = 0 if self.index is None else len(self.index)
+        slot["content_address"] = address_of(np.asarray(content))
+        slot["n_bytes"] = self.size
+        slot["n_charged"] = osmem.round_to_pages(self.size)
+        slot["generation"] = self.generation
+        slot["dimension"] = self.dimension_id
+        slot["state"] = self.state
+        slot["n_in_memory"] = len(in_memory)
+
+    def find_row(self, layer_id: LayerId) -> int:
+        """Return the row of a layer, or raise LayerNotFound."""
+        number = layer_id.layer
+        if layer_id.dimension == self.dimension_id:
+            if self.index is not None:
+                number = int(self.index[number]) if number < len(self.index) else s.NO_LAYER
+            if number < len(self.rows):
+                return number
+        raise LayerNotFound(f"{layer_id} is not in {self.path or 'memory'}", layer=layer_id)
+
+    def has_layer(self, number: int) -> bool:
+        """Tell whether there is a layer of this number."""
+        if self.index is not None:
+            return number < len(self.index) and self.index[number] != s.NO_LAYER
+        return number < len(self.rows)
+
+    def info_of(self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
+        """Describe the layer in a row; its number is not read again, the file may be rewritten."""
+        record = self.rows[row]
+        start, end = self.extent_of(row)
+        return LayerInfo(
+            layer_id=layer_id,
+            name=self.name_of(row),
+            frequency=float(record["frequency"]),
+            depth=int(record["depth"]),
+            offset=start,
+            size=end - start,
+            keywords=self.keywords_of(row),
+            parent=self.parent_of(row),
+            children=children,
+            location=self.location_of(row),
+            state=self.state_of(row),
+        )
+
+    def extent_of(self, row: int) -> tuple[int, int]:
+        """Return where a layer's content begins and ends, as `LayerInfo.offset` counts."""
+        record = self.rows[row]
+        return int(record["content_offset"]), int(record["content_end"])
+
+    def content_of(self, row: int) -> memoryview:
+        """Return a layer's bytes; raise OutOfBounds where the file was changed under its row."""
+        content, starts, ends, _, n_bytes, in_memory = self.reader
+        start, end = starts[row], ends[row]
+        if start <= end <= n_bytes:
+            return content[start:end]
+        number = int(self.rows[row]["layer_num"])
+        if number in in_memory:
+            return in_memory[number][:]
+        raise OutOfBounds(
+            f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
+            f"{self.size}; {self.path} was changed while it was mapped",
+            offset=start,
+            size=end - start,
+            region_size=self.size,
+        )
+
+    def parent_of(self, row: int) -> LayerId | None:
+        """Return a layer's parent; None also where the file was changed to name no layer."""
+        packed = int(self.rows[row]["parent"])
+        return LayerId.from_packed(packed) if packed >> s.LAYER_BITS else None
+
+    @computed_once
+    def rows_by_keyword(self) -> dict[str, list[int]]:
+        """Rows per keyword, ascending; made when first asked for, in O(keywords of the region)."""
+        found: dict[str, list[int]] = {}
+        for row in range(len(self.rows)):
+            for keyword in dict.fromkeys(self.keywords_of(row)):
+                found.setdefault(keyword, []).append(row)
+        return found
+
+    def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
+        """Return this region's layers that name `parent`, ascending."""
+        return tuple(self.children_by_parent.get(int(parent), ()))
+
+    @computed_once
+    def children_by_parent(self) -> dict[int, list[LayerId]]:
+        """Layers per packed parent, ascending; made when first asked for."""
+        rows = self.rows
+        named = rows[rows["parent"] != 0]
+        found: dict[int, list[LayerId]] = {}
+        children = LayerId.in_order(self.dimension_id, named["layer_num"].tolist())
+        for parent, child in zip(named["parent"].tolist(), children, strict=True):
+            found.setdefault(parent, []).append(child)
+        return found
+
+    def _cut_reader(self, content: memoryview, in_memory: dict[int, memoryview]) -> None:
+        """Cut the views that single reads from Python go through."""
+        index = None if self.index is None else memoryview(self.index)
+        starts, ends = memoryview(self.rows["content_offset"]), memoryview(self.rows["content_end"])
+        self.reader = content, starts, ends, index, len(content), in_memory
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Return where an array's first byte lies."""
+    return array.ctypes.data

@@ -1,0 +1,217 @@
+"""What stays in memory: regions make room under pressure and come back when they are read.
+
+Room is made before a writer copies the snapshot, never within; a manager's lock is held, the
+budget's is not.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from threading import RLock
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from jessymem import osmem
+from jessymem.budget import Budget
+from jessymem.core_dimensions import is_immutable
+from jessymem.errors import InvalidAccess, LimitExceeded, lets_go
+from jessymem.eviction import Mark, Policy
+from jessymem.ids import DimensionId, DimensionLike, as_dimension_id
+from jessymem.kernels import schema as s
+from jessymem.loading import Loader, log_region, logged_failure
+from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
+from jessymem.snapshot import Placed, Snapshot, Standing
+
+logger = logging.getLogger("jessymem")
+
+_EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
+
+
+class ResidencyVerbs:
+    """The part of a manager that decides what stays in memory."""
+
+    _lock: RLock
+    _snapshot: Snapshot
+    _budget: Budget
+    _loader: Loader
+    _policy: Policy
+    _pinned: set[DimensionId]
+    _kept: Counter[DimensionId]
+    _n_evictions: int
+    _n_reloads: int
+
+    if TYPE_CHECKING:
+
+        def _writing(self) -> AbstractContextManager[None]: ...
+        def _standing_for(
+            self, dimension: DimensionId, snapshot: Snapshot | None = None
+        ) -> Standing: ...
+
+    @lets_go
+    def pin(self, dimension_id: DimensionLike) -> None:
+        """Keep a dimension in memory, whatever the pressure, until `unpin` or its unloading.
+
+        One that was evicted is mapped again. Pinning twice is pinning once.
+
+        Raises
+        ------
+        DimensionNotFound
+            If it is not loaded.
+        LimitExceeded, RegionIOError, RegionFormatError, AllocationFailed
+            As `load_dimension`, where it has to be mapped again.
+        InvalidAccess
+            If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is none.
+        """
+        dimension = as_dimension_id(dimension_id)
+        with self._writing():
+            self._bring_back(dimension)
+            self._pinned.add(dimension)
+
+    @lets_go
+    def unpin(self, dimension_id: DimensionLike) -> None:
+        """Let a dimension be evicted again; nothing to do for one that is not pinned.
+
+        Raises
+        ------
+        InvalidAccess
+            If the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is none.
+        """
+        dimension = as_dimension_id(dimension_id)
+        with self._writing():
+            self._pinned.discard(dimension)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _place(self, *standings: tuple[Standing, int]) -> None:
+        """Publish what stands for dimensions from now on, each with its region id, at once."""
+        self._snapshot = self._snapshot.with_regions(
+            Placed(region, region_id, self._new_mark(region)) for region, region_id in standings
+        )
+
+    def _new_mark(self, region: Standing) -> Mark:
+        if isinstance(region, EvictedRegion):
+            return [None]
+        return self._policy.admit(int(region.dimension_id))
+
+    def _bring_back(self, dimension: DimensionId) -> LayerTable:
+        """Return a loaded dimension's table, mapping its file again if it was evicted."""
+        with self._writing():
+            standing = self._standing_for(dimension)
+            if not isinstance(standing, EvictedRegion):
+                return standing
+            start = perf_counter()
+            region, region_id = self._remap(standing)
+            self._place((region, region_id))
+            self._n_reloads += 1
+            log_region("dimension_reloaded", region, seconds=perf_counter() - start)
+            return region
+
+    def _remap(self, evicted: EvictedRegion) -> tuple[MmapRegion, int]:
+        dimension = evicted.dimension_id
+        region_id = self._snapshot.region_id_of(dimension)
+        viewed = evicted.still_viewed()
+        if viewed is not None and self._budget.reclaim(region_id):
+            return viewed, region_id
+        del viewed
+        home = self._loader.home_of(dimension)
+        with logged_failure(dimension, home):
+            # Another process may have published a newer one meanwhile.
+            return self._map(dimension, self._loader.find(dimension, home))
+
+    def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
+        """Map a file, evicting others if that is what it takes."""
+        try:
+            return self._loader.map(dimension, where)
+        except LimitExceeded as error:
+            if error.limit != self._budget.limit_bytes:
+                raise  # it is the headroom of the core dimensions that is short
+            missing = error.current + error.requested - error.limit
+            if not self._make_room(missing, wanted=dimension):
+                raise
+        return self._loader.map(dimension, where)
+
+    def _make_room(self, n_bytes: int, wanted: DimensionId | None = None) -> bool:
+        """Evict the coldest regions until so many bytes are free; tell whether they are.
+
+        For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
+        allocation whatever can be had is welcome.
+        """
+        sizes = {
+            int(region.dimension_id): osmem.round_to_pages(region.size)
+            for region in self._snapshot.resident
+            if self._may_go(region) and region.dimension_id != wanted
+        }
+        if wanted is not None and sum(sizes.values()) < n_bytes:
+            return False
+        target = self._budget.total - n_bytes
+        while sizes and self._budget.total > target:
+            dimension = self._policy.choose(sizes.keys())
+            del sizes[dimension]
+            self._evict(DimensionId(dimension))
+        return self._budget.total <= target
+
+    def _may_go(self, region: LayerTable) -> bool:
+        dimension = region.dimension_id
+        return (
+            isinstance(region, MmapRegion)
+            and region.state in _EVICTABLE
+            and not is_immutable(dimension)
+            and dimension not in self._pinned
+            and not self._kept[dimension]
+            and not is_viewed(region)
+        )
+
+    def _evict(self, dimension: DimensionId) -> None:
+        """Keep a region's names only. Nothing here may hold the region when this returns."""
+        region = self._snapshot.region_of(dimension)
+        region_id = self._snapshot.region_id_of(dimension)
+        if not isinstance(region, MmapRegion):
+            raise AssertionError("only what a file has may go")
+        self._place((EvictedRegion(region), region_id))
+        self._policy.forget(int(dimension))
+        self._budget.retire(region_id)
+        self._n_evictions += 1
+        log_region("dimension_evicted", region)
+
+    def _make_room_for_blocks(self, n_bytes: int) -> None:
+        """Evict before an allocation; called without any lock."""
+        with suppress(InvalidAccess), self._writing():  # closed: the allocation will say so
+            self._make_room(n_bytes)
+
+    @contextmanager
+    def _keeping(self, dimensions: Iterable[DimensionId]) -> Iterator[None]:
+        """Let none of `dimensions` be evicted within."""
+        kept = list(dimensions)
+        with self._writing():
+            self._kept.update(kept)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kept.subtract(kept)
+
+
+def is_viewed(region: MmapRegion) -> bool:
+    """Tell whether anybody holds a view of a region's bytes: its memory would not come free.
+
+    Every view cut from the region's own shares one buffer object with it, whose references tell how
+    many there are. Where an interpreter counts differently, a viewed region is evicted in vain, and
+    taken back as it is when it is read again.
+    """
+    for buffer in gc.get_referents(region.reader[0]):
+        if type(buffer).__name__ == "managedbuffer":
+            # The region's own view, the loop's variable and the argument.
+            return sys.getrefcount(buffer) > 3
+    return False
