@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -13,9 +12,10 @@ from jessymem.errors import DuplicateLayer
 from jessymem.ids import DimensionId, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
-from jessymem.learning.region import with_learned
-from jessymem.learning.verbs import _log
+from jessymem.learning.region import LearnedRegion, with_learned
+from jessymem.learning.verbs import log_learning
 from jessymem.pools import storing
+from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import Content, LayerDraft, as_content, make_draft
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.snapshot import Standing
@@ -69,20 +69,15 @@ def content_draft(layer_id: LayerId, content: Content) -> LayerDraft:
     return LayerDraft(layer_id.layer, data, encoding=encoding)
 
 
-def store(blocks: PoolAllocator, requests: list[Request]) -> list[LearnedLayer]:
-    """Copy the contents of all requests into blocks, or of none."""
-    return store_drafts(blocks, [request.draft for request in requests])
-
-
-def store_drafts(blocks: PoolAllocator, drafts: list[LayerDraft]) -> list[LearnedLayer]:
+def store(blocks: PoolAllocator, drafts: list[LayerDraft]) -> list[StoredBlock | None]:
     """Copy contents into blocks, one each where there is any content; all of them or none."""
     filled = [draft for draft in drafts if len(draft.content)]
     stored = iter(storing.store(blocks, [[draft.content] for draft in filled]) if filled else ())
-    return [LearnedLayer(draft, next(stored) if len(draft.content) else None) for draft in drafts]
+    return [next(stored) if len(draft.content) else None for draft in drafts]
 
 
 def publish(
-    manager: LearningVerbs, requests: list[Request], layers: list[LearnedLayer]
+    manager: LearningVerbs, requests: list[Request], blocks: list[StoredBlock | None]
 ) -> list[LayerId]:
     """Give numbers to stored layers and publish all of them at once; under the writer lock."""
     by_dimension: dict[DimensionId, list[int]] = defaultdict(list)
@@ -92,30 +87,34 @@ def publish(
         if isinstance(manager._snapshot.region_of(dimension), EvictedRegion):
             manager._bring_back(dimension)
     ids: dict[int, LayerId] = {}
-    placed: list[tuple[Standing, int]] = []
-    for dimension, places in by_dimension.items():
-        standing = manager._snapshot.region_of(dimension)
-        wanted = [requests[at].layer for at in places]
-        numbers = choose_numbers(
-            dimension, standing, manager._loader.numbers_on_disk(dimension), wanted
-        )
-        fresh = []
-        for at, number in zip(places, numbers, strict=True):
-            ids[at] = LayerId(dimension, number)
-            draft = requests[at].draft
-            if draft.parent == ids[at]:
-                raise ValueError(f"{ids[at]}: a layer is not its own parent")
-            layers[at] = layers[at].described_by(replace(draft, layer=number))
-            fresh.append(layers[at])
-        if standing is None:
-            region_id = manager._loader.new_region_id()
-        else:
-            region_id = manager._snapshot.region_id_of(dimension)
-        placed.append((with_learned(dimension, standing, fresh), region_id))
-    manager._place(*placed)
+    placed: list[tuple[LearnedRegion, int]] = []
+    try:
+        for dimension, places in by_dimension.items():
+            standing = manager._snapshot.region_of(dimension)
+            on_disk = manager._loader.numbers_on_disk(dimension)
+            wanted = [requests[at].layer for at in places]
+            numbers = choose_numbers(dimension, standing, on_disk, wanted)
+            ids.update(zip(places, LayerId.in_order(dimension, numbers), strict=True))
+            fresh = [_layer(ids[at], requests[at].draft, blocks[at]) for at in places]
+            if standing is None:
+                region_id = manager._loader.new_region_id()
+            else:
+                region_id = manager._snapshot.region_id_of(dimension)
+            placed.append((with_learned(dimension, standing, fresh), region_id))
+        manager._place(*placed)
+    except BaseException:
+        for region, _ in placed:
+            region.retract(manager._snapshot.region_of(region.dimension_id))
+        raise
     for at, layer_id in ids.items():
-        _log("proto_created", layer_id, len(layers[at].content))
+        log_learning("proto_created", layer_id, len(requests[at].draft.content))
     return [ids[at] for at in range(len(requests))]
+
+
+def _layer(layer_id: LayerId, draft: LayerDraft, block: StoredBlock | None) -> LearnedLayer:
+    if draft.parent == layer_id:
+        raise ValueError(f"{layer_id}: a layer is not its own parent")
+    return LearnedLayer.keeping(draft, block, layer=layer_id.layer)
 
 
 def choose_numbers(

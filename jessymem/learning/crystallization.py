@@ -70,7 +70,9 @@ def crystallize(
             if layer.state is LayerState.CRYSTALLIZING:
                 layer.state = layer.resting_state
         raise
-    manager._give_back(layer for layer in layers if not _is_standing(manager, dimension, layer))
+    manager._give_back(
+        layer.block for layer in layers if not _is_standing(manager, dimension, layer)
+    )
     ids = LayerId.in_order(dimension, sorted(layer.number for layer in layers))
     _log(dimension, path, ids, sum(len(layer.content) for layer in layers), start)
     return ids

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xxhash
 
-from jessymem.pools import storing
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
-
-if TYPE_CHECKING:
-    from jessymem.pools.allocator import PoolAllocator
 
 
 class LearnedLayer:
@@ -24,7 +19,7 @@ class LearnedLayer:
     Parameters
     ----------
     draft : LayerDraft
-        What describes it; its content is replaced by the block's.
+        What describes it, with a read-only view of the block as its content.
     block : StoredBlock or None
         Where its content lies; None: it is empty.
     n_base : int or None
@@ -32,8 +27,6 @@ class LearnedLayer:
 
     Attributes
     ----------
-    draft : LayerDraft
-        With a read-only view of the block as its content.
     state : LayerState
         How far it has come; changed under the writer lock.
     written_xxh3 : int or None
@@ -46,16 +39,19 @@ class LearnedLayer:
     def __init__(
         self, draft: LayerDraft, block: StoredBlock | None, n_base: int | None = None
     ) -> None:
-        content = block.view if block is not None else memoryview(b"")
-        self.draft = replace(draft, content=content)
+        self.draft = draft
         self.block = block
         self.n_base = n_base
         self.state = self.resting_state
         self.written_xxh3: int | None = None
 
-    def described_by(self, draft: LayerDraft) -> LearnedLayer:
-        """Return a layer in the same block with another description."""
-        return LearnedLayer(draft, self.block, self.n_base)
+    @classmethod
+    def keeping(
+        cls, draft: LayerDraft, block: StoredBlock | None, n_base: int | None = None, **changes: Any
+    ) -> LearnedLayer:
+        """Make a layer of a draft, with a block's view as its content and further changes."""
+        content = block.view if block is not None else memoryview(b"")
+        return cls(replace(draft, content=content, **changes), block, n_base)
 
     @property
     def number(self) -> int:
@@ -113,8 +109,3 @@ class LearnedLayer:
         row["parent"] = int(draft.parent or 0)
         row["encoding"] = draft.encoding
         row["keyword_count"] = len(draft.keywords)
-
-
-def give_back(blocks: PoolAllocator, layers: Iterable[LearnedLayer]) -> None:
-    """Let go of layers' blocks; those that are viewed wait."""
-    storing.forget(blocks, [each.block.handle for each in layers if each.block is not None])

@@ -10,7 +10,7 @@ import xxhash
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.layers import LearnedLayer, give_back
+from jessymem.learning.layers import LearnedLayer
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
 from jessymem.regions.region import MmapRegion
@@ -84,7 +84,7 @@ def lay_again(
                 draft = replace(under, content_xxh3=None)
                 fresh[layer.number] = _store(blocks, draft, pieces, len(under.content), is_text)
     except BaseException:
-        give_back(blocks, fresh.values())
+        storing.forget(blocks, [each.block for each in fresh.values()])
         raise
     return fresh
 
@@ -112,4 +112,4 @@ def _store(
     is_text = is_text and draft.encoding == s.ENCODING_TEXT
     encoding = s.ENCODING_TEXT if is_text else s.ENCODING_BYTES
     block = storing.store(blocks, [pieces])[0] if n_bytes else None
-    return LearnedLayer(replace(draft, encoding=encoding), block, n_base)
+    return LearnedLayer.keeping(draft, block, n_base, encoding=encoding)

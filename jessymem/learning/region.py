@@ -12,8 +12,8 @@ from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
+from jessymem.learning.room import Room
 from jessymem.pools.offsets import MmapOffset
-from jessymem.regions import layout
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import Edition, LayerTable, address_of
@@ -36,22 +36,18 @@ class LearnedRegion(LayerTable):
     base : MmapRegion or None
         The dimension's file as it is loaded, or its simulation; None: neither is loaded.
     learned : dict of int to LearnedLayer
-        By layer number. Never changed but for layers added above the published ones.
+        By layer number. Later states may add to it, above the numbers of this one.
     """
 
     def __init__(
-        self,
-        dimension: DimensionId,
-        base: MmapRegion | None,
-        learned: dict[int, LearnedLayer],
-        in_memory: dict[int, memoryview],
-        rows: NDArray[np.void],
+        self, dimension: DimensionId, base: MmapRegion | None, room: Room, n_rows: int
     ) -> None:
         self.dimension_id = dimension
         self.base = base
-        self.learned = learned
-        self.rows = rows
-        self.index = layout.build_index(rows)
+        self.learned = room.learned
+        self.rows = room.rows(n_rows)
+        self.index = room.index(n_rows)
+        self._room = room
         if base is None:
             self.path, self.size, self.generation = None, 0, 0
             self.name = name_of_new(dimension)
@@ -60,7 +56,7 @@ class LearnedRegion(LayerTable):
         else:
             self.path, self.size, self.generation = base.path, base.size, base.generation
             self.name, self.edition, self.state = base.name, base.edition, base.state
-        self._cut_reader(_NOTHING if base is None else base.reader[0], in_memory)
+        self._cut_reader(_NOTHING if base is None else base.reader[0], room.in_memory)
 
     @classmethod
     def over(
@@ -74,30 +70,47 @@ class LearnedRegion(LayerTable):
             If the base's file was changed under its mapping.
         """
         rows = np.zeros(0, s.LAYER) if base is None else _checked_copy(base)
-        return cls(dimension, base, {}, {}, rows).with_layers(learned)
+        return cls._merged(dimension, base, rows, {}, sorted(learned, key=_number))
 
     def with_layers(self, layers: Iterable[LearnedLayer]) -> LearnedRegion:
-        """Return the dimension with further layers, or others in the place of their numbers."""
-        given = {layer.number: layer for layer in layers}
-        numbers = np.array(sorted(given), np.int64)
-        origin = self._origin
-        fresh = np.zeros(len(numbers), s.LAYER)
-        for row, number in zip(fresh, numbers.tolist(), strict=True):
-            given[number].fill_row(row, origin)
-        places = np.searchsorted(self.rows["layer_num"], numbers)
+        """Return the dimension with further layers, or others in the place of their numbers.
+
+        If the result is not published, it is to be told to `retract`.
+        """
+        given = sorted(layers, key=_number)
+        n_rows, room = len(self.rows), self._room
+        is_above = not n_rows or given[0].number > int(self.rows["layer_num"][-1])
+        if is_above and room.has_space(n_rows, len(given)):
+            room.append(_describe(given, self.base), given)
+            return LearnedRegion(self.dimension_id, self.base, room, room.n_rows)
+        return self._merged(self.dimension_id, self.base, self.rows, self.learned, given)
+
+    def retract(self, before: Standing | None) -> None:
+        """Undo what was added to `before`, which stays published."""
+        if isinstance(before, LearnedRegion) and before._room is self._room:
+            self._room.retract(len(before.rows))
+
+    @classmethod
+    def _merged(
+        cls,
+        dimension: DimensionId,
+        base: MmapRegion | None,
+        rows: NDArray[np.void],
+        learned: dict[int, LearnedLayer],
+        given: list[LearnedLayer],
+    ) -> LearnedRegion:
+        """Put `given` layers among rows, each in the place of its number."""
+        fresh = _describe(given, base)
+        numbers = fresh["layer_num"]
+        places = np.searchsorted(rows["layer_num"], numbers)
         is_known = np.zeros(len(numbers), bool)
-        inside = places < len(self.rows)
-        is_known[inside] = self.rows["layer_num"][places[inside]] == numbers[inside]
-        rows = np.insert(self.rows, places[~is_known], fresh[~is_known])
+        inside = places < len(rows)
+        is_known[inside] = rows["layer_num"][places[inside]] == numbers[inside]
+        rows = np.insert(rows, places[~is_known], fresh[~is_known])
         if is_known.any():
             rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
-        learned, in_memory = self.learned.copy(), self.reader[5].copy()
-        for number, layer in given.items():
-            learned[number] = layer
-            in_memory.pop(number, None)
-            if layer.block is not None:
-                in_memory[number] = layer.block.view
-        return LearnedRegion(self.dimension_id, self.base, learned, in_memory, rows)
+        room = Room(rows, {**learned, **{layer.number: layer for layer in given}})
+        return cls(dimension, base, room, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
 
@@ -142,11 +155,6 @@ class LearnedRegion(LayerTable):
     # -- inside ------------------------------------------------------------------------------------
 
     @property
-    def _origin(self) -> int:
-        """The address that offsets count from."""
-        return 0 if self.base is None else address_of(np.asarray(self.base.reader[0]))
-
-    @property
     def _base(self) -> MmapRegion:
         if self.base is None:
             raise AssertionError("a row that is not learned is the base's")
@@ -160,6 +168,19 @@ class LearnedRegion(LayerTable):
             return learned, -1
         base_index = self.base.index
         return None, number if base_index is None else int(base_index[number])
+
+
+def _number(layer: LearnedLayer) -> int:
+    return layer.number
+
+
+def _describe(layers: list[LearnedLayer], base: MmapRegion | None) -> NDArray[np.void]:
+    """Return a row for each layer, its offset counted from the base's first byte, or from 0."""
+    origin = 0 if base is None else address_of(np.asarray(base.reader[0]))
+    rows = np.zeros(len(layers), s.LAYER)
+    for row, layer in zip(rows, layers, strict=True):
+        layer.fill_row(row, origin)
+    return rows
 
 
 def learned_over(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from jessymem.snapshot import Snapshot, Standing
 if TYPE_CHECKING:
     from jessymem.learning.layers import LearnedLayer
     from jessymem.pools.allocator import PoolAllocator
+    from jessymem.pools.storing import StoredBlock
     from jessymem.regions.drafts import Content
 
 logger = logging.getLogger("jessymem")
@@ -161,12 +161,12 @@ class LearningVerbs:
             self._check_writable(request.dimension)
         if not requests:
             return []
-        layers = creation.store(self._blocks(), requests)
+        blocks = creation.store(self._blocks(), [request.draft for request in requests])
         try:
             with self._writing():
-                return creation.publish(self, requests, layers)
+                return creation.publish(self, requests, blocks)
         except BaseException:
-            self._give_back(layers)
+            self._give_back(blocks)
             raise
 
     @lets_go
@@ -189,22 +189,23 @@ class LearningVerbs:
             If an argument is not of that form.
         """
         from jessymem.learning import creation
+        from jessymem.learning.layers import LearnedLayer
 
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
         self._proto_layer(wanted)
         draft = creation.content_draft(wanted, content)
-        fresh = creation.store_drafts(self._blocks(), [draft])[0]
+        (block,) = creation.store(self._blocks(), [draft])
         try:
             with self._writing():
                 old = self._proto_layer(wanted)
-                changed = replace(old.draft, content=draft.content, encoding=draft.encoding)
-                self._change(wanted.dimension, fresh.described_by(changed))
+                fresh = LearnedLayer.keeping(old.draft, block, encoding=draft.encoding)
+                self._change(wanted.dimension, fresh)
         except BaseException:
-            self._give_back([fresh])
+            self._give_back([block])
             raise
-        self._give_back([old])
-        _log("proto_updated", wanted, len(fresh.content))
+        self._give_back([old.block])
+        log_learning("proto_updated", wanted, len(fresh.content))
 
     @lets_go
     def discard_proto_dimension(self, layer_id: LayerLike) -> None:
@@ -220,8 +221,8 @@ class LearningVerbs:
         with self._writing():
             old = self._proto_layer(wanted)
             self._remove(wanted)
-        self._give_back([old])
-        _log("proto_discarded", wanted, len(old.content))
+        self._give_back([old.block])
+        log_learning("proto_discarded", wanted, len(old.content))
 
     # -- overlays ----------------------------------------------------------------------------------
 
@@ -273,10 +274,10 @@ class LearningVerbs:
             try:
                 self._change(wanted.dimension, fresh)
             except BaseException:
-                self._give_back([fresh])
+                self._give_back([fresh.block])
                 raise
-        self._give_back([] if old is None else [old])
-        _log("overlaid", wanted, len(fresh.content))
+        self._give_back([] if old is None else [old.block])
+        log_learning("overlaid", wanted, len(fresh.content))
 
     @lets_go
     def drop_overlay(self, layer_id: LayerLike) -> None:
@@ -303,8 +304,8 @@ class LearningVerbs:
                 raise InvalidAccess(f"nothing lies over {wanted}")
             self._check_not_on_its_way(wanted, old)
             self._remove(wanted)
-        self._give_back([old])
-        _log("overlay_dropped", wanted, len(old.content))
+        self._give_back([old.block])
+        log_learning("overlay_dropped", wanted, len(old.content))
 
     # -- crystallization ---------------------------------------------------------------------------
 
@@ -381,12 +382,12 @@ class LearningVerbs:
     def _blocks(self) -> PoolAllocator:
         return self._allocator or self._make_allocator()
 
-    def _give_back(self, layers: Iterable[LearnedLayer]) -> None:
+    def _give_back(self, blocks: Iterable[StoredBlock | None]) -> None:
         """Let blocks go; those that are viewed wait."""
-        from jessymem.learning.layers import give_back
+        from jessymem.pools import storing
 
         if self._allocator is not None:
-            give_back(self._allocator, layers)
+            storing.forget(self._allocator, blocks)
 
     def _check_writable(self, dimension: DimensionId) -> None:
         if self._config.read_only:
@@ -485,9 +486,9 @@ class LearningVerbs:
             layers = [fresh.get(number, layer) for number, layer in learned.items()]
             yield LearnedRegion.over(base.dimension_id, base, layers)
         except BaseException:
-            self._give_back(fresh.values())
+            self._give_back(layer.block for layer in fresh.values())
             raise
-        self._give_back(learned[number] for number in fresh)
+        self._give_back(learned[number].block for number in fresh)
 
     def _rest_all(self) -> None:
         """In a forked child: what a thread of the parent was crystallizing, nobody is here."""
@@ -529,7 +530,8 @@ def log_lost(layers: list[LayerId]) -> None:
         )
 
 
-def _log(event: str, layer_id: LayerId, n_bytes: int) -> None:
+def log_learning(event: str, layer_id: LayerId, n_bytes: int) -> None:
+    """Record, at debug, what happened to a layer in memory."""
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug(
             "%s %s: %d bytes",

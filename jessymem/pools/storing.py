@@ -64,12 +64,16 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
             for handle, owner in zip(handles, owners, strict=True)
         ]
     except BaseException:
-        forget(blocks, handles)
+        _forget(blocks, handles)
         raise
 
 
-def forget(blocks: PoolAllocator, handles: Iterable[int]) -> None:
-    """Give stored blocks back, as far as the allocator has not been closed."""
+def forget(blocks: PoolAllocator, stored: Iterable[StoredBlock | None]) -> None:
+    """Let stored bytes go; a block that is viewed waits."""
+    _forget(blocks, [block.handle for block in stored if block is not None])
+
+
+def _forget(blocks: PoolAllocator, handles: list[int]) -> None:
     for handle in handles:
-        with suppress(InvalidAccess):
+        with suppress(InvalidAccess):  # closed: its blocks have been given back
             blocks.deallocate(MmapOffset.from_packed(handle))

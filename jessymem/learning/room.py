@@ -1,0 +1,91 @@
+"""`Room`: the arrays that successive states of one dimension share while layers are only added.
+
+A state sees so many rows as there were when it was published; what is written behind them is seen
+by later states alone. So adding a layer above the highest number copies nothing, however many there
+are. Any other change makes a new room. Used under the writer lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from jessymem.kernels import schema as s
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jessymem.learning.layers import LearnedLayer
+
+_MIN_ROWS: Final = 64
+
+
+class Room:
+    """Rows, index and learned layers, with space for more.
+
+    Parameters
+    ----------
+    rows : ndarray of LAYER, shape (n,)
+        Ascending; copied.
+    learned : dict of int to LearnedLayer
+        By number; kept.
+
+    Attributes
+    ----------
+    n_rows : int
+        How many rows are taken.
+    learned : dict of int to LearnedLayer
+    in_memory : dict of int to memoryview
+        Contents of those that have any.
+    """
+
+    def __init__(self, rows: NDArray[np.void], learned: dict[int, LearnedLayer]) -> None:
+        self._rows = np.empty(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
+        self._rows[: len(rows)] = rows
+        self._index: NDArray[np.uint16] | None = None
+        self.n_rows = len(rows)
+        self.learned = learned
+        self.in_memory = {
+            number: layer.block.view for number, layer in learned.items() if layer.block is not None
+        }
+
+    def rows(self, n_rows: int) -> NDArray[np.void]:
+        """Return the first rows."""
+        return self._rows[:n_rows]
+
+    def index(self, n_rows: int) -> NDArray[np.uint16] | None:
+        """Return the index of the first rows: number to row; None where they are the same."""
+        last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
+        if last == n_rows - 1:
+            return None
+        if self._index is None:
+            numbers = self._rows["layer_num"][: self.n_rows]
+            self._index = np.full(s.MAX_LAYERS, s.NO_LAYER, s.LAYER_INDEX)
+            self._index[numbers] = np.arange(self.n_rows, dtype=s.LAYER_INDEX)
+        return self._index[: last + 1]
+
+    def has_space(self, n_rows: int, n_more: int) -> bool:
+        """Tell whether more rows fit behind the first `n_rows`, and those are the last ones."""
+        return self.n_rows == n_rows and n_rows + n_more <= len(self._rows)
+
+    def append(self, rows: NDArray[np.void], layers: list[LearnedLayer]) -> None:
+        """Add layers whose numbers are above all that there are, ascending."""
+        first, self.n_rows = self.n_rows, self.n_rows + len(rows)
+        self._rows[first : self.n_rows] = rows
+        if self._index is not None:
+            taken = np.arange(first, self.n_rows, dtype=s.LAYER_INDEX)
+            self._index[rows["layer_num"]] = taken
+        for layer in layers:
+            self.learned[layer.number] = layer
+            if layer.block is not None:
+                self.in_memory[layer.number] = layer.block.view
+
+    def retract(self, n_rows: int) -> None:
+        """Forget what was added behind the first `n_rows`, which nobody has seen."""
+        for number in self._rows["layer_num"][n_rows : self.n_rows].tolist():
+            self.learned.pop(number, None)
+            self.in_memory.pop(number, None)
+            if self._index is not None:
+                self._index[number] = s.NO_LAYER
+        self.n_rows = n_rows
