@@ -34,7 +34,7 @@ from jessymem.ids import (
     as_dimension_id,
 )
 from jessymem.kernels import schema as s
-from jessymem.learning.verbs import LearningVerbs, base_of, learned_in, log_lost
+from jessymem.learning.verbs import LearningVerbs, base_of, learned_of, log_lost, unwritten_in
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
@@ -281,6 +281,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
             self._policy.forget(int(dimension))
             self._pinned.discard(dimension)
             self._loader.settle(dimension, None)
+            self._give_back(layer.block for layer in learned_of(region).values())
             if isinstance(region, LayerTable):
                 log_region("dimension_unloaded", region)
             del region
@@ -299,7 +300,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
             if allocator is not None:
                 allocator.close()
             region_ids = self._snapshot.region_ids()
-            lost = [layer for region in self._snapshot.loaded for layer in learned_in(region)]
+            lost = [layer for region in self._snapshot.loaded for layer in unwritten_in(region)]
             self._snapshot = self._empty
             for region_id in region_ids:
                 self._budget.retire(region_id)

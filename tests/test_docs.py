@@ -37,13 +37,12 @@ def test_the_readme_example_runs(tmp_path):
     )
 
 
-def test_the_examples_of_the_memory_page_run():
-    blocks = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "memory.md").read_text(), re.DOTALL
-    )
-    assert len(blocks) == 2
+@pytest.mark.parametrize(("page", "n_examples"), [("memory.md", 2), ("learning.md", 1)])
+def test_the_examples_of_a_page_run(page, n_examples, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert len(blocks) == n_examples
     for code in blocks:
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_the_eviction_page_tells_the_default_and_every_policy():

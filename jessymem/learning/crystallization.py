@@ -55,20 +55,22 @@ def crystallize(
     """
     start = perf_counter()
     with manager._writing():
-        layers = _begin(manager, dimension, wanted)
+        layers = _choose(manager, dimension, wanted)
+        before = [layer.state for layer in layers]
+        for layer in layers:
+            layer.state = LayerState.CRYSTALLIZING
     if not layers:
         return []
+    files = manager._loader.files_of(dimension)
     try:
-        files = manager._loader.files_of(dimension)
         with files.writing():
             path = _write(files, layers)
             for layer in layers:
                 layer.state = LayerState.CRYSTALLIZED
             _publish(manager, dimension, path, layers)
     except BaseException:
-        for layer in layers:
-            if layer.state is LayerState.CRYSTALLIZING:
-                layer.state = layer.resting_state
+        for layer, state in zip(layers, before, strict=True):
+            layer.state = state if files.placed is None else LayerState.CRYSTALLIZED
         raise
     manager._give_back(
         layer.block for layer in layers if not _is_standing(manager, dimension, layer)
@@ -78,10 +80,10 @@ def crystallize(
     return ids
 
 
-def _begin(
+def _choose(
     manager: LearningVerbs, dimension: DimensionId, wanted: LayerId | None
 ) -> list[LearnedLayer]:
-    """Mark what is to be written, so that nobody changes it; under the writer lock."""
+    """Return what is to be written, if nobody else is about it; under the writer lock."""
     if wanted is None:
         standing = manager._standing_for(dimension)
         layers = list(learned_of(standing).values())
@@ -101,8 +103,6 @@ def _begin(
             raise InvalidAccess(f"{layer_id} is being crystallized by another thread")
         if layer.is_overlay and is_simulated:
             raise InvalidAccess(f"{layer_id} lies over a simulated layer, which is never written")
-    for layer in layers:
-        layer.state = LayerState.CRYSTALLIZING
     return layers
 
 
@@ -114,7 +114,7 @@ def _write(files: RegionFiles, layers: list[LearnedLayer]) -> Path:
     generation = files.next_generation()
     _, pieces = write_layout(files.dimension, name.encode(), drafts, generation, time.time_ns())
     for layer, draft in zip(layers, drafts[len(drafts) - len(layers) :], strict=True):
-        # Should the file get its name and the writer an error, the next attempt knows its own.
+        # Should the file get its name and then an error come, the next attempt knows its own.
         layer.written_xxh3 = draft.content_xxh3
     return files.put(pieces, generation)
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from jessymem.ids import LayerId
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
+from jessymem.regions.region import MmapRegion
 
 
 class LearnedLayer:
@@ -30,8 +32,7 @@ class LearnedLayer:
     state : LayerState
         How far it has come; changed under the writer lock.
     written_xxh3 : int or None
-        The checksum under which it was last written to the region file, should it have got there
-        although the writer was told of an error.
+        The checksum of what was last written to the region file for it; None: nothing was.
     """
 
     __slots__ = ("block", "draft", "n_base", "state", "written_xxh3")
@@ -74,10 +75,12 @@ class LearnedLayer:
         """Its state while nobody writes it to disk: created, and active once it has content."""
         return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
 
-    @property
-    def is_on_its_way(self) -> bool:
-        """Whether it is being written to disk, or is there already: it may not change any more."""
-        return self.state in (LayerState.CRYSTALLIZING, LayerState.CRYSTALLIZED)
+    def is_in(self, base: MmapRegion) -> bool:
+        """Tell whether a region file holds it, as it was written."""
+        if self.state is not LayerState.CRYSTALLIZED or not base.has_layer(self.number):
+            return False
+        row = base.find_row(LayerId(base.dimension_id, self.number))
+        return self.written_xxh3 == xxhash.xxh3_64_intdigest(base.content_of(row))
 
     @property
     def location(self) -> ContentLocation:

@@ -434,7 +434,7 @@ class LearningVerbs:
                 raise InvalidAccess(f"{dimension} is being crystallized by another thread")
 
     def _check_nothing_is_lost(self, standing: Standing) -> None:
-        found = learned_in(standing)
+        found = unwritten_in(standing)
         if found:
             named = ", ".join(map(str, found[:5])) + (" ..." if len(found) > 5 else "")
             raise InvalidAccess(
@@ -479,16 +479,17 @@ class LearningVerbs:
             yield base
             return
         from jessymem.learning import overlays
-        from jessymem.learning.region import LearnedRegion
+        from jessymem.learning.region import learned_over
 
-        fresh = overlays.lay_again(self._blocks(), base, learned.values())
+        settled = {number for number, layer in learned.items() if layer.is_in(base)}
+        left = {number: learned[number] for number in learned.keys() - settled}
+        fresh = overlays.lay_again(self._blocks(), base, left.values())
         try:
-            layers = [fresh.get(number, layer) for number, layer in learned.items()]
-            yield LearnedRegion.over(base.dimension_id, base, layers)
+            yield learned_over(base.dimension_id, base, (left | fresh).values()) or base
         except BaseException:
             self._give_back(layer.block for layer in fresh.values())
             raise
-        self._give_back(learned[number].block for number in fresh)
+        self._give_back(learned[number].block for number in settled | fresh.keys())
 
     def _rest_all(self) -> None:
         """In a forked child: what a thread of the parent was crystallizing, nobody is here."""
@@ -504,9 +505,14 @@ def learned_of(standing: Standing | None) -> dict[int, LearnedLayer]:
     return found
 
 
-def learned_in(standing: Standing) -> list[LayerId]:
-    """Return the ids of a dimension's learned layers, ascending."""
-    return LayerId.in_order(standing.dimension_id, sorted(learned_of(standing)))
+def unwritten_in(standing: Standing) -> list[LayerId]:
+    """Return the ids of a dimension's layers that are in memory alone, ascending."""
+    found = [
+        number
+        for number, layer in learned_of(standing).items()
+        if layer.state is not LayerState.CRYSTALLIZED
+    ]
+    return LayerId.in_order(standing.dimension_id, sorted(found))
 
 
 def base_of(standing: Standing | None) -> MmapRegion | None:

@@ -60,6 +60,8 @@ class RegionFiles:
         self.dimension = dimension
         self.target = target
         self._lock = target.with_name(f".{target.name}.lock")
+        #: Where the last `put` has placed the file, also if it failed afterwards.
+        self.placed: Path | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
@@ -181,9 +183,10 @@ class RegionFiles:
         """
         name = f".{self.target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         temporary = self.target.with_name(name)
+        self.placed = None
         try:
             self._write(temporary, pieces)
-            path = self._rename(temporary, generation)
+            path = self.placed = self._rename(temporary, generation)
         except BaseException:
             with suppress(OSError):  # the error that led here says more
                 osmem.remove_file(temporary)
