@@ -332,7 +332,8 @@ def remove_file(path: Path) -> None:
 def make_directory(path: Path) -> list[Path]:
     """Make `path` and its parents; return those that were new, outermost first.
 
-    If one cannot be made, those above it are removed again.
+    Each is on the medium before anything is made in it, also the one that was there before: who
+    made that may have been killed. If one cannot be made or synced, all are removed again.
     """
     missing = []
     level = path
@@ -343,17 +344,29 @@ def make_directory(path: Path) -> list[Path]:
         level = level.parent
     made: list[Path] = []
     try:
+        if missing:
+            sync_name(level)
         for level in reversed(missing):
             _pass("make directory", level)
             with suppress(FileExistsError):  # another process was quicker
                 level.mkdir()
                 made.append(level)
+            sync_directory(level.parent)
     except BaseException:
         for level in reversed(made):
             with suppress(OSError):
                 level.rmdir()
         raise
     return made
+
+
+def sync_name(path: Path) -> None:
+    """Wait until a directory that others made is on the medium; as far as we may ask for that."""
+    try:
+        sync_directory(path.absolute().parent)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
 
 
 def _read_exactly(file: io.FileIO, n_bytes: int) -> bytearray:

@@ -398,14 +398,18 @@ def test_the_order_of_the_calls_for_a_new_file(tmp_path, monkeypatch):
     calls = install(monkeypatch)
     path = tmp_path / "a" / "b" / "region.mmap"
     small_builder(LARGE).build_to_file(path)
+    sync = ["sync directory"] if POSIX else []
     assert calls.operations == [
+        *sync,
         "make directory",
+        *sync,
         "make directory",
+        *sync,
         "lock",
         "list",
         "open",
         *WRITING,
-        *(["sync directory"] * 3 if POSIX else []),
+        *sync,
         "open",
         "stat",
         "map",
@@ -418,8 +422,9 @@ def test_the_order_of_the_calls_for_a_new_file(tmp_path, monkeypatch):
     assert os.path.dirname(temporary) == str(path.parent)
     assert name.startswith(f".region.mmap.{os.getpid()}-") and name.endswith(".tmp")
     synced = [place for operation, place in calls.made if operation == "sync directory"]
-    # The directory with the new name, then each with a new directory in it, inside out.
-    assert synced == ([str(path.parent), str(tmp_path / "a"), str(tmp_path)] if POSIX else [])
+    # Each directory's name before anything is made in it, and last the file's.
+    places = [tmp_path.parent, tmp_path, tmp_path / "a", path.parent]
+    assert synced == ([str(place) for place in places] if POSIX else [])
 
 
 def test_the_order_of_the_calls_for_a_file_that_is_replaced(tmp_path, monkeypatch):
@@ -485,10 +490,12 @@ def test_every_call_failed_in_turn(replacing, number, tmp_path, monkeypatch):
         before, descriptors = state_of(folder), open_files()
         calls = install(monkeypatch, fail_at=index, number=number)
         if number == errno.EACCES and (
-            operation == "list" or (operation == "rename" and replacing)
+            operation == "list"
+            or (operation == "sync directory" and index == 0)
+            or (operation == "rename" and replacing)
         ):
-            # A directory that cannot be listed is used all the same; a file that cannot be replaced
-            # is followed by one beside it.
+            # A directory that cannot be listed is used all the same, so is one whose own name may
+            # not be synced; a file that cannot be replaced is followed by one beside it.
             region = builder.build_to_file(path)
             assert region.verify_integrity() and content_of(region) == LARGE
             beside = operation == "rename"
@@ -644,16 +651,16 @@ def test_an_error_names_the_step(tmp_path, monkeypatch):
         "rename",
         "sync directory",
     ):
+        target = tmp_path / operation / "region.mmap"
 
-        def intercept(now, path, *details, operation=operation):
-            if now == operation:
+        def intercept(now, path, *details, operation=operation, folder=str(target.parent)):
+            if now == operation and (now != "sync directory" or path == folder):
                 raise OSError(errno.EIO, "refused")
 
         monkeypatch.setattr(osmem, "intercept", intercept)
         if operation == "sync directory" and not POSIX:
             continue
         with pytest.raises(RegionIOError) as caught:
-            target = tmp_path / operation / "region.mmap"
             small_builder().build_to_file(target)
         steps[operation] = caught.value.operation
     steps.setdefault("sync directory", "sync the directory of")

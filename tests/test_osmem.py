@@ -295,18 +295,41 @@ def test_every_writing_call_passes_the_seam(tmp_path, calls):
     assert target.read_bytes() == b"abc"
     osmem.remove_file(target)
     osmem.remove_file(target)
+
+    def synced(directory):
+        return [("sync directory", str(directory))] if POSIX else []
+
     assert calls.made == [
+        *synced(tmp_path.parent),
         ("make directory", str(folder.parent)),
+        *synced(tmp_path),
         ("make directory", str(folder)),
+        *synced(folder.parent),
         ("create", str(temporary)),
         ("write", str(temporary)),
         ("sync", str(temporary)),
         ("rename", str(target)),
-        *([("sync directory", str(folder))] if POSIX else []),
+        *synced(folder),
         ("list", str(folder)),
         ("remove", str(target)),
         ("remove", str(target)),
     ]
+
+
+@pytest.mark.skipif(not POSIX, reason="directories are not synced elsewhere")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO])
+def test_a_directory_of_others_is_synced_as_far_as_we_may(number, tmp_path, monkeypatch):
+    def intercept(operation, path, *details):
+        if (operation, path) == ("sync directory", str(tmp_path.parent)):
+            raise OSError(number, "refused")
+
+    monkeypatch.setattr(osmem, "intercept", intercept)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="refused"):
+            osmem.make_directory(tmp_path / "new")
+    else:
+        assert osmem.make_directory(tmp_path / "new") == [tmp_path / "new"]
+    assert (tmp_path / "new").exists() == (number != errno.EIO)
 
 
 def test_each_call_may_be_failed(file, monkeypatch):

@@ -146,8 +146,8 @@ class RegionBuilder:
         -----
         Durability: under a lock that keeps other writers out, the bytes are written to a temporary
         file beside `path`, synced, read back, renamed over `path`, and the directory is synced
-        (with each directory that was made). When this returns the file outlives a power failure, as
-        far as the medium keeps its word.
+        (before that, the name of each directory that was made). When this returns the file outlives
+        a power failure, as far as the medium keeps its word.
         """
         files = RegionFiles(self._dimension, osmem.as_path(path))
         with files.writing():

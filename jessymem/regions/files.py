@@ -148,6 +148,8 @@ class RegionFiles:
         """
         with self._as_region_error("make the directory of"):
             self._made = osmem.make_directory(self.target.parent)
+            if not self._made and not self.target.exists():
+                osmem.sync_name(self.target.parent)
         held = False
         try:
             with osmem.locked(self._lock, timeout):
@@ -168,7 +170,7 @@ class RegionFiles:
         """Put `pieces` in the region file's place durably: old bytes or new ones, never a mixture.
 
         Within `writing` only. The bytes are written beside, synced, read back, renamed into place,
-        and the directory is synced, with the parent of each directory that was made.
+        and the directory is synced; its own name was when it was made.
 
         Returns
         -------
@@ -191,10 +193,9 @@ class RegionFiles:
             with suppress(OSError):  # the error that led here says more
                 osmem.remove_file(temporary)
             raise
-        made, self._made = self._made, []  # in use from here on
+        self._made = []  # in use from here on
         with self._as_region_error("sync the directory of"):
-            for directory in [path.parent, *(new.parent for new in reversed(made))]:
-                osmem.sync_directory(directory)
+            osmem.sync_directory(path.parent)
         if path == self.target:
             self._remove_alternates(generation)
         return path
