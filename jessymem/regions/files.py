@@ -243,7 +243,8 @@ class RegionFiles:
             with suppress(OSError):  # mapped by somebody
                 if newest != self.target:
                     osmem.replace_file(newest, self.target)
-                    osmem.sync_directory(self.target.parent)
+                # Also where it had its name already: who gave it that may not have synced it.
+                osmem.sync_directory(self.target.parent)
                 self._remove_alternates(generation)
 
     def _remove_alternates(self, generation: int) -> None:
