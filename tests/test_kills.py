@@ -1,0 +1,104 @@
+"""Writers that are killed leave the old or the new, and nothing that hinders the next one.
+
+What a kill proves nothing about, the page cache outliving it, is tested in `test_write_order`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kill_writers
+import pytest
+from test_processes import needs_fork
+from write_scenarios import SCENARIOS, Scenario, act, files_in, target_in
+
+from jessymem import osmem
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
+
+each_scenario = pytest.mark.parametrize("name", SCENARIOS)
+
+#: So long after its first writes a writer is killed at the latest; one write takes some ms.
+LATEST_SECONDS = 0.03
+
+
+def check_and_write_again(scenario: Scenario, folder: Path) -> str:
+    """Check what a killed writer left, also as the next writer finds it; return which state."""
+    untidied = folder.with_name(f"{folder.name}-untidied")
+    shutil.copytree(folder, untidied)
+    state = scenario.check(folder)
+    assert scenario.check(folder) == state
+    for place in (folder, untidied):
+        target = target_in(place)
+        if target.parent.exists():  # the lock is free at once
+            with osmem.locked(target.with_name(f".{target.name}.lock"), timeout=0):
+                pass
+        act(scenario, place)
+        assert scenario.check(place) == "new"
+        assert files_in(place) == {target}
+    return state
+
+
+@needs_fork
+@each_scenario
+def test_a_writer_that_is_killed_at_any_system_call(name, tmp_path):
+    scenario = SCENARIOS[name]
+    states = []
+    for _, folder in kill_writers.kill_at_each_call(scenario, tmp_path):
+        states.append(check_and_write_again(scenario, folder))
+        shutil.rmtree(folder)
+    assert states[-1] == "new"
+    # Once it is new it stays new.
+    assert states == sorted(states, reverse=True)
+    assert len(states) > 4
+
+
+def kill_at_random(name: str, place: Path) -> str | None:
+    """Let writers write, kill them; return the state, or None where that was between two writes."""
+    place.mkdir()
+    scenario = SCENARIOS[name]
+    command = [sys.executable, kill_writers.__file__, name, str(place)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline(), writer.stdout.readline()]  # imports are over
+        time.sleep(random.uniform(0, LATEST_SECONDS))
+        writer.kill()
+        lines += writer.stdout.readlines()
+    doing, number = lines[-1].split()
+    if doing == "done":
+        assert scenario.check(place / number) == "new" or not scenario.is_promised
+        state = None
+    else:
+        state = check_and_write_again(scenario, place / number)
+    shutil.rmtree(place)
+    return state
+
+
+def kill_many_at_random(name: str, n_kills: int, tmp_path: Path) -> list[str]:
+    states: list[str] = []
+    for n_tries in range(10 * n_kills):
+        state = kill_at_random(name, tmp_path / str(n_tries))
+        if state is not None:
+            states.append(state)
+        if len(states) == n_kills:
+            return states
+    raise AssertionError(f"only {len(states)} of {10 * n_kills} kills hit a write")
+
+
+@each_scenario
+def test_a_writer_that_is_killed_at_random(name, tmp_path):
+    kill_many_at_random(name, 2, tmp_path)
+
+
+@pytest.mark.slow
+@each_scenario
+def test_a_hundred_writers_that_are_killed_at_random(name, tmp_path):
+    states = kill_many_at_random(name, 100, tmp_path)
+    assert name == "fold back" or set(states) == {"old", "new"}
