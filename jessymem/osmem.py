@@ -333,7 +333,8 @@ def make_directory(path: Path) -> list[Path]:
     """Make `path` and its parents; return those that were new, outermost first.
 
     Each is on the medium before anything is made in it, also the one that was there before: who
-    made that may have been killed. If one cannot be made or synced, all are removed again.
+    made that may have been killed. The caller has to `sync_name` the last. If one cannot be made or
+    synced, all are removed again.
     """
     missing = []
     level = path
@@ -344,14 +345,12 @@ def make_directory(path: Path) -> list[Path]:
         level = level.parent
     made: list[Path] = []
     try:
-        if missing:
-            sync_name(level)
         for level in reversed(missing):
+            sync_name(level.parent, made_here=bool(made))
             _pass("make directory", level)
             with suppress(FileExistsError):  # another process was quicker
                 level.mkdir()
                 made.append(level)
-            sync_directory(level.parent)
     except BaseException:
         for level in reversed(made):
             with suppress(OSError):
@@ -360,12 +359,12 @@ def make_directory(path: Path) -> list[Path]:
     return made
 
 
-def sync_name(path: Path) -> None:
-    """Wait until a directory that others made is on the medium; as far as we may ask for that."""
+def sync_name(path: Path, *, made_here: bool) -> None:
+    """Wait until a directory's name is on the medium; of others' as far as we may ask for that."""
     try:
         sync_directory(path.absolute().parent)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+        if made_here or error.errno not in (errno.EACCES, errno.EPERM):
             raise
 
 

@@ -304,7 +304,6 @@ def test_every_writing_call_passes_the_seam(tmp_path, calls):
         ("make directory", str(folder.parent)),
         *synced(tmp_path),
         ("make directory", str(folder)),
-        *synced(folder.parent),
         ("create", str(temporary)),
         ("write", str(temporary)),
         ("sync", str(temporary)),

@@ -124,7 +124,12 @@ def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, record):
 
 def test_the_name_of_a_directory_that_was_there_before_must_be_synced(record, monkeypatch):
     # Who made it may have been killed before that.
-    monkeypatch.setattr(osmem, "sync_name", lambda path: None)
+    def sync_what_was_made_here(path: Path, made_here: bool) -> None:
+        if made_here:
+            sync_name(path, made_here=made_here)
+
+    sync_name = osmem.sync_name
+    monkeypatch.setattr(osmem, "sync_name", sync_what_was_made_here)
     first = record("build")
     assert list(first.faults(first.calls)) == []
     made = [i for i, call in enumerate(first.calls, 1) if call.operation == "make directory"]

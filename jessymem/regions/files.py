@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,9 @@ from jessymem.regions.region import MmapRegion
 
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
+
+# So often the directory is made again that others took away.
+_LOCK_ATTEMPTS: Final = 10
 
 # What a system says that does not let a mapped file be replaced, and others say for other reasons.
 _NOT_REPLACED: Final = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINVAL)
@@ -146,24 +149,15 @@ class RegionFiles:
         RegionIOError
             If the directory cannot be made, or the lock not be had.
         """
-        with self._as_region_error("make the directory of"):
-            self._made = osmem.make_directory(self.target.parent)
-            if not self._made and not self.target.exists():
-                osmem.sync_name(self.target.parent)
-        held = False
+        self._made = []
         try:
-            with osmem.locked(self._lock, timeout):
-                held = True
+            with self._locked(timeout):
                 self._tidy()
                 yield
-        except BaseException as error:
+        except BaseException:
             with suppress(OSError):  # the error that led here says more
                 for directory in reversed(self._made):
                     directory.rmdir()
-            if isinstance(error, OSError) and not held:
-                raise RegionIOError.from_os_error(
-                    error, "lock", self.target, self.dimension
-                ) from error
             raise
 
     def put(self, pieces: list[Any], generation: int) -> Path:
@@ -201,6 +195,28 @@ class RegionFiles:
         return path
 
     # -- inside ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self, timeout: float) -> Iterator[None]:
+        """Make the directory and hold the lock in it.
+
+        A writer that made the directory and failed takes it away again, also from under who waits.
+        """
+        with ExitStack() as lock:
+            for n_left in reversed(range(_LOCK_ATTEMPTS)):
+                try:
+                    with self._as_region_error("make the directory of"):
+                        self._made += osmem.make_directory(self.target.parent)
+                    with self._as_region_error("lock"):
+                        lock.enter_context(osmem.locked(self._lock, timeout))
+                    break
+                except RegionIOError as error:
+                    if error.errno != errno.ENOENT or not n_left:
+                        raise
+            with self._as_region_error("make the directory of"):
+                if not self.target.exists():  # it would vouch for its directory
+                    osmem.sync_name(self.target.parent, made_here=bool(self._made))
+            yield
 
     def _write(self, temporary: Path, pieces: list[Any]) -> None:
         with self._as_region_error("create"):
