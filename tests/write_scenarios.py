@@ -197,6 +197,12 @@ SCENARIOS: dict[str, Scenario] = {
         check=partial(check, old="old"),
         refuse=refuse_to_replace,
     ),
+    "build beside another": Scenario(
+        prepare=make_one_alternate,
+        act=partial(build, "new"),
+        check=partial(check, old="old"),
+        refuse=refuse_to_replace,
+    ),
     "fold back": Scenario(
         prepare=make_alternates,
         act=tidy,

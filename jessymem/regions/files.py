@@ -70,6 +70,7 @@ class RegionFiles:
         self._made: list[Path] = []
         stem, suffix = re.escape(target.stem), re.escape(target.suffix)
         self._alternate_name = re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
+        self._leftover_name = re.compile(rf"\.{stem}{suffix}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -190,8 +191,7 @@ class RegionFiles:
         self._made = []  # in use from here on
         with self._as_region_error("sync the directory of"):
             osmem.sync_directory(path.parent)
-        if path == self.target:
-            self._remove_alternates(generation)
+        self._remove_alternates(generation)
         return path
 
     # -- inside ------------------------------------------------------------------------------------
@@ -266,11 +266,13 @@ class RegionFiles:
     def _remove_alternates(self, generation: int) -> None:
         """Remove those that do not count beside `generation`; one that is mapped may have to stay.
 
-        A file that says to be newer is broken, and not ours to remove.
+        A file that is not what its name says is broken, and not ours to remove.
         """
         for alternate in list(self._alternates):
-            if alternate.generation <= generation:
-                with suppress(OSError):
+            if alternate.generation > generation:
+                continue
+            with suppress(OSError):
+                if self._generation_of(alternate.path) == alternate.generation:
                     osmem.remove_file(alternate.path)
                     self._alternates.remove(alternate)
 
@@ -304,12 +306,11 @@ class RegionFiles:
                     raise
                 names = []
         found = Listing([], [])
-        start = f".{self.target.name}."
         for name in names:
             match = self._alternate_name.fullmatch(name)
             if match:
                 found.alternates.append(Alternate(int(match[1]), self.target.with_name(name)))
-            elif name.startswith(start) and name.endswith(".tmp"):
+            elif self._leftover_name.fullmatch(name):
                 found.leftovers.append(self.target.with_name(name))
         found.alternates.sort(reverse=True)
         return found
