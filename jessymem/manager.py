@@ -410,7 +410,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         del old
         home = home or self._loader.path_of(dimension)
         with logged_failure(dimension, home):
-            region, region_id = self._map(dimension, self._loader.find(dimension, home))
+            region, region_id = self._map_newest(dimension, home)
         self._check_open()  # a handler may have closed it in this thread meanwhile
         self._loader.settle(dimension, home)
         self._publish_base(region, region_id)

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Final
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.core_dimensions import is_immutable
-from jessymem.errors import InvalidAccess, LimitExceeded, lets_go
+from jessymem.errors import (
+    DimensionNotFound,
+    InvalidAccess,
+    LimitExceeded,
+    empty_frames,
+    lets_go,
+)
 from jessymem.eviction import Mark, Policy
 from jessymem.ids import DimensionId, DimensionLike, as_dimension_id
 from jessymem.kernels import schema as s
@@ -127,8 +133,18 @@ class ResidencyVerbs:
         del viewed
         home = self._loader.home_of(dimension)
         with logged_failure(dimension, home):
-            # Another process may have published a newer one meanwhile.
-            return self._map(dimension, self._loader.find(dimension, home))
+            return self._map_newest(dimension, home)  # another process may have written meanwhile
+
+    def _map_newest(self, dimension: DimensionId, home: Path) -> tuple[MmapRegion, int]:
+        """Map the file that counts at `home`."""
+        while True:
+            where = self._loader.find(dimension, home)
+            try:
+                return self._map(dimension, where)
+            except DimensionNotFound as error:
+                if where == home:
+                    raise
+                empty_frames(error)  # folded back meanwhile: look again
 
     def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
         """Map a file, evicting others if that is what it takes."""
