@@ -54,6 +54,7 @@ KEYS = {
     "access",
     "statistics",
     "allocate",
+    "crystallize",
     "scan",
     "threads",
     "zero_copy",

@@ -8,13 +8,14 @@ import tracemalloc
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from mmap import mmap
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jessymem.config import MIB
+from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
@@ -27,6 +28,7 @@ _N_LIVE_BLOCKS: Final = 1_000
 _BLOCK_BYTES: Final = 4_096
 _N_ALLOCATIONS: Final = 10
 _N_SCANS: Final = 3
+_LEARNED: Final = DimensionId(15)
 
 #: What a read may allocate: a view, and no room for a copy.
 _VIEW_BYTES: Final = 1024
@@ -158,6 +160,23 @@ def measure_blocks(manager: MmapManager) -> Measurement:
     return Measurement("allocate", what, "< 10 us", seconds, "seconds", seconds < 1e-5)
 
 
+def measure_crystallization(manager: MmapManager) -> Measurement:
+    """Learn the layers of the largest dimension anew, elsewhere, and time their way to disk."""
+    contents = [bytes(manager.access_layer(layer)) for layer in _largest(manager)]
+    with (
+        TemporaryDirectory() as folder,
+        MmapManager(MemoryConfig(base_path=folder, simulation="never")) as learner,
+    ):
+        learned = learner.create_proto_layers((_LEARNED, content) for content in contents)
+        seconds = time_call(learner.crystallize_dimension, _LEARNED)
+        is_same = [bytes(learner.access_layer(layer)) for layer in learned] == contents
+    n_mb = sum(map(len, contents)) / MIB
+    seconds_per_mb = seconds / max(n_mb, 1)
+    what = f"Crystallization of {n_mb:.1f} MB, durable, per MB"
+    is_met = is_same and seconds_per_mb < 0.01
+    return Measurement("crystallize", what, "< 10 ms", seconds_per_mb, "seconds", is_met)
+
+
 def measure_statistics(manager: MmapManager) -> Measurement:
     """Time `get_stats`."""
     seconds = _percentile_99([time_call(manager.get_stats) for _ in range(_N_TIMED_STATS)])
@@ -167,16 +186,14 @@ def measure_statistics(manager: MmapManager) -> Measurement:
 
 def measure_scan(manager: MmapManager) -> Measurement:
     """Add up every byte of the largest dimension; the slowest of a few times counts."""
-    sizes = {dimension: _count_bytes(manager, dimension) for dimension in manager.list_dimensions()}
-    largest = max(sizes, key=lambda dimension: sizes[dimension])
-    layers = manager.list_layers(largest)
+    layers = _largest(manager)
 
     def scan() -> int:
         views = (manager.access_layer(layer) for layer in layers)
         return sum(int(as_array(view).sum(dtype=np.uint64)) for view in views)
 
     seconds = max(time_call(scan) for _ in range(_N_SCANS))
-    what = f"Scan of a dimension, every byte of {largest}"
+    what = f"Scan of a dimension, every byte of {layers[0].dimension}"
     return Measurement("scan", what, "< 100 ms", seconds, "seconds", seconds < 0.1)
 
 
@@ -199,6 +216,12 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> float:
 def as_array(view: memoryview | bytes | mmap) -> NDArray[np.uint8]:
     """Return the bytes of a view as an array, without a copy."""
     return np.frombuffer(view, np.uint8)
+
+
+def _largest(manager: MmapManager) -> list[LayerId]:
+    """Return the layers of the dimension with the most content."""
+    sizes = {dimension: _count_bytes(manager, dimension) for dimension in manager.list_dimensions()}
+    return manager.list_layers(max(sizes, key=lambda dimension: sizes[dimension]))
 
 
 def _count_bytes(manager: MmapManager, dimension: DimensionId) -> int:

@@ -38,6 +38,7 @@ STEPS: Final = (
     "compare",
     "read",
     "allocate",
+    "crystallize",
     "scan",
     "threads",
     "zero copy",
@@ -157,6 +158,8 @@ def run_demo(
             found += [measure.measure_access(manager, filled), measure.measure_statistics(manager)]
         with step("allocate"):
             found.append(measure.measure_blocks(manager))
+        with step("crystallize"):
+            found.append(measure.measure_crystallization(manager))
         with step("scan"):
             found.append(measure.measure_scan(manager))
         with step("threads"):
