@@ -19,6 +19,7 @@ from jessymem.kernels import schema as s
 from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
 #: What a byte of a region file is for; the order is that of `byte_map`'s numbers.
@@ -81,7 +82,7 @@ def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
         If the directory cannot be listed.
     """
     with MmapManager(base_path=data) as manager:
-        return [(found, region_path(data, found)) for found in manager.discover()]
+        return [(found, _newest(data, found)) for found in manager.discover()]
 
 
 def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
@@ -97,7 +98,12 @@ def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
     except ValueError:
         path = Path(target)
         return None, path / REGION_FILE if path.is_dir() else path
-    return dimension, region_path(data, dimension)
+    return dimension, _newest(data, dimension)
+
+
+def _newest(data: Path, dimension: DimensionId) -> Path:
+    """Return the file that counts for a dimension under `data`; nothing is tidied up."""
+    return RegionFiles(dimension, region_path(data, dimension)).newest_path(tidy=False)
 
 
 def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:

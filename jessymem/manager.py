@@ -106,6 +106,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         self._policy = make_policy(self._config.eviction_policy)
         self._pinned = set()
         self._kept = Counter()
+        self._crystallizing = Counter()
         self._n_evictions = self._n_reloads = 0
         self._sampler = ReadSampler(self._policy.gate)
         self._gates = self._sampler.gates
@@ -274,6 +275,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         dimension = as_dimension_id(dimension_id)
         with self._writing():
             region = self._standing_for(dimension)
+            self._check_calm(dimension)
             self._check_nothing_is_lost(region)
             region_id = self._snapshot.region_id_of(dimension)
             self._snapshot = self._snapshot.without(dimension)

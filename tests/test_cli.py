@@ -737,7 +737,7 @@ def test_demo_shows_targets_and_leaves_nothing(run, quick, outcome, tmp_path, mo
     assert output.startswith("15 dimensions, ")
     for target in ("< 100 ms", "< 50 ms", "< 1 ms", "< 10 us", "< 10 %", "no copy", "<= 280 MB"):
         assert target in output
-    assert output.count(" met ") == 11
+    assert output.count(" met ") == 12
     assert output.rstrip().endswith("Every byte is that of its source, and every target is met.")
     assert os.listdir(tmp_path) == []
 

@@ -59,10 +59,11 @@ def crystallize(
         before = [layer.state for layer in layers]
         for layer in layers:
             layer.state = LayerState.CRYSTALLIZING
-    if not layers:
-        return []
-    files = manager._loader.files_of(dimension)
+        manager._crystallizing[dimension] += 1
+        files = manager._loader.files_of(dimension)
     try:
+        if not layers:
+            return []
         with files.writing():
             path = _write(files, layers)
             for layer in layers:
@@ -72,9 +73,12 @@ def crystallize(
         for layer, state in zip(layers, before, strict=True):
             layer.state = state if files.placed is None else LayerState.CRYSTALLIZED
         raise
-    manager._give_back(
-        layer.block for layer in layers if not _is_standing(manager, dimension, layer)
-    )
+    finally:
+        with manager._lock:
+            manager._crystallizing[dimension] -= 1
+            manager._give_back(
+                layer.block for layer in layers if not _is_standing(manager, dimension, layer)
+            )
     ids = LayerId.in_order(dimension, sorted(layer.number for layer in layers))
     _log(dimension, path, ids, sum(len(layer.content) for layer in layers), start)
     return ids

@@ -8,6 +8,7 @@ are still viewed wait.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ class LearningVerbs:
     _allocator: PoolAllocator | None
     _budget: Budget
     _config: MemoryConfig
+    _crystallizing: Counter[DimensionId]
     _loader: Loader
     _lock: RLock
     _policy: Policy
@@ -429,9 +431,8 @@ class LearningVerbs:
 
     def _check_calm(self, dimension: DimensionId) -> None:
         """Raise InvalidAccess where another thread is crystallizing a dimension."""
-        for layer in learned_of(self._snapshot.region_of(dimension)).values():
-            if layer.state is LayerState.CRYSTALLIZING:
-                raise InvalidAccess(f"{dimension} is being crystallized by another thread")
+        if self._crystallizing[dimension]:
+            raise InvalidAccess(f"{dimension} is being crystallized by another thread")
 
     def _check_nothing_is_lost(self, standing: Standing) -> None:
         found = unwritten_in(standing)
@@ -493,6 +494,7 @@ class LearningVerbs:
 
     def _rest_all(self) -> None:
         """In a forked child: what a thread of the parent was crystallizing, nobody is here."""
+        self._crystallizing.clear()
         for region in self._snapshot.loaded:
             for layer in learned_of(region).values():
                 if layer.state is LayerState.CRYSTALLIZING:
