@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_readme_example_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code, learning = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line and not line.startswith("from")]) <= 10
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -35,6 +35,11 @@ def test_the_readme_example_runs(tmp_path):
         "[L15-01 Field notes | frequency 1.00 | river]\n"
         "The river rose twice.\n\n"
     )
+    opening = "manager = MmapManager(280, base_path='data')\nmanager.load_dimension('D15')\n"
+    closing = "\nassert bytes(manager.access_layer('L15-00')).endswith(b'day.\\nStill raining.')"
+    closing += "\nassert layer in manager"
+    code = "from jessymem import MmapManager\n" + opening + learning + closing
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize(("page", "n_examples"), [("memory.md", 2), ("learning.md", 1)])
