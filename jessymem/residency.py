@@ -226,8 +226,16 @@ def is_viewed(region: MmapRegion) -> bool:
     many there are. Where an interpreter counts differently, a viewed region is evicted in vain, and
     taken back as it is when it is read again.
     """
-    for buffer in gc.get_referents(region.reader[0]):
+    return _count_references(region.reader[0]) > _N_UNVIEWED
+
+
+def _count_references(view: memoryview) -> int:
+    """Count the references to a view's buffer object, those of counting included."""
+    for buffer in gc.get_referents(view):
         if type(buffer).__name__ == "managedbuffer":
-            # The region's own view, the loop's variable and the argument.
-            return sys.getrefcount(buffer) > 3
-    return False
+            return sys.getrefcount(buffer)
+    return 0
+
+
+#: What is counted where a view is the only one: interpreters differ in how many are of counting.
+_N_UNVIEWED: Final = _count_references(memoryview(b""))
