@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class ReadingVerbs:
     if TYPE_CHECKING:
 
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
+        def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None: ...
+        def _bring_all_back(self, layer_ids: Iterable[LayerId]) -> Snapshot: ...
         def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
@@ -182,8 +184,10 @@ class ReadingVerbs:
             if wrong.any():
                 layer_id = wanted[int(wrong.argmax())]
                 # Raises what is wrong with it, unless that was mended since.
-                region = _table(snapshot.standing_for(layer_id))
-                region.content_of(region.find_row(layer_id))
+                standing = snapshot.standing_for(layer_id)
+                if isinstance(standing, EvictedRegion):
+                    raise LayerNotFound(f"{layer_id} is not in {standing.path}", layer=layer_id)
+                standing.content_of(standing.find_row(layer_id))
                 raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
             self._note_batch(snapshot, wanted)
             is_found = codes == s.OK
@@ -261,10 +265,16 @@ class ReadingVerbs:
         snapshot = self._snapshot
         self._check_open()
         wanted = [each for each in snapshot.loaded if query.may_concern(each.dimension_id)]
-        del snapshot
+        tables = [each for each in wanted if isinstance(each, LayerTable)]
+        if len(tables) == len(wanted):
+            return [layer_id for table in tables for layer_id in query.layers_of(table)]
+        names = [each.dimension_id for each in wanted]
+        del snapshot, wanted, tables  # each may have to go for the next
         found: list[LayerId] = []
-        while wanted:  # one after the other, so that each may make room for the next
-            found += query.layers_of(self._table_of(wanted.pop(0)))
+        for dimension in names:
+            table = self._bring_back_if_loaded(dimension)
+            found += [] if table is None else query.layers_of(table)
+            del table
         return found
 
     def __contains__(self, item: object) -> bool:
@@ -316,28 +326,19 @@ class ReadingVerbs:
             raise LayerNotFound(f"{layer_id} was unloaded meanwhile", layer=layer_id) from None
         return table, table.find_row(layer_id)
 
-    def _table_of(self, standing: Standing) -> LayerTable:
-        """Return a dimension's table, mapped again if it has to be."""
-        if isinstance(standing, EvictedRegion):
-            return self._bring_back(standing.dimension_id)
-        return standing
-
     @contextmanager
     def _in_memory(self, layer_ids: list[LayerId]) -> Iterator[Snapshot]:
-        """Bind a snapshot in which every dimension of `layer_ids` that is loaded is in memory."""
+        """Bind a snapshot in which each of `layer_ids` that is loaded is in memory."""
         snapshot = self._snapshot
         self._check_open()
-        absent = {layer_id >> s.LAYER_BITS for layer_id in layer_ids} - snapshot.readers.keys()
-        dimensions = [DimensionId(number) for number in absent if number in snapshot]
-        if not dimensions:
+        numbers = {layer_id >> s.LAYER_BITS for layer_id in layer_ids}
+        if not any(number in snapshot for number in numbers - snapshot.readers.keys()):
             yield snapshot
             return
         del snapshot  # what else it holds may have to go
+        dimensions = [DimensionId(number) for number in numbers]
         with self._keeping(dimensions):
-            for dimension in dimensions:
-                with suppress(DimensionNotFound):  # unloaded meanwhile
-                    self._bring_back(dimension)
-            yield self._snapshot
+            yield self._bring_all_back(layer_ids)
 
     def _note_batch(self, snapshot: Snapshot, layer_ids: list[LayerId]) -> None:
         """Note one access of each dimension in a batch."""

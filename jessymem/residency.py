@@ -28,7 +28,7 @@ from jessymem.errors import (
     lets_go,
 )
 from jessymem.eviction import Mark, Policy
-from jessymem.ids import DimensionId, DimensionLike, as_dimension_id
+from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader, log_region, logged_failure
 from jessymem.regions.evicted import EvictedRegion
@@ -123,6 +123,23 @@ class ResidencyVerbs:
             self._n_reloads += 1
             log_region("dimension_reloaded", region, seconds=perf_counter() - start)
             return region
+
+    def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None:
+        """Do as `_bring_back` does; return None where a dimension is not loaded (any more)."""
+        with self._writing():
+            return self._bring_back(dimension) if dimension in self._snapshot else None
+
+    def _bring_all_back(self, layer_ids: Iterable[LayerId]) -> Snapshot:
+        """Return a state in which each of `layer_ids` that is loaded is in memory.
+
+        Within `_keeping` their dimensions, or one would have to go for the other.
+        """
+        with self._writing():
+            for layer_id in layer_ids:
+                standing = self._snapshot.region_of(layer_id.dimension)
+                if isinstance(standing, EvictedRegion) and standing.has_layer(layer_id.layer):
+                    self._bring_back(layer_id.dimension)
+            return self._snapshot
 
     def _remap(self, evicted: EvictedRegion) -> tuple[MmapRegion, int]:
         dimension = evicted.dimension_id
