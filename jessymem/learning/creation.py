@@ -83,9 +83,10 @@ def publish(
     by_dimension: dict[DimensionId, list[int]] = defaultdict(list)
     for at, request in enumerate(requests):
         by_dimension[request.dimension].append(at)
-    for dimension in by_dimension:  # before anything is built: mapping one may evict another
-        if isinstance(manager._snapshot.region_of(dimension), EvictedRegion):
-            manager._bring_back(dimension)
+    with manager._keeping(by_dimension):  # before anything is built: mapping one evicts others
+        for dimension in by_dimension:
+            if isinstance(manager._snapshot.region_of(dimension), EvictedRegion):
+                manager._bring_back(dimension)
     ids: dict[int, LayerId] = {}
     placed: list[tuple[LearnedRegion, int]] = []
     try:

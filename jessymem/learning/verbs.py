@@ -54,6 +54,7 @@ class LearningVerbs:
     _crystallizing: Counter[DimensionId]
     _loader: Loader
     _lock: RLock
+    _pinned: set[DimensionId]
     _policy: Policy
     _snapshot: Snapshot
 
@@ -64,6 +65,7 @@ class LearningVerbs:
         def _make_allocator(self) -> PoolAllocator: ...
         def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]: ...
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
+        def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
         def _place(self, *standings: tuple[Standing, int]) -> None: ...
         def _standing_for(
             self, dimension: DimensionId, snapshot: Snapshot | None = None
@@ -265,7 +267,8 @@ class LearningVerbs:
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
         addition = overlays.as_addition(wanted, content, separator)
-        with self._writing():
+        # The block for it may evict others, but not what it is laid over.
+        with self._writing(), self._keeping([wanted.dimension]):
             table = self._table_to_write(wanted)
             old = self._learned_layer(wanted)
             if old is not None:
@@ -471,6 +474,7 @@ class LearningVerbs:
         else:
             self._snapshot = self._snapshot.without(dimension)
             self._policy.forget(int(dimension))
+            self._pinned.discard(dimension)
 
     @contextmanager
     def _laid_over(self, base: MmapRegion, old: Standing | None) -> Iterator[LayerTable]:
