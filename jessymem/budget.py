@@ -175,6 +175,10 @@ class Budget:
         self._is_apart = True
         self.reconcile()
 
+    def is_charged(self, region_id: int) -> bool:
+        """Tell whether a region counts: it is loaded, or still viewed."""
+        return region_id in self._charges
+
     def reconcile(self) -> None:
         """Bring the shared words in line with the charges, now or by whoever is changing them."""
         while self._is_apart and self.lock.acquire(blocking=False):

@@ -105,7 +105,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         self._snapshot = self._empty
         self._policy = make_policy(self._config.eviction_policy)
         self._pinned = set()
-        self._kept = Counter()
+        self._kept = {}
         self._crystallizing = Counter()
         self._n_evictions = self._n_reloads = 0
         self._sampler = ReadSampler(self._policy.gate)

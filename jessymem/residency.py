@@ -9,12 +9,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
 from jessymem import osmem
@@ -38,6 +37,10 @@ from jessymem.snapshot import Placed, Snapshot, Standing
 
 logger = logging.getLogger("jessymem")
 
+#: How long readers that are in the middle of something may delay a load or an allocation.
+_PATIENCE_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.0002
+
 _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 
 
@@ -50,7 +53,7 @@ class ResidencyVerbs:
     _loader: Loader
     _policy: Policy
     _pinned: set[DimensionId]
-    _kept: Counter[DimensionId]
+    _kept: dict[object, frozenset[DimensionId]]
     _n_evictions: int
     _n_reloads: int
 
@@ -188,12 +191,22 @@ class ResidencyVerbs:
         }
         if wanted is not None and sum(sizes.values()) < n_bytes:
             return False
-        target = self._budget.total - n_bytes
-        while sizes and self._budget.total > target:
+        target = self._used() - n_bytes
+        deadline = monotonic() + _PATIENCE_SECONDS
+        while sizes and self._used() > target:
             dimension = self._policy.choose(sizes.keys())
             del sizes[dimension]
-            self._evict(DimensionId(dimension))
-        return self._budget.total <= target
+            region_id = self._evict(DimensionId(dimension))
+            # A reader of an older state holds all of it, and needs no lock to let go of it again.
+            # Who holds something for longer is not waited for.
+            while self._budget.is_charged(region_id) and monotonic() < deadline:
+                sleep(_POLL_SECONDS)
+        return self._used() <= target
+
+    def _used(self) -> int:
+        """Return what the budget counts, with all that was released until now."""
+        with self._budget.lock:
+            return self._budget.total
 
     def _may_go(self, region: LayerTable) -> bool:
         dimension = region.dimension_id
@@ -202,12 +215,15 @@ class ResidencyVerbs:
             and region.state in _EVICTABLE
             and not is_immutable(dimension)
             and dimension not in self._pinned
-            and not self._kept[dimension]
+            and not any(dimension in kept for kept in self._kept.copy().values())
             and not is_viewed(region)
         )
 
-    def _evict(self, dimension: DimensionId) -> None:
-        """Keep a region's names only. Nothing here may hold the region when this returns."""
+    def _evict(self, dimension: DimensionId) -> int:
+        """Keep a region's names only; return its region id.
+
+        Nothing here may hold the region when this returns.
+        """
         region = self._snapshot.region_of(dimension)
         region_id = self._snapshot.region_id_of(dimension)
         if not isinstance(region, MmapRegion):
@@ -217,6 +233,7 @@ class ResidencyVerbs:
         self._budget.retire(region_id)
         self._n_evictions += 1
         log_region("dimension_evicted", region)
+        return region_id
 
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation; called without any lock."""
@@ -226,14 +243,14 @@ class ResidencyVerbs:
     @contextmanager
     def _keeping(self, dimensions: Iterable[DimensionId]) -> Iterator[None]:
         """Let none of `dimensions` be evicted within."""
-        kept = list(dimensions)
-        with self._writing():
-            self._kept.update(kept)
+        kept = frozenset(dimensions)
+        token = object()
+        # No lock: who leaves may still hold what a writer waits for.
+        self._kept[token] = kept
         try:
             yield
         finally:
-            with self._lock:
-                self._kept.subtract(kept)
+            self._kept.pop(token, None)  # a forked child starts without
 
 
 def is_viewed(region: MmapRegion) -> bool:
