@@ -80,7 +80,7 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
     moment = Moment.of(manager)
     stats = collect_stats(manager, moment)
     config, snapshot = manager.config, moment.snapshot
-    loaded = set(snapshot.region_ids())
+    in_memory = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
         "config": settings,
@@ -118,7 +118,7 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
         "waiting": [
             {"region_id": region_id, "n_bytes": n_bytes}
             for region_id, n_bytes in sorted(moment.usage.waiting.items())
-            if region_id not in loaded  # it was just about to be published again
+            if region_id not in in_memory  # it was just about to be published again
         ]
         + (manager._allocator.waiting_blocks() if manager._allocator else []),
     }

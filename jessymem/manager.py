@@ -235,7 +235,9 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         with self._writing():
             old = self._standing_for(dimension)
             if isinstance(old, EvictedRegion):
-                return self._bring_back(dimension).edition != old.edition
+                evicted, old = old, self._bring_back(dimension)
+                if old.edition != evicted.edition:
+                    return True
             base, state = base_of(old), old.state
             del old
             if base is None or base.path is None:
@@ -467,7 +469,9 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         self._lock = threading.RLock()
         self._kept.clear()
         self._rest_all()
-        self._budget.after_fork(set(self._snapshot.region_ids()))
+        snapshot = self._snapshot
+        resident = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
+        self._budget.after_fork(resident)
         if self._allocator is not None:
             self._allocator.recount()
         self._sampler.after_fork()
