@@ -156,6 +156,24 @@ class Budget:
                 )
             self._charges[region_id] = charge
 
+    def check_possible(self, dimension: DimensionId, n_bytes: int) -> None:
+        """Raise LimitExceeded for a region that could not be loaded if nothing else were."""
+        charge = self._price(dimension, n_bytes)
+        headroom = self._class_limits["core_headroom"]
+        for what, needed, limit in (
+            ("the core headroom", charge.n_headroom, headroom),
+            ("the budget", charge.n_bytes, self.limit_bytes),
+        ):
+            if needed > limit:
+                raise LimitExceeded(
+                    f"{dimension}: {n_bytes:,} bytes could never be loaded: they need "
+                    f"{needed:,} bytes of {what}, which is {limit:,}",
+                    current=0,
+                    limit=limit,
+                    requested=needed,
+                    waiting=0,
+                )
+
     def retire(self, region_id: int) -> None:
         """Note that a region is only waiting for its last view; nothing to do if that is gone."""
         with self.lock:

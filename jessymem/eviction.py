@@ -231,7 +231,8 @@ class Sieve(Policy):
                     return dimension
                 mark[0] = False
             n_patient -= 1
-            self._passed[dimension] = self._ahead.pop(dimension)
+            self._passed[dimension] = None  # first: an interrupt must not lose it
+            del self._ahead[dimension]
             self._start_over_at_the_end()
 
     def _first_mark(self, dimension: int) -> Mark:

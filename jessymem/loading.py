@@ -70,14 +70,17 @@ class Loader:
 
     def files_of(self, dimension: DimensionId) -> RegionFiles:
         """Return a dimension's files."""
-        return RegionFiles(dimension, self.home_of(dimension))
+        return self._files_at(dimension, self.home_of(dimension))
+
+    def _files_at(self, dimension: DimensionId, home: Path) -> RegionFiles:
+        return RegionFiles(dimension, home, self._config.load_mode)
 
     def find(self, dimension: DimensionId, home: Path) -> Path:
         """Return the file that counts, after tidying up what killed writers left at `home`.
 
         Raises RegionIOError.
         """
-        return RegionFiles(dimension, home).newest_path(tidy=not self._config.read_only)
+        return self._files_at(dimension, home).newest_path(tidy=not self._config.read_only)
 
     def numbers_on_disk(self, dimension: DimensionId) -> NDArray[np.uint16]:
         """Return the layer numbers that a dimension's file has now, ascending.
@@ -92,7 +95,7 @@ class Loader:
             identity = self.identify(dimension, where)
             known = self._numbers.get(dimension)
             if known is None or known[0] != identity:
-                region = MmapRegion.from_file(dimension, where)
+                region = self.files_of(dimension).open(where)
                 known = self._numbers[dimension] = identity, np.array(region.numbers)
         except DimensionNotFound:
             return np.zeros(0, np.uint16)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,8 +105,9 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         self._policy = make_policy(self._config.eviction_policy)
         self._pinned = set()
         self._kept = {}
-        self._crystallizing = Counter()
-        self._n_evictions = self._n_reloads = 0
+        self._crystallizing = []
+        self._hopeless = None
+        self._n_spared = self._n_evictions = self._n_reloads = 0
         self._sampler = ReadSampler(self._policy.gate)
         self._gates = self._sampler.gates
         self._closed = False
@@ -432,7 +432,6 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         old = self._snapshot.region_of(dimension)
         replaced = None if old is None else self._snapshot.region_id_of(dimension)
         with self._laid_over(region, old) as standing:
-            self._check_open()
             del old
             self._place((standing, region_id))
             del standing

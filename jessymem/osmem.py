@@ -288,6 +288,9 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
     lock = FileLock(path, timeout=timeout, poll_interval=_LOCK_POLL_SECONDS)
     try:
         lock.acquire()
+        while not _leads_to(path, lock):  # it was removed while this waited for it
+            lock.release()
+            lock.acquire()
     except Timeout:
         raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
     try:
@@ -299,6 +302,27 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
         lock.release()
 
 
+def _leads_to(path: Path, lock: Any) -> bool:
+    """Tell whether a lock that is held is on the file that its path leads to.
+
+    filelock asks whether the file has a name left; a network file system may have renamed it.
+    """
+    descriptor = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
+    if os.name == "nt" or not isinstance(descriptor, int):
+        return True
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def copy_mode(source: Path, descriptor: int) -> None:
+    """Give an open file the permissions of `source`, if that is there and the system has them."""
+    if hasattr(os, "fchmod"):
+        with suppress(FileNotFoundError):
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(source).st_mode))
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on the medium; skipped where that cannot be asked."""
     if os.name == "nt":
@@ -306,7 +330,8 @@ def sync_directory(path: Path) -> None:
     _pass("sync directory", path)
     descriptor = os.open(path, os.O_RDONLY | _CLOEXEC)
     try:
-        os.fsync(descriptor)
+        if not _sync_medium(descriptor):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -41,6 +41,9 @@ logger = logging.getLogger("jessymem")
 _PATIENCE_SECONDS: Final = 0.1
 _POLL_SECONDS: Final = 0.0002
 
+#: Where nothing could go, so many allocations do not ask again, as long as nothing else is loaded.
+_N_SPARED: Final = 255
+
 _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 
 
@@ -54,12 +57,15 @@ class ResidencyVerbs:
     _policy: Policy
     _pinned: set[DimensionId]
     _kept: dict[object, frozenset[DimensionId]]
+    _hopeless: int | None  # the id of a snapshot of which nothing could go
+    _n_spared: int
     _n_evictions: int
     _n_reloads: int
 
     if TYPE_CHECKING:
 
         def _writing(self) -> AbstractContextManager[None]: ...
+        def _check_open(self) -> None: ...
         def _standing_for(
             self, dimension: DimensionId, snapshot: Snapshot | None = None
         ) -> Standing: ...
@@ -104,7 +110,11 @@ class ResidencyVerbs:
     # -- inside ------------------------------------------------------------------------------------
 
     def _place(self, *standings: tuple[Standing, int]) -> None:
-        """Publish what stands for dimensions from now on, each with its region id, at once."""
+        """Publish what stands for dimensions from now on, each with its region id, at once.
+
+        Raises InvalidAccess where a handler of a record has closed the manager in this thread.
+        """
+        self._check_open()
         self._snapshot = self._snapshot.with_regions(
             Placed(region, region_id, self._new_mark(region)) for region, region_id in standings
         )
@@ -237,8 +247,16 @@ class ResidencyVerbs:
 
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation; called without any lock."""
+        target = self._budget.total - n_bytes
+        if id(self._snapshot) == self._hopeless and self._n_spared < _N_SPARED:
+            self._n_spared += 1
+            return
         with suppress(InvalidAccess), self._writing():  # closed: the allocation will say so
-            self._make_room(n_bytes)
+            # Others may have made room while this one waited for the lock.
+            missing = self._used() - target
+            is_made = missing <= 0 or self._make_room(missing)
+            self._hopeless = None if is_made else id(self._snapshot)
+            self._n_spared = 0
 
     @contextmanager
     def _keeping(self, dimensions: Iterable[DimensionId]) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What is learned in memory, and how it becomes permanent.
 
-`layers` is one learned layer, `region` a dimension with learned layers among those of its file,
-`verbs` what a manager offers, `crystallize` the way to disk, step by step.
+`verbs` is what a manager offers, `layers` one learned layer, `region` and `room` a dimension with
+learned layers among those of its file; `creation`, `overlays` and `crystallization` are the three
+ways in which it changes.
 """

@@ -13,12 +13,12 @@ from jessymem.ids import DimensionId, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.region import LearnedRegion, with_learned
-from jessymem.learning.verbs import log_learning
+from jessymem.learning.verbs import learned_of
 from jessymem.pools import storing
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import Content, LayerDraft, as_content, make_draft
 from jessymem.regions.evicted import EvictedRegion
-from jessymem.snapshot import Standing
+from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
     from jessymem.learning.verbs import LearningVerbs
@@ -91,8 +91,8 @@ def publish(
     placed: list[tuple[LearnedRegion, int]] = []
     try:
         for dimension, places in by_dimension.items():
-            standing = manager._snapshot.region_of(dimension)
             on_disk = manager._loader.numbers_on_disk(dimension)
+            standing = manager._snapshot.region_of(dimension)
             wanted = [requests[at].layer for at in places]
             numbers = choose_numbers(dimension, standing, on_disk, wanted)
             ids.update(zip(places, LayerId.in_order(dimension, numbers), strict=True))
@@ -107,9 +107,19 @@ def publish(
         for region, _ in placed:
             region.retract(manager._snapshot.region_of(region.dimension_id))
         raise
-    for at, layer_id in ids.items():
-        log_learning("proto_created", layer_id, len(requests[at].draft.content))
     return [ids[at] for at in range(len(requests))]
+
+
+def not_standing(
+    snapshot: Snapshot, dimensions: Iterable[DimensionId], blocks: list[StoredBlock | None]
+) -> list[StoredBlock | None]:
+    """Return the blocks that readers are not led to."""
+    standing = {
+        id(layer.block)
+        for dimension in dimensions
+        for layer in learned_of(snapshot.region_of(dimension)).values()
+    }
+    return [block for block in blocks if id(block) not in standing]
 
 
 def _layer(layer_id: LayerId, draft: LayerDraft, block: StoredBlock | None) -> LearnedLayer:
@@ -155,6 +165,7 @@ def choose_numbers(
             raise DuplicateLayer(
                 f"{dimension}: fewer than {n_free:,} of {s.MAX_LAYERS:,} layer numbers are free",
                 layer=None,
+                dimension=dimension,
             )
         free = iter(gaps)
     return [next(free) if number is None else number for number in wanted]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -43,6 +44,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jessymem")
 
 
+class Running:
+    """One crystallization that has begun.
+
+    Attributes
+    ----------
+    dimension : DimensionId
+    layers : list of LearnedLayer
+        What it writes.
+    states : list of LayerState
+        Theirs before.
+    """
+
+    def __init__(self, dimension: DimensionId) -> None:
+        self.dimension = dimension
+        self.layers: list[LearnedLayer] = []
+        self.states: list[LayerState] = []
+
+
 def crystallize(
     manager: LearningVerbs, dimension: DimensionId, wanted: LayerId | None = None
 ) -> list[LayerId]:
@@ -54,33 +73,34 @@ def crystallize(
         As `MmapManager.crystallize_proto_dimension`.
     """
     start = perf_counter()
-    with manager._writing():
-        layers = _choose(manager, dimension, wanted)
-        before = [layer.state for layer in layers]
-        for layer in layers:
-            layer.state = LayerState.CRYSTALLIZING
-        manager._crystallizing[dimension] += 1
-        files = manager._loader.files_of(dimension)
+    running = Running(dimension)
     try:
-        if not layers:
+        with manager._writing():
+            files = manager._loader.files_of(dimension)
+            running.layers = _choose(manager, dimension, wanted)
+            running.states = [layer.state for layer in running.layers]
+            manager._crystallizing.append(running)
+            for layer in running.layers:
+                layer.state = LayerState.CRYSTALLIZING
+        if not running.layers:
             return []
         with files.writing():
-            path = _write(files, layers)
-            for layer in layers:
+            path = _write(manager, files, running.layers)
+            for layer in running.layers:
                 layer.state = LayerState.CRYSTALLIZED
-            _publish(manager, dimension, path, layers)
+            _publish(manager, dimension, path, running.layers)
     except BaseException:
-        for layer, state in zip(layers, before, strict=True):
-            layer.state = state if files.placed is None else LayerState.CRYSTALLIZED
+        for layer, state in zip(running.layers, running.states, strict=True):
+            layer.state = LayerState.CRYSTALLIZED if files.placed is not None else state
         raise
     finally:
-        with manager._lock:
-            manager._crystallizing[dimension] -= 1
-            manager._give_back(
-                layer.block for layer in layers if not _is_standing(manager, dimension, layer)
-            )
-    ids = LayerId.in_order(dimension, sorted(layer.number for layer in layers))
-    _log(dimension, path, ids, sum(len(layer.content) for layer in layers), start)
+        with suppress(ValueError):  # it had not begun, or this is a forked child by now
+            manager._crystallizing.remove(running)
+        for layer in running.layers:
+            layer_id = LayerId(dimension, layer.number)
+            manager._give_back_unless_standing(layer_id, [layer.block])
+    ids = LayerId.in_order(dimension, sorted(layer.number for layer in running.layers))
+    _log(dimension, path, ids, sum(len(layer.content) for layer in running.layers), start)
     return ids
 
 
@@ -98,25 +118,35 @@ def _choose(
             if not standing.has_layer(wanted.layer):
                 where = standing.path or "memory"
                 raise LayerNotFound(f"{wanted} is not in {where}", layer=wanted)
-            raise InvalidAccess(f"{wanted} has nothing to crystallize: it is not being learned")
+            raise InvalidAccess(
+                f"{wanted} has nothing to crystallize: it is not being learned", layer=wanted
+            )
         layers = [found]
-    is_simulated = standing.state == s.REGION_SIMULATED
     for layer in layers:
-        layer_id = LayerId(dimension, layer.number)
-        if layer.state is LayerState.CRYSTALLIZING:
-            raise InvalidAccess(f"{layer_id} is being crystallized by another thread")
-        if layer.is_overlay and is_simulated:
-            raise InvalidAccess(f"{layer_id} lies over a simulated layer, which is never written")
+        manager._check_not_being_written(LayerId(dimension, layer.number), layer)
+    if standing.state == s.REGION_SIMULATED:
+        # The file will stand in place of the simulation: nothing would be left under an overlay.
+        for layer in learned_of(standing).values():
+            if layer.is_overlay:
+                layer_id = LayerId(dimension, layer.number)
+                raise InvalidAccess(
+                    f"{layer_id} lies over a simulated layer, which is never written: drop that "
+                    "first",
+                    layer=layer_id,
+                )
     return layers
 
 
-def _write(files: RegionFiles, layers: list[LearnedLayer]) -> Path:
+def _write(manager: LearningVerbs, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
     """Merge what is learned into the dimension's present file; under its lock."""
     current = _open_current(files)
     name = name_of_new(files.dimension) if current is None else current.name
     drafts = merge(files.dimension, current, layers)
     generation = files.next_generation()
-    _, pieces = write_layout(files.dimension, name.encode(), drafts, generation, time.time_ns())
+    n_bytes, pieces = write_layout(
+        files.dimension, name.encode(), drafts, generation, time.time_ns()
+    )
+    manager._budget.check_possible(files.dimension, n_bytes)
     for layer, draft in zip(layers, drafts[len(drafts) - len(layers) :], strict=True):
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.written_xxh3 = draft.content_xxh3
@@ -125,7 +155,7 @@ def _write(files: RegionFiles, layers: list[LearnedLayer]) -> Path:
 
 def _open_current(files: RegionFiles) -> MmapRegion | None:
     try:
-        return MmapRegion.from_file(files.dimension, files.newest_path(tidy=False))
+        return files.open(files.newest_path(tidy=False))
     except DimensionNotFound:
         return None
 
@@ -182,29 +212,27 @@ def _publish(
 ) -> None:
     """Switch readers over to the new file; where there is no room for it, to its names."""
     with manager._writing():
-        old = manager._standing_for(dimension)
-        old_id = manager._snapshot.region_id_of(dimension)
-        written = set(map(id, layers))
-        left = {number: each for number, each in learned_of(old).items() if id(each) not in written}
+        region = None
         try:
             region, region_id = manager._map(dimension, path)
         except LimitExceeded as error:
             empty_frames(error)
-            if left:
-                _log_kept(dimension, path)  # they would have no file under them
-                return
-            evicted = EvictedRegion(MmapRegion.from_file(dimension, path))
+        # Read after the mapping, whose records a handler may have answered with a further layer.
+        old = learned_of(manager._standing_for(dimension))
+        old_id = manager._snapshot.region_id_of(dimension)
+        written = set(map(id, layers))
+        left = [layer for layer in old.values() if id(layer) not in written]
+        if region is not None:
+            standing = LearnedRegion.over(dimension, region, left) if left else region
+            manager._place((standing, region_id))
+        elif not left:
+            evicted = EvictedRegion(manager._loader.files_of(dimension).open(path))
             manager._place((evicted, manager._loader.new_region_id()))
             manager._policy.forget(int(dimension))
-        else:
-            standing = LearnedRegion.over(dimension, region, left.values()) if left else region
-            manager._place((standing, region_id))
+        else:  # what is left would have no file under it
+            _log_kept(dimension, path)
+            return
         manager._budget.retire(old_id)
-
-
-def _is_standing(manager: LearningVerbs, dimension: DimensionId, layer: LearnedLayer) -> bool:
-    """Tell whether readers are still led to a layer's block."""
-    return learned_of(manager._snapshot.region_of(dimension)).get(layer.number) is layer
 
 
 def _log(

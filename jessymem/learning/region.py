@@ -9,7 +9,7 @@ import numpy as np
 
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import OutOfBounds
-from jessymem.ids import DimensionId
+from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.room import Room
@@ -35,8 +35,6 @@ class LearnedRegion(LayerTable):
     ----------
     base : MmapRegion or None
         The dimension's file as it is loaded, or its simulation; None: neither is loaded.
-    learned : dict of int to LearnedLayer
-        By layer number. Later states may add to it, above the numbers of this one.
     """
 
     def __init__(
@@ -44,7 +42,6 @@ class LearnedRegion(LayerTable):
     ) -> None:
         self.dimension_id = dimension
         self.base = base
-        self.learned = room.learned
         self.rows = room.rows(n_rows)
         self.index = room.index(n_rows)
         self._room = room
@@ -69,8 +66,18 @@ class LearnedRegion(LayerTable):
         OutOfBounds
             If the base's file was changed under its mapping.
         """
-        rows = np.zeros(0, s.LAYER) if base is None else _checked_copy(base)
-        return cls._merged(dimension, base, rows, {}, sorted(learned, key=_number))
+        rows = np.zeros(0, s.LAYER) if base is None else _checked(base, base.rows)
+        empty = cls(dimension, base, Room(rows, {}, {}), len(rows))
+        return empty._merged(sorted(learned, key=_number))
+
+    @property
+    def learned(self) -> dict[int, LearnedLayer]:
+        """Learned layers by number; not to be changed."""
+        room = self._room
+        if room.n_rows == len(self.rows):
+            return room.learned
+        # Later states have added to it, or an attempt at one that was not published.
+        return {number: each for number, each in room.learned.items() if self.has_layer(number)}
 
     def with_layers(self, layers: Iterable[LearnedLayer]) -> LearnedRegion:
         """Return the dimension with further layers, or others in the place of their numbers.
@@ -83,34 +90,56 @@ class LearnedRegion(LayerTable):
         if is_above and room.has_space(n_rows, len(given)):
             room.append(_describe(given, self.base), given)
             return LearnedRegion(self.dimension_id, self.base, room, room.n_rows)
-        return self._merged(self.dimension_id, self.base, self.rows, self.learned, given)
+        return self._merged(given)
 
     def retract(self, before: Standing | None) -> None:
         """Undo what was added to `before`, which stays published."""
         if isinstance(before, LearnedRegion) and before._room is self._room:
             self._room.retract(len(before.rows))
 
-    @classmethod
-    def _merged(
-        cls,
-        dimension: DimensionId,
-        base: MmapRegion | None,
-        rows: NDArray[np.void],
-        learned: dict[int, LearnedLayer],
-        given: list[LearnedLayer],
-    ) -> LearnedRegion:
-        """Put `given` layers among rows, each in the place of its number."""
-        fresh = _describe(given, base)
+    def without_layers(self, numbers: Iterable[int]) -> LearnedRegion:
+        """Return the dimension without some learned layers; what lies under them is seen again."""
+        gone = np.array(sorted(numbers), np.int64)
+        places = np.searchsorted(self.rows["layer_num"], gone)
+        rows = self.rows.copy()
+        is_under = np.zeros(len(gone), bool)
+        if self.base is not None:
+            is_under[:] = [self.base.has_layer(number) for number in gone.tolist()]
+            under = [self.base.find_row(self._id(number)) for number in gone[is_under].tolist()]
+            restored = _checked(self.base, self.base.rows[under], gone[is_under])
+            rows[places[is_under]] = restored
+        rows = np.delete(rows, places[~is_under])
+        learned, in_memory = self.learned.copy(), self.reader[5].copy()
+        for number in gone.tolist():
+            del learned[number]
+            in_memory.pop(number, None)
+        return LearnedRegion(
+            self.dimension_id, self.base, Room(rows, learned, in_memory), len(rows)
+        )
+
+    def _merged(self, given: list[LearnedLayer]) -> LearnedRegion:
+        """Put `given` layers among the rows, each in the place of its number."""
+        fresh, rows = _describe(given, self.base), self.rows
         numbers = fresh["layer_num"]
         places = np.searchsorted(rows["layer_num"], numbers)
         is_known = np.zeros(len(numbers), bool)
         inside = places < len(rows)
         is_known[inside] = rows["layer_num"][places[inside]] == numbers[inside]
-        rows = np.insert(rows, places[~is_known], fresh[~is_known])
+        if is_known.all():
+            rows = rows.copy()
+        else:
+            rows = np.insert(rows, places[~is_known], fresh[~is_known])
         if is_known.any():
             rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
-        room = Room(rows, {**learned, **{layer.number: layer for layer in given}})
-        return cls(dimension, base, room, len(rows))
+        learned, in_memory = self.learned.copy(), self.reader[5].copy()
+        for layer in given:
+            learned[layer.number] = layer
+            in_memory.pop(layer.number, None)
+            if layer.block is not None:
+                in_memory[layer.number] = layer.block.view
+        return LearnedRegion(
+            self.dimension_id, self.base, Room(rows, learned, in_memory), len(rows)
+        )
 
     # -- as a table --------------------------------------------------------------------------------
 
@@ -154,6 +183,9 @@ class LearnedRegion(LayerTable):
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _id(self, number: int) -> LayerId:
+        return LayerId(self.dimension_id, number)
+
     @property
     def _base(self) -> MmapRegion:
         if self.base is None:
@@ -163,7 +195,7 @@ class LearnedRegion(LayerTable):
     def _find(self, row: int) -> tuple[LearnedLayer | None, int]:
         """Return a row's learned layer, or its row in the base."""
         number = int(self.rows[row]["layer_num"])
-        learned = self.learned.get(number)
+        learned = self._room.learned.get(number)
         if learned is not None or self.base is None:
             return learned, -1
         base_index = self.base.index
@@ -208,12 +240,16 @@ def name_of_new(dimension: DimensionId) -> str:
     return core.name if core is not None else str(dimension)
 
 
-def _checked_copy(base: MmapRegion) -> NDArray[np.void]:
-    """Copy a base's rows; afterwards nobody can change them under a reader that trusts them."""
-    rows = np.array(base.rows)
-    starts, ends = rows["content_offset"], rows["content_end"]
+def _checked(
+    base: MmapRegion, rows: NDArray[np.void], numbers: NDArray[np.int64] | None = None
+) -> NDArray[np.void]:
+    """Copy rows of a base; afterwards nobody can change them under a reader that trusts them."""
+    rows = np.array(rows)
+    starts, ends, found = rows["content_offset"], rows["content_end"], rows["layer_num"]
     wrong = (starts > ends) | (ends > base.size)
-    wrong[1:] |= rows["layer_num"][1:] <= rows["layer_num"][:-1]
+    wrong[1:] |= found[1:] <= found[:-1]
+    if numbers is not None:
+        wrong |= found != numbers
     if wrong.any():
         row = rows[int(wrong.argmax())]
         raise OutOfBounds(

@@ -30,6 +30,8 @@ class Room:
         Ascending; copied.
     learned : dict of int to LearnedLayer
         By number; kept.
+    in_memory : dict of int to memoryview
+        The contents of those that have any; kept.
 
     Attributes
     ----------
@@ -37,10 +39,14 @@ class Room:
         How many rows are taken.
     learned : dict of int to LearnedLayer
     in_memory : dict of int to memoryview
-        Contents of those that have any.
     """
 
-    def __init__(self, rows: NDArray[np.void], learned: dict[int, LearnedLayer]) -> None:
+    def __init__(
+        self,
+        rows: NDArray[np.void],
+        learned: dict[int, LearnedLayer],
+        in_memory: dict[int, memoryview],
+    ) -> None:
         self._rows = np.empty(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
         self._rows[: len(rows)] = rows
         self._index: NDArray[np.uint16] | None = None

@@ -8,7 +8,6 @@ are still viewed wait.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -37,6 +36,7 @@ from jessymem.regions.table import LayerTable
 from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
+    from jessymem.learning.crystallization import Running
     from jessymem.learning.layers import LearnedLayer
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.storing import StoredBlock
@@ -51,7 +51,7 @@ class LearningVerbs:
     _allocator: PoolAllocator | None
     _budget: Budget
     _config: MemoryConfig
-    _crystallizing: Counter[DimensionId]
+    _crystallizing: list[Running]
     _loader: Loader
     _lock: RLock
     _pinned: set[DimensionId]
@@ -168,10 +168,14 @@ class LearningVerbs:
         blocks = creation.store(self._blocks(), [request.draft for request in requests])
         try:
             with self._writing():
-                return creation.publish(self, requests, blocks)
+                ids = creation.publish(self, requests, blocks)
         except BaseException:
-            self._give_back(blocks)
+            dimensions = {request.dimension for request in requests}
+            self._give_back(creation.not_standing(self._snapshot, dimensions, blocks))
             raise
+        for layer_id, request in zip(ids, requests, strict=True):
+            log_learning("proto_created", layer_id, len(request.draft.content))
+        return ids
 
     @lets_go
     def update_proto_dimension(self, layer_id: LayerLike, content: Content) -> None:
@@ -199,17 +203,16 @@ class LearningVerbs:
         self._check_writable(wanted.dimension)
         self._proto_layer(wanted)
         draft = creation.content_draft(wanted, content)
-        (block,) = creation.store(self._blocks(), [draft])
+        blocks = creation.store(self._blocks(), [draft])
         try:
             with self._writing():
                 old = self._proto_layer(wanted)
-                fresh = LearnedLayer.keeping(old.draft, block, encoding=draft.encoding)
+                fresh = LearnedLayer.keeping(old.draft, blocks[0], encoding=draft.encoding)
+                blocks.append(old.block)
                 self._change(wanted.dimension, fresh)
-        except BaseException:
-            self._give_back([block])
-            raise
-        self._give_back([old.block])
-        log_learning("proto_updated", wanted, len(fresh.content))
+        finally:
+            self._give_back_unless_standing(wanted, blocks)
+        log_learning("proto_updated", wanted, len(draft.content))
 
     @lets_go
     def discard_proto_dimension(self, layer_id: LayerLike) -> None:
@@ -222,10 +225,14 @@ class LearningVerbs:
         """
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
-        with self._writing():
-            old = self._proto_layer(wanted)
-            self._remove(wanted)
-        self._give_back([old.block])
+        blocks: list[StoredBlock | None] = []
+        try:
+            with self._writing():
+                old = self._proto_layer(wanted)
+                blocks.append(old.block)
+                self._remove(wanted)
+        finally:
+            self._give_back_unless_standing(wanted, blocks)
         log_learning("proto_discarded", wanted, len(old.content))
 
     # -- overlays ----------------------------------------------------------------------------------
@@ -267,21 +274,24 @@ class LearningVerbs:
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
         addition = overlays.as_addition(wanted, content, separator)
-        # The block for it may evict others, but not what it is laid over.
-        with self._writing(), self._keeping([wanted.dimension]):
-            table = self._table_to_write(wanted)
-            old = self._learned_layer(wanted)
-            if old is not None:
-                if not old.is_overlay:
-                    raise InvalidAccess(f"{wanted} is a proto layer: update it instead")
-                self._check_not_on_its_way(wanted, old)
-            fresh = overlays.lay_over(self._blocks(), table, wanted, old, addition)
-            try:
+        blocks: list[StoredBlock | None] = []
+        try:
+            # The block for it may evict others, but not what it is laid over.
+            with self._writing(), self._keeping([wanted.dimension]):
+                table = self._table_to_write(wanted)
+                old = self._learned_layer(wanted)
+                if old is not None:
+                    if not old.is_overlay:
+                        raise InvalidAccess(
+                            f"{wanted} is a proto layer: update it instead", layer=wanted
+                        )
+                    self._check_not_on_its_way(wanted, old)
+                    blocks.append(old.block)
+                fresh = overlays.lay_over(self._blocks(), table, wanted, old, addition)
+                blocks.append(fresh.block)
                 self._change(wanted.dimension, fresh)
-            except BaseException:
-                self._give_back([fresh.block])
-                raise
-        self._give_back([] if old is None else [old.block])
+        finally:
+            self._give_back_unless_standing(wanted, blocks)
         log_learning("overlaid", wanted, len(fresh.content))
 
     @lets_go
@@ -301,15 +311,18 @@ class LearningVerbs:
         """
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
-        with self._writing():
-            table = self._table_to_write(wanted)
-            table.find_row(wanted)
-            old = self._learned_layer(wanted)
-            if old is None or not old.is_overlay:
-                raise InvalidAccess(f"nothing lies over {wanted}")
-            self._check_not_on_its_way(wanted, old)
-            self._remove(wanted)
-        self._give_back([old.block])
+        blocks: list[StoredBlock | None] = []
+        try:
+            with self._writing():
+                self._table_to_write(wanted).find_row(wanted)
+                old = self._learned_layer(wanted)
+                if old is None or not old.is_overlay:
+                    raise InvalidAccess(f"nothing lies over {wanted}", layer=wanted)
+                self._check_not_on_its_way(wanted, old)
+                blocks.append(old.block)
+                self._remove(wanted)
+        finally:
+            self._give_back_unless_standing(wanted, blocks)
         log_learning("overlay_dropped", wanted, len(old.content))
 
     # -- crystallization ---------------------------------------------------------------------------
@@ -394,6 +407,17 @@ class LearningVerbs:
         if self._allocator is not None:
             storing.forget(self._allocator, blocks)
 
+    def _give_back_unless_standing(
+        self, layer_id: LayerId, blocks: Iterable[StoredBlock | None]
+    ) -> None:
+        """Let go of those of a layer's blocks that readers are not led to.
+
+        After a change, the old one; after a failure, the new one; and whatever an interrupt left.
+        """
+        standing = self._learned_layer(layer_id)
+        kept = None if standing is None else standing.block
+        self._give_back(block for block in blocks if block is not kept)
+
     def _check_writable(self, dimension: DimensionId) -> None:
         if self._config.read_only:
             raise ImmutableDimension(f"{dimension}: the manager is read-only", dimension=dimension)
@@ -423,9 +447,14 @@ class LearningVerbs:
         self._check_not_on_its_way(layer_id, layer)
         return layer
 
+    def _check_not_being_written(self, layer_id: LayerId, layer: LearnedLayer) -> None:
+        if any(layer in running.layers for running in self._crystallizing):
+            raise InvalidAccess(
+                f"{layer_id} is being crystallized by another thread", layer=layer_id
+            )
+
     def _check_not_on_its_way(self, layer_id: LayerId, layer: LearnedLayer) -> None:
-        if layer.state is LayerState.CRYSTALLIZING:
-            raise InvalidAccess(f"{layer_id} is being crystallized by another thread")
+        self._check_not_being_written(layer_id, layer)
         if layer.state is LayerState.CRYSTALLIZED:
             raise ImmutableDimension(
                 f"{layer_id} is on disk already, though still read from memory",
@@ -434,8 +463,10 @@ class LearningVerbs:
 
     def _check_calm(self, dimension: DimensionId) -> None:
         """Raise InvalidAccess where another thread is crystallizing a dimension."""
-        if self._crystallizing[dimension]:
-            raise InvalidAccess(f"{dimension} is being crystallized by another thread")
+        if any(running.dimension == dimension for running in self._crystallizing):
+            raise InvalidAccess(
+                f"{dimension} is being crystallized by another thread", dimension=dimension
+            )
 
     def _check_nothing_is_lost(self, standing: Standing) -> None:
         found = unwritten_in(standing)
@@ -443,7 +474,8 @@ class LearningVerbs:
             named = ", ".join(map(str, found[:5])) + (" ..." if len(found) > 5 else "")
             raise InvalidAccess(
                 f"{standing.dimension_id}: {len(found)} layers are not on disk ({named}): "
-                "crystallize or discard them first"
+                "crystallize or discard them first",
+                dimension=standing.dimension_id,
             )
 
     def _table_to_write(self, layer_id: LayerId) -> LayerTable:
@@ -463,14 +495,17 @@ class LearningVerbs:
 
     def _remove(self, layer_id: LayerId) -> None:
         """Publish a dimension without a learned layer, or nothing of it where none is left."""
-        from jessymem.learning.region import learned_over
+        from jessymem.learning.region import LearnedRegion
 
         dimension = layer_id.dimension
         standing, region_id = self._standing_for(dimension), self._snapshot.region_id_of(dimension)
-        left = [each for each in learned_of(standing).values() if each.number != layer_id.layer]
-        fresh = learned_over(dimension, base_of(standing), left)
-        if fresh is not None:
-            self._place((fresh, region_id))
+        if not isinstance(standing, LearnedRegion):
+            raise AssertionError("only what was learned can be forgotten")
+        left = standing.without_layers([layer_id.layer])
+        if left.learned:
+            self._place((left, region_id))
+        elif left.base is not None:
+            self._place((left.base, region_id))
         else:
             self._snapshot = self._snapshot.without(dimension)
             self._policy.forget(int(dimension))
@@ -486,15 +521,24 @@ class LearningVerbs:
         from jessymem.learning import overlays
         from jessymem.learning.region import learned_over
 
+        if old is not None and old.state == s.REGION_SIMULATED:
+            for number, layer in learned.items():
+                if layer.is_overlay and not base.has_layer(number):
+                    raise InvalidAccess(
+                        f"{LayerId(base.dimension_id, number)} lies over a simulated layer that "
+                        f"{base.path} does not have: drop that first",
+                        dimension=base.dimension_id,
+                    )
         settled = {number for number, layer in learned.items() if layer.is_in(base)}
         left = {number: learned[number] for number in learned.keys() - settled}
         fresh = overlays.lay_again(self._blocks(), base, left.values())
         try:
             yield learned_over(base.dimension_id, base, (left | fresh).values()) or base
-        except BaseException:
-            self._give_back(layer.block for layer in fresh.values())
-            raise
-        self._give_back(learned[number].block for number in settled | fresh.keys())
+        finally:
+            replaced = [learned[number] for number in settled | fresh.keys()]
+            for layer in [*fresh.values(), *replaced]:
+                layer_id = LayerId(base.dimension_id, layer.number)
+                self._give_back_unless_standing(layer_id, [layer.block])
 
     def _rest_all(self) -> None:
         """In a forked child: what a thread of the parent was crystallizing, nobody is here."""

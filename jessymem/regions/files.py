@@ -47,6 +47,7 @@ class Listing(NamedTuple):
 
     leftovers: list[Path]  # temporary files; under the lock nobody is writing them any more
     alternates: list[Alternate]  # the highest generation first
+    locks: list[Path]  # the lock file, of who is writing now or was killed at it
 
 
 class RegionFiles:
@@ -57,11 +58,14 @@ class RegionFiles:
     dimension : DimensionId
     target : pathlib.Path
         The region file, which may not exist yet.
+    load_mode : {"map", "copy"}
+        How files are opened to be looked at.
     """
 
-    def __init__(self, dimension: DimensionId, target: Path) -> None:
+    def __init__(self, dimension: DimensionId, target: Path, load_mode: str = "map") -> None:
         self.dimension = dimension
         self.target = target
+        self._load_mode = load_mode
         self._lock = target.with_name(f".{target.name}.lock")
         #: Where the last `put` has placed the file, also if it failed afterwards.
         self.placed: Path | None = None
@@ -125,16 +129,18 @@ class RegionFiles:
         """
         path = self._newest(self._alternates)
         present = self._generation_of(path)
-        if present == s.MAX_GENERATION:
+        following = max(present, 0) + 1
+        taken = {alternate.generation for alternate in self._alternates}
+        while following in taken:  # by a file that is broken
+            following += 1
+        if following > s.MAX_GENERATION:
             raise faults.broken_extension(
                 faults.Source(self.dimension, str(path)),
                 "generation",
                 f"< {s.MAX_GENERATION}, so that another can follow",
                 present,
             )
-        # Above every name that is taken, also by a file that is broken.
-        named = (alternate.generation for alternate in self._alternates)
-        return max(present, 0, *named) + 1
+        return following
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -221,13 +227,15 @@ class RegionFiles:
     def _write(self, temporary: Path, pieces: list[Any]) -> None:
         with self._as_region_error("create"):
             descriptor = osmem.create_file(temporary)
-        try:
-            with self._as_region_error("write"):
-                osmem.write_pieces(descriptor, temporary, pieces)
-            with self._as_region_error("sync"):
-                osmem.sync_file(descriptor, temporary)
-        finally:
-            osmem.close_file(descriptor)
+        with self._as_region_error("close"):
+            try:
+                with self._as_region_error("write"):
+                    osmem.copy_mode(self.target, descriptor)
+                    osmem.write_pieces(descriptor, temporary, pieces)
+                with self._as_region_error("sync"):
+                    osmem.sync_file(descriptor, temporary)
+            finally:
+                osmem.close_file(descriptor)
         with self._as_region_error("read back"):
             if not osmem.holds(temporary, pieces):
                 raise OSError(errno.EIO, "what was read back is not what was written")
@@ -237,6 +245,8 @@ class RegionFiles:
             try:
                 osmem.replace_file(temporary, self.target)
             except OSError as error:
+                if not temporary.exists():
+                    return self.target  # it was done, and told of as failed when tried again (NFS)
                 if error.errno not in _NOT_REPLACED or not self.target.exists():
                     raise
                 beside = self._beside(generation)
@@ -249,7 +259,7 @@ class RegionFiles:
 
     def _tidy(self) -> None:
         """Remove leftovers, fold back what can be; under the lock."""
-        leftovers, self._alternates = self._list()
+        leftovers, self._alternates, _ = self._list()
         for path in leftovers:
             with suppress(OSError):
                 osmem.remove_file(path)
@@ -279,10 +289,14 @@ class RegionFiles:
     def _beside(self, generation: int) -> Path:
         return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
 
+    def open(self, path: Path) -> MmapRegion:
+        """Map or copy one of the files, whatever the budget says; see `MmapRegion.from_file`."""
+        return MmapRegion.from_file(self.dimension, path, load_mode=self._load_mode)
+
     def _generation_of(self, path: Path) -> int:
         """Return a file's generation, -1 where there is none or it breaks the format."""
         try:
-            return MmapRegion.from_file(self.dimension, path).generation
+            return self.open(path).generation
         except (DimensionNotFound, RegionFormatError):
             return -1
 
@@ -305,13 +319,15 @@ class RegionFiles:
                 if error.errno not in _NOT_LISTED:
                     raise
                 names = []
-        found = Listing([], [])
+        found = Listing([], [], [])
         for name in names:
             match = self._alternate_name.fullmatch(name)
             if match:
                 found.alternates.append(Alternate(int(match[1]), self.target.with_name(name)))
             elif self._leftover_name.fullmatch(name):
                 found.leftovers.append(self.target.with_name(name))
+            elif name == self._lock.name:
+                found.locks.append(self._lock)
         found.alternates.sort(reverse=True)
         return found
 
