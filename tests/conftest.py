@@ -27,6 +27,19 @@ def intercept() -> Iterator[Callable[[Callable[..., None]], None]]:
 
 
 @pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where the system has such, for tests that write files by the thousand.
+
+    What a sync is worth no test can see on a real disk either.
+    """
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A directory with D01 (layers 0 to 3, a chain of parents) and D20 (numbers with gaps)."""
     builder = RegionBuilder("D01", "Emotion")

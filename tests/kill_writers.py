@@ -1,7 +1,6 @@
 """Writers that are killed: at each of their system calls in turn, or whenever somebody does it.
 
-Run as a program, ``python kill_writers.py <scenario> <folder>``, it performs a scenario in one
-subfolder after the other until it is killed, and prints where it is.
+`write_until_killed` performs a scenario in one subfolder after the other, and says where it is.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ import itertools
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from write_scenarios import SCENARIOS, Scenario, act
+from scenario import Scenario, act
+from write_scenarios import SCENARIOS
 
 
 def kill_at_each_call(scenario: Scenario, place: Path) -> Iterator[tuple[str, Path]]:
@@ -59,8 +59,8 @@ def _act_and_exit(scenario: Scenario, folder: Path, n_calls: int, writing: int) 
         os._exit(code)
 
 
-def write_until_killed(name: str, place: Path) -> None:
-    """Perform a scenario again and again; print "acting 0", "done 0", "acting 1" and so on."""
+def write_until_killed(name: str, place: Path, tell: Connection) -> None:
+    """Perform a scenario again and again; tell ("acting", 0), ("done", 0), ("acting", 1) ..."""
     scenario = SCENARIOS[name]
     prepared = place / "prepared"
     prepared.mkdir()
@@ -68,14 +68,6 @@ def write_until_killed(name: str, place: Path) -> None:
     for number in itertools.count():
         folder = place / str(number)
         shutil.copytree(prepared, folder)
-        _say(f"acting {number}")
+        tell.send(("acting", number))
         act(scenario, folder)
-        _say(f"done {number}")
-
-
-def _say(line: str) -> None:
-    os.write(sys.stdout.fileno(), f"{line}\n".encode())
-
-
-if __name__ == "__main__":
-    write_until_killed(sys.argv[1], Path(sys.argv[2]))
+        tell.send(("done", number))

@@ -5,17 +5,19 @@ What a kill proves nothing about, the page cache outliving it, is tested in `tes
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import shutil
-import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import kill_writers
 import pytest
+from scenario import Scenario, act, files_in, target_in
 from test_processes import needs_fork
-from write_scenarios import SCENARIOS, Scenario, act, files_in, target_in
+from write_scenarios import SCENARIOS
 
 from jessymem import osmem
 
@@ -48,10 +50,10 @@ def check_and_write_again(scenario: Scenario, folder: Path) -> str:
 
 @needs_fork
 @each_scenario
-def test_a_writer_that_is_killed_at_any_system_call(name, tmp_path):
+def test_a_writer_that_is_killed_at_any_system_call(name, memory_path):
     scenario = SCENARIOS[name]
     states = []
-    for _, folder in kill_writers.kill_at_each_call(scenario, tmp_path):
+    for _, folder in kill_writers.kill_at_each_call(scenario, memory_path):
         states.append(check_and_write_again(scenario, folder))
         shutil.rmtree(folder)
     assert states[-1] == "new"
@@ -64,27 +66,35 @@ def kill_at_random(name: str, place: Path) -> str | None:
     """Let writers write, kill them; return the state, or None where that was between two writes."""
     place.mkdir()
     scenario = SCENARIOS[name]
-    command = [sys.executable, kill_writers.__file__, name, str(place)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        lines = [writer.stdout.readline(), writer.stdout.readline()]  # imports are over
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    hear, tell = context.Pipe(duplex=False)
+    writer = context.Process(target=kill_writers.write_until_killed, args=(name, place, tell))
+    writer.start()
+    tell.close()
+    with hear:
+        heard = [hear.recv(), hear.recv()]  # the first write imports what the others use
         time.sleep(random.uniform(0, LATEST_SECONDS))
         writer.kill()
-        lines += writer.stdout.readlines()
-    doing, number = lines[-1].split()
+        with suppress(EOFError):
+            while True:
+                heard.append(hear.recv())
+    writer.join()
+    writer.close()
+    doing, number = heard[-1]
+    folder = place / str(number)
     if doing == "done":
-        assert scenario.check(place / number) == "new" or not scenario.is_promised
+        assert scenario.check(folder) == "new" or not scenario.is_promised
         state = None
     else:
-        state = check_and_write_again(scenario, place / number)
+        state = check_and_write_again(scenario, folder)
     shutil.rmtree(place)
     return state
 
 
-def kill_many_at_random(name: str, n_kills: int, tmp_path: Path) -> list[str]:
+def kill_many_at_random(name: str, n_kills: int, memory_path: Path) -> list[str]:
     states: list[str] = []
     for n_tries in range(10 * n_kills):
-        state = kill_at_random(name, tmp_path / str(n_tries))
+        state = kill_at_random(name, memory_path / str(n_tries))
         if state is not None:
             states.append(state)
         if len(states) == n_kills:
@@ -93,12 +103,12 @@ def kill_many_at_random(name: str, n_kills: int, tmp_path: Path) -> list[str]:
 
 
 @each_scenario
-def test_a_writer_that_is_killed_at_random(name, tmp_path):
-    kill_many_at_random(name, 2, tmp_path)
+def test_a_writer_that_is_killed_at_random(name, memory_path):
+    kill_many_at_random(name, 2, memory_path)
 
 
 @pytest.mark.slow
 @each_scenario
-def test_a_hundred_writers_that_are_killed_at_random(name, tmp_path):
-    states = kill_many_at_random(name, 100, tmp_path)
+def test_a_hundred_writers_that_are_killed_at_random(name, memory_path):
+    states = kill_many_at_random(name, 100, memory_path)
     assert name == "fold back" or set(states) == {"old", "new"}

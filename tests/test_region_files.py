@@ -15,7 +15,7 @@ from pathlib import Path
 import naive
 import pytest
 from naive import open_files, opened_since, write_plain
-from write_scenarios import refuse_to_replace, standing_at_the_seam
+from scenario import refuse_to_replace, standing_at_the_seam
 
 from jessymem import DimensionId, MmapRegion, RegionBuilder, RegionIOError, osmem
 from jessymem.regions.files import RegionFiles

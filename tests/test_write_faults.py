@@ -13,18 +13,28 @@ from typing import Any
 
 import pytest
 from naive import open_files, opened_since
-from write_scenarios import BASE, DIMENSION, SCENARIOS, Scenario, act, files_in, target_in
+from scenario import BASE, DIMENSION, Scenario, act, files_in, target_in
+from write_scenarios import SCENARIOS
 
 from jessymem import JessyMemoryError, osmem
-
-ERRNOS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EACCES, errno.ENOMEM]
 
 each_scenario = pytest.mark.parametrize("name", SCENARIOS)
 each_fault = pytest.mark.parametrize(
     ("number", "for_good"),
     [
-        *((number, False) for number in ERRNOS),
-        *((number, True) for number in (errno.ENOSPC, errno.EMFILE)),
+        (errno.EIO, False),
+        (errno.EACCES, False),  # which also means that a file cannot be replaced
+        (errno.ENOSPC, True),
+        *(
+            pytest.param(number, for_good, marks=pytest.mark.slow)
+            for number, for_good in [
+                (errno.ENOSPC, False),
+                (errno.EMFILE, False),
+                (errno.ENOMEM, False),
+                (errno.EMFILE, True),
+                (errno.EACCES, True),
+            ]
+        ),
     ],
     ids=lambda value: errno.errorcode[value] if value > 1 else ("once", "for good")[value],
 )
@@ -67,15 +77,15 @@ def attempt(scenario: Scenario, folder: Path, failing: Failing) -> str | None:
 
 @each_scenario
 @each_fault
-def test_every_call_of_a_write_failed_in_turn(name, number, for_good, tmp_path):
+def test_every_call_of_a_write_failed_in_turn(name, number, for_good, memory_path):
     scenario = SCENARIOS[name]
     outcomes = []
     n_calls = 0
-    prepared = tmp_path / "prepared"
+    prepared = memory_path / "prepared"
     prepared.mkdir()
     scenario.prepare(prepared)
     while True:
-        folder = tmp_path / str(n_calls)
+        folder = memory_path / str(n_calls)
         shutil.copytree(prepared, folder)
         before, descriptors = files_in(folder), open_files()
         failing = Failing(n_calls, number, for_good)
@@ -101,11 +111,11 @@ def test_every_call_of_a_write_failed_in_turn(name, number, for_good, tmp_path):
 
 
 @each_fault
-def test_directories_that_were_made_for_nothing_go_again(number, for_good, tmp_path):
+def test_directories_that_were_made_for_nothing_go_again(number, for_good, memory_path):
     scenario = SCENARIOS["build"]
     error, n_calls = "", 0
     while error is not None:
-        folder = tmp_path / str(n_calls)
+        folder = memory_path / str(n_calls)
         folder.mkdir()
         error = attempt(scenario, folder, Failing(n_calls, number, for_good))
         if not files_in(folder):

@@ -9,13 +9,16 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from disk_model import SYNCS, Call, Disk, Recorder, Tree, materialize, tree_of
-from write_scenarios import SCENARIOS, Scenario, act
+from scenario import Scenario, act
+from write_scenarios import SCENARIOS
 
 from jessymem import osmem
 
@@ -24,13 +27,25 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="directories are not 
 each_scenario = pytest.mark.parametrize("name", SCENARIOS)
 
 
+#: A tree as far as it matters to those who open it: files by path, sorted.
+State = tuple[tuple[str, bytes | None], ...]
+
+
+def as_state(tree: Tree) -> State:
+    """Return a tree whose temporary files have lost what is random in their names."""
+    named = ((re.sub(r"\.\d+-[0-9a-f]{8}\.tmp$", ".tmp", path), tree[path]) for path in tree)
+    return tuple(sorted(named, key=lambda item: (item[0], item[1] or b"")))
+
+
 class Recording:
     """A scenario's write as it was recorded, and what becomes of it if the power fails.
 
     `folder` holds what `disk` shows while the power lasts.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path, disk: Disk) -> None:
+    def __init__(
+        self, scenario: Scenario, folder: Path, disk: Disk, verdicts: dict[State, str]
+    ) -> None:
         self.scenario = scenario
         self.folder = folder
         self._disk = disk
@@ -38,7 +53,7 @@ class Recording:
         act(scenario, folder, recorder)
         self.calls = recorder.calls
         self._crashed = folder.with_name("crashed")
-        self._verdicts: dict[tuple[tuple[str, bytes | None], ...], str] = {}
+        self._verdicts = verdicts
 
     def disk_after(self, calls: list[Call]) -> Disk:
         disk = copy.deepcopy(self._disk)
@@ -54,7 +69,7 @@ class Recording:
         disk = self.disk_after(self.calls[:n_calls])
         folder = self.folder.with_name(f"killed-{n_calls}")
         materialize(disk.now(), folder)
-        return Recording(self.scenario, folder, disk)
+        return Recording(self.scenario, folder, disk, self._verdicts)
 
     def without(self, index: int) -> list[Call]:
         return self.calls[:index] + self.calls[index + 1 :]
@@ -77,7 +92,7 @@ class Recording:
                 yield f"after {n_calls} of {len(calls)} calls: {verdict}; {sorted(tree)}"
 
     def verdict(self, tree: Tree) -> str:
-        key = tuple(sorted(tree.items()))
+        key = as_state(tree)
         if key not in self._verdicts:
             materialize(tree, self._crashed)
             try:
@@ -89,12 +104,15 @@ class Recording:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Callable[[str], Recording]:
+def record(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Recording]:
+    # So that files that are written again are the same, and need not be looked at again.
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
+
     def record(name: str) -> Recording:
-        folder = tmp_path / "recorded"
+        folder = memory_path / "recorded"
         folder.mkdir()
         SCENARIOS[name].prepare(folder)
-        return Recording(SCENARIOS[name], folder, Disk(tree_of(folder)))
+        return Recording(SCENARIOS[name], folder, Disk(tree_of(folder)), {})
 
     return record
 
