@@ -1,6 +1,7 @@
 """What writes region files, as scenarios that can be recorded, replayed, killed and made to fail.
 
-Tests find a scenario by its name in `SCENARIOS`.
+Tests find a scenario by its name in `SCENARIOS`. Here are those that build files
+and tidy them up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crystallize_scenarios import CRYSTALLIZE_SCENARIOS
 from scenario import (
     DIMENSION,
     WRITE_CHUNK_BYTES,
@@ -121,4 +123,5 @@ SCENARIOS: dict[str, Scenario] = {
         check=partial(check, old="old"),
         is_promised=False,
     ),
+    **CRYSTALLIZE_SCENARIOS,
 }

@@ -1,0 +1,136 @@
+"""What crystallizes, as scenarios; each is a `Lesson` too, for tests that hold the manager.
+
+The manager lives within `act`, as in a program that is started again after it was killed: it looks
+first whether the layers are there.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from scenario import (
+    BASE,
+    DIMENSION,
+    WRITE_CHUNK_BYTES,
+    Intercept,
+    Layer,
+    Layers,
+    Scenario,
+    build,
+    layers_in,
+    layers_of,
+    refuse_to_replace,
+)
+
+from jessymem import DimensionNotFound, LayerId, MmapManager
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Something that is learned in D07 and crystallized.
+
+    Attributes
+    ----------
+    before : dict of int to Layer
+        What the file holds; empty: there is no file.
+    protos : dict of int to Layer
+        What is made.
+    overlays : dict of int to (bytes, bytes)
+        Separator and content, by the layer that they are laid over.
+    is_whole : bool
+        Whether the dimension is crystallized as a whole; otherwise the one layer is.
+    refuse : callable, optional
+        As a scenario's.
+    """
+
+    before: Layers
+    protos: Layers
+    overlays: dict[int, tuple[bytes, bytes]]
+    is_whole: bool = False
+    refuse: Intercept | None = None
+
+    @property
+    def learned(self) -> list[LayerId]:
+        """The layers that are written, ascending."""
+        return [LayerId(DIMENSION, number) for number in sorted({*self.protos, *self.overlays})]
+
+    @property
+    def after(self) -> Layers:
+        """What the file is to hold, and readers see from the beginning."""
+        overlaid = {
+            number: replace(
+                self.before[number], content=self.before[number].content + b"".join(laid)
+            )
+            for number, laid in self.overlays.items()
+        }
+        return dict(sorted((self.before | overlaid | self.protos).items()))
+
+    def prepare(self, folder: Path) -> None:
+        if self.before:
+            build(self.before, folder)
+
+    def load(self, manager: MmapManager) -> None:
+        with suppress(DimensionNotFound):
+            manager.load_dimension(DIMENSION)
+
+    def learn(self, manager: MmapManager) -> None:
+        manager.create_proto_layers(
+            {"dimension_id": DIMENSION, "layer": number, **asdict(layer)}
+            for number, layer in self.protos.items()
+        )
+        for number, (separator, content) in self.overlays.items():
+            manager.overlay_layer(LayerId(DIMENSION, number), content, separator=separator)
+
+    def crystallize(self, manager: MmapManager) -> None:
+        if self.is_whole:
+            assert manager.crystallize_dimension(DIMENSION) == self.learned
+        else:
+            (layer_id,) = self.learned
+            manager.crystallize_proto_dimension(layer_id)
+
+    def act(self, folder: Path) -> None:
+        with MmapManager(base_path=folder / BASE) as manager:
+            self.load(manager)
+            known = layers_of(manager) if manager.is_loaded(DIMENSION) else {}
+            if known != self.after:
+                self.learn(manager)
+                self.crystallize(manager)
+
+    def check(self, folder: Path) -> str:
+        found = layers_in(folder)
+        if found == self.after:
+            return "new"
+        assert (found or {}) == self.before, "neither the old layers nor the new ones"
+        return "old"
+
+
+ON_DISK: Layers = {
+    0: Layer(b"root", "zero", ("first", "word"), 2.5, 1),
+    1: Layer("gr\u00fcn".encode() * 100, "one", parent=LayerId(DIMENSION, 0)),
+    4: Layer(b""),
+    9: Layer(b"\xff\0" * 300, "nine", ("last",), 0.0, 255, LayerId(1, 3)),
+}
+PROTO = Layer(
+    b"p" * (2 * WRITE_CHUNK_BYTES + 5),
+    "a proto",
+    ("new", "w\u00f6rter"),
+    0.5,
+    7,
+    LayerId(DIMENSION, 9),
+)
+PROTOS: Layers = {2: PROTO, 3: Layer(b""), 12: Layer(b"t" * 70, "twelve")}
+
+LESSONS: dict[str, Lesson] = {
+    "crystallize": Lesson({}, {3: PROTO}, {}),
+    "crystallize into": Lesson(ON_DISK, {2: PROTO}, {}),
+    "crystallize all": Lesson(ON_DISK, PROTOS, {0: (b"", b"and more"), 9: (b"\n", b"")}, True),
+    "crystallize overlay": Lesson(ON_DISK, {}, {1: (b"\n", b"l" * WRITE_CHUNK_BYTES)}),
+    "crystallize beside": Lesson(ON_DISK, {2: PROTO}, {}, refuse=refuse_to_replace),
+}
+
+CRYSTALLIZE_SCENARIOS: dict[str, Scenario] = {
+    name: Scenario(lesson.prepare, lesson.act, lesson.check, lesson.refuse)
+    for name, lesson in LESSONS.items()
+}
