@@ -91,7 +91,9 @@ def crystallize(
             _publish(manager, dimension, path, running.layers)
     except BaseException:
         for layer, state in zip(running.layers, running.states, strict=True):
-            layer.state = LayerState.CRYSTALLIZED if files.placed is not None else state
+            layer.state = state
+            if files.placed is not None:
+                layer.state, layer.written_generation = LayerState.CRYSTALLIZED, files.placed
         raise
     finally:
         with suppress(ValueError):  # it had not begun, or this is a forked child by now
@@ -170,33 +172,23 @@ def merge(
     DuplicateLayer
         If a proto layer's number was taken by another writer.
     """
-    learned = []
-    for layer in layers:
-        under = None
-        if current is not None and current.has_layer(layer.number):
-            under = current.draft_of(current.find_row(LayerId(dimension, layer.number)))
-        learned.append(_merged(LayerId(dimension, layer.number), under, layer))
     replaced = {layer.number for layer in layers}
     kept = [] if current is None else current.drafts(without=replaced)
-    return kept + learned
+    return kept + [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
 
 
-def _merged(layer_id: LayerId, under: LayerDraft | None, layer: LearnedLayer) -> LayerDraft:
-    """Return a learned layer as it is to be written in the place of `under`."""
+def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) -> LayerDraft:
+    """Return a learned layer as it is to be written into the place that it has in `current`."""
     mine = replace(layer.draft, content_xxh3=layer.checksum())
-    if under is None:
+    if current is None or not current.has_layer(layer.number):
         return mine
-    is_written = layer.written_xxh3 is not None and layer.written_xxh3 == (
-        xxhash.xxh3_64_intdigest(under.content)
-    )
-    if not layer.is_overlay:
-        if not is_written:
-            raise DuplicateLayer(
-                f"{layer_id}: another writer has taken the number on disk", layer=layer_id
-            )
-        return mine
-    if is_written:
+    under = current.draft_of(current.find_row(layer_id))
+    if layer.is_in(current):  # from an attempt that failed afterwards
         return under
+    if not layer.is_overlay:
+        raise DuplicateLayer(
+            f"{layer_id}: another writer has taken the number on disk", layer=layer_id
+        )
     if is_same(under.content, layer.content[: layer.n_base]):
         content, checksum = layer.content, mine.content_xxh3
     else:  # another writer has changed what this lies over: both changes count

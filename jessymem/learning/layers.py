@@ -33,9 +33,11 @@ class LearnedLayer:
         How far it has come; changed under the writer lock.
     written_xxh3 : int or None
         The checksum of what was last written to the region file for it; None: nothing was.
+    written_generation : int or None
+        Of the file with which it came to disk; None: it did not, as far as its writer was told.
     """
 
-    __slots__ = ("block", "draft", "n_base", "state", "written_xxh3")
+    __slots__ = ("block", "draft", "n_base", "state", "written_generation", "written_xxh3")
 
     def __init__(
         self, draft: LayerDraft, block: StoredBlock | None, n_base: int | None = None
@@ -45,6 +47,7 @@ class LearnedLayer:
         self.n_base = n_base
         self.state = self.resting_state
         self.written_xxh3: int | None = None
+        self.written_generation: int | None = None
 
     @classmethod
     def keeping(
@@ -75,12 +78,16 @@ class LearnedLayer:
         """Its state while nobody writes it to disk: created, and active once it has content."""
         return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
 
-    def is_in(self, base: MmapRegion) -> bool:
-        """Tell whether a region file holds it, as it was written."""
-        if self.state is not LayerState.CRYSTALLIZED or not base.has_layer(self.number):
+    def is_in(self, file: MmapRegion) -> bool:
+        """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
+        if not file.has_layer(self.number):
             return False
-        row = base.find_row(LayerId(base.dimension_id, self.number))
-        return self.written_xxh3 == xxhash.xxh3_64_intdigest(base.content_of(row))
+        if self.written_generation is not None and file.generation >= self.written_generation:
+            return True
+        if self.written_xxh3 is None:
+            return False
+        row = file.find_row(LayerId(file.dimension_id, self.number))
+        return self.written_xxh3 == xxhash.xxh3_64_intdigest(file.content_of(row))
 
     @property
     def location(self) -> ContentLocation:

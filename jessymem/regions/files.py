@@ -67,8 +67,8 @@ class RegionFiles:
         self.target = target
         self._load_mode = load_mode
         self._lock = target.with_name(f".{target.name}.lock")
-        #: Where the last `put` has placed the file, also if it failed afterwards.
-        self.placed: Path | None = None
+        #: The generation that the last `put` has given its name, also if it failed afterwards.
+        self.placed: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
@@ -129,10 +129,14 @@ class RegionFiles:
         """
         path = self._newest(self._alternates)
         present = self._generation_of(path)
-        following = max(present, 0) + 1
+        # Above every name that is taken, also by a file that is broken; or if there is no number
+        # above, one that nobody has.
         taken = {alternate.generation for alternate in self._alternates}
-        while following in taken:  # by a file that is broken
-            following += 1
+        following = max(present, 0, *taken) + 1
+        if following > s.MAX_GENERATION:
+            following = max(present, 0) + 1
+            while following in taken:
+                following += 1
         if following > s.MAX_GENERATION:
             raise faults.broken_extension(
                 faults.Source(self.dimension, str(path)),
@@ -189,7 +193,8 @@ class RegionFiles:
         self.placed = None
         try:
             self._write(temporary, pieces)
-            path = self.placed = self._rename(temporary, generation)
+            path = self._rename(temporary, generation)
+            self.placed = generation
         except BaseException:
             with suppress(OSError):  # the error that led here says more
                 osmem.remove_file(temporary)
