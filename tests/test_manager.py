@@ -274,8 +274,9 @@ def test_a_load_may_fill_the_limit_but_not_pass_it(tmp_path):
     sparse(tmp_path, 21, 4 * MIB)
     sparse(tmp_path, 22, 300)
     manager = MmapManager(10, base_path=tmp_path)
-    manager.load_dimension(20)
-    manager.load_dimension(21)
+    for number in (20, 21):
+        manager.load_dimension(number)
+        manager.pin(number)  # or one would have to go
     assert manager.get_stats().utilization == 1.0
     with pytest.raises(LimitExceeded, match="D22") as caught:
         manager.load_dimension(22)

@@ -334,6 +334,7 @@ class Blocks(RuleBasedStateMachine):
         n_bytes = osmem.round_to_pages(REGIONS[number])
         if self.model.charged + n_bytes <= self.model.limit:
             self.manager.load_dimension(number)
+            self.manager.pin(number)  # what may go is a matter of its own
             self.model.regions[number] = n_bytes
         else:
             with pytest.raises(LimitExceeded) as caught:
