@@ -42,10 +42,18 @@ class JessyMemoryError(Exception):
 
 
 def empty_frames(error: BaseException) -> None:
-    """Empty the frames of a traceback, which keep memory alive for as long as the error is held."""
+    """Empty the frames of a traceback, which keep memory alive for as long as the error is held.
+
+    Those of its causes too; not of its context, which may be the caller's own.
+    """
     import traceback
 
-    traceback.clear_frames(error.__traceback__)
+    emptied: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in emptied:
+        traceback.clear_frames(each.__traceback__)
+        emptied.append(each)
+        each = each.__cause__
 
 
 def lets_go(method: Callable[P, R]) -> Callable[P, R]:

@@ -8,8 +8,10 @@ import pickle
 import re
 import struct
 import traceback
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jessymem
@@ -36,6 +38,7 @@ from jessymem import (
     RegionIOError,
     RegionNotFound,
 )
+from jessymem.errors import lets_go
 
 # Each class, the Python error that it also is, and the details that it carries.
 ERRORS = [
@@ -351,3 +354,23 @@ def test_memory_that_is_refused_names_the_dimension(store, intercept):
     manager = MmapManager(MemoryConfig(base_path=store, load_mode="copy"))
     with pytest.raises(AllocationFailed, match="D01"):
         manager.load_dimension("D01")
+
+
+def test_an_error_lets_go_of_what_led_to_it_too():
+    def inner(owner):
+        raise OSError(len(owner), "inner")
+
+    @lets_go
+    def outer():
+        owner = np.zeros(5)
+        watched.append(weakref.ref(owner))
+        try:
+            inner(owner)
+        except OSError as error:
+            raise ValueError("outer") from error
+
+    watched = []
+    with pytest.raises(ValueError) as caught:
+        outer()
+    assert caught.value.__cause__ is not None
+    assert watched[0]() is None
