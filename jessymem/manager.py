@@ -431,7 +431,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         dimension = region.dimension_id
         old = self._snapshot.region_of(dimension)
         replaced = None if old is None else self._snapshot.region_id_of(dimension)
-        with self._laid_over(region, old) as standing:
+        with self._laid_over(region, learned_of(old)) as standing:
             del old
             self._place((standing, region_id))
             del standing

@@ -29,7 +29,7 @@ from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
-from jessymem.learning.region import LearnedRegion, name_of_new
+from jessymem.learning.region import name_of_new
 from jessymem.learning.verbs import learned_of
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
@@ -125,17 +125,12 @@ def _choose(
             )
         layers = [found]
     for layer in layers:
-        manager._check_not_being_written(LayerId(dimension, layer.number), layer)
-    if standing.state == s.REGION_SIMULATED:
-        # The file will stand in place of the simulation: nothing would be left under an overlay.
-        for layer in learned_of(standing).values():
-            if layer.is_overlay:
-                layer_id = LayerId(dimension, layer.number)
-                raise InvalidAccess(
-                    f"{layer_id} lies over a simulated layer, which is never written: drop that "
-                    "first",
-                    layer=layer_id,
-                )
+        layer_id = LayerId(dimension, layer.number)
+        manager._check_not_being_written(layer_id, layer)
+        if layer.is_over_simulation:
+            raise InvalidAccess(
+                f"{layer_id} lies over a simulated layer, which is never written", layer=layer_id
+            )
     return layers
 
 
@@ -213,10 +208,10 @@ def _publish(
         old = learned_of(manager._standing_for(dimension))
         old_id = manager._snapshot.region_id_of(dimension)
         written = set(map(id, layers))
-        left = [layer for layer in old.values() if id(layer) not in written]
+        left = {number: layer for number, layer in old.items() if id(layer) not in written}
         if region is not None:
-            standing = LearnedRegion.over(dimension, region, left) if left else region
-            manager._place((standing, region_id))
+            with manager._laid_over(region, left) as standing:
+                manager._place((standing, region_id))
         elif not left:
             evicted = EvictedRegion(manager._loader.files_of(dimension).open(path))
             manager._place((evicted, manager._loader.new_region_id()))

@@ -35,9 +35,19 @@ class LearnedLayer:
         The checksum of what was last written to the region file for it; None: nothing was.
     written_generation : int or None
         Of the file with which it came to disk; None: it did not, as far as its writer was told.
+    is_over_simulation : bool
+        Whether a simulated layer lies under it: that is never written.
     """
 
-    __slots__ = ("block", "draft", "n_base", "state", "written_generation", "written_xxh3")
+    __slots__ = (
+        "block",
+        "draft",
+        "is_over_simulation",
+        "n_base",
+        "state",
+        "written_generation",
+        "written_xxh3",
+    )
 
     def __init__(
         self, draft: LayerDraft, block: StoredBlock | None, n_base: int | None = None
@@ -48,6 +58,7 @@ class LearnedLayer:
         self.state = self.resting_state
         self.written_xxh3: int | None = None
         self.written_generation: int | None = None
+        self.is_over_simulation = False
 
     @classmethod
     def keeping(

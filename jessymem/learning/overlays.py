@@ -13,6 +13,7 @@ from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
+from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
@@ -65,20 +66,27 @@ def lay_over(
     if draft.encoding == s.ENCODING_ARRAY:
         raise TypeError(f"{layer_id} is an array: nothing can be laid over it")
     pieces = [draft.content, addition.separator, addition.content]
-    return _store(blocks, draft, pieces, n_base, addition.is_text)
+    fresh = _store(blocks, draft, pieces, n_base, addition.is_text)
+    is_simulated = table.state == s.REGION_SIMULATED
+    fresh.is_over_simulation = is_simulated if old is None else old.is_over_simulation
+    return fresh
 
 
 def lay_again(
     blocks: PoolAllocator, base: MmapRegion, learned: Iterable[LearnedLayer]
 ) -> dict[int, LearnedLayer]:
-    """Return, by number, new overlays for those whose layer has another content in `base`."""
+    """Return, by number, new overlays for those whose layer is another in `base`.
+
+    Those that a thread is writing stay: it merges them itself.
+    """
     fresh: dict[int, LearnedLayer] = {}
     try:
         for layer in learned:
-            if not layer.is_overlay or not base.has_layer(layer.number):
+            is_written_now = layer.state is LayerState.CRYSTALLIZING
+            if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
                 continue
             under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
-            if not is_same(under.content, layer.content[: layer.n_base]):
+            if layer.is_over_simulation or not _is_unchanged(under, layer):
                 pieces = [under.content, layer.tail]
                 is_text = layer.draft.encoding == s.ENCODING_TEXT
                 draft = replace(under, content_xxh3=None)
@@ -87,6 +95,17 @@ def lay_again(
         storing.forget(blocks, [each.block for each in fresh.values()])
         raise
     return fresh
+
+
+def _is_unchanged(under: LayerDraft, layer: LearnedLayer) -> bool:
+    """Tell whether an overlay has what is to lie under it now, and its description."""
+    described = replace(
+        layer.draft,
+        content=under.content,
+        content_xxh3=under.content_xxh3,
+        encoding=under.encoding,
+    )
+    return described == under and is_same(under.content, layer.content[: layer.n_base])
 
 
 def is_same(one: Any, other: Any) -> bool:

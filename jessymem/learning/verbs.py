@@ -512,23 +512,16 @@ class LearningVerbs:
             self._pinned.discard(dimension)
 
     @contextmanager
-    def _laid_over(self, base: MmapRegion, old: Standing | None) -> Iterator[LayerTable]:
+    def _laid_over(
+        self, base: MmapRegion, learned: dict[int, LearnedLayer]
+    ) -> Iterator[LayerTable]:
         """Put what is learned in a dimension over its new base, for whoever publishes it within."""
-        learned = learned_of(old)
         if not learned:
             yield base
             return
         from jessymem.learning import overlays
         from jessymem.learning.region import learned_over
 
-        if old is not None and old.state == s.REGION_SIMULATED:
-            for number, layer in learned.items():
-                if layer.is_overlay and not base.has_layer(number):
-                    raise InvalidAccess(
-                        f"{LayerId(base.dimension_id, number)} lies over a simulated layer that "
-                        f"{base.path} does not have: drop that first",
-                        dimension=base.dimension_id,
-                    )
         settled = {number for number, layer in learned.items() if layer.is_in(base)}
         left = {number: learned[number] for number in learned.keys() - settled}
         fresh = overlays.lay_again(self._blocks(), base, left.values())
