@@ -92,6 +92,9 @@ class ReadingVerbs:
             If no such layer is loaded.
         OutOfBounds
             If the file was changed under the mapping so that the layer would lie outside.
+        LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
+            If the dimension was evicted and cannot be mapped again: there is no room, the file is
+            gone, or cannot be read.
         InvalidAccess
             If the manager is closed.
         ValueError, TypeError
@@ -129,10 +132,11 @@ class ReadingVerbs:
 
         Raises
         ------
-        LayerNotFound, OutOfBounds, InvalidAccess, ValueError, TypeError
+        LayerNotFound, OutOfBounds, LimitExceeded, DimensionNotFound, RegionIOError,
+        AllocationFailed, InvalidAccess, ValueError, TypeError
             As `access_layer`.
         RegionFormatError
-            If the layer's keywords are malformed.
+            As `access_layer`; or if the layer's keywords are malformed.
         """
         from jessymem.contexts import LoadedContext
 
@@ -166,7 +170,10 @@ class ReadingVerbs:
         ------
         LayerNotFound
             For the first layer that is not loaded, with ``missing="raise"``.
-        OutOfBounds, InvalidAccess, RegionFormatError, ValueError, TypeError
+        LimitExceeded
+            If evicted dimensions have to be mapped again, and all of these do not fit at once.
+        OutOfBounds, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed,
+        InvalidAccess, ValueError, TypeError
             As `load_layer_context`.
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
@@ -205,13 +212,14 @@ class ReadingVerbs:
 
         Raises
         ------
-        LayerNotFound, InvalidAccess, ValueError, TypeError
+        LayerNotFound, LimitExceeded, DimensionNotFound, RegionIOError, AllocationFailed,
+        InvalidAccess, ValueError, TypeError
             As `access_layer`.
         RegionFormatError
-            If the layer's keywords are malformed.
+            As `access_layer`; or if the layer's keywords are malformed.
         """
         wanted = as_layer_id(layer_id)
-        region, row = self._find(wanted)
+        region, row = self._find(wanted)  # holding no state: what it has may have to go
         return region.info_of(wanted, row, self._snapshot.children_of(wanted))
 
     @lets_go
@@ -256,6 +264,8 @@ class ReadingVerbs:
         ------
         ValueError, TypeError
             If a condition is not of that form.
+        LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
+            If a dimension was evicted and cannot be mapped again: it is, one after the other.
         InvalidAccess
             If the manager is closed.
         """

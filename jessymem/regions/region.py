@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from jessymem.errors import (
     RegionIOError,
     empty_frames,
 )
-from jessymem.ids import DimensionId, DimensionLike, as_dimension_id
+from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.drafts import LayerDraft
@@ -276,9 +276,7 @@ class MmapRegion(LayerTable):
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
-        record = self.layout.rows[row]
-        pieces = layout.split_keywords(self.layout, record, self._source)
-        return tuple(piece.decode("utf-8", "replace") for piece in pieces)
+        return tuple(piece.decode("utf-8", "replace") for piece in self._raw_keywords(row))
 
     def draft_of(self, row: int) -> LayerDraft:
         """Return the layer in a row as it would be written again: byte for byte, checksum included.
@@ -288,23 +286,47 @@ class MmapRegion(LayerTable):
         OutOfBounds, RegionFormatError
             If its content or its keywords cannot be read.
         """
-        record = self.rows[row]
-        return LayerDraft(
-            layer=int(record["layer_num"]),
-            content=self.content_of(row),
-            name=layout.row_text(self.layout, record, "name").tobytes(),
-            frequency=float(record["frequency"]),
-            depth=int(record["depth"]),
-            keywords=tuple(layout.split_keywords(self.layout, record, self._source)),
-            parent=self.parent_of(row),
-            encoding=int(record["encoding"]),
-            content_xxh3=int(record["content_xxh3"]) if self.layout.is_extended else None,
-        )
+        return self._drafts(np.array([row]))[0]
 
-    def drafts(self, without: Container[int] = ()) -> list[LayerDraft]:
+    def drafts(self, without: Collection[int] = ()) -> list[LayerDraft]:
         """Return all layers as they would be written again, but for some numbers."""
-        numbers = self.numbers.tolist()
-        return [self.draft_of(row) for row, number in enumerate(numbers) if number not in without]
+        chosen = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
+        return self._drafts(np.flatnonzero(chosen))
+
+    def _drafts(self, places: NDArray[np.intp]) -> list[LayerDraft]:
+        """Make drafts of some rows; whole columns are read, since a record costs ten times more."""
+        rows = self.rows[places]
+        heap = self.layout.heap.tobytes() if len(rows) > 1 else self.layout.heap
+        fields = ("layer_num", "frequency", "depth", "parent", "encoding", "content_xxh3")
+        columns = [rows[field].tolist() for field in fields]
+        names = zip(rows["name_offset"].tolist(), rows["name_size"].tolist(), strict=True)
+        keyword_counts = rows["keyword_count"].tolist()
+        return [
+            LayerDraft(
+                layer=number,
+                content=self.content_of(place),
+                name=bytes(heap[name_at : name_at + name_size]),
+                frequency=frequency,
+                depth=depth,
+                keywords=self._raw_keywords(place) if n_keywords else (),
+                parent=LayerId.from_packed(parent) if parent >> s.LAYER_BITS else None,
+                encoding=encoding,
+                content_xxh3=checksum if self.layout.is_extended else None,
+            )
+            for place, (name_at, name_size), n_keywords, (
+                number,
+                frequency,
+                depth,
+                parent,
+                encoding,
+                checksum,
+            ) in zip(
+                places.tolist(), names, keyword_counts, zip(*columns, strict=True), strict=True
+            )
+        ]
+
+    def _raw_keywords(self, row: int) -> tuple[bytes, ...]:
+        return tuple(layout.split_keywords(self.layout, self.rows[row], self._source))
 
     def _read_edition(self) -> Edition:
         made_ns = self.layout.created_at
