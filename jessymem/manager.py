@@ -106,7 +106,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         self._pinned = set()
         self._kept = {}
         self._crystallizing = []
-        self._hopeless = None
+        self._is_hopeless = False
         self._n_spared = self._n_evictions = self._n_reloads = 0
         self._sampler = ReadSampler(self._policy.gate)
         self._gates = self._sampler.gates

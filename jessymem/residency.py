@@ -41,6 +41,9 @@ logger = logging.getLogger("jessymem")
 _PATIENCE_SECONDS: Final = 0.1
 _POLL_SECONDS: Final = 0.0002
 
+#: After so many evictions that freed nothing, somebody holds a whole state: no more would.
+_N_IN_VAIN: Final = 2
+
 #: Where nothing could go, so many allocations do not ask again, as long as nothing else is loaded.
 _N_SPARED: Final = 255
 
@@ -57,7 +60,7 @@ class ResidencyVerbs:
     _policy: Policy
     _pinned: set[DimensionId]
     _kept: dict[object, frozenset[DimensionId]]
-    _hopeless: int | None  # the id of a snapshot of which nothing could go
+    _is_hopeless: bool  # nothing could go when it was asked for last, and nothing has changed since
     _n_spared: int
     _n_evictions: int
     _n_reloads: int
@@ -106,6 +109,7 @@ class ResidencyVerbs:
         dimension = as_dimension_id(dimension_id)
         with self._writing():
             self._pinned.discard(dimension)
+            self._is_hopeless = False
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -115,6 +119,7 @@ class ResidencyVerbs:
         Raises InvalidAccess where a handler of a record has closed the manager in this thread.
         """
         self._check_open()
+        self._is_hopeless = False
         self._snapshot = self._snapshot.with_regions(
             Placed(region, region_id, self._new_mark(region)) for region, region_id in standings
         )
@@ -199,18 +204,21 @@ class ResidencyVerbs:
             for region in self._snapshot.resident
             if self._may_go(region) and region.dimension_id != wanted
         }
+        self._is_hopeless = not sizes
         if wanted is not None and sum(sizes.values()) < n_bytes:
             return False
         target = self._used() - n_bytes
         deadline = monotonic() + _PATIENCE_SECONDS
-        while sizes and self._used() > target:
+        n_in_vain = 0
+        while sizes and n_in_vain < _N_IN_VAIN and self._used() > target:
             dimension = self._policy.choose(sizes.keys())
             del sizes[dimension]
             region_id = self._evict(DimensionId(dimension))
             # A reader of an older state holds all of it, and needs no lock to let go of it again.
-            # Who holds something for longer is not waited for.
+            # Who holds something for longer is not waited for, nor are more regions given up.
             while self._budget.is_charged(region_id) and monotonic() < deadline:
                 sleep(_POLL_SECONDS)
+            n_in_vain += self._budget.is_charged(region_id)
         return self._used() <= target
 
     def _used(self) -> int:
@@ -248,14 +256,14 @@ class ResidencyVerbs:
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation; called without any lock."""
         target = self._budget.total - n_bytes
-        if id(self._snapshot) == self._hopeless and self._n_spared < _N_SPARED:
+        if self._is_hopeless and self._n_spared < _N_SPARED:
             self._n_spared += 1
             return
         with suppress(InvalidAccess), self._writing():  # closed: the allocation will say so
             # Others may have made room while this one waited for the lock.
             missing = self._used() - target
-            is_made = missing <= 0 or self._make_room(missing)
-            self._hopeless = None if is_made else id(self._snapshot)
+            if missing > 0:
+                self._make_room(missing)
             self._n_spared = 0
 
     @contextmanager
