@@ -526,7 +526,7 @@ class PoolAllocator(Seeing):
                 for pool in self._table.pool_ids:
                     release.retire_pool(self._argument, pool)
                 if not is_nested:
-                    self._supply.leave_when_empty()
+                    self._supply.leave_when_empty(always_trim=True)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -193,12 +193,18 @@ class Supply:
                 self.table.remove(pool)
         return n_given
 
-    def leave_when_empty(self) -> None:
+    def leave_when_empty(self, *, always_trim: bool = False) -> None:
         """After closing: give pages back, and the mappings once no block is in use any more.
 
-        A kernel that is still at work has counted its block off, so its pool cannot be closed yet.
+        Looking through all blocks for each that comes back would be quadratic: while others are in
+        use it waits until there is something to give. A kernel that is still at work has counted
+        its block off, so its pool cannot be closed yet.
         """
         if self.table.is_gone:
+            return
+        state = self.table.state
+        is_in_use = state[s.USED] > state[s.OF_REGIONS]
+        if is_in_use and not always_trim and state[s.RESIDENT] - state[s.USED] < GROWTH_BYTES:
             return
         self._trim()
         are_closed = [self._close(pool) for pool in self.table.pool_ids]
