@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jessymem.budget import Usage
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.verbs import base_of, learned_of
+from jessymem.learning.finding import base_of, learned_of
 from jessymem.pools.survey import Survey, survey_of_plans
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.metadata import LayerState

@@ -70,17 +70,25 @@ class Loader:
 
     def files_of(self, dimension: DimensionId) -> RegionFiles:
         """Return a dimension's files."""
-        return self._files_at(dimension, self.home_of(dimension))
-
-    def _files_at(self, dimension: DimensionId, home: Path) -> RegionFiles:
-        return RegionFiles(dimension, home, self._config.load_mode)
+        return RegionFiles(dimension, self.home_of(dimension))
 
     def find(self, dimension: DimensionId, home: Path) -> Path:
         """Return the file that counts, after tidying up what killed writers left at `home`.
 
         Raises RegionIOError.
         """
-        return self._files_at(dimension, home).newest_path(tidy=not self._config.read_only)
+        return RegionFiles(dimension, home).newest_path(tidy=not self._config.read_only)
+
+    def identify_newest(self, dimension: DimensionId, home: Path) -> osmem.FileIdentity:
+        """Tell which file counts at `home`; raise DimensionNotFound or RegionIOError."""
+        while True:
+            where = self.find(dimension, home)
+            try:
+                return self.identify(dimension, where)
+            except DimensionNotFound:
+                if where == home:
+                    raise
+                # It was folded back meanwhile: look again.
 
     def numbers_on_disk(self, dimension: DimensionId) -> NDArray[np.uint16]:
         """Return the layer numbers that a dimension's file has now, ascending.
@@ -90,16 +98,20 @@ class Loader:
         RegionIOError, RegionFormatError
             If they cannot be read.
         """
-        where = self.find(dimension, self.home_of(dimension))
-        try:
-            identity = self.identify(dimension, where)
-            known = self._numbers.get(dimension)
-            if known is None or known[0] != identity:
-                region = self.files_of(dimension).open(where)
-                known = self._numbers[dimension] = identity, np.array(region.numbers)
-        except DimensionNotFound:
-            return np.zeros(0, np.uint16)
-        return known[1]
+        home = self.home_of(dimension)
+        while True:
+            where = self.find(dimension, home)
+            try:
+                identity = self.identify(dimension, where)
+                known = self._numbers.get(dimension)
+                if known is None or known[0] != identity:
+                    region = MmapRegion.from_file(dimension, where)
+                    known = self._numbers[dimension] = identity, np.array(region.numbers)
+                return known[1]
+            except DimensionNotFound:
+                if where == home:
+                    return np.zeros(0, np.uint16)
+                # It was folded back meanwhile: look again.
 
     def new_region_id(self) -> int:
         """Return an id for a region that is not charged."""

@@ -33,7 +33,8 @@ from jessymem.ids import (
     as_dimension_id,
 )
 from jessymem.kernels import schema as s
-from jessymem.learning.verbs import LearningVerbs, base_of, learned_of, log_lost, unwritten_in
+from jessymem.learning.finding import base_of, learned_of, log_lost, unwritten_in
+from jessymem.learning.verbs import LearningVerbs
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
@@ -249,10 +250,9 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
             self._check_calm(dimension)
             home = self._loader.home_of(dimension)
             with logged_failure(dimension, home):
-                where = self._loader.find(dimension, home)
-                if self._loader.identify(dimension, where) == base.identity:
+                if self._loader.identify_newest(dimension, home) == base.identity:
                     return False
-                region, region_id = self._map(dimension, where)
+                region, region_id = self._map_newest(dimension, home)
             if region.generation != 0 and region.edition[:2] <= base.edition[:2]:
                 return False
             del base
@@ -416,8 +416,8 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         with logged_failure(dimension, home):
             region, region_id = self._map_newest(dimension, home)
         self._check_open()  # a handler may have closed it in this thread meanwhile
-        self._loader.settle(dimension, home)
         self._publish_base(region, region_id)
+        self._loader.settle(dimension, home)
         log_region("dimension_loaded", region, seconds=perf_counter() - start)
         return region_id
 

@@ -11,9 +11,9 @@ import numpy as np
 from jessymem.errors import DuplicateLayer
 from jessymem.ids import DimensionId, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
-from jessymem.learning.layers import LearnedLayer
+from jessymem.learning.finding import learned_of
+from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.learning.region import LearnedRegion, with_learned
-from jessymem.learning.verbs import learned_of
 from jessymem.pools import storing
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import Content, LayerDraft, as_content, make_draft
@@ -69,10 +69,13 @@ def content_draft(layer_id: LayerId, content: Content) -> LayerDraft:
     return LayerDraft(layer_id.layer, data, encoding=encoding)
 
 
-def store(blocks: PoolAllocator, drafts: list[LayerDraft]) -> list[StoredBlock | None]:
+def store(
+    blocks: PoolAllocator, drafts: list[LayerDraft], who: DimensionId | LayerId
+) -> list[StoredBlock | None]:
     """Copy contents into blocks, one each where there is any content; all of them or none."""
-    filled = [draft for draft in drafts if len(draft.content)]
-    stored = iter(storing.store(blocks, [[draft.content] for draft in filled]) if filled else ())
+    filled = [[draft.content] for draft in drafts if len(draft.content)]
+    with naming(who):
+        stored = iter(storing.store(blocks, filled) if filled else ())
     return [next(stored) if len(draft.content) else None for draft in drafts]
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import xxhash
 
 from jessymem.errors import (
+    AllocationFailed,
     DimensionNotFound,
     DuplicateLayer,
     InvalidAccess,
@@ -27,10 +28,10 @@ from jessymem.errors import (
 )
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.learning.finding import learned_layer, learned_of
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
 from jessymem.learning.region import name_of_new
-from jessymem.learning.verbs import learned_of
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.evicted import EvictedRegion
@@ -50,16 +51,13 @@ class Running:
     Attributes
     ----------
     dimension : DimensionId
-    layers : list of LearnedLayer
-        What it writes.
-    states : list of LayerState
-        Theirs before.
+    layers : dict of LearnedLayer to LayerState
+        What it writes, and how far that had come before.
     """
 
     def __init__(self, dimension: DimensionId) -> None:
         self.dimension = dimension
-        self.layers: list[LearnedLayer] = []
-        self.states: list[LayerState] = []
+        self.layers: dict[LearnedLayer, LayerState] = {}
 
 
 def crystallize(
@@ -77,27 +75,28 @@ def crystallize(
     try:
         with manager._writing():
             files = manager._loader.files_of(dimension)
-            running.layers = _choose(manager, dimension, wanted)
-            running.states = [layer.state for layer in running.layers]
-            manager._crystallizing.append(running)
+            chosen = _choose(manager, dimension, wanted)
+            running.layers = {layer: layer.state for layer in chosen}
+            # Known by a reference that ends with this call, whatever ends it.
+            manager._crystallizing = [*manager._crystallizing, ref(running)]
             for layer in running.layers:
                 layer.state = LayerState.CRYSTALLIZING
         if not running.layers:
             return []
         with files.writing():
-            path = _write(manager, files, running.layers)
-            for layer in running.layers:
+            path = _write(manager, files, chosen)
+            for layer in chosen:
                 layer.state = LayerState.CRYSTALLIZED
-            _publish(manager, dimension, path, running.layers)
+            _publish(manager, dimension, path, chosen)
     except BaseException:
-        for layer, state in zip(running.layers, running.states, strict=True):
+        for layer, state in running.layers.items():
             layer.state = state
             if files.placed is not None:
-                layer.state, layer.written_generation = LayerState.CRYSTALLIZED, files.placed
+                layer.state, layer.placed_generation = LayerState.CRYSTALLIZED, files.placed
         raise
     finally:
-        with suppress(ValueError):  # it had not begun, or this is a forked child by now
-            manager._crystallizing.remove(running)
+        with manager._lock:
+            manager._crystallizing = [ref(each) for each in manager._running() if each != running]
         for layer in running.layers:
             layer_id = LayerId(dimension, layer.number)
             manager._give_back_unless_standing(layer_id, [layer.block])
@@ -115,7 +114,7 @@ def _choose(
         layers = list(learned_of(standing).values())
     else:
         standing = manager._snapshot.standing_for(wanted)
-        found = learned_of(standing).get(wanted.layer)
+        found = learned_layer(standing, wanted)
         if found is None:
             if not standing.has_layer(wanted.layer):
                 where = standing.path or "memory"
@@ -136,23 +135,22 @@ def _choose(
 
 def _write(manager: LearningVerbs, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
     """Merge what is learned into the dimension's present file; under its lock."""
-    current = _open_current(files)
+    current = _open_current(files, manager._config.load_mode)
     name = name_of_new(files.dimension) if current is None else current.name
     drafts = merge(files.dimension, current, layers)
     generation = files.next_generation()
-    n_bytes, pieces = write_layout(
-        files.dimension, name.encode(), drafts, generation, time.time_ns()
-    )
+    created_at = time.time_ns()
+    n_bytes, pieces = write_layout(files.dimension, name.encode(), drafts, generation, created_at)
     manager._budget.check_possible(files.dimension, n_bytes)
-    for layer, draft in zip(layers, drafts[len(drafts) - len(layers) :], strict=True):
+    for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.
-        layer.written_xxh3 = draft.content_xxh3
+        layer.attempt = (generation, created_at)
     return files.put(pieces, generation)
 
 
-def _open_current(files: RegionFiles) -> MmapRegion | None:
+def _open_current(files: RegionFiles, load_mode: str) -> MmapRegion | None:
     try:
-        return files.open(files.newest_path(tidy=False))
+        return files.open(files.newest_path(tidy=False), load_mode)
     except DimensionNotFound:
         return None
 
@@ -199,27 +197,32 @@ def _publish(
 ) -> None:
     """Switch readers over to the new file; where there is no room for it, to its names."""
     with manager._writing():
-        region = None
+        written = set(map(id, layers))
         try:
             region, region_id = manager._map(dimension, path)
-        except LimitExceeded as error:
-            empty_frames(error)
-        # Read after the mapping, whose records a handler may have answered with a further layer.
-        old = learned_of(manager._standing_for(dimension))
-        old_id = manager._snapshot.region_id_of(dimension)
-        written = set(map(id, layers))
-        left = {number: layer for number, layer in old.items() if id(layer) not in written}
-        if region is not None:
+            # Read after the mapping, whose records a handler may have answered with a new layer.
+            left = _others(manager, dimension, written)
+            old_id = manager._snapshot.region_id_of(dimension)
             with manager._laid_over(region, left) as standing:
                 manager._place((standing, region_id))
-        elif not left:
-            evicted = EvictedRegion(manager._loader.files_of(dimension).open(path))
+        except (LimitExceeded, AllocationFailed) as error:
+            empty_frames(error)
+            if _others(manager, dimension, written) or dimension in manager._pinned:
+                _log_kept(dimension, path)  # what is to stay in memory would have no file under it
+                return
+            old_id = manager._snapshot.region_id_of(dimension)
+            evicted = EvictedRegion(MmapRegion.from_file(dimension, path))
             manager._place((evicted, manager._loader.new_region_id()))
             manager._policy.forget(int(dimension))
-        else:  # what is left would have no file under it
-            _log_kept(dimension, path)
-            return
         manager._budget.retire(old_id)
+
+
+def _others(
+    manager: LearningVerbs, dimension: DimensionId, written: set[int]
+) -> dict[int, LearnedLayer]:
+    """Return the learned layers of a dimension but for those whose `id` is in `written`."""
+    found = learned_of(manager._standing_for(dimension))
+    return {number: layer for number, layer in found.items() if id(layer) not in written}
 
 
 def _log(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from jessymem.ids import LayerId
+from jessymem.errors import AllocationFailed, LimitExceeded
+from jessymem.ids import DimensionId, LayerId
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
@@ -31,22 +34,22 @@ class LearnedLayer:
     ----------
     state : LayerState
         How far it has come; changed under the writer lock.
-    written_xxh3 : int or None
-        The checksum of what was last written to the region file for it; None: nothing was.
-    written_generation : int or None
+    attempt : (int, int) or None
+        Generation and creation time of the file that was last written with it.
+    placed_generation : int or None
         Of the file with which it came to disk; None: it did not, as far as its writer was told.
     is_over_simulation : bool
         Whether a simulated layer lies under it: that is never written.
     """
 
     __slots__ = (
+        "attempt",
         "block",
         "draft",
         "is_over_simulation",
         "n_base",
+        "placed_generation",
         "state",
-        "written_generation",
-        "written_xxh3",
     )
 
     def __init__(
@@ -56,8 +59,8 @@ class LearnedLayer:
         self.block = block
         self.n_base = n_base
         self.state = self.resting_state
-        self.written_xxh3: int | None = None
-        self.written_generation: int | None = None
+        self.attempt: tuple[int, int] | None = None
+        self.placed_generation: int | None = None
         self.is_over_simulation = False
 
     @classmethod
@@ -91,14 +94,10 @@ class LearnedLayer:
 
     def is_in(self, file: MmapRegion) -> bool:
         """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
-        if not file.has_layer(self.number):
-            return False
-        if self.written_generation is not None and file.generation >= self.written_generation:
-            return True
-        if self.written_xxh3 is None:
-            return False
-        row = file.find_row(LayerId(file.dimension_id, self.number))
-        return self.written_xxh3 == xxhash.xxh3_64_intdigest(file.content_of(row))
+        placed = self.placed_generation
+        is_placed = placed is not None and file.generation >= placed
+        is_attempt = self.attempt == (file.generation, file.layout.created_at)
+        return (is_placed or is_attempt) and file.has_layer(self.number)
 
     @property
     def location(self) -> ContentLocation:
@@ -130,3 +129,13 @@ class LearnedLayer:
         row["parent"] = int(draft.parent or 0)
         row["encoding"] = draft.encoding
         row["keyword_count"] = len(draft.keywords)
+
+
+@contextmanager
+def naming(who: DimensionId | LayerId) -> Iterator[None]:
+    """Let errors about memory say for which dimension or layer it was."""
+    try:
+        yield
+    except (LimitExceeded, AllocationFailed) as error:
+        kind = "layer" if isinstance(who, LayerId) else "dimension"
+        raise type(error)(f"{who}: {error}", **error.details, **{kind: who}) from error

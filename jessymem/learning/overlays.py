@@ -10,7 +10,7 @@ import xxhash
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.layers import LearnedLayer
+from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
 from jessymem.regions.metadata import LayerState
@@ -66,7 +66,8 @@ def lay_over(
     if draft.encoding == s.ENCODING_ARRAY:
         raise TypeError(f"{layer_id} is an array: nothing can be laid over it")
     pieces = [draft.content, addition.separator, addition.content]
-    fresh = _store(blocks, draft, pieces, n_base, addition.is_text)
+    with naming(layer_id):
+        fresh = _store(blocks, draft, pieces, n_base, addition.is_text)
     is_simulated = table.state == s.REGION_SIMULATED
     fresh.is_over_simulation = is_simulated if old is None else old.is_over_simulation
     return fresh
@@ -90,7 +91,9 @@ def lay_again(
                 pieces = [under.content, layer.tail]
                 is_text = layer.draft.encoding == s.ENCODING_TEXT
                 draft = replace(under, content_xxh3=None)
-                fresh[layer.number] = _store(blocks, draft, pieces, len(under.content), is_text)
+                with naming(LayerId(base.dimension_id, layer.number)):
+                    relaid = _store(blocks, draft, pieces, len(under.content), is_text)
+                fresh[layer.number] = relaid
     except BaseException:
         storing.forget(blocks, [each.block for each in fresh.values()])
         raise

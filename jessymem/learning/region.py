@@ -72,12 +72,16 @@ class LearnedRegion(LayerTable):
 
     @property
     def learned(self) -> dict[int, LearnedLayer]:
-        """Learned layers by number; not to be changed."""
-        room = self._room
-        if room.n_rows == len(self.rows):
-            return room.learned
+        """Learned layers by number, in a dictionary of the caller's own."""
+        found = self._room.learned.copy()  # in one step: a writer may be adding to it
+        if self._room.n_rows == len(self.rows):
+            return found
         # Later states have added to it, or an attempt at one that was not published.
-        return {number: each for number, each in room.learned.items() if self.has_layer(number)}
+        return {number: layer for number, layer in found.items() if self.has_layer(number)}
+
+    def learned_layer(self, number: int) -> LearnedLayer | None:
+        """Return a learned layer; None where there is none of this number."""
+        return self._room.learned.get(number) if self.has_layer(number) else None
 
     def with_layers(self, layers: Iterable[LearnedLayer]) -> LearnedRegion:
         """Return the dimension with further layers, or others in the place of their numbers.
@@ -109,7 +113,7 @@ class LearnedRegion(LayerTable):
             restored = _checked(self.base, self.base.rows[under], gone[is_under])
             rows[places[is_under]] = restored
         rows = np.delete(rows, places[~is_under])
-        learned, in_memory = self.learned.copy(), self.reader[5].copy()
+        learned, in_memory = self.learned, self.reader[5].copy()
         for number in gone.tolist():
             del learned[number]
             in_memory.pop(number, None)
@@ -131,7 +135,7 @@ class LearnedRegion(LayerTable):
             rows = np.insert(rows, places[~is_known], fresh[~is_known])
         if is_known.any():
             rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
-        learned, in_memory = self.learned.copy(), self.reader[5].copy()
+        learned, in_memory = self.learned, self.reader[5].copy()
         for layer in given:
             learned[layer.number] = layer
             in_memory.pop(layer.number, None)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
@@ -28,6 +29,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.learning.finding import learned_layer, learned_of, log_learning, unwritten_in
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.metadata import LayerState
@@ -51,7 +53,7 @@ class LearningVerbs:
     _allocator: PoolAllocator | None
     _budget: Budget
     _config: MemoryConfig
-    _crystallizing: list[Running]
+    _crystallizing: list[ref[Running]]
     _loader: Loader
     _lock: RLock
     _pinned: set[DimensionId]
@@ -165,7 +167,8 @@ class LearningVerbs:
             self._check_writable(request.dimension)
         if not requests:
             return []
-        blocks = creation.store(self._blocks(), [request.draft for request in requests])
+        drafts = [request.draft for request in requests]
+        blocks = creation.store(self._blocks(), drafts, requests[0].dimension)
         try:
             with self._writing():
                 ids = creation.publish(self, requests, blocks)
@@ -203,7 +206,7 @@ class LearningVerbs:
         self._check_writable(wanted.dimension)
         self._proto_layer(wanted)
         draft = creation.content_draft(wanted, content)
-        blocks = creation.store(self._blocks(), [draft])
+        blocks = creation.store(self._blocks(), [draft], wanted)
         try:
             with self._writing():
                 old = self._proto_layer(wanted)
@@ -427,15 +430,14 @@ class LearningVerbs:
             )
 
     def _learned_layer(self, layer_id: LayerId) -> LearnedLayer | None:
-        region = self._snapshot.region_of(layer_id.dimension)
-        return learned_of(region).get(layer_id.layer)
+        return learned_layer(self._snapshot.region_of(layer_id.dimension), layer_id)
 
     def _proto_layer(self, layer_id: LayerId) -> LearnedLayer:
         """Return a proto layer that may be changed, or raise why it is none."""
         standing = self._snapshot
         self._check_open()
         region = standing.standing_for(layer_id)
-        layer = learned_of(region).get(layer_id.layer)
+        layer = learned_layer(region, layer_id)
         if layer is None and not region.has_layer(layer_id.layer):
             raise LayerNotFound(f"{layer_id} is not in {region.path or 'memory'}", layer=layer_id)
         if layer is None or layer.is_overlay:
@@ -447,8 +449,12 @@ class LearningVerbs:
         self._check_not_on_its_way(layer_id, layer)
         return layer
 
+    def _running(self) -> list[Running]:
+        """Return the crystallizations that have begun and not ended, however they ended."""
+        return [running for each in self._crystallizing if (running := each()) is not None]
+
     def _check_not_being_written(self, layer_id: LayerId, layer: LearnedLayer) -> None:
-        if any(layer in running.layers for running in self._crystallizing):
+        if any(layer in running.layers for running in self._running()):
             raise InvalidAccess(
                 f"{layer_id} is being crystallized by another thread", layer=layer_id
             )
@@ -463,7 +469,7 @@ class LearningVerbs:
 
     def _check_calm(self, dimension: DimensionId) -> None:
         """Raise InvalidAccess where another thread is crystallizing a dimension."""
-        if any(running.dimension == dimension for running in self._crystallizing):
+        if any(running.dimension == dimension for running in self._running()):
             raise InvalidAccess(
                 f"{dimension} is being crystallized by another thread", dimension=dimension
             )
@@ -535,57 +541,8 @@ class LearningVerbs:
 
     def _rest_all(self) -> None:
         """In a forked child: what a thread of the parent was crystallizing, nobody is here."""
-        self._crystallizing.clear()
+        self._crystallizing = []
         for region in self._snapshot.loaded:
             for layer in learned_of(region).values():
                 if layer.state is LayerState.CRYSTALLIZING:
                     layer.state = layer.resting_state
-
-
-def learned_of(standing: Standing | None) -> dict[int, LearnedLayer]:
-    """Return a dimension's learned layers by number."""
-    found: dict[int, LearnedLayer] = getattr(standing, "learned", {})
-    return found
-
-
-def unwritten_in(standing: Standing) -> list[LayerId]:
-    """Return the ids of a dimension's layers that are in memory alone, ascending."""
-    found = [
-        number
-        for number, layer in learned_of(standing).items()
-        if layer.state is not LayerState.CRYSTALLIZED
-    ]
-    return LayerId.in_order(standing.dimension_id, sorted(found))
-
-
-def base_of(standing: Standing | None) -> MmapRegion | None:
-    """Return what lies under a dimension's learned layers: its file as loaded, or its simulation.
-
-    None: nothing does, or it is not in memory.
-    """
-    if isinstance(standing, MmapRegion):
-        return standing
-    base: MmapRegion | None = getattr(standing, "base", None)
-    return base
-
-
-def log_lost(layers: list[LayerId]) -> None:
-    """Record, as a warning, that a closed manager had layers that were not on disk."""
-    if layers:
-        logger.warning(
-            "closed with %d layers that were not crystallized",
-            len(layers),
-            extra={"event": "layers_lost", "layers": [str(layer) for layer in layers]},
-        )
-
-
-def log_learning(event: str, layer_id: LayerId, n_bytes: int) -> None:
-    """Record, at debug, what happened to a layer in memory."""
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug(
-            "%s %s: %d bytes",
-            event,
-            layer_id,
-            n_bytes,
-            extra={"event": event, "layer": str(layer_id), "n_bytes": n_bytes},
-        )

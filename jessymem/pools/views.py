@@ -41,8 +41,8 @@ class Views:
     ) -> NDArray[np.uint8]:
         """Note a view; return the array to which every slice of it leads, and whose end ends it.
 
-        With `content`, pieces of bytes that fill it, the block is filled first and the array is
-        read-only for good.
+        With `content`, pieces of bytes that fill it, the block is filled first, the array is
+        read-only for good, and its end gives the block back too, if nobody has before.
 
         Raises
         ------
@@ -66,7 +66,8 @@ class Views:
                 _fill(np.frombuffer(memory, np.uint8), content)
                 memory = memory.toreadonly()
             owner = np.frombuffer(memory, np.uint8)
-            weakref.finalize(owner, self._drop, handle).atexit = False
+            end = handle if content is None else ~handle
+            weakref.finalize(owner, self._drop, end).atexit = False
         except BaseException:
             self._drop(handle)
             raise
@@ -85,13 +86,21 @@ class Views:
                 handle = self._dropped.popleft()
             except IndexError:  # another thread was quicker
                 break
+            is_kept = handle < 0
+            handle = ~handle if is_kept else handle
             flags |= int(release.drop_view(self._table.argument, handle))
+            if is_kept:  # of one that was given back already nothing comes but a code
+                code = int(release.deallocate(self._table.argument, handle, s.ANY_SIZE))
+                flags |= max(code, 0)
             is_any = True
         if is_any:
             self._follow_up(flags)
 
     def _drop(self, handle: int) -> None:
-        """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing."""
+        """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing.
+
+        An inverted handle: the block too.
+        """
         self._dropped.append(handle)
         self.take_in()
 

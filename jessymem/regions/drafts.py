@@ -67,7 +67,7 @@ def make_draft(
         If an argument is not of that form.
     """
     data, encoding = as_content(content, who, is_copied=is_copied)
-    return LayerDraft(
+    draft = LayerDraft(
         layer=who.layer if isinstance(who, LayerId) else 0,
         content=data,
         name=encode_text(name, f"{who}: the name"),
@@ -77,6 +77,13 @@ def make_draft(
         parent=_as_parent(parent, who),
         encoding=encoding,
     )
+    n_described = len(draft.name) + sum(map(len, draft.keywords))
+    if n_described > s.MAX_METADATA_BYTES:
+        raise ValueError(
+            f"{who}: name and keywords are {n_described:,} bytes; the format allows "
+            f"{s.MAX_METADATA_BYTES:,} for all of a dimension"
+        )
+    return draft
 
 
 def encode_text(text: object, what: str) -> bytes:
@@ -94,7 +101,7 @@ def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) 
     if isinstance(content, str):
         data, encoding = encode_text(content, f"{who}: the content"), s.ENCODING_TEXT
     elif isinstance(content, bytes | bytearray | memoryview):
-        data, encoding = _as_bytes(content, is_copied), s.ENCODING_BYTES
+        data, encoding = _as_bytes(content, who, is_copied), s.ENCODING_BYTES
     else:
         raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
     if len(data) > s.MAX_CONTENT_BYTES:
@@ -104,10 +111,18 @@ def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) 
     return data, encoding
 
 
-def _as_bytes(content: bytes | bytearray | memoryview, is_copied: bool) -> Any:
-    if isinstance(content, bytes) or is_copied or not memoryview(content).c_contiguous:
-        return bytes(content)
-    return memoryview(content).cast("B")
+def _as_bytes(
+    content: bytes | bytearray | memoryview, who: LayerId | DimensionId, is_copied: bool
+) -> Any:
+    if isinstance(content, bytes):
+        return content
+    try:
+        view = memoryview(content)
+    except ValueError as error:  # it was released
+        raise ValueError(f"{who}: the content cannot be read: {error}") from None
+    if is_copied or not view.c_contiguous or not view.nbytes:
+        return view.tobytes()
+    return view.cast("B")
 
 
 def _as_frequency(value: object, who: LayerId | DimensionId) -> float:

@@ -58,14 +58,11 @@ class RegionFiles:
     dimension : DimensionId
     target : pathlib.Path
         The region file, which may not exist yet.
-    load_mode : {"map", "copy"}
-        How files are opened to be looked at.
     """
 
-    def __init__(self, dimension: DimensionId, target: Path, load_mode: str = "map") -> None:
+    def __init__(self, dimension: DimensionId, target: Path) -> None:
         self.dimension = dimension
         self.target = target
-        self._load_mode = load_mode
         self._lock = target.with_name(f".{target.name}.lock")
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.placed: int | None = None
@@ -294,9 +291,9 @@ class RegionFiles:
     def _beside(self, generation: int) -> Path:
         return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
 
-    def open(self, path: Path) -> MmapRegion:
+    def open(self, path: Path, load_mode: str = "map") -> MmapRegion:
         """Map or copy one of the files, whatever the budget says; see `MmapRegion.from_file`."""
-        return MmapRegion.from_file(self.dimension, path, load_mode=self._load_mode)
+        return MmapRegion.from_file(self.dimension, path, load_mode=load_mode)
 
     def _generation_of(self, path: Path) -> int:
         """Return a file's generation, -1 where there is none or it breaks the format."""
