@@ -178,7 +178,8 @@ class DuplicateLayer(JessyMemoryError, ValueError):
 
     Attributes
     ----------
-    layer : LayerId
+    layer : LayerId or None
+        None: all numbers of a dimension are, which `dimension` names then.
     """
 
     layer: Any

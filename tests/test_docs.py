@@ -35,11 +35,18 @@ def test_the_readme_example_runs(tmp_path):
         "[L15-01 Field notes | frequency 1.00 | river]\n"
         "The river rose twice.\n\n"
     )
-    opening = "manager = MmapManager(280, base_path='data')\nmanager.load_dimension('D15')\n"
-    closing = "\nassert bytes(manager.access_layer('L15-00')).endswith(b'day.\\nStill raining.')"
-    closing += "\nassert layer in manager"
-    code = "from jessymem import MmapManager\n" + opening + learning + closing
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    # One below the other, as somebody copies them.
+    closing = "with MmapManager(280, base_path='data') as manager:\n"
+    closing += "    manager.load_dimension(15)\n"
+    closing += "    print(bytes(manager.access_layer('L15-00')), layer in manager)\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code + learning + closing],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.endswith("b'Rain since Monday.\\nStill raining.' True\n")
 
 
 @pytest.mark.parametrize(("page", "n_examples"), [("memory.md", 2), ("learning.md", 1)])

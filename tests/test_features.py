@@ -73,6 +73,7 @@ class World:
 
     def attempt(self, call, *arguments):
         """Remember what was returned, or why it was refused."""
+        self.error = None
         try:
             self.found.append(call(*arguments))
         except JessyMemoryError as error:

@@ -267,6 +267,8 @@ class LearningVerbs:
             crystallizing it; or if the manager is closed.
         LimitExceeded, AllocationFailed
             If there is no memory for the whole.
+        RegionIOError, RegionFormatError, DimensionNotFound
+            If the dimension was evicted and cannot be mapped again.
         TypeError
             If the layer is an array, or an argument is not of that form.
         ValueError
@@ -309,6 +311,8 @@ class LearningVerbs:
             If nothing lies over it, another thread is crystallizing it, or the manager is closed.
         ImmutableDimension
             If it is on disk already, or under ``read_only``.
+        LimitExceeded, RegionIOError, RegionFormatError, DimensionNotFound
+            If the dimension was evicted and cannot be mapped again.
         ValueError, TypeError
             If `layer_id` is none.
         """
@@ -352,6 +356,11 @@ class LearningVerbs:
             remains. Where only the mapping fails, the layer is on disk and read from memory on.
         RegionFormatError
             If the dimension's file cannot be read.
+        LimitExceeded
+            If the file could not be loaded even if nothing else were; it is not written then.
+        AllocationFailed, OutOfBounds
+            If the file has to be copied and there is no memory (``load_mode="copy"``), or if it is
+            changed while it is merged.
         ValueError, TypeError
             If `layer_id` is none; or names and keywords together pass the format's limit.
 
@@ -384,7 +393,7 @@ class LearningVerbs:
         DimensionNotFound
             If the dimension is not loaded.
         DuplicateLayer, InvalidAccess, ImmutableDimension, RegionIOError, RegionFormatError,
-        ValueError, TypeError
+        LimitExceeded, AllocationFailed, OutOfBounds, ValueError, TypeError
             As `crystallize_proto_dimension`, for the first layer that it holds for; none is
             written then.
 
