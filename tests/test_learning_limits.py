@@ -61,6 +61,21 @@ def test_a_pinned_dimension_stays_in_memory_although_its_file_does_not_fit(tmp_p
         assert in_use(manager) == 0
 
 
+def test_what_is_on_disk_is_not_written_again_when_others_wrote_since(tmp_path):
+    write(tmp_path, 20, b"a" * (3 * MIB))
+    with make_manager(tmp_path, 8) as manager, make_manager(tmp_path, 64) as other:
+        manager.load_dimension("D20")
+        manager.pin("D20")
+        layer = manager.create_proto_dimension("D20", b"b" * (2 * MIB))
+        manager.crystallize_dimension("D20")  # stays in memory: there is no room for its file
+        other.load_dimension("D20")
+        other.overlay_layer(layer, b"theirs")
+        other.crystallize_dimension("D20")
+        manager.unpin("D20")
+        manager.crystallize_dimension("D20")
+        assert bytes(manager.access_layer(layer)) == b"b" * (2 * MIB) + b"\ntheirs"
+
+
 def test_an_overlay_that_cannot_follow_the_file_keeps_the_dimension_in_memory(tmp_path):
     write(tmp_path, 20, b"small", b"other")
     with make_manager(tmp_path, 8) as manager:

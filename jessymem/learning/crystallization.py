@@ -86,13 +86,12 @@ def crystallize(
         with files.writing():
             path = _write(manager, files, chosen)
             for layer in chosen:
-                layer.state = LayerState.CRYSTALLIZED
+                layer.note_placed(files.placed)
             _publish(manager, dimension, path, chosen)
     except BaseException:
         for layer, state in running.layers.items():
             layer.state = state
-            if files.placed is not None:
-                layer.state, layer.placed_generation = LayerState.CRYSTALLIZED, files.placed
+            layer.note_placed(files.placed)
         raise
     finally:
         with manager._lock:

@@ -92,6 +92,11 @@ class LearnedLayer:
         """Its state while nobody writes it to disk: created, and active once it has content."""
         return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
 
+    def note_placed(self, generation: int | None) -> None:
+        """Note that the region file has it from a generation on; None: it has not."""
+        if generation is not None:
+            self.state, self.placed_generation = LayerState.CRYSTALLIZED, generation
+
     def is_in(self, file: MmapRegion) -> bool:
         """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
         placed = self.placed_generation
