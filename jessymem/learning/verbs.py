@@ -454,6 +454,7 @@ class LearningVerbs:
             raise ImmutableDimension(
                 f"{layer_id} {kind}: what is no proto layer can only be overlaid",
                 dimension=layer_id.dimension,
+                layer=layer_id,
             )
         self._check_not_on_its_way(layer_id, layer)
         return layer
@@ -474,6 +475,7 @@ class LearningVerbs:
             raise ImmutableDimension(
                 f"{layer_id} is on disk already, though still read from memory",
                 dimension=layer_id.dimension,
+                layer=layer_id,
             )
 
     def _check_calm(self, dimension: DimensionId) -> None:
