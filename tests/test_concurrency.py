@@ -137,7 +137,7 @@ def test_readers_under_writers(tmp_path):
 
 @pytest.mark.slow
 def test_readers_under_writers_for_long(tmp_path):
-    n_rounds = int(os.environ.get("JESSYMEM_STRESS_ROUNDS", "60"))
+    n_rounds = int(os.environ.get("JESSYMEM_STRESS_ROUNDS", "30"))
     seen = readers_under_writers(tmp_path, n_rounds)
     assert len(seen) > n_rounds // 10
     check_nothing_left(tmp_path)

@@ -201,7 +201,7 @@ def test_loads_and_unloads_beside_readers_of_more_than_fits(tmp_path):
 
     def write(seed):
         rng = random.Random(seed)
-        for _ in range(60):
+        for _ in range(25):
             number = rng.choice(numbers[seed::2])  # nobody else's
             try:
                 manager.unload_dimension(number)

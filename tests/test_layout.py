@@ -1023,7 +1023,10 @@ def test_metadata_that_pass_their_limit_are_refused_before_anything_is_written(t
 
 def test_names_that_pass_the_limit_of_the_metadata_are_refused(tmp_path):
     builder = RegionBuilder(1, "Large")
-    builder.add_layer(0, b"", name="n" * (s.MAX_METADATA_BYTES + 1))
+    with pytest.raises(ValueError, match=r"L01-00.*67,108,864"):
+        builder.add_layer(0, b"", name="n" * (s.MAX_METADATA_BYTES + 1))
+    for number in range(2):  # each has room, both together have not
+        builder.add_layer(number, b"", name="n" * (s.MAX_METADATA_BYTES // 2 + 1))
     with pytest.raises(ValueError, match="67,108,864"):
         builder.build_to_file(tmp_path / "region.mmap")
 
