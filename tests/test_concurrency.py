@@ -69,6 +69,19 @@ def write_generation(base: Path, dimension: int, generation: int) -> None:
     builder.build_to_file(region_file(base, f"D{dimension:02d}"))
 
 
+def prepare_generations(base: Path, dimensions: list[int], n_rounds: int) -> dict[int, Path]:
+    """Write what other processes will publish: among so many readers a write takes half a minute.
+
+    Its system calls each wait for the GIL behind all of them.
+    """
+    for i in range(1, n_rounds + 1):
+        write_generation(base / str(i), dimensions[i % len(dimensions)], i)
+    return {
+        i: region_file(base / str(i), f"D{dimensions[i % len(dimensions)]:02d}")
+        for i in range(1, n_rounds + 1)
+    }
+
+
 def read_and_check(manager: MmapManager, layer: LayerId, seen: Counter[str]) -> None:
     try:
         view = manager.access_layer(layer)
@@ -87,6 +100,7 @@ def readers_under_writers(base: Path, n_rounds: int) -> Counter[str]:
     dimensions = [20, 21, 22, 40_000]
     for dimension in dimensions:
         write_generation(base, dimension, 0)
+    prepared = prepare_generations(base / "prepared", dimensions, n_rounds)
     manager = MmapManager(base_path=base)
     manager.load_all()
     done = threading.Event()
@@ -109,7 +123,7 @@ def readers_under_writers(base: Path, n_rounds: int) -> Counter[str]:
             for i in range(1, n_rounds + 1):
                 dimension = dimensions[i % len(dimensions)]
                 if i % 3:
-                    write_generation(base, dimension, i)
+                    prepared[i].replace(region_file(base, f"D{dimension:02d}"))
                     manager.refresh(dimension)
                 else:
                     manager.unload_dimension(dimension)
@@ -117,13 +131,7 @@ def readers_under_writers(base: Path, n_rounds: int) -> Counter[str]:
         finally:
             done.set()
 
-    # The writer waits for the GIL behind all readers after each system call: more turns, shorter.
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(usual / 20)
-    try:
-        run_together([write, *(lambda seed=seed: read(seed) for seed in range(N_READERS))])
-    finally:
-        sys.setswitchinterval(usual)
+    run_together([write, *(lambda seed=seed: read(seed) for seed in range(N_READERS))])
     manager.close()
     assert manager.get_stats().total_allocated_bytes == 0
     return sum(results, Counter())
