@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 logger = logging.getLogger("jessymem")
 
@@ -79,16 +81,23 @@ class Loader:
         """
         return RegionFiles(dimension, home).newest_path(tidy=not self._config.read_only)
 
-    def identify_newest(self, dimension: DimensionId, home: Path) -> osmem.FileIdentity:
-        """Tell which file counts at `home`; raise DimensionNotFound or RegionIOError."""
+    def with_newest(self, dimension: DimensionId, home: Path, use: Callable[[Path], T]) -> T:
+        """Return what `use` makes of the file that counts at `home`.
+
+        Raises
+        ------
+        DimensionNotFound, Exception
+            What `use` raises; where a generation beside was folded back meanwhile, not before the
+            file at `home` was looked for too.
+        """
         while True:
             where = self.find(dimension, home)
             try:
-                return self.identify(dimension, where)
-            except DimensionNotFound:
+                return use(where)
+            except DimensionNotFound as error:
                 if where == home:
                     raise
-                # It was folded back meanwhile: look again.
+                empty_frames(error)
 
     def numbers_on_disk(self, dimension: DimensionId) -> NDArray[np.uint16]:
         """Return the layer numbers that a dimension's file has now, ascending.
@@ -98,20 +107,19 @@ class Loader:
         RegionIOError, RegionFormatError
             If they cannot be read.
         """
-        home = self.home_of(dimension)
-        while True:
-            where = self.find(dimension, home)
-            try:
-                identity = self.identify(dimension, where)
-                known = self._numbers.get(dimension)
-                if known is None or known[0] != identity:
-                    region = MmapRegion.from_file(dimension, where)
-                    known = self._numbers[dimension] = identity, np.array(region.numbers)
-                return known[1]
-            except DimensionNotFound:
-                if where == home:
-                    return np.zeros(0, np.uint16)
-                # It was folded back meanwhile: look again.
+        read = partial(self._numbers_in, dimension)
+        try:
+            return self.with_newest(dimension, self.home_of(dimension), read)
+        except DimensionNotFound:
+            return np.zeros(0, np.uint16)
+
+    def _numbers_in(self, dimension: DimensionId, where: Path) -> NDArray[np.uint16]:
+        identity = self.identify(dimension, where)
+        known = self._numbers.get(dimension)
+        if known is None or known[0] != identity:
+            region = MmapRegion.from_file(dimension, where)
+            known = self._numbers[dimension] = identity, np.array(region.numbers)
+        return known[1]
 
     def new_region_id(self) -> int:
         """Return an id for a region that is not charged."""

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -250,7 +251,8 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
             self._check_calm(dimension)
             home = self._loader.home_of(dimension)
             with logged_failure(dimension, home):
-                if self._loader.identify_newest(dimension, home) == base.identity:
+                identify = partial(self._loader.identify, dimension)
+                if self._loader.with_newest(dimension, home, identify) == base.identity:
                     return False
                 region, region_id = self._map_newest(dimension, home)
             if region.generation != 0 and region.edition[:2] <= base.edition[:2]:
@@ -415,7 +417,6 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         home = home or self._loader.path_of(dimension)
         with logged_failure(dimension, home):
             region, region_id = self._map_newest(dimension, home)
-        self._check_open()  # a handler may have closed it in this thread meanwhile
         self._publish_base(region, region_id)
         self._loader.settle(dimension, home)
         log_region("dimension_loaded", region, seconds=perf_counter() - start)

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from time import monotonic, perf_counter, sleep
@@ -20,10 +21,8 @@ from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.core_dimensions import is_immutable
 from jessymem.errors import (
-    DimensionNotFound,
     InvalidAccess,
     LimitExceeded,
-    empty_frames,
     lets_go,
 )
 from jessymem.eviction import Mark, Policy
@@ -172,14 +171,7 @@ class ResidencyVerbs:
 
     def _map_newest(self, dimension: DimensionId, home: Path) -> tuple[MmapRegion, int]:
         """Map the file that counts at `home`."""
-        while True:
-            where = self._loader.find(dimension, home)
-            try:
-                return self._map(dimension, where)
-            except DimensionNotFound as error:
-                if where == home:
-                    raise
-                empty_frames(error)  # folded back meanwhile: look again
+        return self._loader.with_newest(dimension, home, partial(self._map, dimension))
 
     def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
         """Map a file, evicting others if that is what it takes."""

@@ -10,6 +10,7 @@ import xxhash
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
+from jessymem.learning.finding import base_of
 from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
@@ -56,12 +57,14 @@ def lay_over(
     addition: Addition,
 ) -> LearnedLayer:
     """Put a layer, or its overlay `old`, and an addition together in a new block."""
-    row = table.find_row(layer_id)
+    table.find_row(layer_id)
     if old is not None:
         draft, n_base = old.draft, old.n_base
     else:
-        draft = _base(table).draft_of(_base(table).find_row(layer_id))
-        draft = replace(draft, content=table.content_of(row), content_xxh3=None)
+        base = base_of(table)
+        if base is None:
+            raise AssertionError("what is not learned is in the base")
+        draft = replace(base.draft_of(base.find_row(layer_id)), content_xxh3=None)
         n_base = len(draft.content)
     if draft.encoding == s.ENCODING_ARRAY:
         raise TypeError(f"{layer_id} is an array: nothing can be laid over it")
@@ -116,13 +119,6 @@ def is_same(one: Any, other: Any) -> bool:
     if len(one) != len(other):
         return False
     return xxhash.xxh3_128_digest(one) == xxhash.xxh3_128_digest(other)
-
-
-def _base(table: LayerTable) -> MmapRegion:
-    base = table if isinstance(table, MmapRegion) else getattr(table, "base", None)
-    if not isinstance(base, MmapRegion):
-        raise AssertionError("what is not learned is in the base")
-    return base
 
 
 def _store(

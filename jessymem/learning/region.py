@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.snapshot import Standing
+
+T = TypeVar("T")
 
 _NOTHING = memoryview(b"")
 
@@ -73,11 +75,7 @@ class LearnedRegion(LayerTable):
     @property
     def learned(self) -> dict[int, LearnedLayer]:
         """Learned layers by number, in a dictionary of the caller's own."""
-        found = self._room.learned.copy()  # in one step: a writer may be adding to it
-        if self._room.n_rows == len(self.rows):
-            return found
-        # Later states have added to it, or an attempt at one that was not published.
-        return {number: layer for number, layer in found.items() if self.has_layer(number)}
+        return self._seen(self._room.learned)
 
     def learned_layer(self, number: int) -> LearnedLayer | None:
         """Return a learned layer; None where there is none of this number."""
@@ -113,13 +111,11 @@ class LearnedRegion(LayerTable):
             restored = _checked(self.base, self.base.rows[under], gone[is_under])
             rows[places[is_under]] = restored
         rows = np.delete(rows, places[~is_under])
-        learned, in_memory = self.learned, self.reader[5].copy()
+        learned, in_memory = self.learned, self._in_memory()
         for number in gone.tolist():
             del learned[number]
             in_memory.pop(number, None)
-        return LearnedRegion(
-            self.dimension_id, self.base, Room(rows, learned, in_memory), len(rows)
-        )
+        return self._remade(rows, learned, in_memory)
 
     def _merged(self, given: list[LearnedLayer]) -> LearnedRegion:
         """Put `given` layers among the rows, each in the place of its number."""
@@ -135,15 +131,23 @@ class LearnedRegion(LayerTable):
             rows = np.insert(rows, places[~is_known], fresh[~is_known])
         if is_known.any():
             rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
-        learned, in_memory = self.learned, self.reader[5].copy()
+        learned, in_memory = self.learned, self._in_memory()
         for layer in given:
             learned[layer.number] = layer
             in_memory.pop(layer.number, None)
             if layer.block is not None:
                 in_memory[layer.number] = layer.block.view
-        return LearnedRegion(
-            self.dimension_id, self.base, Room(rows, learned, in_memory), len(rows)
-        )
+        return self._remade(rows, learned, in_memory)
+
+    def _remade(
+        self,
+        rows: NDArray[np.void],
+        learned: dict[int, LearnedLayer],
+        in_memory: dict[int, memoryview],
+    ) -> LearnedRegion:
+        """Return the dimension with other rows, in a room of their own."""
+        room = Room(rows, learned, in_memory)
+        return LearnedRegion(self.dimension_id, self.base, room, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
 
@@ -187,6 +191,18 @@ class LearnedRegion(LayerTable):
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _in_memory(self) -> dict[int, memoryview]:
+        """Return contents by layer number, in a dictionary of the caller's own."""
+        return self._seen(self._room.in_memory)
+
+    def _seen(self, shared: dict[int, T]) -> dict[int, T]:
+        """Copy what this state sees of a dictionary that it shares with others."""
+        found = shared.copy()  # in one step: a writer may be adding to it
+        if self._room.n_rows == len(self.rows):
+            return found
+        # Later states have added to it, or an attempt at one that was not published.
+        return {number: each for number, each in found.items() if self.has_layer(number)}
+
     def _id(self, number: int) -> LayerId:
         return LayerId(self.dimension_id, number)
 
@@ -202,8 +218,7 @@ class LearnedRegion(LayerTable):
         learned = self._room.learned.get(number)
         if learned is not None or self.base is None:
             return learned, -1
-        base_index = self.base.index
-        return None, number if base_index is None else int(base_index[number])
+        return None, self.base.find_row(self._id(number))
 
 
 def _number(layer: LearnedLayer) -> int:

@@ -52,9 +52,7 @@ class Room:
         self._index: NDArray[np.uint16] | None = None
         self.n_rows = len(rows)
         self.learned = learned
-        self.in_memory = {
-            number: layer.block.view for number, layer in learned.items() if layer.block is not None
-        }
+        self.in_memory = in_memory
 
     def rows(self, n_rows: int) -> NDArray[np.void]:
         """Return the first rows."""
