@@ -19,7 +19,7 @@ from jessymem.ids import (
     as_dimension_id,
     as_layer_id,
 )
-from jessymem.kernels import _jit, locate
+from jessymem.kernels import _jit, lookup
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
@@ -185,8 +185,8 @@ class ReadingVerbs:
             _jit.promote_for(len(wanted))
             places = np.zeros(len(wanted), s.LOCATION)
             ids = np.array(wanted, np.int64)
-            locate.locate_many(snapshot.directory, snapshot.regions, ids, places)
-            codes = places["code"]
+            lookup.locate_many(snapshot.directory, snapshot.regions, ids, places)
+            codes = places["status"]
             wrong = codes != s.OK if missing == "raise" else codes == s.OUT_OF_BOUNDS
             if wrong.any():
                 layer_id = wanted[int(wrong.argmax())]
@@ -198,10 +198,10 @@ class ReadingVerbs:
                 raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
             self._note_batch(snapshot, wanted)
             is_found = codes == s.OK
-            rows = places[is_found][["region_row", "layer_row"]].tolist()
+            rows = places[is_found][["slot", "row"]].tolist()
             return ContextCollection(
-                LoadedContext.of(layer_id, _table(snapshot.handles[region_row]), layer_row)
-                for layer_id, (region_row, layer_row) in zip(
+                LoadedContext.of(layer_id, _table(snapshot.handles[slot]), row)
+                for layer_id, (slot, row) in zip(
                     compress(wanted, is_found.tolist()), rows, strict=True
                 )
             )

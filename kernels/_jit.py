@@ -38,7 +38,7 @@ MODULES: Final = (
     "release",
     "allocation",
     "pages",
-    "locate",
+    "lookup",
     "parse",
 )
 

@@ -153,7 +153,7 @@ def _count(instruction: str) -> Any:
     return implementation
 
 
-def _prefetch() -> Any:
+def _prefetch(is_written: int) -> Any:
     from llvmlite import ir
     from numba.core import types
     from numba.extending import intrinsic
@@ -168,7 +168,7 @@ def _prefetch() -> Any:
                 ir.FunctionType(ir.VoidType(), (pointer, flag, flag, flag)),
             )
             place = memory.place_of_word(context, builder, signature.args[0], *arguments)
-            for_writing, keep_close, data = flag(1), flag(3), flag(1)
+            for_writing, keep_close, data = flag(is_written), flag(3), flag(1)
             address = builder.bitcast(place, pointer)
             builder.call(instruction, (address, for_writing, keep_close, data))
             return context.get_dummy_value()
@@ -279,9 +279,14 @@ def count_ones(word: Any) -> int:
     return (int(word) & _MASK).bit_count()
 
 
-@overloaded(_prefetch)
+@overloaded(lambda: _prefetch(1))
 def prefetch(words: Words, index: Int) -> None:
     """Ask for the cache line of ``words[index]``, soon to be written; changes nothing."""
+
+
+@overloaded(lambda: _prefetch(0))
+def prefetch_to_read(words: Words, index: Int) -> None:
+    """Ask for the cache line of ``words[index]``, soon to be read; changes nothing."""
 
 
 @overloaded(_stack_address)

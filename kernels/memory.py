@@ -115,7 +115,7 @@ def _putter() -> Any:
 
 
 def _loader(bits: Int) -> Any:
-    """Make the overload that loads a signed (64) or an unsigned word and widens it to int64."""
+    """Make the overload that loads a signed (64, 32) or unsigned word and widens it to int64."""
     from llvmlite import ir
     from numba.core import types
     from numba.extending import intrinsic
@@ -125,7 +125,10 @@ def _loader(bits: Int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             word = ir.IntType(bits)
             value = builder.load(builder.inttoptr(arguments[0], word.as_pointer()), align=1)
-            return value if bits == 64 else builder.zext(value, ir.IntType(64))
+            if bits == 64:
+                return value
+            widen = builder.sext if bits == 32 else builder.zext
+            return widen(value, ir.IntType(64))
 
         return types.int64(types.int64), generate
 
@@ -177,6 +180,12 @@ def put_word(words: Words, index: Int, value: Any) -> None:
 def load_i64(address: Int) -> Int:
     """Load the eight bytes at `address` as a signed integer, in the machine's byte order."""
     return ctypes.c_int64.from_address(int(address)).value
+
+
+@overloaded(lambda: _loader(32))
+def load_i32(address: Int) -> Int:
+    """Load the four bytes at `address` as a signed integer, in the machine's byte order."""
+    return ctypes.c_int32.from_address(int(address)).value
 
 
 @overloaded(lambda: _loader(16))

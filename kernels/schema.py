@@ -128,17 +128,20 @@ REGION: Final = np.dtype(
         ("n_index", "i8"),
         ("content_address", "i8"),  # of the region's first byte
         ("n_bytes", "i8"),  # the region's length
+        ("n_in_memory", "i8"),  # layers whose content lies elsewhere in memory; 0: none
+        ("region_id", "i4"),
+        ("dimension", "i4"),
+        # What a look-up does not need.
+        ("state", "i4"),  # REGION_*
+        ("padding", "i4"),
         ("n_charged", "i8"),  # what the budget counts: n_bytes in whole pages
         ("capacity", "i8"),  # of a core slot, 0: none
         ("generation", "i8"),
-        ("region_id", "i4"),
-        ("dimension", "i4"),
-        ("state", "i4"),  # REGION_*
-        ("padding", "i4"),
-        ("n_in_memory", "i8"),  # layers whose content lies elsewhere in memory; 0: none
         ("spare", "u1", (32,)),
     ]
 )
+
+REGION_BYTES: Final = REGION.itemsize
 
 REGION_EMPTY: Final = 0
 REGION_MAPPED: Final = 1  # a file's pages
@@ -156,15 +159,15 @@ REGION_STATES: Final = {
     REGION_EVICTED: "evicted",
 }
 
-# Where a layer was found: what `locate` writes.
+# Where a layer was found: what a batch hands out. `slot` and `row` are rows of REGION and LAYER.
 LOCATION: Final = np.dtype(
     [
-        ("content_offset", "i8"),
-        ("content_end", "i8"),
-        ("region_row", "i4"),
-        ("layer_row", "i4"),
-        ("code", "i4"),  # OK or NO_*
-        ("padding", "i4"),
+        ("offset", "i8"),  # of the content, from the region's first byte
+        ("size", "i8"),  # of the content
+        ("region", "i4"),  # region id
+        ("status", "i4"),  # OK, NO_*, OUT_OF_BOUNDS or EVICTED
+        ("slot", "i4"),
+        ("row", "i4"),
     ]
 )
 
@@ -321,7 +324,7 @@ if EXTENSION.itemsize != HEADER_BYTES - RESERVED_OFFSET:
     raise AssertionError("an extension fills the reserved bytes exactly")
 if CHECKED_HEADER_BYTES != HEADER_BYTES - 8:
     raise AssertionError("the header's checksum is its last eight bytes")
-if LAYER_BYTES != CACHE_LINE_BYTES or REGION.itemsize != 2 * CACHE_LINE_BYTES:
+if LAYER_BYTES != CACHE_LINE_BYTES or REGION_BYTES != 2 * CACHE_LINE_BYTES:
     raise AssertionError("rows fill whole cache lines")
 if POOL.itemsize != 2 * CACHE_LINE_BYTES or BLOCK.itemsize * 4 != CACHE_LINE_BYTES:
     raise AssertionError("pools fill two cache lines, blocks share one between four")

@@ -101,6 +101,7 @@ def test_count_trailing_zeros_of_signed_words(form, word, zeros):
 def test_prefetch_changes_nothing(form):
     array = np.arange(4)
     form(atomics.prefetch, 2)(array, 3)
+    form(atomics.prefetch_to_read, 2)(array, 3)
     assert array.tolist() == [0, 1, 2, 3]
 
 

@@ -27,7 +27,7 @@ from jessymem.demo import run as demo
 from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
 from jessymem.terminal import commands, wording
-from jessymem.warmup import WarmupReport
+from jessymem.warming import WarmupReport
 
 POSIX = os.name == "posix"
 HOSTILE = "a\x1b[31m[red]b[/red]\x9b1m\u202e\n:x:"
@@ -653,7 +653,7 @@ WARM_UP = """
 import json, sys
 from jessymem.kernels import _jit
 from jessymem.terminal.records import warmup_record
-from jessymem.warmup import warm_up
+from jessymem.warming import warm_up
 report = warm_up()
 kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in _jit._kernels]
 cold = [kernel.__name__ for kernel in kernels if not kernel.signatures]

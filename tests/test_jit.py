@@ -48,9 +48,9 @@ print("numba" in sys.modules)
 
 def test_disabled_compilation_leaves_kernels_plain():
     code = """
-from jessymem.kernels import _jit, locate
+from jessymem.kernels import _jit, lookup
 assert not _jit.promote()
-print(type(locate.locate_many).__name__)
+print(type(lookup.locate_many).__name__)
 """
     assert run_python(code, NUMBA_DISABLE_JIT="1") == "function"
 
@@ -59,17 +59,17 @@ print(type(locate.locate_many).__name__)
 def test_promotion_from_many_threads_happens_once():
     code = """
 import threading
-from jessymem.kernels import _jit, locate, parse
+from jessymem.kernels import _jit, lookup, parse
 seen = []
 def promote():
     barrier.wait()
     _jit.promote()
-    seen.append((locate.locate_many, parse.parse_entries))
+    seen.append((lookup.locate_many, parse.parse_entries))
 barrier = threading.Barrier(8)
 threads = [threading.Thread(target=promote) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print(len(set(seen)), type(locate.locate_many).__name__)
+print(len(set(seen)), type(lookup.locate_many).__name__)
 """
     assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "1 CPUDispatcher"
 
@@ -156,14 +156,14 @@ PROMOTE_AND_FIND = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(event)s")
 import numpy as np
-from jessymem.kernels import _jit, locate
+from jessymem.kernels import _jit, lookup
 from jessymem.kernels import schema as s
 {before}
 assert _jit.promote()
 places = np.zeros(1, s.LOCATION)
 directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
-assert locate.locate_many(directory, regions, np.zeros(1, np.int64), places) == 1
-print(locate.locate_many.stats.cache_path)
+assert lookup.locate_many(directory, regions, np.zeros(1, np.int64), places) == 1
+print(lookup.locate_many.stats.cache_path)
 """
 
 
@@ -203,8 +203,8 @@ def test_a_damaged_cache_is_not_used(tmp_path):
 def test_a_failed_promotion_leaves_plain_functions():
     code = """
 import threading
-from jessymem.kernels import _jit, locate
-plain = locate.locate_many
+from jessymem.kernels import _jit, lookup
+plain = lookup.locate_many
 class Stop(BaseException): pass
 @_jit.on_promotion(_jit.READING)
 def stop(): raise Stop
@@ -212,16 +212,16 @@ try:
     _jit.promote()
 except Stop:
     assert not _jit.is_disabled()
-assert locate.locate_many is plain and not _jit.is_promoted()
+assert lookup.locate_many is plain and not _jit.is_promoted()
 _jit._first_calls[_jit.READING].remove(stop)
-print(_jit.promote() == (locate.locate_many is not plain))
+print(_jit.promote() == (lookup.locate_many is not plain))
 """
     assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "True"
 
 
 def test_first_calls_run_as_plain_python():
     code = """
-from jessymem.kernels import _jit, allocation, locate, pages, parse
+from jessymem.kernels import _jit, allocation, lookup, pages, parse
 assert len(_jit._first_calls[_jit.READING]) == 2 and len(_jit._first_calls[_jit.MEMORY]) == 5
 for group in _jit._first_calls.values():
     for first_calls in group:

@@ -34,7 +34,7 @@ from jessymem import (
     RegionIOError,
     RegionNotFound,
 )
-from jessymem.kernels import locate
+from jessymem.kernels import lookup
 from jessymem.kernels import schema as s
 
 POOLS = [(1, 4096), (8, 65_536)]
@@ -215,12 +215,12 @@ def test_compiled_code_is_told(manager):
     ids = np.array([LayerId(20, 0), LayerId(21, 0), LayerId(20, 9), LayerId(30, 0)], np.int64)
     places = np.zeros(len(ids), s.LOCATION)
     snapshot = manager._snapshot
-    assert locate.locate_many(snapshot.directory, snapshot.regions, ids, places) == 3
-    assert places["code"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places) == 3
+    assert places["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
     access(manager)
     snapshot = manager._snapshot
-    assert locate.locate_many(snapshot.directory, snapshot.regions, ids, places) == 2
-    assert places["code"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places) == 2
+    assert places["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
 
 
 # -- what may fail ---------------------------------------------------------------------------------

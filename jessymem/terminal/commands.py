@@ -29,7 +29,7 @@ from jessymem.terminal.shell import (
     write_content,
     write_json,
 )
-from jessymem.warmup import warm_up
+from jessymem.warming import warm_up
 
 _MAX_LAYERS_SHOWN: Final = 100
 

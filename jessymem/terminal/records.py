@@ -16,7 +16,7 @@ from jessymem.ingest.folders import Skipped
 from jessymem.inspection import ENCODINGS, Finding, byte_use, creation_time, extension_state
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
-from jessymem.warmup import WarmupReport
+from jessymem.warming import WarmupReport
 
 
 def build_record(built: Sequence[BuiltDimension], skipped: Sequence[Skipped]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from jessymem.demo.measurements import Measurement
 from jessymem.ingest.folders import Skipped
-from jessymem.warmup import WarmupReport
+from jessymem.warming import WarmupReport
 
 _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
 

@@ -1,4 +1,4 @@
-"""`locate`: compiled and plain Python against a dictionary."""
+"""`lookup`: compiled and plain Python against a dictionary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jessymem import LayerId, MmapManager, RegionBuilder
-from jessymem.kernels import _jit, locate
+from jessymem.kernels import _jit, lookup
 from jessymem.kernels import schema as s
 
 
@@ -15,7 +15,7 @@ def places_of(manager, packed):
     snapshot = manager._snapshot
     places = np.zeros(len(packed), s.LOCATION)
     ids = np.array(packed, np.int64)
-    n_missing = locate.locate_many(snapshot.directory, snapshot.regions, ids, places)
+    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, places)
     return n_missing, places
 
 
@@ -27,8 +27,8 @@ def tier(request, monkeypatch):
             pytest.skip("compilation is disabled")
         return
     for function in _jit._kernels:
-        if function.__module__ == locate.__name__:
-            monkeypatch.setattr(locate, function.__name__, function)
+        if function.__module__ == lookup.__name__:
+            monkeypatch.setattr(lookup, function.__name__, function)
 
 
 @pytest.mark.usefixtures("tier")
@@ -38,14 +38,12 @@ def test_every_layer_is_found_where_its_region_says(manager):
     assert n_missing == 0
     for layer, place in zip(layers, places, strict=True):
         info = manager.get_layer_info(layer)
-        assert place["code"] == s.OK
-        assert (place["content_offset"], place["content_end"]) == (
-            info.offset,
-            info.offset + info.size,
-        )
-        region = manager._snapshot.handles[place["region_row"]]
+        assert place["status"] == s.OK
+        assert (place["offset"], place["size"]) == (info.offset, info.size)
+        region = manager._snapshot.handles[place["slot"]]
         assert region.dimension_id == layer.dimension
-        assert region.layout.rows[place["layer_row"]]["layer_num"] == layer.layer
+        assert place["region"] == manager._snapshot.region_id_of(layer.dimension)
+        assert region.layout.rows[place["row"]]["layer_num"] == layer.layer
 
 
 @pytest.mark.usefixtures("tier")
@@ -67,8 +65,8 @@ def test_every_layer_is_found_where_its_region_says(manager):
 def test_what_is_not_there_gets_a_code(manager, packed, code):
     n_missing, places = places_of(manager, [packed, int(LayerId(1, 0))])
     assert n_missing == 1
-    assert places["code"].tolist() == [code, s.OK]
-    assert places[0]["region_row"] == places[0]["layer_row"] == s.ABSENT
+    assert places["status"].tolist() == [code, s.OK]
+    assert places[0]["slot"] == places[0]["row"] == places[0]["region"] == s.ABSENT
 
 
 @pytest.mark.usefixtures("tier")
@@ -87,7 +85,7 @@ def test_a_row_that_changed_since_it_was_checked_is_refused(tmp_path, start, end
             file.seek(row_offset)
             file.write(np.array([start, end], "<u8").tobytes())
         n_missing, places = places_of(manager, [int(LayerId(30, 0))])
-        assert (n_missing, places[0]["code"]) == (1, s.OUT_OF_BOUNDS)
+        assert (n_missing, places[0]["status"]) == (1, s.OUT_OF_BOUNDS)
 
 
 def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
@@ -101,7 +99,7 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
     del manager
     places = np.zeros(1, s.LOCATION)
     ids = np.array([LayerId(30, 0)], np.int64)
-    assert locate.locate_many(directory, regions, ids, places) == 0
+    assert lookup.locate_many(directory, regions, ids, places) == 0
 
 
 def test_published_arrays_cannot_be_written(manager):
