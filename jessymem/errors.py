@@ -116,9 +116,16 @@ class LayerNotFound(JessyMemoryError, KeyError):
     Attributes
     ----------
     layer : LayerId
+    layers : tuple of LayerId
+        All that a batch did not find, `layer` first; what is the number of no layer is an int.
     """
 
     layer: Any
+    layers: tuple[Any, ...]
+
+    def __init__(self, message: str, **details: Any) -> None:
+        details.setdefault("layers", (details["layer"],) if "layer" in details else ())
+        super().__init__(message, **details)
 
 
 class DimensionNotFound(JessyMemoryError, KeyError):

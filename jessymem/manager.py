@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 from jessymem import osmem
+from jessymem.batches import BatchVerbs
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import core_dimensions
@@ -39,7 +40,7 @@ from jessymem.learning.verbs import LearningVerbs
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
-from jessymem.processes import renew_in_forked_children, reopen
+from jessymem.processes import editions_in, renew_in_forked_children, reopen
 from jessymem.reading import ReadingVerbs
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jessymem")
 
 
-class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
+class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, MemoryVerbs):
     """Maps region files and hands out their layers with no copy and no lock.
 
     Threads may share a manager. Readers never wait: they see a layer's old state or its new one,
@@ -361,15 +362,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, ReadingVerbs, MemoryVerbs):
         """Pickle as configuration and loaded generations; what is being learned stays here."""
         snapshot = self._snapshot
         self._check_open()
-        loaded = [
-            (
-                int(region.dimension_id),
-                None if region.path is None else self._loader.home_of(region.dimension_id),
-                tuple(region.edition),
-            )
-            for region in snapshot.loaded
-            if region.state != s.REGION_LEARNED
-        ]
+        loaded = editions_in(snapshot, self._loader)
         return reopen, (type(self), MemoryConfig.of(self._config, self._loader.base), loaded)
 
     # -- inside ------------------------------------------------------------------------------------

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from jessymem.config import MemoryConfig
 from jessymem.errors import RegionNotFound
 from jessymem.ids import DimensionId
+from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
+    from jessymem.kernels.store import Store
+    from jessymem.loading import Loader
     from jessymem.manager import MmapManager
+    from jessymem.snapshot import Snapshot
+
+
+#: One dimension that is loaded: its number, where its file is (None: it is simulated), its edition.
+Loaded: TypeAlias = tuple[int, Path | None, tuple[int, int, int]]
 
 
 class Renewable(Protocol):
@@ -29,10 +37,52 @@ def renew_in_forked_children(owner: Renewable) -> None:
     _renewables.add(owner)
 
 
+def editions_in(snapshot: Snapshot, loader: Loader) -> list[Loaded]:
+    """Return what a state has loaded from files or simulates: (dimension, path, edition) each."""
+    return [
+        (
+            int(region.dimension_id),
+            None if region.path is None else loader.home_of(region.dimension_id),
+            region.edition[:],
+        )
+        for region in snapshot.loaded
+        if region.state != s.REGION_LEARNED
+    ]
+
+
+def reduce_store(config: MemoryConfig, loader: Loader, snapshot: Snapshot) -> tuple[Any, ...]:
+    """Say how a store pickles: its evicted dimensions and what is only in memory stay behind."""
+    loaded = [each for each in editions_in(snapshot, loader) if each[0] in snapshot.readers]
+    return attach_store, (MemoryConfig.of(config, loader.base), loaded)
+
+
+def attach_store(config: MemoryConfig, loaded: list[Loaded]) -> Store:
+    """Make the store that a pickled one is in this process.
+
+    While one that was pickled alike is held here, it is the same, and nothing is mapped twice.
+
+    Raises
+    ------
+    RegionNotFound, JessyMemoryError
+        As `reopen`.
+    """
+    from jessymem.manager import MmapManager
+
+    key = config, tuple(loaded)
+    store = _attached.get(key)
+    if store is None:
+        # The manager is not closed, which would retire what the store holds: it just ends.
+        store = _attached[key] = reopen(MmapManager, config, loaded).store()
+    return store
+
+
+_attached: weakref.WeakValueDictionary[Any, Store] = weakref.WeakValueDictionary()
+
+
 def reopen(
     cls: type[MmapManager],
     config: MemoryConfig,
-    loaded: list[tuple[int, Path | None, tuple[int, int, int]]],
+    loaded: list[Loaded],
 ) -> MmapManager:
     """Make a manager that has loaded what a pickled one had: (dimension, path, edition) each.
 

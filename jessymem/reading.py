@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from itertools import compress
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from jessymem.errors import DimensionNotFound, InvalidAccess, LayerNotFound, lets_go
 from jessymem.eviction import Mark, Policy
@@ -19,7 +17,6 @@ from jessymem.ids import (
     as_dimension_id,
     as_layer_id,
 )
-from jessymem.kernels import _jit, lookup
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
@@ -28,7 +25,11 @@ from jessymem.sampling import Gates, ReadSampler
 from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
+    from jessymem.places import Located
     from jessymem.regions.metadata import LayerInfo
 
 
@@ -46,8 +47,9 @@ class ReadingVerbs:
 
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
         def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None: ...
-        def _bring_all_back(self, layer_ids: Iterable[LayerId]) -> Snapshot: ...
-        def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
+        def _located(
+            self, packed: NDArray[np.int64], missing: str
+        ) -> AbstractContextManager[Located]: ...
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
         """Tell whether a dimension's layers can be read (simulated and evicted ones too).
@@ -177,30 +179,20 @@ class ReadingVerbs:
             As `load_layer_context`.
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
+        from jessymem.places import as_packed, raise_missing, table_at
 
         if not isinstance(missing, str) or missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
         wanted = flatten_paths(paths)
-        with self._sampler.reader(), self._in_memory(wanted) as snapshot:
-            _jit.promote_for(len(wanted))
-            places = np.zeros(len(wanted), s.LOCATION)
-            ids = np.array(wanted, np.int64)
-            lookup.locate_many(snapshot.directory, snapshot.regions, ids, places)
-            codes = places["status"]
-            wrong = codes != s.OK if missing == "raise" else codes == s.OUT_OF_BOUNDS
-            if wrong.any():
-                layer_id = wanted[int(wrong.argmax())]
-                # Raises what is wrong with it, unless that was mended since.
-                standing = snapshot.standing_for(layer_id)
-                if isinstance(standing, EvictedRegion):
-                    raise LayerNotFound(f"{layer_id} is not in {standing.path}", layer=layer_id)
-                standing.content_of(standing.find_row(layer_id))
-                raise LayerNotFound(f"{layer_id} was being changed in its file", layer=layer_id)
-            self._note_batch(snapshot, wanted)
-            is_found = codes == s.OK
-            rows = places[is_found][["slot", "row"]].tolist()
+        packed = as_packed(wanted)
+        with self._located(packed, "raise" if missing == "raise" else "mark") as located:
+            statuses = located.places["status"]
+            if (statuses == s.OUT_OF_BOUNDS).any():  # damage is not skipped
+                raise_missing(located, packed)
+            is_found = statuses == s.OK
+            rows = located.places[is_found][["slot", "row"]].tolist()
             return ContextCollection(
-                LoadedContext.of(layer_id, _table(snapshot.handles[slot]), row)
+                LoadedContext.of(layer_id, table_at(located.snapshot, slot), row)
                 for layer_id, (slot, row) in zip(
                     compress(wanted, is_found.tolist()), rows, strict=True
                 )
@@ -336,26 +328,6 @@ class ReadingVerbs:
             raise LayerNotFound(f"{layer_id} was unloaded meanwhile", layer=layer_id) from None
         return table, table.find_row(layer_id)
 
-    @contextmanager
-    def _in_memory(self, layer_ids: list[LayerId]) -> Iterator[Snapshot]:
-        """Bind a snapshot in which each of `layer_ids` that is loaded is in memory."""
-        snapshot = self._snapshot
-        self._check_open()
-        numbers = {layer_id >> s.LAYER_BITS for layer_id in layer_ids}
-        if not any(number in snapshot for number in numbers - snapshot.readers.keys()):
-            yield snapshot
-            return
-        del snapshot  # what else it holds may have to go
-        dimensions = [DimensionId(number) for number in numbers]
-        with self._keeping(dimensions):
-            yield self._bring_all_back(layer_ids)
-
-    def _note_batch(self, snapshot: Snapshot, layer_ids: list[LayerId]) -> None:
-        """Note one access of each dimension in a batch."""
-        numbers = {layer_id >> s.LAYER_BITS for layer_id in layer_ids} & snapshot.readers.keys()
-        for number, tick in zip(numbers, self._policy.gate(len(numbers)), strict=True):
-            snapshot.readers[number][-1][0] = tick
-
     def _mark_of(self, dimension: DimensionId) -> Mark:
         """Return where accesses of a dimension are noted.
 
@@ -377,9 +349,3 @@ class ReadingVerbs:
         if region is None:
             raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
         return region
-
-
-def _table(standing: Standing | None) -> LayerTable:
-    if not isinstance(standing, LayerTable):
-        raise AssertionError("a layer that was located is in memory")
-    return standing

@@ -160,7 +160,8 @@ class Snapshot:
         region = self.region_of(layer_id.dimension)
         if region is None:
             raise LayerNotFound(
-                f"{layer_id}: dimension {layer_id.dimension} is not loaded", layer=layer_id
+                f"{layer_id}: dimension {layer_id.dimension} is not loaded",
+                layer=layer_id,
             )
         return region
 

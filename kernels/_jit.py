@@ -39,6 +39,8 @@ MODULES: Final = (
     "allocation",
     "pages",
     "lookup",
+    "gather",
+    "store",
     "parse",
 )
 
@@ -46,7 +48,7 @@ MODULES: Final = (
 READING: Final = "reading"
 MEMORY: Final = "memory"
 
-#: From so many items on, compiled code earns back numba's import and a cached kernel's start.
+#: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
 logger = logging.getLogger("jessymem")
@@ -57,6 +59,7 @@ _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups whose first calls were made
 _lock = threading.RLock()
 _promoted = False
+_n_items = 0  # that plain Python has worked on
 
 
 @overload
@@ -130,9 +133,15 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
 
 
 def promote_for(n_items: int) -> None:
-    """Compile if `n_items` are worth it; nothing to do where it has happened or is disabled."""
-    if not _promoted and n_items >= WORTH_COMPILING:
-        promote()
+    """Compile if `n_items`, with those before them, are worth it; nothing to do where it has been.
+
+    What threads count at once may be lost.
+    """
+    global _n_items
+    if not _promoted:
+        _n_items += n_items
+        if _n_items >= WORTH_COMPILING:
+            promote()
 
 
 def promote(group: str = READING) -> bool:
@@ -144,17 +153,11 @@ def promote(group: str = READING) -> bool:
     global _promoted
     if group in _ready or is_disabled():
         return group in _ready
-    with _lock:
+    import_all()
+    with _compiler(), _lock:
         if group in _ready:
             return True
-        package = __name__.rpartition(".")[0]
-        for name in MODULES:
-            import_module(f"{package}.{name}")
-        extending = import_module("numba.extending")
-        while _overloads:
-            function, implementation = _overloads[-1]
-            extending.overload(function, inline="never")(implementation())
-            _overloads.pop()
+        register_overloads()
         is_cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
         try:
             _compile_all({group}, is_cached)
@@ -171,6 +174,33 @@ def promote(group: str = READING) -> bool:
         _promoted = True
         _ready.add(group)
     return True
+
+
+def import_all() -> None:
+    """Import numba and every module of kernels; who does that waits for no compilation."""
+    package = __name__.rpartition(".")[0]
+    with _lock:
+        import_module("numba")
+        for name in MODULES:
+            import_module(f"{package}.{name}")
+
+
+def register_overloads() -> None:
+    """Give every function marked with `overloaded` its compiled form."""
+    extending = import_module("numba.extending")
+    with _compiler(), _lock:
+        while _overloads:
+            function, implementation = _overloads[-1]
+            extending.overload(function, inline="never")(implementation())
+            _overloads.pop()
+
+
+def _compiler() -> Any:
+    """Return the lock under which numba compiles.
+
+    It is always taken before ours: a user's function that is being compiled may lead here.
+    """
+    return import_module("numba.core.compiler_lock").global_compiler_lock
 
 
 def _compile_all(groups: set[str], is_cached: bool) -> None:
@@ -201,6 +231,15 @@ def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:
     setattr(sys.modules[function.__module__], function.__name__, form)
 
 
+@functools.cache
+def digest_of_sources() -> str:
+    """Return what tells these sources, and the flag for bounds checks, from any others."""
+    digest = sha256(str(import_module("numba").config.BOUNDSCHECK).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 @contextmanager
 def _own_cache() -> Iterator[None]:
     """Let numba cache in a folder named by these sources and the flag for bounds checks.
@@ -210,11 +249,8 @@ def _own_cache() -> Iterator[None]:
     """
     config = import_module("numba").config
     before = config.CACHE_DIR
-    digest = sha256(str(config.BOUNDSCHECK).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
     root = before or str(Path(__file__).with_name("__pycache__"))
-    folder = os.path.join(root, f"jessymem-{digest.hexdigest()[:16]}")
+    folder = os.path.join(root, f"jessymem-{digest_of_sources()}")
     try:
         os.makedirs(folder, exist_ok=True)
         usable = os.access(folder, os.W_OK)
@@ -249,17 +285,26 @@ _held_for_fork: list[Any] = []
 
 
 def _before_fork() -> None:
-    _lock.acquire()
-    compiler = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
-    if compiler is not None:
-        compiler.acquire()
-        _held_for_fork.append(compiler)
+    while True:
+        compiler = _loaded_compiler()
+        if compiler is not None:
+            compiler.acquire()
+        _lock.acquire()
+        if compiler is _loaded_compiler():
+            _held_for_fork.append(compiler)
+            return
+        _lock.release()  # numba was imported meanwhile
 
 
 def _after_fork() -> None:
-    while _held_for_fork:
-        _held_for_fork.pop().release()
+    compiler = _held_for_fork.pop()
     _lock.release()
+    if compiler is not None:
+        compiler.release()
+
+
+def _loaded_compiler() -> Any:
+    return getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
 
 
 if hasattr(os, "register_at_fork"):

@@ -109,9 +109,16 @@ def find_layer(region: Int, layer: Int) -> tuple[Int, Int, Int]:
 
 @kernel
 def locate_many(
-    directory: NDArray[Any], regions: NDArray[Any], layer_ids: NDArray[Any], out: NDArray[Any]
+    directory: NDArray[Any],
+    regions: NDArray[Any],
+    layer_ids: NDArray[Any],
+    out: NDArray[Any],
+    touched: NDArray[Any],
 ) -> Int:
-    """Write where each of `layer_ids` (int64) lies into `out`; return how many were not found."""
+    """Write where each of `layer_ids` (int64) lies into `out`; return how many were not found.
+
+    ``touched[slot]`` (uint8) becomes 1 for the region of each that was.
+    """
     # Rows by their addresses: arrays that pass from call to call have their references counted.
     first = regions.ctypes.data
     n_missing = 0
@@ -119,7 +126,8 @@ def locate_many(
         end = min(start + _N_TOGETHER, layer_ids.shape[0])
         for i in range(start, end):
             dimension = layer_ids[i] >> LAYER_BITS
-            slot, row = np.int64(ABSENT), np.int64(NO_DIMENSION)
+            slot: Int = np.int64(ABSENT)
+            row: Int = np.int64(NO_DIMENSION)
             if dimension >= 0 and dimension < directory.shape[0]:
                 slot = np.int64(directory[dimension])
             if slot >= 0:
@@ -132,7 +140,8 @@ def locate_many(
         for i in range(start, end):
             slot, row = np.int64(out[i]["slot"]), np.int64(out[i]["row"])
             region = first + slot * REGION_BYTES
-            offset, n_bytes = np.int64(0), row
+            offset: Int = np.int64(0)
+            n_bytes: Int = row
             if row >= 0:
                 offset, n_bytes = find_extent(region, row)
             if n_bytes >= 0:
@@ -140,6 +149,7 @@ def locate_many(
                 out[i]["size"] = n_bytes
                 out[i]["region"] = memory.load_i32(region + REGION_ID)
                 out[i]["status"] = OK
+                touched[slot] = 1
             else:
                 out[i]["offset"] = 0
                 out[i]["size"] = 0
@@ -155,4 +165,5 @@ def locate_many(
 def _call_first() -> None:
     directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
     directory.flags.writeable = regions.flags.writeable = False  # as they are published
-    locate_many(directory, regions, np.zeros(1, np.int64), np.zeros(1, LOCATION))
+    touched = np.zeros(1, np.uint8)
+    locate_many(directory, regions, np.zeros(1, np.int64), np.zeros(1, LOCATION), touched)

@@ -141,6 +141,86 @@ def _loader(bits: Int) -> Any:
     return implementation
 
 
+def _copier() -> Any:
+    from llvmlite import ir
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def copy(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = ir.IntType(8).as_pointer()
+            to, origin = (builder.inttoptr(address, pointer) for address in arguments[:2])
+            cgutils.raw_memcpy(builder, to, origin, arguments[2], 1)  # type: ignore[no-untyped-call]
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    def implementation(target: Any, source: Any, n_bytes: Any) -> Any:
+        def copy_from_to(target: Any, source: Any, n_bytes: Any) -> Any:
+            copy(target, source, n_bytes)  # type: ignore[call-arg]
+
+        return copy_from_to
+
+    return implementation
+
+
+def _array_maker() -> Any:
+    from numba.core import imputils, types
+    from numba.extending import intrinsic
+    from numba.np import arrayobj
+
+    array_struct: Any = arrayobj.make_array
+    populate: Any = arrayobj.populate_array
+    borrowed: Any = imputils.impl_ret_borrowed
+
+    @intrinsic
+    def make(typingctx: Any, owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
+        made = types.Array(dtype.dtype, 1, "C", readonly=True)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            owning = array_struct(signature.args[0])(context, builder, arguments[0])
+            array = array_struct(made)(context, builder)
+            item_bytes = context.get_constant(
+                types.intp, context.get_abi_sizeof(context.get_data_type(made.dtype))
+            )
+            populate(
+                array,
+                data=builder.inttoptr(arguments[1], array.data.type),
+                shape=[arguments[2]],
+                strides=[item_bytes],
+                itemsize=item_bytes,
+                meminfo=owning.meminfo,
+                parent=owning.parent,
+            )
+            return borrowed(context, builder, made, array._getvalue())
+
+        return made(owner, types.int64, types.intp, dtype), generate
+
+    def implementation(owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
+        def make_array_at(owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
+            return make(owner, address, n_items, dtype)  # type: ignore[call-arg]
+
+        return make_array_at
+
+    return implementation
+
+
+def _measurer() -> Any:
+    from numba.np.numpy_support import as_dtype
+
+    def implementation(dtype: Any) -> Any:
+        item = as_dtype(dtype.dtype)
+        n_bytes, alignment = item.itemsize, item.alignment
+
+        def measure(dtype: Any) -> Any:
+            return n_bytes, alignment
+
+        return measure
+
+    return implementation
+
+
 def _zeroer() -> Any:
     from llvmlite import ir
     from numba.core import cgutils, types
@@ -198,3 +278,41 @@ def load_u16(address: Int) -> Int:
 def fill_zero(address: Int, n_bytes: Int) -> None:
     """Set `n_bytes` from `address` on to zero."""
     ctypes.memset(int(address), 0, int(n_bytes))
+
+
+@overloaded(_copier)
+def copy_bytes(target: Int, source: Int, n_bytes: Int) -> None:
+    """Copy `n_bytes` from one address to another; they must not overlap."""
+    ctypes.memmove(int(target), int(source), int(n_bytes))
+
+
+@overloaded(_measurer)
+def layout_of(dtype: Any) -> tuple[Int, Int]:
+    """Return the bytes of one item, and on multiples of how many bytes it may lie."""
+    item = np.dtype(dtype)
+    return item.itemsize, item.alignment
+
+
+@overloaded(_array_maker)
+def array_at(owner: NDArray[Any], address: Int, n_items: Int, dtype: Any) -> NDArray[Any]:
+    """Return the `n_items` of a dtype at `address` as a read-only array, shape ``(n_items,)``.
+
+    It keeps `owner` alive, as a slice of it would, also once compiled code has returned it.
+    """
+    item = np.dtype(dtype)
+    return np.asarray(_Placed(owner, int(address), int(n_items), item)).view(item)
+
+
+class _Placed:
+    """What an array at an address has as its base, where nothing is compiled."""
+
+    def __init__(
+        self, owner: NDArray[Any], address: int, n_items: int, item: np.dtype[Any]
+    ) -> None:
+        self._owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": (n_items * item.itemsize,),
+            "typestr": "|u1",
+        }

@@ -162,7 +162,7 @@ from jessymem.kernels import schema as s
 assert _jit.promote()
 places = np.zeros(1, s.LOCATION)
 directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
-assert lookup.locate_many(directory, regions, np.zeros(1, np.int64), places) == 1
+assert lookup.locate_many(directory, regions, np.zeros(1, np.int64), places, np.zeros(1, np.uint8)) == 1
 print(lookup.locate_many.stats.cache_path)
 """
 
@@ -221,8 +221,8 @@ print(_jit.promote() == (lookup.locate_many is not plain))
 
 def test_first_calls_run_as_plain_python():
     code = """
-from jessymem.kernels import _jit, allocation, lookup, pages, parse
-assert len(_jit._first_calls[_jit.READING]) == 2 and len(_jit._first_calls[_jit.MEMORY]) == 5
+from jessymem.kernels import _jit, allocation, gather, lookup, pages, parse, store
+assert len(_jit._first_calls[_jit.READING]) == 4 and len(_jit._first_calls[_jit.MEMORY]) == 5
 for group in _jit._first_calls.values():
     for first_calls in group:
         first_calls()

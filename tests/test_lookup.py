@@ -14,8 +14,9 @@ def places_of(manager, packed):
     """Look `packed` ids up in one call; return how many were missing and the places."""
     snapshot = manager._snapshot
     places = np.zeros(len(packed), s.LOCATION)
+    touched = np.zeros(len(snapshot.regions), np.uint8)
     ids = np.array(packed, np.int64)
-    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, places)
+    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched)
     return n_missing, places
 
 
@@ -99,7 +100,8 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
     del manager
     places = np.zeros(1, s.LOCATION)
     ids = np.array([LayerId(30, 0)], np.int64)
-    assert lookup.locate_many(directory, regions, ids, places) == 0
+    touched = np.zeros(len(regions), np.uint8)
+    assert lookup.locate_many(directory, regions, ids, places, touched) == 0
 
 
 def test_published_arrays_cannot_be_written(manager):

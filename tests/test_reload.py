@@ -215,11 +215,13 @@ def test_compiled_code_is_told(manager):
     ids = np.array([LayerId(20, 0), LayerId(21, 0), LayerId(20, 9), LayerId(30, 0)], np.int64)
     places = np.zeros(len(ids), s.LOCATION)
     snapshot = manager._snapshot
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places) == 3
+    touched = np.zeros(len(snapshot.regions), np.uint8)
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 3
     assert places["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
     access(manager)
     snapshot = manager._snapshot
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places) == 2
+    touched = np.zeros(len(snapshot.regions), np.uint8)
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 2
     assert places["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
 
 

@@ -1,0 +1,235 @@
+"""Where the layers of a batch lie, and what is made of it: views, or one buffer of all.
+
+`locate` goes by the kernel once that is compiled, before that by the same tables that single reads
+go through; both write the same.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
+from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.kernels import _jit, gather, lookup
+from jessymem.kernels import schema as s
+from jessymem.regions.table import LayerTable
+from jessymem.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    #: Many layers: packed ids in an array of integers, or ids of any kind one by one.
+    LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
+
+_N_NAMED: Final = 5  # of the layers that an error is about
+_NOWHERE: Final = (0, 0, s.ABSENT, s.NO_SUCH_LAYER, s.ABSENT, s.ABSENT)
+
+
+class Located(NamedTuple):
+    """Where the layers of a batch lie.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+        The state in which they do.
+    places : ndarray of LOCATION, shape (n,)
+        In the order of the batch.
+    touched : ndarray of uint8
+        1 for each slot that any of them is in.
+    n_missing : int
+        How many are not OK.
+    """
+
+    snapshot: Snapshot
+    places: NDArray[Any]
+    touched: NDArray[np.uint8]
+    n_missing: int
+
+
+def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
+    """Return ids as an array of packed ones; raise ValueError or TypeError where they are none."""
+    if isinstance(layer_ids, np.ndarray):
+        if layer_ids.dtype.kind not in "iu":
+            raise TypeError(f"ids in an array are integers, not {layer_ids.dtype}")
+        if layer_ids.ndim != 1:
+            raise ValueError(f"ids in an array have one axis, not {layer_ids.ndim}")
+        return np.ascontiguousarray(layer_ids, np.int64)
+    if isinstance(layer_ids, str | bytes) or not isinstance(layer_ids, Iterable):
+        raise TypeError(f"layer ids are an array or a sequence, not {layer_ids!r}")
+    found = list(layer_ids)
+    try:
+        return np.fromiter(map(operator.index, found), np.int64, len(found))
+    except (TypeError, OverflowError):
+        return np.fromiter(map(as_layer_id, found), np.int64, len(found))
+
+
+def locate(snapshot: Snapshot, packed: NDArray[np.int64]) -> Located:
+    """Find the layers of a batch, by the quicker of two twins."""
+    touched = np.zeros(len(snapshot.regions), np.uint8)
+    places = np.empty(len(packed), s.LOCATION)
+    _jit.promote_for(len(packed))
+    find = lookup.locate_many if _jit.is_promoted() else partial(_locate_plain, snapshot.readers)
+    n_missing = int(find(snapshot.directory, snapshot.regions, packed, places, touched))
+    return Located(snapshot, places, touched, n_missing)
+
+
+def _locate_plain(
+    readers: dict[int, Any],
+    directory: NDArray[np.int32],
+    regions: NDArray[Any],
+    packed: NDArray[np.int64],
+    out: NDArray[Any],
+    touched: NDArray[np.uint8],
+) -> int:
+    """Do what the kernel does, through the views of single reads; nothing is compiled."""
+    slot_of = memoryview(directory)
+    region_ids = regions["region_id"].tolist()
+    found = []
+    n_missing = 0
+    for number in packed.tolist():
+        dimension, layer = number >> s.LAYER_BITS, number & s.MAX_LAYER
+        slot = slot_of[dimension] if 0 <= dimension < len(slot_of) else s.ABSENT
+        door = readers.get(dimension) if slot >= 0 else None
+        status, place = s.NO_DIMENSION if slot < 0 else s.EVICTED, _NOWHERE
+        if door is not None:
+            _, starts, ends, index, n_bytes, in_memory, _ = door
+            try:
+                row = layer if index is None else index[layer]
+                start, end = starts[row], ends[row]
+            except IndexError:
+                status = s.NO_SUCH_LAYER
+            else:
+                status = s.OUT_OF_BOUNDS
+                if start <= end <= n_bytes or layer in in_memory:
+                    offset = start if start < 2**63 else start - 2**64
+                    place = (offset, (end - start) % 2**64, region_ids[slot], s.OK, slot, row)
+        if place is _NOWHERE:
+            place = (*_NOWHERE[:3], status, *_NOWHERE[4:])
+            n_missing += 1
+        else:
+            touched[slot] = 1
+        found.append(place)
+    out[:] = found
+    return n_missing
+
+
+def cut_views(located: Located) -> list[memoryview | None]:
+    """Return a fresh view of each layer of a batch, None where it is missing."""
+    snapshot, places = located.snapshot, located.places
+    regions: list[Any] = [None] * len(snapshot.handles)
+    is_whole = not located.n_missing
+    for slot in np.flatnonzero(located.touched).tolist():
+        content, *_, in_memory = table_at(snapshot, slot).reader
+        regions[slot] = content
+        is_whole = is_whole and not in_memory
+    starts, ends = places["offset"], places["offset"] + places["size"]
+    if is_whole:  # nothing missing, all of it in files
+        return [
+            regions[slot][start:end]
+            for slot, start, end in zip(
+                places["slot"].tolist(), starts.tolist(), ends.tolist(), strict=True
+            )
+        ]
+    found: list[memoryview | None] = []
+    for status, slot, row, start, end in zip(
+        places["status"].tolist(),
+        places["slot"].tolist(),
+        places["row"].tolist(),
+        starts.tolist(),
+        ends.tolist(),
+        strict=True,
+    ):
+        if status != s.OK:
+            found.append(None)
+        elif 0 <= start <= end <= len(regions[slot]):
+            found.append(regions[slot][start:end])
+        else:
+            found.append(table_at(snapshot, slot).content_of(row))
+    return found
+
+
+def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Copy the layers of a batch into one buffer; return it and where each begins."""
+    places = located.places
+    offsets = np.zeros(len(places) + 1, np.int64)
+    is_compiled = _jit.is_promoted()
+    if is_compiled:
+        n_bytes = int(gather.sum_sizes(places, offsets))
+    else:
+        np.cumsum(places["size"], out=offsets[1:])
+        n_bytes = int(offsets[-1])
+    try:
+        data = np.empty(n_bytes, np.uint8)
+    except MemoryError as error:
+        raise AllocationFailed(
+            f"the system refused {n_bytes:,} bytes for {len(places):,} layers",
+            reason="os_refused",
+            requested=n_bytes,
+        ) from error
+    if is_compiled:
+        gather.copy_layers(located.snapshot.regions, places, offsets, data)
+        return data, offsets
+    target = memoryview(data)
+    bounds = offsets.tolist()
+    for i, view in enumerate(cut_views(located)):
+        if view is not None:
+            target[bounds[i] : bounds[i + 1]] = view
+    return data, offsets
+
+
+def settle(located: Located, packed: NDArray[np.int64], is_strict: bool) -> None:
+    """Say of what is still evicted that it is not there; if strict, raise what is missing.
+
+    All that can be had was mapped again before.
+    """
+    if not located.n_missing:
+        return
+    statuses = located.places["status"]
+    statuses[statuses == s.EVICTED] = s.NO_SUCH_LAYER
+    if is_strict:
+        raise_missing(located, packed)
+
+
+def raise_missing(located: Located, packed: NDArray[np.int64]) -> None:
+    """Raise what is wrong with the layers of a batch that were not found."""
+    snapshot, statuses = located.snapshot, located.places["status"]
+    damaged = np.flatnonzero(statuses == s.OUT_OF_BOUNDS)
+    if len(damaged):
+        layer_id = LayerId.from_packed(int(packed[damaged[0]]))
+        table = table_at(snapshot, int(snapshot.directory[layer_id.dimension]))
+        table.content_of(table.find_row(layer_id))  # raises, unless that was mended since
+        raise OutOfBounds(
+            f"{layer_id} was being changed in its file", offset=0, size=0, region_size=table.size
+        )
+    wrong = packed[statuses != s.OK].tolist()
+    layers = tuple(_as_id(each) for each in dict.fromkeys(wrong))
+    first = layers[0]
+    if len(layers) > 1:
+        named = ", ".join(map(str, layers[:_N_NAMED])) + (" ..." if len(layers) > _N_NAMED else "")
+        message = f"{len(layers):,} layers are not loaded: {named}"
+    elif isinstance(first, LayerId):
+        standing = snapshot.standing_for(first)  # raises where its dimension is not loaded
+        message = f"{first} is not in {standing.path or 'memory'}"
+    else:
+        message = f"{first} is the number of no layer"
+    raise LayerNotFound(message, layer=first, layers=layers)
+
+
+def table_at(snapshot: Snapshot, slot: int) -> LayerTable:
+    """Return the table in a slot in which a layer was located."""
+    table = snapshot.handles[slot]
+    if not isinstance(table, LayerTable):
+        raise AssertionError("a layer that was located is in memory")
+    return table
+
+
+def _as_id(packed: int) -> LayerId | int:
+    try:
+        return LayerId.from_packed(packed)
+    except ValueError:  # no layer has such a number
+        return packed

@@ -1,0 +1,54 @@
+"""Many layers into one contiguous buffer: their sizes summed, then their bytes copied.
+
+Works on LOCATION rows that `lookup.locate_many` has written, which are checked and private: what
+else is done to the files, no byte outside a region is read. Called by `MmapManager.gather`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jessymem.kernels import lookup, memory
+from jessymem.kernels._jit import READING, Int, kernel, on_promotion
+from jessymem.kernels.schema import LOCATION, OK, REGION, REGION_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@kernel
+def sum_sizes(places: NDArray[Any], offsets: NDArray[Any]) -> Int:
+    """Write where each layer begins in a buffer of all, int64; return the length of the buffer.
+
+    `offsets` has one item more than `places`: the last is the length.
+    """
+    total = np.int64(0)
+    for i in range(places.shape[0]):
+        offsets[i] = total
+        total += places[i]["size"]
+    offsets[places.shape[0]] = total
+    return total
+
+
+@kernel
+def copy_layers(
+    regions: NDArray[Any], places: NDArray[Any], offsets: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Copy the bytes of each layer to its place in `out`, uint8."""
+    first, target = regions.ctypes.data, out.ctypes.data
+    for i in range(places.shape[0]):
+        if places[i]["status"] == OK:
+            region = first + np.int64(places[i]["slot"]) * REGION_BYTES
+            source = memory.load_i64(region + lookup.CONTENT_ADDRESS) + places[i]["offset"]
+            memory.copy_bytes(target + offsets[i], source, places[i]["size"])
+
+
+@on_promotion(READING)
+def _call_first() -> None:
+    regions = np.zeros(1, REGION)
+    regions.flags.writeable = False  # as they are published
+    places = np.zeros(0, LOCATION)
+    sum_sizes(places, np.zeros(1, np.int64))
+    copy_layers(regions, places, np.zeros(1, np.int64), np.zeros(1, np.uint8))

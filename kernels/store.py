@@ -1,0 +1,281 @@
+"""The published state inside a user's own compiled code, and as plain Python.
+
+A `Store` is two arrays: DIRECTORY[65536] and REGION[n], whose base keeps alive all that its
+addresses lead to. It is handed to a compiled function as an argument; the functions here take it
+from there, with no lock and no GIL. What they return as an array keeps that memory alive too.
+`_numba` tells numba of them; `MmapManager.store` makes stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+
+import numpy as np
+
+from jessymem.kernels import lookup, memory
+from jessymem.kernels._jit import READING, Int, kernel, on_promotion
+from jessymem.kernels.schema import (
+    ABSENT,
+    DIRECTORY,
+    LAYER,
+    LAYER_BITS,
+    LAYER_BYTES,
+    MAX_LAYER,
+    NO_DIMENSION,
+    OK,
+    REGION,
+    REGION_BYTES,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+_LAYER_NUM = LAYER.fields["layer_num"][1]  # type: ignore[index]
+_DIMENSION = REGION.fields["dimension"][1]  # type: ignore[index]
+
+
+class Store(tuple[Any, ...]):
+    """One immutable state of a manager's layers, for compiled code.
+
+    Made by `MmapManager.store`. Pass it to any function compiled with ``numba.njit``, and there to
+    the functions of `jessymem.kernels`. As a global or closure of a compiled function it is
+    refused: numba would freeze addresses into the code.
+
+    Lifetime: while a store is held, every layer that it leads to stays in memory, whatever is
+    unloaded, replaced, evicted or closed meanwhile; that memory counts in the budget as waiting
+    then. Hold it for a computation, not for good.
+
+    A store pickles as the paths and editions of what it holds; where it is unpickled the same files
+    are mapped again. Layers that are only in memory stay behind.
+
+    Attributes
+    ----------
+    directory : ndarray of int32, shape (65536,)
+        Dimension number to row of `regions`, -1: not loaded. Read-only.
+    regions : ndarray of REGION, shape (n,)
+        One row a dimension; some may be empty. Read-only.
+    """
+
+    def __new__(
+        cls,
+        directory: NDArray[np.int32],
+        regions: NDArray[Any],
+        reduce: Callable[[], tuple[Any, ...]] | None = None,
+    ) -> Store:
+        """Put two published arrays together; `reduce` says how the store pickles."""
+        store = super().__new__(cls, (directory, regions))
+        store._reduce = reduce
+        return store
+
+    _reduce: Callable[[], tuple[Any, ...]] | None
+
+    @property
+    def directory(self) -> NDArray[np.int32]:
+        """Dimension number to row of `regions`."""
+        found: NDArray[np.int32] = self[0]
+        return found
+
+    @property
+    def regions(self) -> NDArray[Any]:
+        """One row a dimension."""
+        found: NDArray[Any] = self[1]
+        return found
+
+    def layer_ids(self) -> NDArray[np.int64]:
+        """Return the packed ids of all layers in memory, ascending, as an array of int64.
+
+        The array is the caller's own. Evicted dimensions have none.
+        """
+        dimensions = np.flatnonzero(self.directory != ABSENT)
+        counts = [count_layers(self, dimension) for dimension in dimensions.tolist()]
+        found = np.empty(sum(counts), np.int64)
+        list_layers(self.regions, self.directory[dimensions].astype(np.int64), found)
+        return found
+
+    def __repr__(self) -> str:
+        """Show how much it holds."""
+        n_dimensions = int((self.directory != ABSENT).sum())
+        return f"<Store of {n_dimensions} dimensions, {int(self.regions['n_layers'].sum())} layers>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Pickle by paths and editions."""
+        if self._reduce is None:
+            raise TypeError("this store was not made by a manager: it cannot be pickled")
+        return self._reduce()
+
+
+class Place(NamedTuple):
+    """Where a layer lies, as `locate` returns it.
+
+    Attributes
+    ----------
+    status : int
+        ``OK`` (0), ``NO_DIMENSION``, ``NO_SUCH_LAYER``, ``EVICTED`` or ``OUT_OF_BOUNDS`` of
+        `jessymem.kernels.schema`; all but OK are negative.
+    slot : int
+        The dimension's row in `Store.regions`, -1 where there is no such layer.
+    row : int
+        The layer's row in its dimension, -1 where there is no such layer.
+    offset : int
+        Of the content, in bytes from the region's first; that of a layer in memory may lead out of
+        the region.
+    size : int
+        Of the content, in bytes.
+    """
+
+    status: Int
+    slot: Int
+    row: Int
+    offset: Int
+    size: Int
+
+
+def locate(store: Store, layer_id: Int) -> Place:
+    """Find a layer.
+
+    Parameters
+    ----------
+    store : Store
+    layer_id : int
+        Packed, as ``int(LayerId(...))``. Any other integer is one that is not there.
+
+    Returns
+    -------
+    Place
+        With a status that says why, where there is no such layer.
+    """
+    dimension = layer_id >> LAYER_BITS
+    slot = np.int64(ABSENT)
+    if dimension >= 0 and dimension < store.directory.shape[0]:
+        slot = np.int64(store.directory[dimension])
+    if slot < 0:
+        return Place(np.int64(NO_DIMENSION), slot, slot, np.int64(0), np.int64(0))
+    region = store.regions.ctypes.data + slot * REGION_BYTES
+    row, offset, n_bytes = lookup.find_layer(region, layer_id & MAX_LAYER)
+    if row < 0:
+        return Place(row, np.int64(ABSENT), np.int64(ABSENT), np.int64(0), np.int64(0))
+    return Place(np.int64(OK), slot, row, offset, n_bytes)
+
+
+def layer_bytes(store: Store, layer_id: Int) -> NDArray[np.uint8]:
+    """Return a layer's bytes without a copy.
+
+    Parameters
+    ----------
+    store : Store
+    layer_id : int
+        Packed.
+
+    Returns
+    -------
+    ndarray of uint8, shape (size,)
+        Read-only; empty where `locate` finds no such layer. Valid and unchanged for as long as it
+        is held, also outside compiled code: it keeps the store's memory alive by itself.
+    """
+    return layer_array(store, layer_id, np.uint8)
+
+
+def layer_array(store: Store, layer_id: Int, dtype: DTypeLike) -> NDArray[Any]:
+    """Return a layer's bytes as items of a dtype, without a copy.
+
+    Parameters
+    ----------
+    store : Store
+    layer_id : int
+        Packed.
+    dtype : NumPy scalar type or dtype
+        Fixed when the calling function is compiled. It is not compared with that of a typed layer.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (n,)
+        Read-only, in the order in which the items lie in memory: `reshape` it. Empty where there is
+        no such layer, its size is no multiple of an item's, or it is not aligned for the dtype (as
+        layers of files by other writers may be). Lifetime as `layer_bytes`.
+    """
+    place = locate(store, layer_id)
+    regions = store.regions
+    address: Int = regions.ctypes.data
+    n_items: Int = np.int64(0)
+    if place.status == OK:
+        region = address + place.slot * REGION_BYTES
+        content = memory.load_i64(region + lookup.CONTENT_ADDRESS) + place.offset
+        item_bytes, alignment = memory.layout_of(dtype)
+        if place.size % item_bytes == 0 and content % alignment == 0:
+            address, n_items = content, place.size // item_bytes
+    return memory.array_at(regions, address, n_items, dtype)
+
+
+def count_slots(store: Store) -> Int:
+    """Return how many rows the region table has; each is a dimension, or empty."""
+    return store.regions.shape[0]
+
+
+def dimension_at(store: Store, slot: Int) -> Int:
+    """Return the number of the dimension in a slot; 0 where the slot is empty or is none.
+
+    An evicted dimension has its number, and no layers.
+    """
+    if slot < 0 or slot >= store.regions.shape[0]:
+        return np.int64(0)
+    region = store.regions.ctypes.data + slot * REGION_BYTES
+    dimension = memory.load_i32(region + _DIMENSION)
+    if store.directory[dimension] != slot:
+        return np.int64(0)
+    return dimension
+
+
+def count_layers(store: Store, dimension: Int) -> Int:
+    """Return how many layers of a dimension are in memory; 0 where it is not loaded, or evicted."""
+    if dimension < 0 or dimension >= store.directory.shape[0]:
+        return np.int64(0)
+    slot = np.int64(store.directory[dimension])
+    if slot < 0:
+        return np.int64(0)
+    return memory.load_i64(store.regions.ctypes.data + slot * REGION_BYTES + lookup.N_LAYERS)
+
+
+def layer_at(store: Store, dimension: Int, row: Int) -> Int:
+    """Return the packed id of the layer in a dimension's row; 0 where there is none.
+
+    Rows are in the order of layer numbers, from 0 to `count_layers` - 1.
+    """
+    if row < 0 or row >= count_layers(store, dimension):
+        return np.int64(0)
+    region = store.regions.ctypes.data + np.int64(store.directory[dimension]) * REGION_BYTES
+    address = memory.load_i64(region + lookup.TABLE_ADDRESS) + row * LAYER_BYTES
+    return (np.int64(dimension) << LAYER_BITS) | memory.load_u16(address + _LAYER_NUM)
+
+
+#: What `_numba` makes known to the compiler: these run in it as they stand here.
+FUNCTIONS = (
+    locate,
+    layer_bytes,
+    layer_array,
+    count_slots,
+    dimension_at,
+    count_layers,
+    layer_at,
+)
+
+
+@kernel
+def list_layers(regions: NDArray[Any], slots: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write the packed ids of all layers in `slots` (int64), one slot after the other."""
+    at = 0
+    for i in range(slots.shape[0]):
+        region = regions.ctypes.data + slots[i] * REGION_BYTES
+        first = memory.load_i32(region + _DIMENSION) << LAYER_BITS
+        address = memory.load_i64(region + lookup.TABLE_ADDRESS) + _LAYER_NUM
+        for _ in range(memory.load_i64(region + lookup.N_LAYERS)):
+            out[at] = first | memory.load_u16(address)
+            address += LAYER_BYTES
+            at += 1
+
+
+@on_promotion(READING)
+def _call_first() -> None:
+    directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
+    directory.flags.writeable = regions.flags.writeable = False  # as they are published
+    list_layers(regions, np.zeros(0, np.int64), np.zeros(0, np.int64))
