@@ -40,7 +40,7 @@ class DimensionId(int):
 
     def __new__(cls, number: int) -> DimensionId:
         """Check the range; anything with ``__index__`` will do."""
-        value = _as_integer(number, "a dimension number")
+        value = as_integer(number, "a dimension number")
         if not 1 <= value <= MAX_DIMENSION:
             raise ValueError(f"a dimension number is 1 to {MAX_DIMENSION}, not {value}")
         return super().__new__(cls, value)
@@ -109,7 +109,7 @@ class LayerId(int):
 
     def __new__(cls, dimension: DimensionLike, layer: int) -> LayerId:
         """Check both ranges and pack."""
-        number = _as_integer(layer, "a layer number")
+        number = as_integer(layer, "a layer number")
         if not 0 <= number <= MAX_LAYER:
             raise ValueError(f"a layer number is 0 to {MAX_LAYER}, not {number}")
         return super().__new__(cls, as_dimension_id(dimension) << LAYER_BITS | number)
@@ -137,7 +137,7 @@ class LayerId(int):
         ValueError
             If no layer packs to that number.
         """
-        value = _as_integer(packed, "a packed layer id")
+        value = as_integer(packed, "a packed layer id")
         return cls(value >> LAYER_BITS, value & MAX_LAYER)
 
     @classmethod
@@ -193,7 +193,8 @@ def as_layer_id(value: LayerLike) -> LayerId:
     return LayerId.from_packed(value)
 
 
-def _as_integer(value: object, what: str) -> int:
+def as_integer(value: object, what: str) -> int:
+    """Return what has an ``__index__`` as an int; else raise TypeError, naming `what` it is."""
     if type(value) is int:
         return value
     try:

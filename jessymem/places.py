@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
-from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.ids import LayerId, LayerLike, as_integer
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable
@@ -65,7 +65,16 @@ def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
     try:
         return np.fromiter(map(operator.index, found), np.int64, len(found))
     except (TypeError, OverflowError):
-        return np.fromiter(map(as_layer_id, found), np.int64, len(found))
+        return np.fromiter(map(_as_packed, found), np.int64, len(found))
+
+
+def _as_packed(layer_id: Any) -> int:
+    if isinstance(layer_id, str):
+        return LayerId.parse(layer_id)
+    packed = as_integer(layer_id, "a packed layer id")
+    if not -(2**63) <= packed < 2**63:
+        raise ValueError(f"no layer has the number {packed}")
+    return packed
 
 
 def locate(snapshot: Snapshot, packed: NDArray[np.int64]) -> Located:

@@ -162,7 +162,8 @@ from jessymem.kernels import schema as s
 assert _jit.promote()
 places = np.zeros(1, s.LOCATION)
 directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
-assert lookup.locate_many(directory, regions, np.zeros(1, np.int64), places, np.zeros(1, np.uint8)) == 1
+ids, touched = np.zeros(1, np.int64), np.zeros(1, np.uint8)
+assert lookup.locate_many(directory, regions, ids, places, touched) == 1
 print(lookup.locate_many.stats.cache_path)
 """
 

@@ -16,7 +16,7 @@ from jessymem.learning.room import Room
 from jessymem.pools.offsets import MmapOffset
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import Edition, LayerTable, address_of
+from jessymem.regions.table import Edition, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,6 +175,11 @@ class LearnedRegion(LayerTable):
         learned, base_row = self._find(row)
         return self._base.state_of(base_row) if learned is None else learned.state
 
+    @property
+    def content_address(self) -> int:
+        """From where the offsets of contents are counted: the base's first byte, or 0."""
+        return 0 if self.base is None else self.base.content_address
+
     def extent_of(self, row: int) -> tuple[int, int]:
         """Return where a layer's content begins and ends; a learned one's in its pool."""
         learned, _ = self._find(row)
@@ -227,7 +232,7 @@ def _number(layer: LearnedLayer) -> int:
 
 def _describe(layers: list[LearnedLayer], base: MmapRegion | None) -> NDArray[np.void]:
     """Return a row for each layer, its offset counted from the base's first byte, or from 0."""
-    origin = 0 if base is None else address_of(np.asarray(base.reader[0]))
+    origin = 0 if base is None else base.content_address
     rows = np.zeros(len(layers), s.LAYER)
     for row, layer in zip(rows, layers, strict=True):
         layer.fill_row(row, origin)

@@ -127,14 +127,19 @@ class LayerTable:
 
     # -- for the manager ---------------------------------------------------------------------------
 
+    @property
+    def content_address(self) -> int:
+        """From where the offsets of contents are counted."""
+        return address_of(np.asarray(self.reader[0]))
+
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row's addresses and lengths; the table must outlive the row."""
-        content, _, _, _, _, in_memory = self.reader
+        *_, in_memory = self.reader
         slot["table_address"] = address_of(self.rows)
         slot["n_layers"] = len(self.rows)
         slot["index_address"] = 0 if self.index is None else address_of(self.index)
         slot["n_index"] = 0 if self.index is None else len(self.index)
-        slot["content_address"] = address_of(np.asarray(content))
+        slot["content_address"] = self.content_address
         slot["n_bytes"] = self.size
         slot["n_charged"] = osmem.round_to_pages(self.size)
         slot["generation"] = self.generation

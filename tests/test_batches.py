@@ -1,0 +1,383 @@
+"""Batches: places, views and one buffer of many layers, on both tiers."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+from crowded import MIB, content_of, crowd, evicted, force_out, path_of
+from shelves import POOLS, shelve
+
+from jessymem import (
+    AllocationFailed,
+    DimensionId,
+    DimensionNotFound,
+    InvalidAccess,
+    LayerId,
+    LayerNotFound,
+    LimitExceeded,
+    MmapManager,
+    OutOfBounds,
+    RegionBuilder,
+    places,
+)
+from jessymem.kernels import _jit
+from jessymem.kernels import schema as s
+
+NOT_THERE = [int(LayerId(15, 8)), int(LayerId(16, 1)), int(LayerId(2, 0)), 0, -1, 5, 2**62]
+
+
+@pytest.fixture(params=["plain", "compiled"])
+def tier(request, monkeypatch):
+    """Batches go by the tables of single reads, or by kernels."""
+    if request.param == "compiled":
+        if not _jit.promote():
+            pytest.skip("compilation is disabled")
+    else:
+        monkeypatch.setattr(_jit, "is_promoted", lambda: False)
+    return request.param
+
+
+@pytest.fixture
+def shelf(tmp_path, tier):
+    manager, contents = shelve(tmp_path)
+    with manager:
+        yield manager, contents
+
+
+def shuffled(contents, n=100):
+    """Return so many of the ids, some of them more than once."""
+    return np.random.default_rng(1).choice(np.array(list(contents), np.int64), n)
+
+
+# -- what comes back -------------------------------------------------------------------------------
+
+
+def test_places_of_files_are_those_that_infos_tell(shelf):
+    manager, _ = shelf
+    ids = [*manager.list_layers(15), *manager.list_layers(16), *manager.list_layers(17)]
+    found = manager.locate_many(ids)
+    assert found.dtype == s.LOCATION
+    infos = [manager.get_layer_info(each) for each in ids]
+    assert found["offset"].tolist() == [info.offset for info in infos]
+    assert found["size"].tolist() == [info.size for info in infos]
+    assert found["status"].tolist() == [s.OK] * len(ids)
+    rows = manager.store().regions
+    assert [DimensionId(number) for number in rows["dimension"][found["slot"]].tolist()] == [
+        each.dimension for each in ids
+    ]
+    assert rows["region_id"][found["slot"]].tolist() == found["region"].tolist()
+    for each, row in zip(ids, found["row"].tolist(), strict=True):
+        assert manager.list_layers(each.dimension)[row] == each
+
+
+def test_every_kind_of_layer_is_read_in_the_order_of_the_ids(shelf):
+    manager, contents = shelf
+    ids = shuffled(contents)
+    expected = [contents[LayerId.from_packed(each)] for each in ids.tolist()]
+    assert [bytes(view) for view in manager.access_many(ids)] == expected
+    data, offsets = manager.gather(ids)
+    assert (data.dtype, offsets.dtype) == (np.uint8, np.int64)
+    assert data.tobytes() == b"".join(expected)
+    assert offsets.tolist() == np.cumsum([0, *map(len, expected)]).tolist()
+    assert manager.locate_many(ids)["size"].tolist() == list(map(len, expected))
+
+
+def test_both_tiers_write_the_same(tmp_path):
+    if not _jit.promote():
+        pytest.skip("compilation is disabled")
+    manager, contents = shelve(tmp_path)
+    with manager:
+        snapshot = manager._snapshot
+        ids = np.array([*shuffled(contents), *NOT_THERE], np.int64)
+        found = places.locate(snapshot, ids)
+        touched, plain = np.zeros_like(found.touched), np.zeros_like(found.places)
+        n_missing = places._locate_plain(
+            snapshot.readers, snapshot.directory, snapshot.regions, ids, plain, touched
+        )
+        assert n_missing == found.n_missing == len(NOT_THERE)
+        assert plain.tolist() == found.places.tolist()
+        assert touched.tolist() == found.touched.tolist()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        tuple,
+        iter,
+        lambda ids: [int(each) for each in ids],
+        lambda ids: [str(each) for each in ids],
+        lambda ids: [str(each) if each % 2 else each for each in ids],
+        lambda ids: np.array(ids),
+        lambda ids: np.array(ids, np.uint32),
+        lambda ids: np.array(ids, np.uint64)[::1],
+        lambda ids: np.repeat(np.array(ids, ">i8"), 2)[::2],
+        lambda ids: dict.fromkeys(ids),
+    ],
+    ids="list tuple iterator integers strings mixed int64 uint32 uint64 strided dict".split(),
+)
+def test_ids_come_in_many_forms(shelf, form):
+    manager, contents = shelf
+    views = manager.access_many(form(list(contents)))
+    assert [bytes(view) for view in views] == list(contents.values())
+
+
+@pytest.mark.parametrize("empty", [[], (), np.zeros(0, np.int64)])
+def test_no_ids(shelf, empty):
+    manager, _ = shelf
+    assert manager.access_many(empty) == []
+    assert manager.locate_many(empty).shape == (0,)
+    data, offsets = manager.gather(empty)
+    assert (data.shape, offsets.tolist()) == ((0,), [0])
+
+
+@pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ("L15-00", TypeError, "an array or a sequence"),
+        (b"L15-00", TypeError, "an array or a sequence"),
+        (7, TypeError, "an array or a sequence"),
+        (None, TypeError, "an array or a sequence"),
+        ([1.5], TypeError, "an integer, not float"),
+        (["L15-00", None], TypeError, "an integer, not NoneType"),
+        (["L15-00", True], TypeError, "an integer, not bool"),
+        (["L15"], ValueError, "not a layer: 'L15'"),
+        ([2**80], ValueError, "no layer has the number 1208925819614629174706176"),
+        (np.zeros(2), TypeError, "integers, not float64"),
+        (np.array(["L15-00"]), TypeError, "integers, not <U6"),
+        (np.array([True]), TypeError, "integers, not bool"),
+        (np.zeros((2, 2), int), ValueError, "one axis, not 2"),
+        (np.array(5), ValueError, "one axis, not 0"),
+    ],
+)
+def test_what_is_no_batch_of_ids(shelf, verb, ids, error, message):
+    with pytest.raises(error, match=message):
+        getattr(shelf[0], verb)(ids)
+
+
+@pytest.mark.parametrize("missing", ["skip", None, 1, ["raise"]])
+@pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
+def test_missing_is_raise_or_mark(shelf, verb, missing):
+    with pytest.raises(ValueError, match="'raise' or 'mark'"):
+        getattr(shelf[0], verb)([], missing=missing)
+
+
+# -- what is missing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
+def test_all_that_is_missing_is_listed(shelf, verb):
+    manager, contents = shelf
+    before = manager.dump_state()
+    with pytest.raises(LayerNotFound, match="7 layers are not loaded: L15-08, L16-01") as caught:
+        getattr(manager, verb)([*contents, *NOT_THERE, *NOT_THERE])
+    assert caught.value.layers == tuple(NOT_THERE)
+    assert caught.value.layer == "L15-08" or str(caught.value.layer) == "L15-08"
+    assert pickle.loads(pickle.dumps(caught.value)).layers == tuple(NOT_THERE)
+    assert manager.dump_state()["budget"] == before["budget"]
+
+
+@pytest.mark.parametrize(
+    ("packed", "message"),
+    [
+        (int(LayerId(15, 8)), r"L15-08 is not in .*D15.region\.mmap"),
+        (int(LayerId(19, 0)), "L19-00 is not in memory"),
+        (int(LayerId(2, 0)), "L02-00: dimension D02 is not loaded"),
+        (5, "5 is the number of no layer"),
+    ],
+)
+def test_one_that_is_missing_is_told_as_by_a_single_read(shelf, packed, message):
+    with pytest.raises(LayerNotFound, match=message) as caught:
+        shelf[0].access_many([packed])
+    assert caught.value.layers == (caught.value.layer,) == (packed,)
+
+
+def test_what_is_missing_can_be_marked(shelf):
+    manager, contents = shelf
+    ids = [NOT_THERE[0], *contents, *NOT_THERE[1:]]
+    expected = [None, *contents.values(), *[None] * 6]
+    found = manager.locate_many(ids, missing="mark")
+    codes = [s.NO_SUCH_LAYER, *[s.OK] * len(contents), s.NO_SUCH_LAYER, *[s.NO_DIMENSION] * 5]
+    assert found["status"].tolist() == codes
+    nowhere = found[found["status"] != s.OK]
+    assert {each.tolist()[:3] for each in nowhere} == {(0, 0, s.ABSENT)}
+    views = manager.access_many(ids, missing="mark")
+    assert [None if view is None else bytes(view) for view in views] == expected
+    data, offsets = manager.gather(ids, missing="mark")
+    assert data.tobytes() == b"".join(each or b"" for each in expected)
+    assert np.diff(offsets).tolist() == [len(each or b"") for each in expected]
+
+
+def test_a_row_that_was_changed_in_its_file(shelf, tmp_path):
+    manager, contents = shelf
+    region = manager._snapshot.region_of(DimensionId(15))
+    row_offset = region.layout.rows[3:].ctypes.data - region.data.ctypes.data
+    with (tmp_path / "D15" / "region.mmap").open("r+b") as file:
+        file.seek(row_offset)
+        file.write(np.array([0, 10**9], "<u8").tobytes())
+    ids = [*contents, LayerId(2, 0)]
+    for verb in (manager.locate_many, manager.access_many, manager.gather):
+        with pytest.raises(OutOfBounds, match="layer 3 of D15"):
+            verb(ids)
+    statuses = manager.locate_many(ids, missing="mark")["status"].tolist()
+    assert statuses == [s.OK] * 3 + [s.OUT_OF_BOUNDS] + [s.OK] * (len(ids) - 5) + [s.NO_DIMENSION]
+    assert manager.access_many(ids, missing="mark")[3] is None
+    with pytest.raises(OutOfBounds, match="layer 3 of D15"):
+        manager.load_contexts(ids, missing="skip")
+
+
+def test_a_closed_manager(shelf):
+    manager, contents = shelf
+    manager.close()
+    for verb in (manager.locate_many, manager.access_many, manager.gather):
+        with pytest.raises(InvalidAccess, match="is closed"):
+            verb(list(contents))
+
+
+# -- lifetimes -------------------------------------------------------------------------------------
+
+
+def test_views_are_fresh_read_only_and_in_place(shelf):
+    manager, contents = shelf
+    ids = list(contents)
+    views = manager.access_many(ids)
+    for view, single in zip(views, map(manager.access_layer, ids), strict=True):
+        assert view.readonly and view.format == "B"
+        if len(view):
+            here, there = np.frombuffer(view, np.uint8), np.frombuffer(single, np.uint8)
+            assert here.ctypes.data == there.ctypes.data
+    for view in views:
+        view.release()
+    assert [bytes(view) for view in manager.access_many(ids)] == list(contents.values())
+
+
+def test_views_outlive_the_manager_and_then_let_go(shelf):
+    manager, contents = shelf
+    views = manager.access_many(list(contents))
+    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+    manager.close()
+    del manager
+    assert [bytes(view) for view in views] == list(contents.values())
+    del views
+    gc.collect()
+    assert mapped() is None
+
+
+def test_a_buffer_is_the_callers_own(shelf):
+    manager, contents = shelf
+    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+    data, _ = manager.gather(list(contents))
+    data[:] = 0
+    assert bytes(manager.access_layer("L15-02")) == contents[LayerId(15, 2)]
+    manager.close()
+    gc.collect()
+    assert mapped() is None
+
+
+def test_a_buffer_that_the_system_refuses(shelf, monkeypatch):
+    manager, contents = shelf
+    n_bytes = sum(map(len, contents.values()))
+    empty = np.empty
+
+    def refuse(shape, dtype):
+        if dtype is np.uint8:
+            raise MemoryError
+        return empty(shape, dtype)
+
+    monkeypatch.setattr(np, "empty", refuse)
+    with pytest.raises(AllocationFailed, match=f"refused {n_bytes:,} bytes") as caught:
+        manager.gather(list(contents))
+    assert (caught.value.reason, caught.value.requested) == ("os_refused", n_bytes)
+
+
+# -- evicted dimensions ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded(tmp_path, tier):
+    """Three dimensions, with room for a fourth; D20 is evicted."""
+    with crowd(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
+        force_out(manager, 20)
+        yield manager
+
+
+def test_what_was_evicted_is_mapped_again(crowded):
+    ids = [LayerId(number, layer) for number in (22, 20, 21) for layer in (2, 0)]
+    assert [bytes(view) for view in crowded.access_many(ids)] == [
+        content_of(int(each.dimension), each.layer) for each in ids
+    ]
+    assert evicted(crowded) == [] and crowded.get_stats().reloads == 1
+
+
+@pytest.mark.parametrize("number", [9, 65_535])
+def test_a_layer_that_an_evicted_dimension_never_had(crowded, number):
+    missing = LayerId(20, number)
+    found = crowded.locate_many(["L21-00", missing, 5], missing="mark")
+    assert found["status"].tolist() == [s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
+    assert evicted(crowded) == [20]  # nothing of it was needed
+    with pytest.raises(LayerNotFound, match=rf"{missing} is not in .*D20"):
+        crowded.gather(["L21-00", missing])
+
+
+def test_an_evicted_dimension_whose_file_is_gone(crowded, tmp_path):
+    path_of(tmp_path, 20).unlink()
+    with pytest.raises(DimensionNotFound, match="D20"):
+        crowded.access_many(["L21-00", "L20-00"])
+    assert bytes(crowded.access_many(["L21-00"])[0]) == content_of(21, 0)
+
+
+def test_more_than_fits_at_once(tmp_path, tier):
+    with crowd(tmp_path, [20, 21, 22, 23], 3, pool_configs=[(1, 4096)]) as manager:
+        used = manager.get_stats().total_allocated_bytes
+        with pytest.raises(LimitExceeded, match="D2"):
+            manager.access_many([LayerId(number, 0) for number in (20, 21, 22, 23)])
+        assert manager.get_stats().total_allocated_bytes <= max(used, 3 * MIB)
+        assert bytes(manager.access_many(["L22-01"])[0]) == content_of(22, 1)
+
+
+def test_a_batch_is_an_access_of_each_of_its_dimensions(tmp_path, tier):
+    with crowd(tmp_path, [20, 21, 22], 5, policy="lru", pool_configs=POOLS) as manager:
+        manager.access_many(["L20-00", "L20-01"])
+        manager.locate_many(["L22-00"])
+        force_out(manager, 21)  # the one that was not read since
+
+
+def test_a_batch_counts_as_a_reader(shelf):
+    manager, contents = shelf
+    manager.gather(list(contents))
+    assert manager.get_stats().peak_concurrent_readers == 1
+
+
+# -- tiers -----------------------------------------------------------------------------------------
+
+
+def test_small_batches_add_up_to_something_worth_compiling(monkeypatch):
+    promoted = []
+    monkeypatch.setattr(_jit, "_promoted", False)
+    monkeypatch.setattr(_jit, "_n_items", 0)
+    monkeypatch.setattr(_jit, "promote", lambda: promoted.append(_jit._n_items))
+    for _ in range(5):
+        _jit.promote_for(_jit.WORTH_COMPILING // 4)
+    assert promoted[0] == _jit.WORTH_COMPILING
+
+
+def test_a_million_ids_of_many_dimensions(tmp_path):
+    for number in range(20, 24):
+        builder = RegionBuilder(number, "many")
+        for layer in range(0, 600, 2):
+            builder.add_layer(layer, layer.to_bytes(2, "little") * number)
+        builder.build_to_file(path_of(tmp_path, number))
+    with MmapManager(base_path=tmp_path) as manager:
+        for number in range(20, 24):
+            manager.load_dimension(number)
+        ids = np.random.default_rng(2).choice(manager.store().layer_ids(), 50_000)
+        found = manager.locate_many(ids)
+        assert (found["size"] == 2 * (ids >> 16)).all()
+        data, offsets = manager.gather(ids)
+        first = data[offsets[:-1]] + (data[offsets[:-1] + 1].astype(np.int64) << 8)
+        assert (first == ids & 0xFFFF).all()
