@@ -6,14 +6,12 @@ no lock. Names are imported when they are first used, so ``import jessymem`` cos
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from jessymem._version import __version__
 
 if TYPE_CHECKING:
-    from jessymem.budget import ClassUsage
     from jessymem.config import MemoryConfig, PoolConfig
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.errors import (
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
-    from jessymem.stats import LoadReport, MemoryStats
+    from jessymem.stats import ClassUsage, LoadReport, MemoryStats
 
 __all__ = [
     "AllocationFailed",
@@ -83,7 +81,6 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "budget": ("ClassUsage",),
     "config": ("MemoryConfig", "PoolConfig"),
     "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
     "ids": ("DimensionId", "LayerId"),
@@ -95,11 +92,9 @@ _HOMES: Final = {
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
-    "stats": ("LoadReport", "MemoryStats"),
+    "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
-
-logging.getLogger("jessymem").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jessymem import osmem
@@ -23,6 +22,8 @@ from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from jessymem.stats import ClassUsage
 
 CLASSES: Final = ("core_slots", "core_headroom", "grown", "user")
 
@@ -42,22 +43,6 @@ class Usage(NamedTuple):
     peak: int
     waiting: dict[int, int]  # per region id: retired, still viewed
     per_class: dict[str, ClassUsage]
-
-
-@dataclass(frozen=True)
-class ClassUsage:
-    """One class of the budget.
-
-    Attributes
-    ----------
-    allocated_bytes : int
-        What is counted in it.
-    limit_bytes : int
-        What it is meant to hold.
-    """
-
-    allocated_bytes: int
-    limit_bytes: int
 
 
 class Budget:
@@ -221,6 +206,8 @@ class Budget:
 
     def usage(self) -> Usage:
         """Return what is charged, all of one moment."""
+        from jessymem.stats import ClassUsage
+
         with self.changing():
             charges = self._charges.copy()
             used, limits = _sums(charges), self._class_limits

@@ -1,14 +1,29 @@
-"""The 14 core dimensions as shipped: names, slots, and what stands in for their layers."""
+"""The 14 core dimensions as shipped: slots, names, and what stands in for their layers.
+
+Names and layers are read from a file when somebody asks for them: most processes never do.
+"""
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jessymem.config import MIB
 from jessymem.ids import DimensionId
+
+CORE_DIMENSIONS: Final = tuple(map(DimensionId, range(1, 15)))
+
+#: What each may take in memory, in bytes, before it takes headroom.
+SLOTS: Final = {
+    dimension: n_mb * MIB
+    for dimension, n_mb in zip(
+        CORE_DIMENSIONS, (16, 16, 16, 8, 8, 16, 12, 8, 12, 8, 8, 8, 8, 4), strict=True
+    )
+}
+
+#: The ethical and the protective one: nobody may change them.
+IMMUTABLE: Final = frozenset({DimensionId(9), DimensionId(14)})
 
 
 class CoreDimension(NamedTuple):
@@ -16,27 +31,17 @@ class CoreDimension(NamedTuple):
 
     dimension_id: DimensionId
     name: str
-    capacity_bytes: int
-    immutable: bool
     layers: tuple[dict[str, Any], ...]  # layer, name, depth, frequency, parent, keywords, summary
 
 
 @lru_cache(maxsize=1)
 def core_dimensions() -> dict[DimensionId, CoreDimension]:
     """Return the core dimensions by id, ascending, as ``data/dimensions.json`` has them."""
+    import json
+
     text = Path(__file__).with_name("data").joinpath("dimensions.json").read_text("utf-8")
     found = {}
     for entry in json.loads(text)["dimensions"]:
         dimension = DimensionId.parse(entry["id"])
-        capacity = entry["capacity_mb"] * MIB
-        layers = tuple(entry["layers"])
-        found[dimension] = CoreDimension(
-            dimension, entry["name"], capacity, entry["immutable"], layers
-        )
+        found[dimension] = CoreDimension(dimension, entry["name"], tuple(entry["layers"]))
     return found
-
-
-def is_immutable(dimension: DimensionId) -> bool:
-    """Tell whether nobody may change a dimension: the ethical and the protective one."""
-    core = core_dimensions().get(dimension)
-    return core is not None and core.immutable

@@ -6,7 +6,6 @@ it under its writer lock and publishes what comes back.
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ import numpy as np
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import core_dimensions
+from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
+from jessymem.logger import INFO, logger
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
-
-logger = logging.getLogger("jessymem")
 
 REGION_FILE: Final = "region.mmap"
 
@@ -205,7 +203,7 @@ class Loader:
         """Tell whether bundled content is to stand in for core dimensions."""
         if self._config.simulation != "auto":
             return self._config.simulation == "always"
-        return not any(self._is_file(dimension) for dimension in core_dimensions())
+        return not any(self._is_file(dimension) for dimension in CORE_DIMENSIONS)
 
     def _is_file(self, dimension: DimensionId) -> bool:
         """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""
@@ -224,7 +222,7 @@ class Loader:
 
 def log_region(event: str, region: LayerTable, **facts: Any) -> None:
     """Record, at info, that a region was loaded, refreshed, unloaded, evicted, crystallized."""
-    if not logger.isEnabledFor(logging.INFO):
+    if not logger.isEnabledFor(INFO):
         return
     n_layers = region.n_layers
     logger.info(

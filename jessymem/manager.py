@@ -6,7 +6,6 @@ by the methods that lead there.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from jessymem import osmem
 from jessymem.batches import BatchVerbs
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import core_dimensions
+from jessymem.core_dimensions import CORE_DIMENSIONS, SLOTS
 from jessymem.errors import (
     DimensionNotFound,
     DuplicateDimension,
@@ -38,6 +37,7 @@ from jessymem.kernels import schema as s
 from jessymem.learning.finding import base_of, learned_of, log_lost, unwritten_in
 from jessymem.learning.verbs import LearningVerbs
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
+from jessymem.logger import logger
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
 from jessymem.processes import editions_in, renew_in_forked_children, reopen
@@ -52,8 +52,6 @@ from jessymem.snapshot import Snapshot
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.stats import LoadReport, MemoryStats
-
-logger = logging.getLogger("jessymem")
 
 
 class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, MemoryVerbs):
@@ -98,12 +96,11 @@ class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, Memor
         base_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self._config = MemoryConfig.of(config, base_path)
-        capacities = {key: core.capacity_bytes for key, core in core_dimensions().items()}
-        self._budget = Budget(self._config.limit_bytes, capacities)
+        self._budget = Budget(self._config.limit_bytes, SLOTS)
         self._loader = Loader(self._config, self._budget)
         self._pressure = PressureLog(self._config)
         self._allocator = None
-        self._empty = Snapshot.empty(capacities)
+        self._empty = Snapshot.empty(SLOTS)
         self._snapshot = self._empty
         self._policy = make_policy(self._config.eviction_policy)
         self._pinned = set()
@@ -190,7 +187,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, Memor
         InvalidAccess
             If the manager is closed.
         """
-        return self._load_several(list(core_dimensions()))
+        return self._load_several(list(CORE_DIMENSIONS))
 
     @lets_go
     def load_all(self) -> LoadReport:
@@ -207,7 +204,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, Memor
         RegionIOError
             If the base path cannot be listed.
         """
-        core = list(core_dimensions())
+        core = list(CORE_DIMENSIONS)
         return self._load_several(core + [found for found in self.discover() if found not in core])
 
     @lets_go
@@ -443,7 +440,7 @@ class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, Memor
             simulate = self._loader.wants_simulation()
             for dimension in dimensions:
                 try:
-                    if not simulate or dimension not in core_dimensions():
+                    if not simulate or dimension not in CORE_DIMENSIONS:
                         self._load(dimension)
                         loaded.append(dimension)
                     elif self.is_loaded(dimension):

@@ -6,16 +6,14 @@ nobody need be told, and below which fall a level may speak again.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jessymem.config import MemoryConfig
 from jessymem.kernels import schema as s
+from jessymem.logger import ERROR, INFO, WARNING, logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-logger = logging.getLogger("jessymem")
 
 #: A level speaks again after use has fallen so far below it, as a share of the budget.
 HYSTERESIS: Final = 0.05
@@ -36,9 +34,9 @@ class PressureLog:
 
     def __init__(self, config: MemoryConfig) -> None:
         self._limit = config.limit_bytes
-        self.warning = self._level("warning", config.warning_threshold, logging.INFO)
-        self.eviction = self._level("eviction", config.eviction_threshold, logging.WARNING)
-        self.critical = self._level("critical", config.critical_threshold, logging.ERROR)
+        self.warning = self._level("warning", config.warning_threshold, INFO)
+        self.eviction = self._level("eviction", config.eviction_threshold, WARNING)
+        self.critical = self._level("critical", config.critical_threshold, ERROR)
         self._spoken: set[Level] = set()
         self._last_used = 0
         self._words: NDArray[Any] | None = None

@@ -7,7 +7,6 @@ budget's is not.
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from jessymem import osmem
 from jessymem.budget import Budget
-from jessymem.core_dimensions import is_immutable
+from jessymem.core_dimensions import IMMUTABLE
 from jessymem.errors import (
     InvalidAccess,
     LimitExceeded,
@@ -33,8 +32,6 @@ from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 from jessymem.snapshot import Placed, Snapshot, Standing
-
-logger = logging.getLogger("jessymem")
 
 #: How long readers that are in the middle of something may delay a load or an allocation.
 _PATIENCE_SECONDS: Final = 0.1
@@ -223,7 +220,7 @@ class ResidencyVerbs:
         return (
             isinstance(region, MmapRegion)
             and region.state in _EVICTABLE
-            and not is_immutable(dimension)
+            and dimension not in IMMUTABLE
             and dimension not in self._pinned
             and not any(dimension in kept for kept in self._kept.copy().values())
             and not is_viewed(region)

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jessymem.budget import ClassUsage
 from jessymem.ids import DimensionId
 from jessymem.pools.survey import PoolStats
+
+
+@dataclass(frozen=True)
+class ClassUsage:
+    """One class of the budget.
+
+    Attributes
+    ----------
+    allocated_bytes : int
+        What is counted in it.
+    limit_bytes : int
+        What it is meant to hold.
+    """
+
+    allocated_bytes: int
+    limit_bytes: int
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ the same functions run as plain Python.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
@@ -50,8 +48,6 @@ MEMORY: Final = "memory"
 
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
-
-logger = logging.getLogger("jessymem")
 
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
@@ -166,14 +162,22 @@ def promote(group: str = READING) -> bool:
                 raise
             _promoted = False
             _compile_all({group, *_ready}, is_cached=False)
-            logger.warning(
-                "kernels are compiled without their cache: %s",
-                error,
-                extra={"event": "kernel_cache_failed", "error": type(error).__name__},
-            )
+            _warn_of(error)
         _promoted = True
         _ready.add(group)
     return True
+
+
+def _warn_of(error: Exception) -> None:
+    """Record that kernels are compiled without their cache."""
+    logging = import_module("logging")  # which numba has imported, and this package had not
+    logger = logging.getLogger("jessymem")
+    logger.addHandler(logging.NullHandler())  # as everywhere: no word where nobody listens
+    logger.warning(
+        "kernels are compiled without their cache: %s",
+        error,
+        extra={"event": "kernel_cache_failed", "error": type(error).__name__},
+    )
 
 
 def import_all() -> None:
@@ -234,6 +238,7 @@ def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:
 @functools.cache
 def digest_of_sources() -> str:
     """Return what tells these sources, and the flag for bounds checks, from any others."""
+    sha256 = import_module("hashlib").sha256  # not before: it loads OpenSSL
     digest = sha256(str(import_module("numba").config.BOUNDSCHECK).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -21,7 +21,7 @@ from jessymem import (
     RegionBuilder,
     osmem,
 )
-from jessymem.core_dimensions import core_dimensions
+from jessymem.core_dimensions import CORE_DIMENSIONS, IMMUTABLE, SLOTS, core_dimensions
 from jessymem.simulation import core_builder, simulated_region, simulated_text
 
 MIB = 2**20
@@ -68,12 +68,12 @@ def simulated(tmp_path):
 
 def test_the_core_dimensions_are_those_of_the_design():
     found = [
-        (core.dimension_id, core.name, core.capacity_bytes // MIB, core.immutable)
-        for core in core_dimensions().values()
+        (core.dimension_id, core.name, SLOTS[number] // MIB, number in IMMUTABLE)
+        for number, core in core_dimensions().items()
     ]
     assert found == CORE
-    assert list(core_dimensions()) == NUMBERS
-    assert sum(core.capacity_bytes for core in core_dimensions().values()) == 148 * MIB
+    assert list(core_dimensions()) == list(CORE_DIMENSIONS) == list(SLOTS) == NUMBERS
+    assert sum(SLOTS.values()) == 148 * MIB
 
 
 def test_the_bundled_file_is_plain_json():

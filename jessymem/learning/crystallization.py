@@ -7,7 +7,6 @@ writers go on while a file is written.
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from jessymem.learning.finding import learned_layer, learned_of
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
 from jessymem.learning.region import name_of_new
+from jessymem.logger import logger
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.evicted import EvictedRegion
@@ -41,8 +41,6 @@ from jessymem.regions.region import MmapRegion
 
 if TYPE_CHECKING:
     from jessymem.learning.verbs import LearningVerbs
-
-logger = logging.getLogger("jessymem")
 
 
 class Running:

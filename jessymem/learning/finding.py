@@ -5,18 +5,15 @@ Imports no part of learning: a manager that learns nothing does not load it.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from jessymem.ids import LayerId
-from jessymem.regions.metadata import LayerState
+from jessymem.logger import DEBUG, logger
 from jessymem.regions.region import MmapRegion
 from jessymem.snapshot import Standing
 
 if TYPE_CHECKING:
     from jessymem.learning.layers import LearnedLayer
-
-logger = logging.getLogger("jessymem")
 
 
 def learned_of(standing: Standing | None) -> dict[int, LearnedLayer]:
@@ -34,11 +31,8 @@ def learned_layer(standing: Standing | None, layer_id: LayerId) -> LearnedLayer 
 
 def unwritten_in(standing: Standing) -> list[LayerId]:
     """Return the ids of a dimension's layers that are in memory alone, ascending."""
-    found = [
-        number
-        for number, layer in learned_of(standing).items()
-        if layer.state is not LayerState.CRYSTALLIZED
-    ]
+    learned = learned_of(standing)
+    found = [number for number, layer in learned.items() if not layer.is_crystallized]
     return LayerId.in_order(standing.dimension_id, sorted(found))
 
 
@@ -65,7 +59,7 @@ def log_lost(layers: list[LayerId]) -> None:
 
 def log_learning(event: str, layer_id: LayerId, n_bytes: int) -> None:
     """Record, at debug, what happened to a layer in memory."""
-    if logger.isEnabledFor(logging.DEBUG):
+    if logger.isEnabledFor(DEBUG):
         logger.debug(
             "%s %s: %d bytes",
             event,

@@ -88,6 +88,16 @@ class LearnedLayer:
         return self.n_base is not None
 
     @property
+    def is_crystallizing(self) -> bool:
+        """Whether it is being written to disk."""
+        return self.state is LayerState.CRYSTALLIZING
+
+    @property
+    def is_crystallized(self) -> bool:
+        """Whether it is on disk already."""
+        return self.state is LayerState.CRYSTALLIZED
+
+    @property
     def resting_state(self) -> LayerState:
         """Its state while nobody writes it to disk: created, and active once it has content."""
         return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED

@@ -14,7 +14,6 @@ from jessymem.learning.finding import base_of
 from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
-from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
@@ -86,7 +85,7 @@ def lay_again(
     fresh: dict[int, LearnedLayer] = {}
     try:
         for layer in learned:
-            is_written_now = layer.state is LayerState.CRYSTALLIZING
+            is_written_now = layer.is_crystallizing
             if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
                 continue
             under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))

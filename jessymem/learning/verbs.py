@@ -7,7 +7,6 @@ are still viewed wait.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from weakref import ref
 
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import is_immutable
+from jessymem.core_dimensions import IMMUTABLE
 from jessymem.errors import ImmutableDimension, InvalidAccess, LayerNotFound, lets_go
 from jessymem.eviction import Policy
 from jessymem.ids import (
@@ -32,7 +31,6 @@ from jessymem.kernels import schema as s
 from jessymem.learning.finding import learned_layer, learned_of, log_learning, unwritten_in
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
-from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 from jessymem.snapshot import Snapshot, Standing
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.storing import StoredBlock
     from jessymem.regions.drafts import Content
-
-logger = logging.getLogger("jessymem")
 
 
 class LearningVerbs:
@@ -433,7 +429,7 @@ class LearningVerbs:
     def _check_writable(self, dimension: DimensionId) -> None:
         if self._config.read_only:
             raise ImmutableDimension(f"{dimension}: the manager is read-only", dimension=dimension)
-        if is_immutable(dimension):
+        if dimension in IMMUTABLE:
             raise ImmutableDimension(
                 f"{dimension} is immutable: nothing may be learned in it", dimension=dimension
             )
@@ -471,7 +467,7 @@ class LearningVerbs:
 
     def _check_not_on_its_way(self, layer_id: LayerId, layer: LearnedLayer) -> None:
         self._check_not_being_written(layer_id, layer)
-        if layer.state is LayerState.CRYSTALLIZED:
+        if layer.is_crystallized:
             raise ImmutableDimension(
                 f"{layer_id} is on disk already, though still read from memory",
                 dimension=layer_id.dimension,
@@ -555,5 +551,5 @@ class LearningVerbs:
         self._crystallizing = []
         for region in self._snapshot.loaded:
             for layer in learned_of(region).values():
-                if layer.state is LayerState.CRYSTALLIZING:
+                if layer.is_crystallizing:
                     layer.state = layer.resting_state

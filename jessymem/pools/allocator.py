@@ -21,6 +21,7 @@ from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.schema import ANY_SIZE, CALM_LIMIT, REQUEST_BYTES_LIMIT
+from jessymem.logger import logger
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.offsets import MmapOffset
@@ -34,11 +35,9 @@ from jessymem.processes import renew_in_forked_children
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-logger = logging.getLogger("jessymem")
-
 # Bound once: they stand in the way of every allocation.
 _as_offset: Final = int.__new__
-_is_enabled_for: Final = logger.isEnabledFor
+_is_enabled_for: Final = logging.getLogger("jessymem").isEnabledFor
 _DEBUG: Final = logging.DEBUG
 
 
@@ -576,7 +575,7 @@ def _closed(*arguments: Any) -> int:
 
 
 def _log_block(event: str, offset: MmapOffset, n_bytes: int | None) -> None:
-    if not _is_enabled_for(logging.DEBUG):
+    if not _is_enabled_for(_DEBUG):
         return
     logger.debug(
         "%s %s",

@@ -7,7 +7,6 @@ evicting and writing records: those may wait for whatever they like.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,11 @@ from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, L
 from jessymem.kernels import _jit, blocks, memory, pages
 from jessymem.kernels import budget as charges
 from jessymem.kernels import schema as s
+from jessymem.logger import DEBUG, WARNING, logger
 from jessymem.pools import failures
 from jessymem.pools.survey import retained_in, survey
 from jessymem.pools.table import PoolTable
 from jessymem.pressure import Level, PressureLog
-
-logger = logging.getLogger("jessymem")
 
 #: A pool that is made where nothing fitted is no smaller, as far as the budget has room.
 GROWTH_BYTES: Final = 8 * MIB
@@ -358,7 +356,7 @@ class Supply:
         with self._budget.lock:
             self.n_failures += 1
         # The limit is told by the record of pressure, once per crossing.
-        severity = logging.DEBUG if isinstance(error, LimitExceeded) else logging.WARNING
+        severity = DEBUG if isinstance(error, LimitExceeded) else WARNING
         if not logger.isEnabledFor(severity):
             return
         logger.log(

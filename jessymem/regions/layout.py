@@ -6,9 +6,7 @@ and no number of the file is used before it was compared with what the file's le
 
 from __future__ import annotations
 
-import logging
 import struct
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,8 +15,8 @@ import xxhash
 
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.logger import logger
 from jessymem.regions import faults
-from jessymem.regions.entries import read_entries
 from jessymem.regions.faults import Source as Source
 from jessymem.regions.rules import check_rows
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
-
-logger = logging.getLogger("jessymem")
-
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -54,8 +49,7 @@ class Extension(NamedTuple):
     metadata_xxh3: int
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What a region's bytes say: the header's facts and one table of checked rows.
 
     `rows` is LAYER[n], ascending by layer_num; `heap` the bytes that their name and keyword offsets
@@ -166,6 +160,8 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     """Parse the plain entries into a table of their own, sorted by layer number."""
+    from jessymem.regions.entries import read_entries  # files of others; ours carry a table
+
     rows, end = read_entries(data, header.layer_count, source)
     numbers = rows["layer_num"]
     if np.any(numbers[1:] < numbers[:-1]):

@@ -25,12 +25,13 @@ from jessymem.errors import (
 from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
-from jessymem.regions.drafts import LayerDraft
-from jessymem.regions.metadata import ContentLocation, LayerState, RegionMetadata
 from jessymem.regions.table import Edition, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from jessymem.regions.drafts import LayerDraft
+    from jessymem.regions.metadata import ContentLocation, LayerState, RegionMetadata
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
@@ -240,6 +241,8 @@ class MmapRegion(LayerTable):
     @computed_once
     def metadata(self) -> RegionMetadata:
         """All that is known of the region and its layers, without contents."""
+        from jessymem.regions.metadata import RegionMetadata
+
         layers = (
             self.info_of(layer_id, row, self.children_of(layer_id))
             for row, layer_id in enumerate(self.list_layers())
@@ -263,10 +266,14 @@ class MmapRegion(LayerTable):
 
     def location_of(self, row: int) -> ContentLocation:
         """Return where its contents are, all in one place."""
+        from jessymem.regions.metadata import ContentLocation
+
         return ContentLocation.MMAP if self.state == s.REGION_MAPPED else ContentLocation.HEAP
 
     def state_of(self, row: int) -> LayerState:
         """Return how far its layers have come: on disk, or simulated."""
+        from jessymem.regions.metadata import LayerState
+
         return LayerState.ACTIVE if self.state == s.REGION_SIMULATED else LayerState.PERMANENT
 
     def name_of(self, row: int) -> str:
@@ -295,6 +302,8 @@ class MmapRegion(LayerTable):
 
     def _drafts(self, places: NDArray[np.intp]) -> list[LayerDraft]:
         """Make drafts of some rows; whole columns are read, since a record costs ten times more."""
+        from jessymem.regions.drafts import LayerDraft
+
         rows = self.rows[places]
         heap = self.layout.heap.tobytes() if len(rows) > 1 else self.layout.heap
         fields = ("layer_num", "frequency", "depth", "parent", "encoding", "content_xxh3")

@@ -16,10 +16,11 @@ from jessymem.computed_once import computed_once
 from jessymem.errors import LayerNotFound, OutOfBounds
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
-from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
 
 
 class Edition(NamedTuple):
@@ -165,6 +166,8 @@ class LayerTable:
 
     def info_of(self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
         """Describe the layer in a row; its number is not read again, the file may be rewritten."""
+        from jessymem.regions.metadata import LayerInfo
+
         record = self.rows[row]
         start, end = self.extent_of(row)
         return LayerInfo(
