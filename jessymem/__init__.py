@@ -9,9 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from jessymem._version import __version__
-
 if TYPE_CHECKING:
+    from jessymem._version import __version__
     from jessymem.config import MemoryConfig, PoolConfig
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.errors import (
@@ -81,6 +80,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "_version": ("__version__",),
     "config": ("MemoryConfig", "PoolConfig"),
     "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
     "ids": ("DimensionId", "LayerId"),

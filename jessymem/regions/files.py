@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from jessymem import osmem
+from jessymem.computed_once import computed_once
 from jessymem.errors import DimensionNotFound, RegionFormatError, RegionIOError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
@@ -69,9 +70,6 @@ class RegionFiles:
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
-        stem, suffix = re.escape(target.stem), re.escape(target.suffix)
-        self._alternate_name = re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
-        self._leftover_name = re.compile(rf"\.{stem}{suffix}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -323,6 +321,8 @@ class RegionFiles:
                 names = []
         found = Listing([], [], [])
         for name in names:
+            if name == self.target.name:
+                continue
             match = self._alternate_name.fullmatch(name)
             if match:
                 found.alternates.append(Alternate(int(match[1]), self.target.with_name(name)))
@@ -332,6 +332,19 @@ class RegionFiles:
                 found.locks.append(self._lock)
         found.alternates.sort(reverse=True)
         return found
+
+    # Where nothing lies beside a region file, no pattern need be made; that would take as long as
+    # mapping it.
+
+    @computed_once
+    def _alternate_name(self) -> re.Pattern[str]:
+        stem, suffix = re.escape(self.target.stem), re.escape(self.target.suffix)
+        return re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
+
+    @computed_once
+    def _leftover_name(self) -> re.Pattern[str]:
+        name = re.escape(self.target.name)
+        return re.compile(rf"\.{name}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
 
     @contextmanager
     def _as_region_error(self, operation: str) -> Iterator[None]:
