@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
+    from jessymem.warming import WarmupReport, warmup
 
 __all__ = [
     "AllocationFailed",
@@ -76,7 +77,9 @@ __all__ = [
     "RegionIOError",
     "RegionMetadata",
     "RegionNotFound",
+    "WarmupReport",
     "__version__",
+    "warmup",
 ]
 
 _HOMES: Final = {
@@ -93,6 +96,7 @@ _HOMES: Final = {
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
     "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
+    "warming": ("WarmupReport", "warmup"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -36,17 +36,25 @@ class WarmupReport:
     seconds: float
 
 
-def warm_up() -> WarmupReport:
-    """Compile the kernels that Python calls, or load them from the cache.
+def warmup() -> WarmupReport:
+    """Compile every kernel, or load it from the cache, so that no later call has to.
 
-    No file is touched but those of the cache.
+    A process that only reads need not: its first reads are answered in plain Python, and kernels
+    are loaded when there is enough work for them. Warm up once after an installation, so that later
+    processes find them in the cache; or where none of a process's calls may take longer than the
+    rest. No file is touched but those of the cache.
 
     Returns
     -------
     WarmupReport
+
+    Notes
+    -----
+    Threads may call it at once, and beside any other work. A cache that cannot be written costs one
+    warning record, and later processes compile again.
     """
     start = perf_counter()
-    is_compiled = _jit.promote(_jit.READING) and _jit.promote(_jit.MEMORY)
+    is_compiled = all(map(_jit.promote, _jit.MODULES))
     compiled = [_dispatcher(function) for function in _jit._kernels] if is_compiled else []
     caches = [kernel.stats.cache_path for kernel in compiled if kernel.stats.cache_path]
     return WarmupReport(

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
@@ -26,25 +26,18 @@ R = TypeVar("R")
 #: What kernels count and address with: 64 bits compiled, either kind as plain Python.
 Int: TypeAlias = int | np.signedinteger[Any]
 
-#: The modules whose kernels are compiled, callees first.
-MODULES: Final = (
-    "memory",
-    "atomics",
-    "bitmap",
-    "budget",
-    "blocks",
-    "release",
-    "allocation",
-    "pages",
-    "lookup",
-    "gather",
-    "store",
-    "parse",
-)
-
-#: What `on_promotion` and `promote` tell apart: kernels that read, and those of the allocator.
+#: What `promote` tells apart, so that nobody waits for kernels that he does not call: those that
+#: read, those that parse plain entries, those of the allocator.
 READING: Final = "reading"
+PARSING: Final = "parsing"
 MEMORY: Final = "memory"
+
+#: The modules whose kernels are compiled, by group, callees first; none calls those of another.
+MODULES: Final = {
+    READING: ("lookup", "gather", "store"),
+    PARSING: ("parse",),
+    MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages"),
+}
 
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
@@ -52,9 +45,9 @@ WORTH_COMPILING: Final = 16_384
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
 _first_calls: dict[str, list[Callable[[], None]]] = {}
-_ready: set[str] = set()  # groups whose first calls were made
+_ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
-_promoted = False
+_is_cacheless = False  # the cache has failed, and somebody was told
 _n_items = 0  # that plain Python has worked on
 
 
@@ -84,7 +77,6 @@ def on_promotion(
 
     Its arguments must have the types of every later call, so that none of them compiles anything: a
     child that is forked while another thread compiles would wait forever for that thread's locks.
-    Who only reads need not wait for the kernels of MEMORY.
     """
 
     def mark(first_calls: Callable[[], None]) -> Callable[[], None]:
@@ -111,9 +103,9 @@ def is_disabled() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
-def is_promoted() -> bool:
-    """Tell whether kernels are compiled by now."""
-    return _promoted
+def is_promoted(group: str = READING) -> bool:
+    """Tell whether the kernels of a group are compiled by now."""
+    return group in _ready
 
 
 def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
@@ -134,37 +126,37 @@ def promote_for(n_items: int) -> None:
     What threads count at once may be lost.
     """
     global _n_items
-    if not _promoted:
+    if READING not in _ready:
         _n_items += n_items
         if _n_items >= WORTH_COMPILING:
             promote()
 
 
 def promote(group: str = READING) -> bool:
-    """Rebind every kernel, and compile what Python calls of a group; return whether it is done.
+    """Rebind the kernels of a group and compile what Python calls; return whether it is done.
 
     Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
     unless ``JESSYMEM_KERNEL_CACHE=0``.
     """
-    global _promoted
+    global _is_cacheless
     if group in _ready or is_disabled():
         return group in _ready
-    import_all()
+    _import(group)
     with _compiler(), _lock:
         if group in _ready:
             return True
         register_overloads()
-        is_cached = os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
+        is_cached = not _is_cacheless and os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
         try:
-            _compile_all({group}, is_cached)
+            _compile({group}, is_cached)
         except Exception as error:  # a full disk, a damaged cache: whatever it is made of
             if not is_cached:
                 raise
-            _promoted = False
-            _compile_all({group, *_ready}, is_cached=False)
+            groups = {group, *_ready}
+            _ready.clear()
+            _compile(groups, is_cached=False)
+            _is_cacheless = True
             _warn_of(error)
-        _promoted = True
-        _ready.add(group)
     return True
 
 
@@ -180,12 +172,12 @@ def _warn_of(error: Exception) -> None:
     )
 
 
-def import_all() -> None:
-    """Import numba and every module of kernels; who does that waits for no compilation."""
+def _import(group: str) -> None:
+    """Import numba and a group's modules; who does that waits for no compilation."""
     package = __name__.rpartition(".")[0]
     with _lock:
         import_module("numba")
-        for name in MODULES:
+        for name in MODULES[group]:
             import_module(f"{package}.{name}")
 
 
@@ -207,14 +199,11 @@ def _compiler() -> Any:
     return import_module("numba.core.compiler_lock").global_compiler_lock
 
 
-def _compile_all(groups: set[str], is_cached: bool) -> None:
-    """Rebind every kernel and make the first calls; if one fails, all are as they were."""
-    if _promoted:
-        _call_first(groups)
-        return
+def _compile(groups: set[str], is_cached: bool) -> None:
+    """Rebind kernels and make the first calls; if one fails, all are plain functions again."""
     # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
-    with _own_cache():
-        compiled = {function: _wrap(function, is_cached) for function in _kernels}
+    with _own_cache() if is_cached else nullcontext():
+        compiled = {function: _wrap(function, is_cached) for function in _kernels_of(groups)}
     try:
         for function, dispatcher in compiled.items():
             _rebind(function, dispatcher)
@@ -223,6 +212,18 @@ def _compile_all(groups: set[str], is_cached: bool) -> None:
         for function in compiled:
             _rebind(function, function)
         raise
+    _ready.update(groups)
+
+
+def _kernels_of(groups: set[str]) -> list[Callable[..., Any]]:
+    package = __name__.rpartition(".")[0]
+    others = {
+        f"{package}.{name}"
+        for group, names in MODULES.items()
+        if group not in groups
+        for name in names
+    }
+    return [function for function in _kernels if function.__module__ not in others]
 
 
 def _call_first(groups: set[str]) -> None:
@@ -250,35 +251,38 @@ def _own_cache() -> Iterator[None]:
     """Let numba cache in a folder named by these sources and the flag for bounds checks.
 
     Its own key sees neither: a kernel would go on with the constants of an older `schema`. The
-    folder is settled when a kernel is decorated, so the setting is put back afterwards.
+    folder is settled when a kernel is decorated, so the setting is put back afterwards. Raises
+    OSError where no folder can be written.
     """
     config = import_module("numba").config
     before = config.CACHE_DIR
-    root = before or str(Path(__file__).with_name("__pycache__"))
-    folder = os.path.join(root, f"jessymem-{digest_of_sources()}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:  # an installation that cannot be written: numba chooses the user's own folder
-        folder = before
-    config.CACHE_DIR = folder
+    config.CACHE_DIR = _own_folder([before] if before else _default_roots())
     try:
         yield
     finally:
         config.CACHE_DIR = before
 
 
+def _own_folder(roots: list[str]) -> str:
+    """Return the folder in the first of `roots` that lets it be made and written; or raise."""
+    for root in roots:
+        folder = os.path.join(root, f"jessymem-{digest_of_sources()}")
+        with suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError(f"nothing can be written below {' or '.join(roots)}")
+
+
+def _default_roots() -> list[str]:
+    """Return where compiled code goes: beside the sources, or where numba keeps a user's."""
+    dirs = import_module("numba.misc.appdirs").AppDirs(appname="numba", appauthor=False)
+    return [str(Path(__file__).with_name("__pycache__")), dirs.user_cache_dir]
+
+
 def _wrap(function: Callable[..., Any], is_cached: bool) -> Any:
-    """Make the form of `function` that compiles when called, without a place to cache uncached."""
-    njit = import_module("numba").njit
-    try:
-        return njit(cache=is_cached, **_kernels[function])(function)
-    except RuntimeError:
-        if not is_cached:
-            raise
-        return njit(**_kernels[function])(function)
+    """Make the form of `function` that compiles when called."""
+    return import_module("numba").njit(cache=is_cached, **_kernels[function])(function)
 
 
 # -- forks -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jessymem.kernels._jit import READING, Int, kernel, on_promotion
+from jessymem.kernels._jit import PARSING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     BAD_ENTRY,
     BAD_EXTENT,
@@ -136,7 +136,7 @@ def parse_entries(
     return at
 
 
-@on_promotion(READING)
+@on_promotion(PARSING)
 def _call_first() -> None:
     data = np.zeros(1, np.uint8)
     data.flags.writeable = False  # as a region's bytes

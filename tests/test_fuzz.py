@@ -470,7 +470,7 @@ def run_worker(start: int, folder: Path) -> dict[str, Any]:
 def work(start: int, stop: int, progress: Path) -> None:
     """Be that process: note each index before it is tried."""
     if start // CHUNK % 2:
-        _jit.promote()
+        _jit.promote(_jit.PARSING)
     guarded = Guarded(2**16)
     outcomes: collections.Counter[str] = collections.Counter()
     findings = []

@@ -59,12 +59,12 @@ print(type(lookup.locate_many).__name__)
 def test_promotion_from_many_threads_happens_once():
     code = """
 import threading
-from jessymem.kernels import _jit, lookup, parse
+from jessymem.kernels import _jit, gather, lookup
 seen = []
 def promote():
     barrier.wait()
     _jit.promote()
-    seen.append((lookup.locate_many, parse.parse_entries))
+    seen.append((lookup.locate_many, gather.copy_layers))
 barrier = threading.Barrier(8)
 threads = [threading.Thread(target=promote) for _ in range(8)]
 for thread in threads: thread.start()
@@ -75,11 +75,31 @@ print(len(set(seen)), type(lookup.locate_many).__name__)
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+@pytest.mark.parametrize("group", _jit.MODULES)
+def test_a_group_is_compiled_without_the_others(group):
+    code = """
+import sys
+from importlib import import_module
+from jessymem.kernels import _jit
+groups = _jit.MODULES.items()
+modules = {f"jessymem.kernels.{name}": group for group, names in groups for name in names}
+for name in modules:
+    import_module(name)
+assert _jit.promote(sys.argv[1])
+for function in _jit._kernels:
+    form = getattr(sys.modules[function.__module__], function.__name__)
+    assert (form is function) == (modules[function.__module__] != sys.argv[1]), function
+    assert [group for group in _jit.MODULES if _jit.is_promoted(group)] == [sys.argv[1]]
+"""
+    run_python(code, group)
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_a_second_process_takes_kernels_from_the_cache(tmp_path):
     code = """
 import numpy as np
 from jessymem.kernels import _jit, parse
-_jit.promote()
+_jit.promote(_jit.PARSING)
 parse.read_word(np.zeros(8, np.uint8), 0, 8)
 print(sum(parse.read_word.stats.cache_hits.values()))
 """
@@ -95,7 +115,7 @@ print(sum(parse.read_word.stats.cache_hits.values()))
 def test_the_checked_run_checks():
     from jessymem.kernels import parse
 
-    _jit.promote()
+    _jit.promote(_jit.PARSING)
     assert type(parse.read_word).__name__ == "CPUDispatcher"
     with pytest.raises(IndexError):
         parse.read_word(np.zeros(4, np.uint8), 1, 4)
@@ -103,14 +123,14 @@ def test_the_checked_run_checks():
 
 NO_LATER_COMPILE = """
 import sys
-from jessymem import MmapManager, MmapRegion
+from jessymem import MmapManager, MmapRegion, warmup
 from jessymem.kernels import _jit
 
 def n_compiled():
     kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in _jit._kernels]
     return sum(len(kernel.signatures) for kernel in kernels)
 
-_jit.promote()
+warmup()
 before = n_compiled()
 assert before
 for load_mode in ("map", "copy"):
@@ -121,6 +141,10 @@ with MmapManager(base_path="nowhere") as manager:
     manager.load_core_dimensions()
     manager.load_contexts(manager.list_layers())
     manager.load_contexts([])
+    manager.gather(manager.list_layers())
+    manager.locate_many([0, 1], missing="mark")
+    manager.create_proto_dimension("D20", b"learned")
+    manager.store()
 with MmapManager() as manager:
     manager.load_dimension("D01", sys.argv[1])
     manager.load_contexts(manager.list_layers())
@@ -223,7 +247,7 @@ print(_jit.promote() == (lookup.locate_many is not plain))
 def test_first_calls_run_as_plain_python():
     code = """
 from jessymem.kernels import _jit, allocation, gather, lookup, pages, parse, store
-assert len(_jit._first_calls[_jit.READING]) == 4 and len(_jit._first_calls[_jit.MEMORY]) == 5
+assert _jit._first_calls.keys() == _jit.MODULES.keys()
 for group in _jit._first_calls.values():
     for first_calls in group:
         first_calls()

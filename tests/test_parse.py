@@ -240,7 +240,7 @@ def compare_many():
 
 
 def test_plain_python_and_compiled_agree():
-    if not _jit.promote():
+    if not _jit.promote(_jit.PARSING):
         pytest.skip("kernels are not compiled in this process")
     assert hasattr(parse.parse_entries, "py_func")
     compare_many()

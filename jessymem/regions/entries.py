@@ -48,8 +48,10 @@ _COLUMNS: Final = (
 #: So many entries are parsed before it is asked again whether compiled code is worth it.
 _FEW: Final = 256
 
-#: From so many layers and keywords on, compiling is quicker than going on in plain Python.
+#: From so many layers and keywords on, compiling is quicker than going on in plain Python; and
+#: where other kernels are compiled, so that numba has been imported and started.
 WORTH_COMPILING: Final = 1_000_000
+WORTH_COMPILING_TOO: Final = 16_384
 
 
 def read_entries(
@@ -68,9 +70,9 @@ def read_entries(
     first, n_items, at = 0, n_layers, s.HEADER_BYTES
     while first < n_layers:
         # How many keywords there are is not known before: few entries at a time, until it is.
-        if n_items >= WORTH_COMPILING:
-            _jit.promote()
-        is_compiled = _jit.is_promoted()
+        if n_items >= (WORTH_COMPILING_TOO if _jit.is_promoted() else WORTH_COMPILING):
+            _jit.promote(_jit.PARSING)
+        is_compiled = _jit.is_promoted(_jit.PARSING)
         last = n_layers if is_compiled else min(first + _FEW, n_layers)
         part = slice(first, last)
         parse_some = parse.parse_entries if is_compiled else parse_entries

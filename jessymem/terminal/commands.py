@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from jessymem import inspection
+from jessymem import inspection, warming
 from jessymem._version import __version__
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
@@ -29,7 +29,6 @@ from jessymem.terminal.shell import (
     write_content,
     write_json,
 )
-from jessymem.warming import warm_up
 
 _MAX_LAYERS_SHOWN: Final = 100
 
@@ -221,7 +220,7 @@ def warmup(as_json: bool) -> None:
     """
     with pictures.show_progress() as progress:
         progress.add_task("compiling", total=None)
-        report = warm_up()
+        report = warming.warmup()
     if as_json:
         write_json(records.warmup_record(report))
     else:
