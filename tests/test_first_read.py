@@ -1,0 +1,127 @@
+"""A fresh process comes to its first read without what that read does not need.
+
+Each of these imports was measured and put off: one of them takes up to a tenth of the time that
+this package may add to `import numpy`, numba four times all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FIRST_READ = """
+import sys
+import numpy
+before = set(sys.modules)
+from jessymem import MmapManager
+manager = MmapManager(280, base_path=sys.argv[1])
+manager.load_dimension("D01")
+assert manager.access_layer("L01-01")
+print(*sorted(set(sys.modules) - before))
+"""
+
+#: Of other packages and the standard library, beyond what NumPy has imported.
+NOT_NEEDED = [
+    "ctypes",
+    "filelock",
+    "hashlib",
+    "inspect",
+    "json",
+    "llvmlite",
+    "logging",
+    "numba",
+    "platform",
+    "tempfile",
+    "traceback",
+    "unittest",
+]
+
+#: Of this package: rooms that a reader does not enter, and the values that describe layers.
+NOT_ENTERED = [
+    "jessymem._version",
+    "jessymem.contexts",
+    "jessymem.diagnostics",
+    "jessymem.ingest",
+    "jessymem.inspection",
+    "jessymem.kernels._numba",
+    "jessymem.kernels.allocation",
+    "jessymem.kernels.bitmap",
+    "jessymem.kernels.blocks",
+    "jessymem.kernels.gather",
+    "jessymem.kernels.lookup",
+    "jessymem.kernels.parse",
+    "jessymem.kernels.store",
+    "jessymem.learning.creation",
+    "jessymem.learning.crystallization",
+    "jessymem.learning.layers",
+    "jessymem.learning.region",
+    "jessymem.places",
+    "jessymem.pools.allocator",
+    "jessymem.regions.builder",
+    "jessymem.regions.drafts",
+    "jessymem.regions.encoding",
+    "jessymem.regions.entries",
+    "jessymem.regions.metadata",
+    "jessymem.regions.verification",
+    "jessymem.selection",
+    "jessymem.simulation",
+    "jessymem.stats",
+    "jessymem.warming",
+]
+
+
+@pytest.fixture
+def imported(store):
+    """The modules that a first read imports beyond those of NumPy."""
+    result = subprocess.run(
+        [sys.executable, "-c", FIRST_READ, str(store)],
+        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},  # it would import half of them
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+def test_a_first_read_imports_only_what_it_needs(imported):
+    assert "jessymem.regions.region" in imported
+    left_out = {*NOT_NEEDED, *NOT_ENTERED}
+    assert [name for name in imported if name in left_out] == []
+
+
+def test_modules_that_are_not_entered_exist():
+    """So that the list above goes on to mean something where they are renamed."""
+    from importlib.util import find_spec
+
+    assert [name for name in NOT_ENTERED if find_spec(name) is None] == []
+
+
+LISTENED_TO_LATE = """
+import sys
+from jessymem import MmapManager
+manager = MmapManager(base_path=sys.argv[1])
+manager.load_dimension("D01")
+import logging
+logging.basicConfig(stream=sys.stdout, level="INFO", format="%(event)s %(module)s %(funcName)s")
+manager.unload_dimension("D01")
+manager.load_dimension("D01")
+"""
+
+
+def test_who_listens_late_hears_all_that_follows(store):
+    result = subprocess.run(
+        [sys.executable, "-c", LISTENED_TO_LATE, str(store)],
+        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "dimension_unloaded loading log_region",
+        "dimension_loaded loading log_region",
+    ]
