@@ -266,15 +266,22 @@ class MmapRegion(LayerTable):
 
     def location_of(self, row: int) -> ContentLocation:
         """Return where its contents are, all in one place."""
-        from jessymem.regions.metadata import ContentLocation
-
-        return ContentLocation.MMAP if self.state == s.REGION_MAPPED else ContentLocation.HEAP
+        return self._standing[0]
 
     def state_of(self, row: int) -> LayerState:
         """Return how far its layers have come: on disk, or simulated."""
-        from jessymem.regions.metadata import LayerState
+        return self._standing[1]
 
-        return LayerState.ACTIVE if self.state == s.REGION_SIMULATED else LayerState.PERMANENT
+    @computed_once
+    def _standing(self) -> tuple[ContentLocation, LayerState]:
+        """Where its contents are and how far they have come, looked up once for all layers."""
+        from jessymem.regions.metadata import ContentLocation, LayerState
+
+        is_mapped, is_simulated = self.state == s.REGION_MAPPED, self.state == s.REGION_SIMULATED
+        return (
+            ContentLocation.MMAP if is_mapped else ContentLocation.HEAP,
+            LayerState.ACTIVE if is_simulated else LayerState.PERMANENT,
+        )
 
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
