@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,13 +160,11 @@ class BatchVerbs:
         InvalidAccess
             If the manager is closed.
         """
-        from jessymem.kernels.store import Store
-        from jessymem.processes import reduce_store
+        from jessymem.processes import Origin
 
         snapshot = self._snapshot
         self._check_open()
-        reduce = partial(reduce_store, self._config, self._loader, snapshot)
-        return Store(snapshot.directory, snapshot.regions, reduce)
+        return Origin(self._config, self._loader, snapshot).store()
 
     # -- inside ------------------------------------------------------------------------------------
 

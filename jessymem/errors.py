@@ -124,8 +124,9 @@ class LayerNotFound(JessyMemoryError, KeyError):
     layers: tuple[Any, ...]
 
     def __init__(self, message: str, **details: Any) -> None:
-        details.setdefault("layers", (details["layer"],) if "layer" in details else ())
         super().__init__(message, **details)
+        if "layers" not in details:
+            self.layers = (details["layer"],) if "layer" in details else ()
 
 
 class DimensionNotFound(JessyMemoryError, KeyError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -50,16 +52,36 @@ def editions_in(snapshot: Snapshot, loader: Loader) -> list[Loaded]:
     ]
 
 
-def reduce_store(config: MemoryConfig, loader: Loader, snapshot: Snapshot) -> tuple[Any, ...]:
-    """Say how a store pickles: its evicted dimensions and what is only in memory stay behind."""
-    loaded = [each for each in editions_in(snapshot, loader) if each[0] in snapshot.readers]
-    return attach_store, (MemoryConfig.of(config, loader.base), loaded)
+class Origin:
+    """Where a store comes from: it makes stores of one state, and says how they pickle.
+
+    Each of its stores holds it.
+    """
+
+    def __init__(self, config: MemoryConfig, loader: Loader, snapshot: Snapshot) -> None:
+        self._config = config
+        self._loader = loader
+        self._snapshot = snapshot
+
+    def store(self) -> Store:
+        """Return the state's store."""
+        from jessymem.kernels import _numba
+        from jessymem.kernels.store import Store
+
+        if "numba" in sys.modules:
+            _numba.init()
+        return Store(self._snapshot.directory, self._snapshot.regions, self._reduce)
+
+    def _reduce(self) -> tuple[Any, ...]:
+        loaded = editions_in(self._snapshot, self._loader)
+        in_memory = tuple(each for each in loaded if each[0] in self._snapshot.readers)
+        return attach_store, (MemoryConfig.of(self._config, self._loader.base), in_memory)
 
 
-def attach_store(config: MemoryConfig, loaded: list[Loaded]) -> Store:
+def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
     """Make the store that a pickled one is in this process.
 
-    While one that was pickled alike is held here, it is the same, and nothing is mapped twice.
+    While one that was pickled alike is held here, nothing is mapped a second time.
 
     Raises
     ------
@@ -68,21 +90,23 @@ def attach_store(config: MemoryConfig, loaded: list[Loaded]) -> Store:
     """
     from jessymem.manager import MmapManager
 
-    key = config, tuple(loaded)
-    store = _attached.get(key)
-    if store is None:
+    origin = _origins.get((config, loaded))
+    if origin is None:
         # The manager is not closed, which would retire what the store holds: it just ends.
-        store = _attached[key] = reopen(MmapManager, config, loaded).store()
-    return store
+        manager = reopen(MmapManager, config, loaded)
+        origin = Origin(config, manager._loader, manager._snapshot)
+        _origins[config, loaded] = origin
+    return origin.store()
 
 
-_attached: weakref.WeakValueDictionary[Any, Store] = weakref.WeakValueDictionary()
+#: Of stores that were unpickled here, for as long as one of them is held.
+_origins: weakref.WeakValueDictionary[Any, Origin] = weakref.WeakValueDictionary()
 
 
 def reopen(
     cls: type[MmapManager],
     config: MemoryConfig,
-    loaded: list[Loaded],
+    loaded: Iterable[Loaded],
 ) -> MmapManager:
     """Make a manager that has loaded what a pickled one had: (dimension, path, edition) each.
 

@@ -141,8 +141,8 @@ def promote(group: str = READING) -> bool:
     global _is_cacheless
     if group in _ready or is_disabled():
         return group in _ready
-    _import(group)
-    with _compiler(), _lock:
+    import_modules(group)
+    with compiling():
         if group in _ready:
             return True
         register_overloads()
@@ -172,7 +172,7 @@ def _warn_of(error: Exception) -> None:
     )
 
 
-def _import(group: str) -> None:
+def import_modules(group: str) -> None:
     """Import numba and a group's modules; who does that waits for no compilation."""
     package = __name__.rpartition(".")[0]
     with _lock:
@@ -184,19 +184,21 @@ def _import(group: str) -> None:
 def register_overloads() -> None:
     """Give every function marked with `overloaded` its compiled form."""
     extending = import_module("numba.extending")
-    with _compiler(), _lock:
+    with compiling():
         while _overloads:
             function, implementation = _overloads[-1]
             extending.overload(function, inline="never")(implementation())
             _overloads.pop()
 
 
-def _compiler() -> Any:
-    """Return the lock under which numba compiles.
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Hold the lock under which numba compiles, and ours.
 
-    It is always taken before ours: a user's function that is being compiled may lead here.
+    In this order: a user's function that is being compiled may lead here.
     """
-    return import_module("numba.core.compiler_lock").global_compiler_lock
+    with import_module("numba.core.compiler_lock").global_compiler_lock, _lock:
+        yield
 
 
 def _compile(groups: set[str], is_cached: bool) -> None:

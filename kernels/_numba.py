@@ -1,71 +1,85 @@
 """How numba sees a `Store`: its type, and the functions that compiled code calls with it.
 
 `init` is this package's entry point for extensions of numba, which calls it before the first
-function is compiled; so a user's code needs no preparation. Nothing is compiled here.
+function is compiled; so a user's code needs no preparation. Nothing is compiled here. Where two
+threads compile their first functions at once, numba waits for the entry points in one of them only:
+so who makes a store sees to it too. The only module of kernels that imports numba by itself.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from jessymem.kernels import _jit
+from numba.core import cgutils, types
+from numba.core.typing.typeof import Purpose, typeof_impl
+from numba.extending import (
+    NativeValue,
+    make_attribute_wrapper,
+    models,
+    overload,
+    register_jitable,
+    register_model,
+    unbox,
+)
+from numba.np.numpy_support import from_dtype
+
+from jessymem.kernels import _jit, lookup, schema, store
+
+_MEMBERS = [
+    ("directory", types.Array(from_dtype(schema.DIRECTORY), 1, "C", readonly=True)),
+    ("regions", types.Array(from_dtype(schema.REGION), 1, "C", readonly=True)),
+]
+
+_is_done = False
 
 
 def init() -> None:
-    """Register the type and the functions, once."""
-    if _jit.is_disabled():
+    """Make the type and the functions known to numba, once."""
+    global _is_done
+    if _is_done or _jit.is_disabled():
         return
-    from numba.extending import overload, register_jitable
+    with _jit.compiling():
+        if not _is_done:
+            _jit.register_overloads()
+            _register_functions()
+            _register_type()
+            _is_done = True
 
-    from jessymem.kernels import lookup, store
 
-    _jit.register_overloads()
+class StoreType(types.Type):
+    """A store as an argument; its name tells these sources.
+
+    Code that users keep in numba's cache has offsets of these tables compiled into it: with other
+    sources the type is another one, and the code is compiled again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name=f"jessymem.Store({_jit.digest_of_sources()})")
+
+
+class StoreModel(models.StructModel):
+    """Two arrays."""
+
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, _MEMBERS)  # type: ignore[no-untyped-call]
+
+
+def _register_functions() -> None:
     for helper in (lookup.find_row, lookup.find_extent, lookup.find_layer):
         if not hasattr(helper, "py_func"):  # else it is compiled already, and known to numba
             register_jitable(helper)
-    store_type = _register_type()
     for function in store.FUNCTIONS:
 
         def choose(*arguments: Any, _function: Any = function) -> Any:
-            return _function if isinstance(arguments[0], store_type) else None
+            return _function if isinstance(arguments[0], StoreType) else None
 
         overload(function, strict=False)(choose)
 
 
-def _register_type() -> type:
-    from numba.core import cgutils, types
-    from numba.core.typing.typeof import Purpose, typeof_impl
-    from numba.extending import (
-        NativeValue,
-        make_attribute_wrapper,
-        models,
-        register_model,
-        unbox,
-    )
-    from numba.np.numpy_support import from_dtype
-
-    from jessymem.kernels import schema
-    from jessymem.kernels.store import Store
-
-    members = [
-        ("directory", types.Array(from_dtype(schema.DIRECTORY), 1, "C", readonly=True)),
-        ("regions", types.Array(from_dtype(schema.REGION), 1, "C", readonly=True)),
-    ]
-
-    class StoreType(types.Type):
-        """A store as an argument; its name tells these sources.
-
-        Code that users keep in numba's cache has offsets of these tables compiled into it: with
-        other sources the type is another one, and the code is compiled again.
-        """
-
-        def __init__(self) -> None:
-            name = f"jessymem.Store({_jit.digest_of_sources()})"
-            super().__init__(name=name)
-
+def _register_type() -> None:
     store_type = StoreType()
 
-    @typeof_impl.register(Store)
+    @typeof_impl.register(store.Store)
     def typeof_store(value: Any, context: Any) -> Any:
         if context.purpose is Purpose.constant:
             raise ValueError(
@@ -74,24 +88,20 @@ def _register_type() -> type:
             )
         return store_type
 
-    @register_model(StoreType)
-    class StoreModel(models.StructModel):
-        def __init__(self, manager: Any, fe_type: Any) -> None:
-            super().__init__(manager, fe_type, members)  # type: ignore[no-untyped-call]
-
-    for name, _ in members:
+    register_model(StoreType)(StoreModel)
+    for name, _ in _MEMBERS:
         make_attribute_wrapper(StoreType, name, name)
+    unbox(StoreType)(_unbox)  # type: ignore[no-untyped-call]
 
-    @unbox(StoreType)  # type: ignore[no-untyped-call, untyped-decorator]
-    def unbox_store(typ: Any, value: Any, c: Any) -> Any:
-        make_native: Any = cgutils.create_struct_proxy
-        native = make_native(typ)(c.context, c.builder)
-        is_wrong = cgutils.false_bit
-        for place, (name, array_type) in enumerate(members):
-            array = c.unbox(array_type, c.pyapi.tuple_getitem(value, place))
-            setattr(native, name, array.value)
-            is_wrong = c.builder.or_(is_wrong, array.is_error)
-        whole: Any = NativeValue
-        return whole(native._getvalue(), is_error=is_wrong)
 
-    return StoreType
+def _unbox(typ: Any, value: Any, c: Any) -> Any:
+    """Take a store apart into its arrays, each with a reference of its own."""
+    make_native: Any = cgutils.create_struct_proxy
+    native = make_native(typ)(c.context, c.builder)
+    is_wrong = cgutils.false_bit
+    for place, (name, array_type) in enumerate(_MEMBERS):
+        array = c.unbox(array_type, c.pyapi.tuple_getitem(value, place))
+        setattr(native, name, array.value)
+        is_wrong = c.builder.or_(is_wrong, array.is_error)
+    whole: Any = NativeValue
+    return whole(native._getvalue(), is_error=is_wrong)

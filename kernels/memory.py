@@ -300,7 +300,9 @@ def array_at(owner: NDArray[Any], address: Int, n_items: Int, dtype: Any) -> NDA
     It keeps `owner` alive, as a slice of it would, also once compiled code has returned it.
     """
     item = np.dtype(dtype)
-    return np.asarray(_Placed(owner, int(address), int(n_items), item)).view(item)
+    array = np.asarray(_Placed(owner, int(address), int(n_items), item)).view(item)
+    array.flags.writeable = False  # which an empty one is not by itself
+    return array
 
 
 class _Placed:
