@@ -48,7 +48,7 @@ ERRORS = [
         MemoryError,
         {"current": 5, "limit": 10, "requested": 6, "waiting": 1},
     ),
-    (LayerNotFound, KeyError, {"layer": LayerId(1, 5)}),
+    (LayerNotFound, KeyError, {"layer": LayerId(1, 5), "layers": (LayerId(1, 5),)}),
     (DimensionNotFound, KeyError, {"dimension": DimensionId(7), "path": "x/D07/region.mmap"}),
     (RegionNotFound, KeyError, {"dimension": DimensionId(7), "generation": 3}),
     (OutOfBounds, IndexError, {"offset": 5, "size": 6, "region_size": 7}),
