@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jessymem.errors import DimensionNotFound, InvalidAccess, LayerNotFound, lets_go
 from jessymem.eviction import Mark, Policy
@@ -123,6 +123,46 @@ class ReadingVerbs:
         content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
+    def array(self, layer_id: LayerLike) -> NDArray[Any]:
+        """Return an array's layer as the array that went in, without a copy and without a lock.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            Of a layer that was added as an array.
+
+        Returns
+        -------
+        ndarray
+            Read-only, with its dtype, its shape and its order (C or Fortran); a fresh one each
+            call. Valid and unchanged for as long as it, or a view of it, is held. Its first byte is
+            on a 64-byte boundary in files that this package wrote, and in memory.
+
+        Raises
+        ------
+        TypeError
+            If the layer is no array, or `layer_id` no id.
+        RegionFormatError
+            If its description in the file is malformed, or as `access_layer`.
+        LayerNotFound, OutOfBounds, LimitExceeded, DimensionNotFound, RegionIOError,
+        AllocationFailed, InvalidAccess, ValueError
+            As `access_layer`.
+        """
+        # As `access_layer`, up to the row.
+        snapshot = self._snapshot
+        try:
+            door = snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            door[-1][0] = next(self._gates.gate)
+            row = number = layer_id & 0xFFFF  # type: ignore[operator]
+            if door[3] is not None:
+                row = door[3][number]
+            table = snapshot.handles[snapshot.directory[layer_id >> 16]]  # type: ignore[operator]
+            return table.array_of(row)  # type: ignore[union-attr]
+        except (LookupError, StopIteration, TypeError):
+            pass
+        snapshot = door = table = None  # type: ignore[assignment]  # see `lets_go`
+        return self._array_measured(layer_id)
+
     @lets_go
     def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
         """Return a layer with its description.
@@ -208,7 +248,8 @@ class ReadingVerbs:
         InvalidAccess, ValueError, TypeError
             As `access_layer`.
         RegionFormatError
-            As `access_layer`; or if the layer's keywords are malformed.
+            As `access_layer`; or if the layer's keywords, or its description as an array, are
+            malformed.
         """
         wanted = as_layer_id(layer_id)
         region, row = self._find(wanted)  # holding no state: what it has may have to go
@@ -309,6 +350,16 @@ class ReadingVerbs:
         with self._sampler.measured_read(self._mark_of(wanted.dimension)):
             region, row = self._find(wanted)
             return region.content_of(row)
+
+    @lets_go
+    def _array_measured(self, layer_id: LayerLike) -> NDArray[Any]:
+        """Read an array the slow way, as `_access_measured`."""
+        if not isinstance(layer_id, int):
+            return self.array(as_layer_id(layer_id))
+        wanted = as_layer_id(layer_id)
+        with self._sampler.measured_read(self._mark_of(wanted.dimension)):
+            table, row = self._find(wanted)
+            return table.array_of(row)
 
     def _find(self, layer_id: LayerId) -> tuple[LayerTable, int]:
         """Return a layer's table, mapped again if it has to be, and its row."""
