@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.format import descr_to_dtype
 
 from jessymem.kernels import schema as s
+from jessymem.regions.faults import show
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class NoDescription(ValueError):
     """
 
     def __init__(self, expected: str, got: Any) -> None:
-        super().__init__(f"expected {expected}, got {got!r}")
+        super().__init__(f"expected {expected}, got {show(got)}")
         self.expected = expected
         self.got = got
 
