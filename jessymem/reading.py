@@ -18,6 +18,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.learning.finding import base_of, learned_layer
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.table import LayerTable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.places import Located
+    from jessymem.references import LayerRef
     from jessymem.regions.metadata import LayerInfo
 
 
@@ -162,6 +164,51 @@ class ReadingVerbs:
             pass
         snapshot = door = table = None  # type: ignore[assignment]  # see `lets_go`
         return self._array_measured(layer_id)
+
+    @lets_go
+    def ref(self, layer_id: LayerLike) -> LayerRef:
+        """Return a small reference to a layer of a file, to be sent to other processes.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            A dimension that was evicted is not mapped for it.
+
+        Returns
+        -------
+        LayerRef
+            To the edition of the file that is loaded, and no other.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        InvalidAccess
+            If the layer is in no file: it is a proto layer, simulated, or overlaid; or if the
+            manager is closed.
+        ValueError, TypeError
+            If `layer_id` is none.
+        """
+        from jessymem.references import LayerRef
+
+        wanted = as_layer_id(layer_id)
+        snapshot = self._snapshot
+        self._check_open()
+        standing = snapshot.standing_for(wanted)
+        if not standing.has_layer(wanted.layer):
+            raise LayerNotFound(f"{wanted} is not in {standing.path or 'memory'}", layer=wanted)
+        if learned_layer(standing, wanted) is not None:
+            raise InvalidAccess(
+                f"{wanted} is in memory, where no other process sees it: crystallize it first",
+                layer=wanted,
+            )
+        if standing.path is None:
+            raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
+        ref = LayerRef(self._loader.home_of(wanted.dimension), standing.edition, wanted)
+        base = base_of(standing)
+        if base is not None:
+            ref._share(base)
+        return ref
 
     @lets_go
     def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
