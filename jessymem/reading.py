@@ -7,7 +7,13 @@ from contextlib import AbstractContextManager
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from jessymem.errors import DimensionNotFound, InvalidAccess, LayerNotFound, lets_go
+from jessymem.errors import (
+    DimensionNotFound,
+    InvalidAccess,
+    LayerNotFound,
+    RegionFormatError,
+    lets_go,
+)
 from jessymem.eviction import Mark, Policy
 from jessymem.ids import (
     DimensionId,
@@ -160,7 +166,7 @@ class ReadingVerbs:
                 row = door[3][number]
             table = snapshot.handles[snapshot.directory[layer_id >> 16]]  # type: ignore[operator]
             return table.array_of(row)  # type: ignore[union-attr]
-        except (LookupError, StopIteration, TypeError):
+        except (LookupError, StopIteration, TypeError, RegionFormatError):
             pass
         snapshot = door = table = None  # type: ignore[assignment]  # see `lets_go`
         return self._array_measured(layer_id)

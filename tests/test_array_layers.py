@@ -152,6 +152,21 @@ def test_a_proto_array_keeps_its_block_waiting(manager):
     assert manager.get_stats().waiting_bytes == 0
 
 
+def test_a_hostile_description_holds_nothing(tmp_path):
+    (tmp_path / "D01").mkdir()
+    (tmp_path / "D01" / "region.mmap").write_bytes(HOSTILE["objects"])
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension("D01")
+        errors = []
+        for _ in range(3):  # measured, and not
+            with pytest.raises(RegionFormatError) as caught:
+                manager.array("L01-03" if not errors else 1 << 16 | 3)
+            errors.append(caught.value)
+        del caught
+        manager.unload_dimension("D01")
+        assert manager.get_stats().waiting_bytes == 0
+
+
 def test_a_refused_read_holds_nothing(manager):
     errors = []
     for layer in ("L15-05", "L15-04"):
