@@ -158,9 +158,10 @@ def test_a_hostile_description_holds_nothing(tmp_path):
     with MmapManager(base_path=tmp_path) as manager:
         manager.load_dimension("D01")
         errors = []
-        for _ in range(3):  # measured, and not
+        manager.access_layer("L01-03").release()  # measured, so that what follows is not
+        for layer in ("L01-03", 1 << 16 | 3):
             with pytest.raises(RegionFormatError) as caught:
-                manager.array("L01-03" if not errors else 1 << 16 | 3)
+                manager.array(layer)
             errors.append(caught.value)
         del caught
         manager.unload_dimension("D01")
@@ -169,6 +170,7 @@ def test_a_hostile_description_holds_nothing(tmp_path):
 
 def test_a_refused_read_holds_nothing(manager):
     errors = []
+    manager.access_layer("L15-00").release()  # measured, so that what follows is not
     for layer in ("L15-05", "L15-04"):
         with pytest.raises((TypeError, LayerNotFound)) as caught:
             manager.array(layer)
