@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jessymem.pools.offsets import MmapOffset
     from jessymem.pools.pool import MmapPool
     from jessymem.pools.survey import PoolStats
+    from jessymem.references import LayerRef
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
@@ -57,6 +58,7 @@ __all__ = [
     "LayerId",
     "LayerInfo",
     "LayerNotFound",
+    "LayerRef",
     "LayerState",
     "LimitExceeded",
     "LoadReport",
@@ -92,6 +94,7 @@ _HOMES: Final = {
     "pools.offsets": ("MmapOffset",),
     "pools.pool": ("MmapPool",),
     "pools.survey": ("PoolStats",),
+    "references": ("LayerRef",),
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),

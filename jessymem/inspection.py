@@ -25,12 +25,6 @@ from jessymem.regions.region import MmapRegion
 #: What a byte of a region file is for; the order is that of `byte_map`'s numbers.
 BYTE_KINDS: Final = ("metadata", "contents", "padding")
 
-ENCODINGS: Final = {
-    s.ENCODING_BYTES: "bytes",
-    s.ENCODING_TEXT: "text",
-    s.ENCODING_ARRAY: "array",
-}
-
 
 class ByteUse(NamedTuple):
     """How many bytes of a region file are what."""

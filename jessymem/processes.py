@@ -125,15 +125,25 @@ def reopen(
             manager.load_dimension(dimension, path)
             found = manager._standing_for(dimension).edition
             if found != edition:
-                raise RegionNotFound(
-                    f"{dimension}: {_show(edition)} of {path} is gone, {_show(found)} is there",
-                    dimension=dimension,
-                    generation=edition[0],
-                )
+                raise edition_gone(dimension, path, edition, found)
     except BaseException:
         manager.close()
         raise
     return manager
+
+
+def edition_gone(
+    dimension: DimensionId,
+    path: Path,
+    wanted: tuple[int, int, int],
+    found: tuple[int, int, int],
+) -> RegionNotFound:
+    """Return the error for an edition in whose place another is."""
+    return RegionNotFound(
+        f"{dimension}: {_show(wanted)} of {path} is gone, {_show(found)} is there",
+        dimension=dimension,
+        generation=wanted[0],
+    )
 
 
 def _show(edition: tuple[int, int, int]) -> str:

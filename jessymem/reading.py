@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jessymem.errors import DimensionNotFound, InvalidAccess, LayerNotFound, lets_go
+from jessymem.errors import (
+    DimensionNotFound,
+    InvalidAccess,
+    LayerNotFound,
+    RegionFormatError,
+    lets_go,
+)
 from jessymem.eviction import Mark, Policy
 from jessymem.ids import (
     DimensionId,
@@ -18,6 +24,7 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.learning.finding import base_of, learned_layer
 from jessymem.loading import Loader
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.table import LayerTable
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.places import Located
+    from jessymem.references import LayerRef
     from jessymem.regions.metadata import LayerInfo
 
 
@@ -123,6 +131,91 @@ class ReadingVerbs:
         content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
+    def array(self, layer_id: LayerLike) -> NDArray[Any]:
+        """Return an array's layer as the array that went in, without a copy and without a lock.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            Of a layer that was added as an array.
+
+        Returns
+        -------
+        ndarray
+            Read-only, with its dtype, its shape and its order (C or Fortran); a fresh one each
+            call. Valid and unchanged for as long as it, or a view of it, is held. Its first byte is
+            on a 64-byte boundary in files that this package wrote, and in memory.
+
+        Raises
+        ------
+        TypeError
+            If the layer is no array, or `layer_id` no id.
+        RegionFormatError
+            If its description in the file is malformed, or as `access_layer`.
+        LayerNotFound, OutOfBounds, LimitExceeded, DimensionNotFound, RegionIOError,
+        AllocationFailed, InvalidAccess, ValueError
+            As `access_layer`.
+        """
+        # As `access_layer`, up to the row.
+        snapshot = self._snapshot
+        try:
+            door = snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            door[-1][0] = next(self._gates.gate)
+            row = number = layer_id & 0xFFFF  # type: ignore[operator]
+            if door[3] is not None:
+                row = door[3][number]
+            table = snapshot.handles[snapshot.directory[layer_id >> 16]]  # type: ignore[operator]
+            return table.array_of(row)  # type: ignore[union-attr]
+        except (LookupError, StopIteration, TypeError, RegionFormatError):
+            pass
+        snapshot = door = table = None  # type: ignore[assignment]  # see `lets_go`
+        return self._array_measured(layer_id)
+
+    @lets_go
+    def ref(self, layer_id: LayerLike) -> LayerRef:
+        """Return a small reference to a layer of a file, to be sent to other processes.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            A dimension that was evicted is not mapped for it.
+
+        Returns
+        -------
+        LayerRef
+            To the edition of the file that is loaded, and no other.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        InvalidAccess
+            If the layer is in no file: it is a proto layer, simulated, or overlaid; or if the
+            manager is closed.
+        ValueError, TypeError
+            If `layer_id` is none.
+        """
+        from jessymem.references import LayerRef
+
+        wanted = as_layer_id(layer_id)
+        snapshot = self._snapshot
+        self._check_open()
+        standing = snapshot.standing_for(wanted)
+        if not standing.has_layer(wanted.layer):
+            raise LayerNotFound(f"{wanted} is not in {standing.path or 'memory'}", layer=wanted)
+        if learned_layer(standing, wanted) is not None:
+            raise InvalidAccess(
+                f"{wanted} is in memory, where no other process sees it: crystallize it first",
+                layer=wanted,
+            )
+        if standing.path is None:
+            raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
+        ref = LayerRef(self._loader.home_of(wanted.dimension), standing.edition, wanted)
+        base = base_of(standing)
+        if base is not None:
+            ref._share(base)
+        return ref
+
     @lets_go
     def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
         """Return a layer with its description.
@@ -208,7 +301,8 @@ class ReadingVerbs:
         InvalidAccess, ValueError, TypeError
             As `access_layer`.
         RegionFormatError
-            As `access_layer`; or if the layer's keywords are malformed.
+            As `access_layer`; or if the layer's keywords, or its description as an array, are
+            malformed.
         """
         wanted = as_layer_id(layer_id)
         region, row = self._find(wanted)  # holding no state: what it has may have to go
@@ -309,6 +403,16 @@ class ReadingVerbs:
         with self._sampler.measured_read(self._mark_of(wanted.dimension)):
             region, row = self._find(wanted)
             return region.content_of(row)
+
+    @lets_go
+    def _array_measured(self, layer_id: LayerLike) -> NDArray[Any]:
+        """Read an array the slow way, as `_access_measured`."""
+        if not isinstance(layer_id, int):
+            return self.array(as_layer_id(layer_id))
+        wanted = as_layer_id(layer_id)
+        with self._sampler.measured_read(self._mark_of(wanted.dimension)):
+            table, row = self._find(wanted)
+            return table.array_of(row)
 
     def _find(self, layer_id: LayerId) -> tuple[LayerTable, int]:
         """Return a layer's table, mapped again if it has to be, and its row."""

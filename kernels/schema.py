@@ -31,7 +31,7 @@ FIRST_USER_DIMENSION: Final = 32_768  # D15 .. D32767 are grown, D32768 and abov
 #   0  HEADER                 256 bytes; its reserved part may hold an EXTENSION
 # 256  layer_count x entry    LAYER_ENTRY, keywords, LAYER_EXTENT: variable length, any order
 #      table                  layer_count x LAYER, sorted by layer_num   (extension only)
-#      heap                   names and keywords                          (extension only)
+#      heap                   names, keywords, arrays' descriptions       (extension only)
 #      content blocks         on 64-byte boundaries when written here
 
 MAGIC: Final = b"JESSY_MMAP_V1\0\0\0"
@@ -92,13 +92,16 @@ LAYER: Final = np.dtype(
         ("name_size", "<u4"),
         ("keywords_offset", "<u4"),  # in the heap: keyword_count x { u32 length, UTF-8 bytes }
         ("keywords_size", "<u4"),
-        ("padding", "<u8"),  # zero
+        ("array_offset", "<u4"),  # in the heap: what makes the content an array; 0: it is none
+        ("array_size", "<u4"),
     ]
 )
 
 ENCODING_BYTES: Final = 0
 ENCODING_TEXT: Final = 1  # UTF-8
-ENCODING_ARRAY: Final = 2
+ENCODING_ARRAY: Final = 2  # with a description in the heap
+
+ENCODINGS: Final = {ENCODING_BYTES: "bytes", ENCODING_TEXT: "text", ENCODING_ARRAY: "array"}
 
 ALIGNMENT: Final = 64  # of the table, the first block and every block after it
 HEADER_BYTES: Final = HEADER.itemsize
@@ -110,6 +113,7 @@ MAX_LAYERS: Final = MAX_LAYER + 1
 MAX_KEYWORDS: Final = 4_096  # of one layer
 MAX_METADATA_BYTES: Final = 64 * 2**20  # everything before the content blocks
 MAX_GENERATION: Final = 2**63 - 1
+MAX_ARRAY_HEADER_BYTES: Final = 10_000  # of one array's description; NumPy reads no longer ones
 MAX_CONTENT_BYTES: Final = 2**32 - 1  # of one layer: content_size is a u32
 
 # -- the published state ---------------------------------------------------------------------------

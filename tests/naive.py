@@ -166,7 +166,8 @@ ROW_FIELDS = {
     "name_size": (44, "<I"),
     "keywords_offset": (48, "<I"),
     "keywords_size": (52, "<I"),
-    "padding": (56, "<Q"),
+    "array_offset": (56, "<I"),
+    "array_size": (60, "<I"),
 }
 
 

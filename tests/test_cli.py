@@ -314,6 +314,8 @@ def test_inspect_as_json_has_every_fact(run, store):
         "offset": layer.offset,
         "n_bytes": layer.size,
         "encoding": "text",
+        "dtype": None,
+        "shape": None,
         "frequency": 1.5,
         "depth": 1,
         "keywords": ["joy", "word1"],
@@ -324,6 +326,25 @@ def test_inspect_as_json_has_every_fact(run, store):
     assert record["bytes"]["contents"] == sum(layer.size for layer in region.metadata.layers)
     assert record["bytes"]["metadata"] == record["content_offset"]
     assert (record["version"], record["extension"], record["generation"]) == (1, "yes", 1)
+
+
+def test_inspect_shows_what_arrays_are(run, tmp_path):
+    builder = RegionBuilder("D20", "Arrays")
+    builder.add_array(0, np.zeros((3, 4), ">f4"))
+    builder.add_array(1, np.zeros(2, [("day", "M8[D]"), ("n", "<i2", (2,))]))
+    builder.add_array(2, np.array(1.5))
+    path = tmp_path / "arrays.mmap"
+    builder.build_to_file(path)
+    output = run("inspect", path).stdout
+    assert "float32 3x4" in output and "float64" in output
+    layers = json.loads(run("inspect", path, "--json").stdout)["layers"]
+    assert [layer["encoding"] for layer in layers] == ["array"] * 3
+    assert [layer["dtype"] for layer in layers] == [
+        ">f4",
+        [["day", "<M8[D]"], ["n", "<i2", [2]]],
+        "<f8",
+    ]
+    assert [layer["shape"] for layer in layers] == [[3, 4], [2], []]
 
 
 def test_inspect_a_plain_file(run, tmp_path):

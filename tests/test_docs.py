@@ -50,13 +50,16 @@ def test_the_readme_example_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("page", "n_examples"), [("memory.md", 2), ("learning.md", 1), ("compiled.md", 3)]
+    ("page", "n_examples"),
+    [("memory.md", 2), ("learning.md", 1), ("arrays.md", 2), ("compiled.md", 3)],
 )
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     assert len(blocks) == n_examples
+    script = tmp_path / "example.py"  # a file: workers that are spawned import it
     for code in blocks:
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+        script.write_text(code, encoding="utf-8")
+        subprocess.run([sys.executable, str(script)], cwd=tmp_path, check=True, timeout=120)
 
 
 def test_the_eviction_page_tells_the_default_and_every_policy():

@@ -96,6 +96,18 @@ def _plain(*numbers: int) -> bytes:
     )
 
 
+def _arrays() -> bytes:
+    builder = RegionBuilder(1, "arrays")
+    builder.add_array(0, np.arange(6, dtype="<i2").reshape(2, 3), name="plain")
+    builder.add_array(1, np.asfortranarray(np.arange(6.0).reshape(2, 3)), keywords=["k"])
+    fields = np.dtype([("a", "<f8"), ("b", [("c", ">i2"), ("d", "<M8[s]")], (2,))])
+    builder.add_array(4, np.zeros(3, fields))
+    builder.add_layer(5, "text")
+    builder.add_array(9, np.zeros((0, 2), "<U3"))
+    builder.add_array(300, np.array([1.5], [("\u5730", "<f4")]))
+    return bytes(builder.build_to_memory().data)
+
+
 @functools.cache
 def bases() -> tuple[bytes, ...]:
     """Make the valid files that mutations begin with."""
@@ -108,6 +120,8 @@ def bases() -> tuple[bytes, ...]:
         _plain(5, 2, 65_535, 0),
         _plain(),
         _plain(*range(30, 10, -1)),
+        _arrays(),
+        _arrays(),
     )
 
 
@@ -140,6 +154,8 @@ def fields_of(raw: bytes) -> list[tuple[int, int]]:
 # -- mutations -------------------------------------------------------------------------------------
 
 _NUMBERS = [0, 1, 2, 3, 4, 7, 23, 63, 64, 65, 255, 256, 257, 4_095, 4_096, 4_097, 0x7F800000]
+LITERALS = [b"O", b"<", b">", b"'", b"(", b")", b"[", b"{", b"-", b"-1", b"0", b"9" * 20, b"L"]
+LITERALS += [b"True", b"False", b"|O", b"|V0", b"<U9", b"<M8[ns]", b"((((", b"[" * 99, b"\\", b"\n"]
 INTERESTING = sorted(
     {*_NUMBERS, *(2**power + step for power in (7, 15, 16, 24, 31, 32, 63, 64) for step in (-1, 0))}
 )
@@ -182,6 +198,16 @@ def _splice(raw: bytearray, rng: random.Random, base: bytes) -> None:
     raw[at : at + rng.choice([0, len(piece), len(piece)])] = piece
 
 
+def _describe(raw: bytearray, rng: random.Random, base: bytes) -> None:
+    """Change the text of an array's description, at its length."""
+    places = [at for at in range(len(raw)) if raw.startswith(b"\x93NUMPY", at)]
+    if not places:
+        return _set_number(raw, rng, base)
+    at = rng.choice(places) + rng.choice([rng.randrange(128), rng.randrange(10, 80)])
+    piece = rng.choice([*LITERALS, bytes([rng.randrange(256)])])
+    raw[at : at + len(piece)] = piece[: len(raw) - at]
+
+
 def _cut(raw: bytearray, rng: random.Random, base: bytes) -> None:
     at = rng.randrange(len(raw))
     del raw[at : rng.choice([len(raw), at + 1, at + 4, at + 64])]
@@ -191,7 +217,7 @@ def _append(raw: bytearray, rng: random.Random, base: bytes) -> None:
     raw += rng.choice([bytes(64), rng.randbytes(30), base[rng.randrange(len(base)) :]])
 
 
-MUTATIONS = [_set_number] * 5 + [_flip_bits] * 2 + [_set_bytes, _splice, _cut, _append]
+MUTATIONS = [_set_number] * 5 + [_flip_bits] * 2 + [_set_bytes, _splice, _cut, _append, _describe]
 
 
 def mutate(seed: int, index: int) -> bytes:
@@ -269,7 +295,10 @@ def check_layers(region: MmapRegion, raw: bytes) -> None:
         assert region.content_of(row) == raw[start:end]
         if end > start:
             extents.append((start, end))
+        array = ask(is_array_of, region, layer_id, raw[start:end])
+        assert is_refused(array, raw) <= is_refused(info, raw)
         if not is_refused(info, raw):
+            assert (info.dtype is not None) == (array is True)
             assert (info.layer_id, info.offset, info.size) == (layer_id, start, end - start)
             assert np.isfinite(info.frequency) and 0 <= info.depth <= 255
             assert all(isinstance(text, str) for text in (info.name, *info.keywords))
@@ -279,6 +308,19 @@ def check_layers(region: MmapRegion, raw: bytes) -> None:
     for question in (lambda: region.metadata, lambda: region.rows_by_keyword):
         is_refused(ask(question), raw)
     region.describe_into(np.zeros(1, s.REGION)[0])
+
+
+def is_array_of(region: MmapRegion, layer_id: LayerId, content: bytes) -> bool:
+    """Tell whether a layer is an array; check that one has just the bytes of its content."""
+    try:
+        array = region.read_array(layer_id)
+    except TypeError as error:
+        assert "is no array" in str(error)
+        return False
+    assert not array.flags.writeable and not array.dtype.hasobject
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    assert array.tobytes(order) == content
+    return True
 
 
 def check_against_naive(region: MmapRegion, raw: bytes) -> None:
@@ -364,7 +406,7 @@ def keep(raw: bytes) -> Path:
 @pytest.mark.parametrize("base", range(len(bases())))
 def test_files_to_begin_with_are_valid(base):
     raw = bases()[base]
-    assert check(raw) == ("extended" if base < 5 else "plain")
+    assert check(raw) == ("plain" if 5 <= base < 8 else "extended")
     assert load(raw).verify_integrity("full")
     assert {at + width <= len(raw) for at, width in fields_of(raw)} == {True}
 

@@ -486,10 +486,6 @@ def test_row_rule_broken(rule, tmp_path, caplog):
     assert not ignored_fields(caplog)
 
 
-def test_padding_of_a_row(tmp_path):
-    check_refused(*row_rule(1, "padding", 1, "zeros"), tmp_path)
-
-
 def test_texts_of_all_rows_fit_into_the_heap_together():
     raw = set_row_field(set_row_field(RICH, 1, "name_offset", 0), 1, "name_size", HEAP_SIZE)
     with pytest.raises(RegionFormatError) as caught:
@@ -627,7 +623,7 @@ def test_what_the_table_may_say_of_its_own():
         assert int(load(raw).get_layer_info("L01-00").parent or 0) == parent
     raw = resign(set_field(RICH, "created_at", 2**64 - 1))
     assert load(raw).metadata.created_at == 2**64 - 1
-    assert load(resign(set_row_field(RICH, 0, "encoding", 2))).verify_integrity()
+    assert load(resign(set_row_field(RICH, 0, "encoding", 1))).verify_integrity()
     assert load(resign(set_field(RICH, "generation", 2**63 - 1))).generation == 2**63 - 1
 
 
@@ -898,7 +894,8 @@ def test_extension_says_what_was_written():
     raw = bytes_of(builder.build_to_memory())
     row = {field: naive.get_row_field(raw, 1, field) for field in naive.ROW_FIELDS}
     assert row["parent"] == 2 << 16 | 3
-    assert (row["depth"], row["encoding"], row["padding"]) == (255, s.ENCODING_TEXT, 0)
+    assert (row["depth"], row["encoding"]) == (255, s.ENCODING_TEXT)
+    assert (row["array_offset"], row["array_size"]) == (0, 0)
     assert row["name_size"] == 2
     assert naive.get_row_field(raw, 0, "encoding") == s.ENCODING_BYTES
     assert resign(raw, contents=True) == raw

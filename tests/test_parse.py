@@ -174,8 +174,9 @@ def test_rows_tell_where_everything_lies(parse_entries):
     assert (first["content_offset"], first["content_end"]) == (end, end + 3)
     assert second["content_offset"] == second["content_end"] == end + 3
     assert second["keywords_size"] == 0
-    for field in ("name_offset", "name_size", "parent", "content_xxh3", "encoding", "padding"):
+    for field in ("name_offset", "name_size", "parent", "content_xxh3", "encoding"):
         assert not rows[field].any()
+    assert not rows["array_offset"].any() and not rows["array_size"].any()
 
 
 def test_parsing_goes_on_where_it_ended(parse_entries):

@@ -1,4 +1,4 @@
 """Folders to region files: `folders` finds, `manifest` describes, `numbering` numbers.
 
-`building` plans it all, and then writes.
+`npy` reads arrays, `building` plans it all, and then writes.
 """

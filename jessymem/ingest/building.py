@@ -16,6 +16,7 @@ from jessymem import osmem
 from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
+from jessymem.ingest.npy import is_npy, read_npy
 from jessymem.ingest.numbering import (
     FIRST_GROWN_DIMENSION,
     NumberedFile,
@@ -23,11 +24,14 @@ from jessymem.ingest.numbering import (
     number_files,
     number_folders,
 )
-from jessymem.kernels.schema import MAX_CONTENT_BYTES
+from jessymem.kernels.schema import ENCODING_BYTES, MAX_CONTENT_BYTES
 from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
+from jessymem.regions.drafts import Stuff, as_content
 from jessymem.regions.region import MmapRegion
+
+_NOTHING = Stuff(b"", ENCODING_BYTES)
 
 #: Called with the bytes that were dealt with since the last call.
 Advance = Callable[[int], object]
@@ -100,7 +104,8 @@ class Plan:
     def write(self, advance: Advance = lambda n_bytes: None) -> list[BuiltDimension]:
         """Read the files and write the region files, dimension by dimension.
 
-        Content that is valid UTF-8 is kept as text, all other as bytes.
+        A `.npy` file is kept as an array; other content that is valid UTF-8 as text, all else as
+        bytes.
 
         Parameters
         ----------
@@ -118,6 +123,8 @@ class Plan:
             If a file cannot be read or written.
         DuplicateDimension
             If a region file has appeared where there was none.
+        ConfigError
+            If a `.npy` file has become none since it was looked at.
 
         Notes
         -----
@@ -129,7 +136,7 @@ class Plan:
     def _write_one(self, planned: PlannedDimension, advance: Advance) -> BuiltDimension:
         builder = RegionBuilder(planned.dimension_id, planned.name)
         for layer in planned.layers:
-            _add_layer(builder, layer, read_content(layer.file.path))
+            _add_layer(builder, layer, _read_layer(layer, planned))
             advance(layer.file.n_bytes)
         if not planned.is_replaced and os.path.lexists(planned.path):
             raise _taken([planned.dimension_id], planned.path.parent.parent)
@@ -176,7 +183,8 @@ def plan_folder(
     DuplicateLayer
         If two files claim one number.
     ConfigError
-        If a name, a number or a `dimension.toml` does not fit, or there is nothing to build.
+        If a name, a number or a `dimension.toml` does not fit, a `.npy` file is none or holds
+        objects, or there is nothing to build.
     RegionIOError
         If something cannot be listed or read.
     """
@@ -275,22 +283,37 @@ def _check_format(planned: PlannedDimension, folder: Path) -> None:
         builder = RegionBuilder(planned.dimension_id, planned.name)
         for layer in planned.layers:
             where = f"{folder}: {layer.file.name}"
-            if layer.file.n_bytes > MAX_CONTENT_BYTES:
+            stuff = _NOTHING
+            if is_npy(layer.file.name):
+                stuff = read_npy(layer.file.path, layer.layer_id, osmem.map_file)
+            elif layer.file.n_bytes > MAX_CONTENT_BYTES:
                 raise ValueError(f"{layer.file.n_bytes:,} bytes; at most {MAX_CONTENT_BYTES:,}")
-            _add_layer(builder, layer, b"")
+            _add_layer(builder, layer, stuff._replace(data=b""))
         where = str(folder)
         builder.build_to_memory()
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}", field=planned.folder, value=planned.name) from None
 
 
-def _add_layer(builder: RegionBuilder, layer: NumberedFile, content: str | bytes) -> None:
+def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> Stuff:
+    """Read what a file's layer is to hold."""
+    if not is_npy(layer.file.name):
+        return as_content(read_content(layer.file.path), layer.layer_id, is_copied=False)
+    try:
+        return read_npy(layer.file.path, layer.layer_id)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{layer.file.path}: {error}", field=planned.folder, value=planned.name
+        ) from None
+
+
+def _add_layer(builder: RegionBuilder, layer: NumberedFile, stuff: Stuff) -> None:
     entry, parent = layer.entry, layer.entry.parent
     if isinstance(parent, int) and not isinstance(parent, LayerId):
         parent = LayerId(builder.dimension_id, parent)
-    builder.add_layer(
-        layer.layer_id.layer,
-        content,
+    builder._add(
+        layer.layer_id,
+        stuff,
         name=layer.name,
         frequency=entry.frequency,
         depth=entry.depth,

@@ -16,7 +16,12 @@ from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.learning.region import LearnedRegion, with_learned
 from jessymem.pools import storing
 from jessymem.pools.storing import StoredBlock
-from jessymem.regions.drafts import Content, LayerDraft, as_content, make_draft
+from jessymem.regions.drafts import (
+    ContentOrArray,
+    LayerDraft,
+    as_content_or_array,
+    make_draft,
+)
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.snapshot import Snapshot, Standing
 
@@ -59,14 +64,14 @@ def _read_item(item: Mapping[str, Any] | Sequence[Any]) -> Request:
         raise TypeError(f"an item is a mapping or (dimension_id, content), not {item!r}")
     number = options.pop("layer", None)
     who = dimension if number is None else LayerId(dimension, number)
-    draft = make_draft(who, content, is_copied=False, **options)
+    draft = make_draft(who, as_content_or_array(content, who, is_copied=False), **options)
     return Request(dimension, None if number is None else draft.layer, draft)
 
 
-def content_draft(layer_id: LayerId, content: Content) -> LayerDraft:
+def content_draft(layer_id: LayerId, content: ContentOrArray) -> LayerDraft:
     """Check a content on its own."""
-    data, encoding = as_content(content, layer_id, is_copied=False)
-    return LayerDraft(layer_id.layer, data, encoding=encoding)
+    data, encoding, header = as_content_or_array(content, layer_id, is_copied=False)
+    return LayerDraft(layer_id.layer, data, encoding=encoding, array_header=header)
 
 
 def store(

@@ -186,7 +186,9 @@ def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) 
         checksum = xxhash.xxh3_64_intdigest(content)
     is_text = under.encoding == mine.encoding == s.ENCODING_TEXT
     encoding = s.ENCODING_TEXT if is_text else s.ENCODING_BYTES
-    return replace(under, content=content, content_xxh3=checksum, encoding=encoding)
+    return replace(
+        under, content=content, content_xxh3=checksum, encoding=encoding, array_header=b""
+    )
 
 
 def _publish(

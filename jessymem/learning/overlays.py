@@ -35,12 +35,12 @@ def as_addition(layer_id: LayerId, content: Content, separator: str | bytes) -> 
 
     Bytes that separate are taken for text where they are UTF-8.
     """
-    data, encoding = as_content(content, layer_id, is_copied=False)
+    data, encoding, _ = as_content(content, layer_id, is_copied=False)
     if not isinstance(separator, str | bytes):
         raise TypeError(
             f"{layer_id}: the separator is text or bytes, not {type(separator).__name__}"
         )
-    between, _ = as_content(separator, layer_id, is_copied=False)
+    between, *_ = as_content(separator, layer_id, is_copied=False)
     try:
         bytes(between).decode()
     except UnicodeDecodeError:
@@ -109,6 +109,7 @@ def _is_unchanged(under: LayerDraft, layer: LearnedLayer) -> bool:
         content=under.content,
         content_xxh3=under.content_xxh3,
         encoding=under.encoding,
+        array_header=under.array_header,
     )
     return described == under and is_same(under.content, layer.content[: layer.n_base])
 
@@ -129,4 +130,5 @@ def _store(
     is_text = is_text and draft.encoding == s.ENCODING_TEXT
     encoding = s.ENCODING_TEXT if is_text else s.ENCODING_BYTES
     block = storing.store(blocks, [pieces])[0] if n_bytes else None
-    return LearnedLayer.keeping(draft, block, n_base, encoding=encoding)
+    # What is laid over an array that another writer has put there makes it bytes.
+    return LearnedLayer.keeping(draft, block, n_base, encoding=encoding, array_header=b"")

@@ -14,6 +14,7 @@ from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.room import Room
 from jessymem.pools.offsets import MmapOffset
+from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import Edition, LayerTable
@@ -164,6 +165,14 @@ class LearnedRegion(LayerTable):
         if learned is not None:
             return tuple(each.decode("utf-8", "replace") for each in learned.draft.keywords)
         return self._base.keywords_of(base_row)
+
+    def read_form(self, row: int) -> ArrayForm | None:
+        """Return what makes a layer's content an array; None where it is none."""
+        learned, base_row = self._find(row)
+        if learned is None:
+            return self._base.form_of(base_row)
+        header = learned.draft.array_header
+        return read_description(header) if header else None
 
     def location_of(self, row: int) -> ContentLocation:
         """Return where a layer's content is."""

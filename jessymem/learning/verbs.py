@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from jessymem.learning.layers import LearnedLayer
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.storing import StoredBlock
-    from jessymem.regions.drafts import Content
+    from jessymem.regions.drafts import Content, ContentOrArray
 
 
 class LearningVerbs:
@@ -75,7 +75,7 @@ class LearningVerbs:
     def create_proto_dimension(
         self,
         dimension_id: DimensionLike,
-        content: Content,
+        content: ContentOrArray,
         *,
         layer: int | None = None,
         name: str = "",
@@ -90,8 +90,9 @@ class LearningVerbs:
         ----------
         dimension_id : DimensionId, int or str
             Loaded or not, on disk or not.
-        content : str, bytes, bytearray or memoryview
-            Copied; text becomes UTF-8. Without content the layer is *created*, with it *active*.
+        content : str, bytes, bytearray, memoryview or ndarray
+            Copied; text becomes UTF-8, and an array stays one, as `RegionBuilder.add_array` takes
+            it. Without content the layer is *created*, with it *active*.
         layer : int, optional
             Its number; by default the next one above those on disk and in memory, from 0.
         name, frequency, depth, keywords, parent
@@ -177,7 +178,7 @@ class LearningVerbs:
         return ids
 
     @lets_go
-    def update_proto_dimension(self, layer_id: LayerLike, content: Content) -> None:
+    def update_proto_dimension(self, layer_id: LayerLike, content: ContentOrArray) -> None:
         """Give a proto layer another content; a reader sees the old one or the new one, whole.
 
         Views on the old content stay valid; its block goes back with the last of them.
@@ -206,7 +207,12 @@ class LearningVerbs:
         try:
             with self._writing():
                 old = self._proto_layer(wanted)
-                fresh = LearnedLayer.keeping(old.draft, blocks[0], encoding=draft.encoding)
+                fresh = LearnedLayer.keeping(
+                    old.draft,
+                    blocks[0],
+                    encoding=draft.encoding,
+                    array_header=draft.array_header,
+                )
                 blocks.append(old.block)
                 self._change(wanted.dimension, fresh)
         finally:

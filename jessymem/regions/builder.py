@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jessymem import osmem
 from jessymem.errors import DuplicateLayer
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
-from jessymem.regions.drafts import Content, LayerDraft, encode_text, make_draft
+from jessymem.regions.drafts import (
+    Content,
+    LayerDraft,
+    Stuff,
+    as_array,
+    as_content,
+    encode_text,
+    make_draft,
+)
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class RegionBuilder:
@@ -100,18 +114,80 @@ class RegionBuilder:
         ValueError, TypeError
             If an argument is not of that form; nothing was added.
         """
-        layer_id = LayerId(self._dimension, layer)
-        if layer_id.layer in self._drafts:
-            raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
-        self._drafts[layer_id.layer] = make_draft(
+        layer_id = self._free_id(layer)
+        if isinstance(content, np.ndarray):
+            raise TypeError(
+                f"{layer_id}: content is text or bytes, not ndarray: add_array takes arrays"
+            )
+        stuff = as_content(content, layer_id, is_copied=True)
+        return self._add(
             layer_id,
-            content,
+            stuff,
             name=name,
             frequency=frequency,
             depth=depth,
             keywords=keywords,
             parent=parent,
         )
+
+    def add_array(
+        self,
+        layer: int,
+        array: NDArray[Any],
+        *,
+        name: str = "",
+        frequency: float = 1.0,
+        depth: int = 0,
+        keywords: Iterable[str] = (),
+        parent: LayerLike | None = None,
+    ) -> LayerId:
+        """Add an array as a layer: it comes back with its dtype, its shape and its order.
+
+        Parameters
+        ----------
+        layer : int
+            As `add_layer` takes it.
+        array : ndarray
+            Of any dtype and shape, at most 4 GiB - 1; copied at once. In C or in Fortran order it
+            stays so, other strides become C order.
+        name, frequency, depth, keywords, parent
+            As `add_layer` takes them.
+
+        Returns
+        -------
+        LayerId
+
+        Raises
+        ------
+        DuplicateLayer
+            If the number was added before.
+        TypeError
+            If it is no array, or one that would not come back as it is: of objects (also in a
+            field), masked, of a dtype with metadata or one that .npy files cannot tell.
+        ValueError
+            If an argument is not of that form, or the dtype takes too long to tell; nothing was
+            added.
+        """
+        layer_id = self._free_id(layer)
+        stuff = as_array(array, layer_id, is_copied=True)
+        return self._add(
+            layer_id,
+            stuff,
+            name=name,
+            frequency=frequency,
+            depth=depth,
+            keywords=keywords,
+            parent=parent,
+        )
+
+    def _free_id(self, layer: int) -> LayerId:
+        layer_id = LayerId(self._dimension, layer)
+        if layer_id.layer in self._drafts:
+            raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
+        return layer_id
+
+    def _add(self, layer_id: LayerId, stuff: Stuff, **description: Any) -> LayerId:
+        self._drafts[layer_id.layer] = make_draft(layer_id, stuff, **description)
         return layer_id
 
     def build_to_file(self, path: str | os.PathLike[str]) -> MmapRegion:

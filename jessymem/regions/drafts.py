@@ -6,16 +6,21 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
+from jessymem.regions.arrays import describe_array
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 
-Content = str | bytes | bytearray | memoryview
+Content: TypeAlias = str | bytes | bytearray | memoryview
+ContentOrArray: TypeAlias = "Content | NDArray[Any]"
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class LayerDraft:
     ----------
     name, keywords
         As they stand in a file.
+    array_header
+        What makes the content an array; empty where it is none.
     content_xxh3 : int or None
         The checksum that came with the content; None: it is to be computed.
     """
@@ -38,14 +45,22 @@ class LayerDraft:
     keywords: tuple[bytes, ...] = ()
     parent: LayerId | None = None
     encoding: int = s.ENCODING_BYTES
+    array_header: bytes = b""
     content_xxh3: int | None = None
+
+
+class Stuff(NamedTuple):
+    """What a layer holds, checked: its bytes and how they are to be read."""
+
+    data: Any
+    encoding: int  # ENCODING_*
+    array_header: bytes = b""
 
 
 def make_draft(
     who: LayerId | DimensionId,
-    content: Content,
+    stuff: Stuff,
     *,
-    is_copied: bool = True,
     name: str = "",
     frequency: float = 1.0,
     depth: int = 0,
@@ -58,26 +73,26 @@ def make_draft(
     ----------
     who : LayerId or DimensionId
         A dimension, while it is open which number the layer will have.
-    is_copied : bool
-        Whether content that could change is copied.
+    stuff : Stuff
+        From `as_content`, `as_array` or `as_content_or_array`.
 
     Raises
     ------
     ValueError, TypeError
         If an argument is not of that form.
     """
-    data, encoding = as_content(content, who, is_copied=is_copied)
     draft = LayerDraft(
         layer=who.layer if isinstance(who, LayerId) else 0,
-        content=data,
+        content=stuff.data,
         name=encode_text(name, f"{who}: the name"),
         frequency=_as_frequency(frequency, who),
         depth=_as_depth(depth, who),
         keywords=_as_keywords(keywords, who),
         parent=_as_parent(parent, who),
-        encoding=encoding,
+        encoding=stuff.encoding,
+        array_header=stuff.array_header,
     )
-    n_described = len(draft.name) + sum(map(len, draft.keywords))
+    n_described = len(draft.name) + sum(map(len, draft.keywords)) + len(draft.array_header)
     if n_described > s.MAX_METADATA_BYTES:
         raise ValueError(
             f"{who}: name and keywords are {n_described:,} bytes; the format allows "
@@ -96,8 +111,8 @@ def encode_text(text: object, what: str) -> bytes:
         raise ValueError(f"{what} cannot be written as UTF-8: {error}") from None
 
 
-def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> tuple[Any, int]:
-    """Return a content's bytes and their ENCODING_*."""
+def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+    """Take text or bytes as they are; with `is_copied`, what could change is copied."""
     if isinstance(content, str):
         data, encoding = encode_text(content, f"{who}: the content"), s.ENCODING_TEXT
     elif isinstance(content, bytes | bytearray | memoryview):
@@ -108,7 +123,19 @@ def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) 
         raise ValueError(
             f"{who}: content of {len(data):,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
         )
-    return data, encoding
+    return Stuff(data, encoding)
+
+
+def as_array(array: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+    """Take an array's bytes with what makes them one; any array could change."""
+    header, data = describe_array(array, who)
+    return Stuff(bytes(data) if is_copied else data, s.ENCODING_ARRAY, header)
+
+
+def as_content_or_array(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+    """Take an array as an array, and anything else as text or bytes."""
+    take = as_array if isinstance(content, np.ndarray) else as_content
+    return take(content, who, is_copied=is_copied)
 
 
 def _as_bytes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -97,19 +98,23 @@ def _fill_table(
 ) -> tuple[NDArray[Any], bytes]:
     """Make the rows, all but their extents, and the heap that they point into."""
     rows = np.zeros(len(drafts), s.LAYER)
-    names = [draft.name for draft in drafts]
-    name_sizes = np.array([len(name) for name in names], "u8")
-    keyword_sizes = np.array([len(block) for block in keywords], "u8")
-    ends = np.cumsum(name_sizes + keyword_sizes)
+    texts = {
+        "name": [draft.name for draft in drafts],
+        "keywords": keywords,
+        "array": [draft.array_header for draft in drafts],
+    }
+    sizes = {kind: np.array([len(text) for text in texts[kind]], "u8") for kind in texts}
+    ends = np.cumsum(sum(sizes.values()))
     if len(drafts) and int(ends[-1]) > s.MAX_METADATA_BYTES:
         raise ValueError(
             f"names and keywords take {int(ends[-1]):,} bytes, "
             f"the format allows {s.MAX_METADATA_BYTES:,}"
         )
-    rows["name_offset"] = ends - name_sizes - keyword_sizes
-    rows["name_size"] = name_sizes
-    rows["keywords_offset"] = ends - keyword_sizes
-    rows["keywords_size"] = keyword_sizes
+    starts = ends - sum(sizes.values())
+    for kind, n_bytes in sizes.items():
+        rows[f"{kind}_offset"] = np.where(n_bytes, starts, 0) if kind == "array" else starts
+        rows[f"{kind}_size"] = n_bytes
+        starts = starts + n_bytes
     rows["layer_num"] = [draft.layer for draft in drafts]
     rows["depth"] = [draft.depth for draft in drafts]
     rows["frequency"] = [draft.frequency for draft in drafts]
@@ -117,7 +122,7 @@ def _fill_table(
     rows["keyword_count"] = [len(draft.keywords) for draft in drafts]
     rows["parent"] = [int(draft.parent or 0) for draft in drafts]
     rows["content_xxh3"] = [_checksum(draft) for draft in drafts]
-    return rows, b"".join(part for pair in zip(names, keywords, strict=True) for part in pair)
+    return rows, b"".join(chain.from_iterable(zip(*texts.values(), strict=True)))
 
 
 def _checksum(draft: LayerDraft) -> int:

@@ -27,7 +27,7 @@ def row_place(table_offset: int, row: int, field: str) -> int:
 def broken(source: Source, field: str, offset: int, expected: Any, got: Any) -> RegionFormatError:
     """Return the error for one broken rule; `offset` counts from the file's start."""
     who = f"{source.dimension}: " if source.dimension is not None else ""
-    shown = f"expected {_show(expected)}, got {_show(got)}"
+    shown = f"expected {show(expected)}, got {show(got)}"
     return RegionFormatError(
         f"{who}{source.path}: {field} at byte {offset}: {shown}",
         field=field,
@@ -39,7 +39,8 @@ def broken(source: Source, field: str, offset: int, expected: Any, got: Any) -> 
     )
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return what is in a file as a message may have it."""
     shown = value if isinstance(value, str) else repr(value)
     if len(shown) <= MAX_SHOWN_CHARS:
         return shown

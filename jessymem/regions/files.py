@@ -17,11 +17,18 @@ from typing import Any, Final, NamedTuple
 
 from jessymem import osmem
 from jessymem.computed_once import computed_once
-from jessymem.errors import DimensionNotFound, RegionFormatError, RegionIOError
+from jessymem.errors import (
+    DimensionNotFound,
+    JessyMemoryError,
+    RegionFormatError,
+    RegionIOError,
+    empty_frames,
+)
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import faults
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import Edition
 
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
@@ -109,6 +116,40 @@ class RegionFiles:
                 self._tidy()
             found = self._list()
         return self._newest(found.alternates)
+
+    def open_edition(self, edition: Edition) -> MmapRegion:
+        """Map the file that is of an edition, under whichever name; if none is, the newest.
+
+        Raises
+        ------
+        DimensionNotFound, RegionIOError, RegionFormatError
+            If none can be opened.
+        """
+        newest: MmapRegion | None = None
+        tried: dict[Path, JessyMemoryError | None] = {}
+        while path := next((path for path in self._paths() if path not in tried), None):
+            tried[path] = None
+            try:
+                region = self.open(path)
+            except (DimensionNotFound, RegionFormatError) as error:
+                empty_frames(error)
+                tried[path] = error
+                if isinstance(error, DimensionNotFound) and path != self.target:
+                    tried.pop(self.target, None)  # folded back: there it may be now
+                continue
+            if region.edition == edition:
+                return region
+            if newest is None or region.edition > newest.edition:
+                newest = region
+        if newest is None:
+            raise next(error for error in tried.values() if error is not None)
+        return newest
+
+    def _paths(self) -> Iterator[Path]:
+        """Yield the region file, and then what lies beside it, which is looked for only then."""
+        yield self.target
+        for alternate in self._list().alternates:
+            yield alternate.path
 
     def next_generation(self) -> int:
         """Return the generation of the next write; 1 where nothing readable precedes it.

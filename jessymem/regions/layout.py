@@ -23,6 +23,8 @@ from jessymem.regions.rules import check_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.regions.arrays import ArrayForm
+
     Bytes = NDArray[np.uint8]
 
 _LENGTH: Final = struct.Struct("<I")
@@ -192,9 +194,30 @@ def split_keywords(layout: Layout, row: Any, source: Source) -> list[bytes]:
 
 
 def row_text(layout: Layout, row: Any, field: str) -> Bytes:
-    """Return the heap's bytes that `field` ("name" or "keywords") of a row points at."""
+    """Return the heap's bytes that `field` ("name", "keywords", "array") of a row points at."""
     start = int(row[f"{field}_offset"])
     return layout.heap[start : start + int(row[f"{field}_size"])]
+
+
+def read_form(layout: Layout, row: Any, source: Source) -> ArrayForm | None:
+    """Return what makes a row's content an array; None where it is none.
+
+    Raises RegionFormatError where the description is malformed, or not of so many bytes.
+    """
+    if row["encoding"] != s.ENCODING_ARRAY:
+        return None
+    from jessymem.regions.arrays import NoDescription, read_description
+
+    n_bytes = int(row["content_end"]) - int(row["content_offset"])
+    try:
+        form = read_description(row_text(layout, row, "array").tobytes())
+        if form.n_bytes != n_bytes:
+            raise NoDescription(f"an array of the content's {n_bytes} bytes", form.n_bytes)
+    except NoDescription as error:
+        place = layout.heap_offset + int(row["array_offset"])
+        name = f"layer {row['layer_num']} array"
+        raise faults.broken(source, name, place, error.expected, error.got) from None
+    return form
 
 
 def build_index(rows: NDArray[Any]) -> NDArray[np.uint16] | None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from jessymem.ids import LayerId
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ContentLocation(Enum):
@@ -49,6 +53,10 @@ class LayerInfo:
         The loaded layers that name this one as their parent, ascending.
     location : ContentLocation
     state : LayerState
+    dtype : numpy.dtype or None
+        Of an array; None for what is none.
+    shape : tuple of int or None
+        Of an array.
     """
 
     layer_id: LayerId
@@ -62,6 +70,8 @@ class LayerInfo:
     children: tuple[LayerId, ...]
     location: ContentLocation
     state: LayerState
+    dtype: np.dtype[Any] | None = None
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,7 +22,14 @@ from jessymem.errors import (
     RegionIOError,
     empty_frames,
 )
-from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
+from jessymem.ids import (
+    DimensionId,
+    DimensionLike,
+    LayerId,
+    LayerLike,
+    as_dimension_id,
+    as_layer_id,
+)
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.table import Edition, LayerTable
@@ -30,6 +37,7 @@ from jessymem.regions.table import Edition, LayerTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import LayerDraft
     from jessymem.regions.metadata import ContentLocation, LayerState, RegionMetadata
 
@@ -198,6 +206,31 @@ class MmapRegion(LayerTable):
         """
         return str(self.read_content(offset, size), "utf-8", "replace")
 
+    def read_array(self, layer_id: LayerLike) -> NDArray[Any]:
+        """Return a layer as the array that it is, without a copy.
+
+        Returns
+        -------
+        ndarray
+            Read-only, with the dtype, shape and order that it was added with; valid and unchanged
+            for as long as it is held. Its first byte is on a 64-byte boundary in files that this
+            package wrote.
+
+        Raises
+        ------
+        LayerNotFound
+            If the region has no such layer.
+        TypeError
+            If the layer is no array, or `layer_id` no id.
+        RegionFormatError
+            If its description is malformed.
+        OutOfBounds
+            If the file was changed under the mapping so that the layer would lie outside.
+        ValueError
+            If `layer_id` is none.
+        """
+        return self.array_of(self.find_row(as_layer_id(layer_id)))
+
     def verify_integrity(self, level: str = "full") -> bool:
         """Compare the region's bytes, as they are now, with its checksums.
 
@@ -292,6 +325,10 @@ class MmapRegion(LayerTable):
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
         return tuple(piece.decode("utf-8", "replace") for piece in self._raw_keywords(row))
 
+    def read_form(self, row: int) -> ArrayForm | None:
+        """Return what makes a layer's content an array; None where it is none."""
+        return layout.read_form(self.layout, self.rows[row], self._source)
+
     def draft_of(self, row: int) -> LayerDraft:
         """Return the layer in a row as it would be written again: byte for byte, checksum included.
 
@@ -315,7 +352,10 @@ class MmapRegion(LayerTable):
         heap = self.layout.heap.tobytes() if len(rows) > 1 else self.layout.heap
         fields = ("layer_num", "frequency", "depth", "parent", "encoding", "content_xxh3")
         columns = [rows[field].tolist() for field in fields]
-        names = zip(rows["name_offset"].tolist(), rows["name_size"].tolist(), strict=True)
+        names, arrays = (
+            zip(rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True)
+            for kind in ("name", "array")
+        )
         keyword_counts = rows["keyword_count"].tolist()
         return [
             LayerDraft(
@@ -327,9 +367,10 @@ class MmapRegion(LayerTable):
                 keywords=self._raw_keywords(place) if n_keywords else (),
                 parent=LayerId.from_packed(parent) if parent >> s.LAYER_BITS else None,
                 encoding=encoding,
+                array_header=bytes(heap[array_at : array_at + array_size]),
                 content_xxh3=checksum if self.layout.is_extended else None,
             )
-            for place, (name_at, name_size), n_keywords, (
+            for place, (name_at, name_size), (array_at, array_size), n_keywords, (
                 number,
                 frequency,
                 depth,
@@ -337,7 +378,12 @@ class MmapRegion(LayerTable):
                 encoding,
                 checksum,
             ) in zip(
-                places.tolist(), names, keyword_counts, zip(*columns, strict=True), strict=True
+                places.tolist(),
+                names,
+                arrays,
+                keyword_counts,
+                zip(*columns, strict=True),
+                strict=True,
             )
         ]
 

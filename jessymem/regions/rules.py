@@ -43,16 +43,22 @@ def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
     nowhere = (rows["parent"] > 0) & (rows["parent"] >> s.LAYER_BITS == 0)
     yield "parent", nowhere, "a layer of dimension 1 or above"
     yield "keyword_count", rows["keyword_count"] > s.MAX_KEYWORDS, f"<= {s.MAX_KEYWORDS}"
-    name_sizes, keyword_sizes = rows["name_size"].astype("u8"), rows["keywords_size"].astype("u8")
-    for field, sizes in (("name_offset", name_sizes), ("keywords_offset", keyword_sizes)):
-        past = rows[field] + sizes > heap_size
-        yield field, past, f"inside the heap of {heap_size} bytes with its size"
+    kinds = ("name", "keywords", "array")
+    sizes = {kind: rows[f"{kind}_size"].astype("u8") for kind in kinds}
+    for kind in kinds:
+        past = rows[f"{kind}_offset"] + sizes[kind] > heap_size
+        yield f"{kind}_offset", past, f"inside the heap of {heap_size} bytes with its size"
     lengths = rows["keyword_count"] * s.KEYWORD_LENGTH_BYTES
     yield "keywords_size", lengths > rows["keywords_size"], "room for every keyword's length"
+    is_array = rows["encoding"] == s.ENCODING_ARRAY
+    for field in ("array_offset", "array_size"):
+        yield field, ~is_array & (rows[field] != 0), "zero where the layer is no array"
+    yield "array_size", is_array & (rows["array_size"] == 0), "a description of the array"
+    too_long = rows["array_size"] > s.MAX_ARRAY_HEADER_BYTES
+    yield "array_size", too_long, f"<= {s.MAX_ARRAY_HEADER_BYTES}"
     # Otherwise a small file could name its heap 65,536 times over.
-    together = np.cumsum(name_sizes + keyword_sizes) > heap_size
-    yield "name_size", together, f"all names and keywords in a heap of {heap_size} bytes"
-    yield "padding", rows["padding"] != 0, "zeros"
+    together = np.cumsum(sum(sizes.values())) > heap_size
+    yield "name_size", together, f"all that rows point at in a heap of {heap_size} bytes"
 
 
 def _check_overlap(layout: Layout, source: Source) -> None:

@@ -20,6 +20,7 @@ from jessymem.kernels import schema as s
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
 
 
@@ -77,6 +78,11 @@ class LayerTable:
     index: NDArray[np.uint16] | None
     reader: Reader
 
+    @computed_once
+    def forms(self) -> dict[int, ArrayForm]:
+        """Forms by row, of arrays that were asked for."""
+        return {}
+
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
         raise NotImplementedError
@@ -93,6 +99,13 @@ class LayerTable:
         """Return how far a layer has come."""
         raise NotImplementedError
 
+    def read_form(self, row: int) -> ArrayForm | None:
+        """Return what makes a layer's content an array; None where it is none.
+
+        Raises RegionFormatError where its description is malformed.
+        """
+        raise NotImplementedError
+
     # -- reading -----------------------------------------------------------------------------------
 
     def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
@@ -103,7 +116,7 @@ class LayerTable:
         LayerNotFound
             If the region has no such layer.
         RegionFormatError
-            If its keywords are malformed.
+            If its keywords, or its description as an array, are malformed.
         ValueError, TypeError
             If `layer_id` is none.
         """
@@ -170,6 +183,7 @@ class LayerTable:
 
         record = self.rows[row]
         start, end = self.extent_of(row)
+        form = self.form_of(row)
         return LayerInfo(
             layer_id=layer_id,
             name=self.name_of(row),
@@ -182,6 +196,8 @@ class LayerTable:
             children=children,
             location=self.location_of(row),
             state=self.state_of(row),
+            dtype=None if form is None else form.dtype,
+            shape=None if form is None else form.shape,
         )
 
     def extent_of(self, row: int) -> tuple[int, int]:
@@ -205,6 +221,43 @@ class LayerTable:
             size=end - start,
             region_size=self.size,
         )
+
+    def array_of(self, row: int) -> NDArray[Any]:
+        """Return a layer's content as the array that it is.
+
+        Raises
+        ------
+        TypeError
+            If it is none.
+        RegionFormatError
+            If its description is malformed.
+        OutOfBounds
+            As `content_of`.
+        """
+        content, form = self.content_of(row), self.forms.get(row) or self.form_of(row)
+        if form is not None and form.n_bytes == len(content):
+            return form.make_array(content)
+        record = self.rows[row]
+        layer_id = LayerId(self.dimension_id, int(record["layer_num"]))
+        if form is None:
+            encoding = s.ENCODINGS.get(int(record["encoding"]))
+            raise TypeError(f"{layer_id} is no array: its content is {encoding}")
+        raise OutOfBounds(
+            f"{layer_id}: its {len(content)} bytes are no array of {form.n_bytes}; {self.path} "
+            "was changed while it was mapped",
+            offset=self.extent_of(row)[0],
+            size=form.n_bytes,
+            region_size=self.size,
+        )
+
+    def form_of(self, row: int) -> ArrayForm | None:
+        """Return what makes a layer's content an array, read once; None where it is none."""
+        form = self.forms.get(row)
+        if form is None:
+            form = self.read_form(row)
+            if form is not None:
+                self.forms[row] = form
+        return form
 
     def parent_of(self, row: int) -> LayerId | None:
         """Return a layer's parent; None also where the file was changed to name no layer."""

@@ -41,6 +41,7 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     extended = layout.extended_layout(data, header, extension)
     check_rows(extended, source)
     _verify_texts(extended, source)
+    _verify_arrays(extended, source)
     _verify_same(extended, plain, extension.table_offset, source)
     if level == "full":
         _verify_contents(data, extended, extension.table_offset, source)
@@ -80,6 +81,12 @@ def _verify_texts(tables: Layout, source: Source) -> None:
                     name = f"layer {row['layer_num']} {field}"
                     at = tables.heap_offset + int(row[f"{field}_offset"])
                     raise faults.broken(source, name, at, "UTF-8", piece) from None
+
+
+def _verify_arrays(tables: Layout, source: Source) -> None:
+    """Check that every array's description is one, and of so many bytes as there are."""
+    for row in tables.rows[tables.rows["encoding"] == s.ENCODING_ARRAY]:
+        layout.read_form(tables, row, source)
 
 
 def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Source) -> None:

@@ -61,7 +61,8 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
 
     Each file is a layer. One that lies directly in the sub-folder and is called NN-name gets
     the number NN; all others, those in deeper folders too, fill the free numbers in natural
-    order. What is valid UTF-8 is kept as text, all else as bytes.
+    order. A .npy file is kept as the array in it, what is valid UTF-8 as text, all else as
+    bytes.
 
     An optional dimension.toml in the sub-folder says more:
 

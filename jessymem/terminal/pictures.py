@@ -23,17 +23,23 @@ from jessymem.demo.run import DemoReport
 from jessymem.ingest.building import BuiltDimension
 from jessymem.inspection import (
     BYTE_KINDS,
-    ENCODINGS,
     Finding,
     byte_map,
     byte_use,
     creation_time,
     extension_state,
 )
-from jessymem.kernels.schema import N_CORE_DIMENSIONS
+from jessymem.kernels import schema as s
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
-from jessymem.terminal.wording import count, show_bytes, show_seconds, show_value, visible
+from jessymem.terminal.wording import (
+    count,
+    show_bytes,
+    show_kind,
+    show_seconds,
+    show_value,
+    visible,
+)
 
 _YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What")
 
@@ -195,7 +201,7 @@ def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool
             Text(str(layer.layer_id), "cyan"),
             _cell(layer.name),
             show_bytes(layer.size),
-            ENCODINGS[encoding],
+            _cell(show_kind(layer, s.ENCODINGS[encoding])),
             f"{layer.frequency:.4g}",
             str(layer.depth),
             str(layer.parent) if layer.parent is not None else "-",
@@ -213,7 +219,7 @@ def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool
 def demo_view(report: DemoReport, kept: Path | None) -> RenderableType:
     """Show what the demo found, and where its files are if they are kept."""
     library = f"the sources of Python {platform.python_version()}'s library"
-    if report.n_dimensions == N_CORE_DIMENSIONS:
+    if report.n_dimensions == s.N_CORE_DIMENSIONS:
         library = "nothing else: this Python comes without sources"
     size = f"{count(report.n_layers, 'layer')}, {show_bytes(report.n_bytes)}"
     summary = Text.assemble(

@@ -13,7 +13,9 @@ from jessymem.demo.run import DemoReport
 from jessymem.errors import JessyMemoryError
 from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
-from jessymem.inspection import ENCODINGS, Finding, byte_use, creation_time, extension_state
+from jessymem.inspection import Finding, byte_use, creation_time, extension_state
+from jessymem.kernels import schema as s
+from jessymem.regions.arrays import descr_of
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
 from jessymem.warming import WarmupReport
@@ -70,7 +72,7 @@ def region_record(region: MmapRegion) -> dict[str, Any]:
         "content_offset": region.layout.content_start,
         "bytes": byte_use(region)._asdict(),
         "layers": [
-            _layer(layer, ENCODINGS[encoding])
+            _layer(layer, s.ENCODINGS[encoding])
             for layer, encoding in zip(layers, encodings, strict=True)
         ],
     }
@@ -130,6 +132,8 @@ def _layer(layer: LayerInfo, encoding: str) -> dict[str, Any]:
         "offset": layer.offset,
         "n_bytes": layer.size,
         "encoding": encoding,
+        "dtype": None if layer.dtype is None else descr_of(layer.dtype),
+        "shape": layer.shape,
         "frequency": layer.frequency,
         "depth": layer.depth,
         "keywords": list(layer.keywords),

@@ -8,6 +8,7 @@ from typing import Final
 
 from jessymem.demo.measurements import Measurement
 from jessymem.ingest.folders import Skipped
+from jessymem.regions.metadata import LayerInfo
 from jessymem.warming import WarmupReport
 
 _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
@@ -70,6 +71,13 @@ def show_value(measurement: Measurement) -> str:
     if measurement.unit == "share":
         return f"{100 * value:.1f} %"
     return show_bytes(value) if measurement.unit == "bytes" else f"{value:,.0f}"
+
+
+def show_kind(layer: LayerInfo, encoding: str) -> str:
+    """Write what a layer's content is: ``text``, or an array's dtype and shape, ``float64 3x4``."""
+    if layer.dtype is None or layer.shape is None:
+        return encoding
+    return f"{layer.dtype.name} {'x'.join(map(str, layer.shape))}".strip()
 
 
 def count(number: int, noun: str) -> str:
