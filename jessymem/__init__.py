@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
+    from jessymem.scanning.hits import Hit, Hits
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
     from jessymem.warming import WarmupReport, warmup
 
@@ -51,6 +52,8 @@ __all__ = [
     "DimensionNotFound",
     "DuplicateDimension",
     "DuplicateLayer",
+    "Hit",
+    "Hits",
     "ImmutableDimension",
     "InvalidAccess",
     "JessyMemoryError",
@@ -95,6 +98,7 @@ _HOMES: Final = {
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
+    "scanning.hits": ("Hit", "Hits"),
     "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
     "warming": ("WarmupReport", "warmup"),
 }

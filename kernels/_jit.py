@@ -27,15 +27,17 @@ R = TypeVar("R")
 Int: TypeAlias = int | np.signedinteger[Any]
 
 #: What `promote` tells apart, so that nobody waits for kernels that he does not call: those that
-#: read, those that parse plain entries, those of the allocator.
+#: read, those that parse plain entries, those that search, those of the allocator.
 READING: Final = "reading"
 PARSING: Final = "parsing"
+SEARCHING: Final = "searching"
 MEMORY: Final = "memory"
 
 #: The modules whose kernels are compiled, by group, callees first; none calls those of another.
 MODULES: Final = {
     READING: ("lookup", "gather", "store"),
     PARSING: ("parse",),
+    SEARCHING: ("search",),
     MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages"),
 }
 
