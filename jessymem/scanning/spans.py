@@ -86,6 +86,8 @@ class Spans:
         for next_span, next_at in zip(
             [*spans.tolist(), len(lengths)], [*places.tolist(), 0], strict=True
         ):
+            if (next_span, next_at) == (span, at):
+                continue  # more cuts than bytes
             n_then = int(before[next_span]) + next_at
             yield Job(span, at, next_span, next_at, n_then - n_done)
             span, at, n_done = next_span, next_at, n_then
