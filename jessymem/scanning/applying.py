@@ -68,16 +68,13 @@ class Applied:
         smallest, largest = _JOB_BYTES
         share = spans.n_bytes // (_JOBS_PER_WORKER * crew.n_workers)
         jobs = spans.jobs(min(max(share, smallest), largest), is_whole=True)
-
-        def work(job: Job) -> None:
-            self._apply(spans, job, values, crew.stop)
-
+        work = functools.partial(self._apply, spans, values, crew.stop)
         with closing(crew.results(work, jobs, spans.n_bytes)) as results:
             for _ in results:
                 pass
         return values
 
-    def _apply(self, spans: Spans, job: Job, values: NDArray[Any], stop: NDArray[np.int64]) -> None:
+    def _apply(self, spans: Spans, values: NDArray[Any], stop: NDArray[np.int64], job: Job) -> None:
         row = np.zeros(1, s.LAYER)
         place = np.array([job.span, job.last_span])
         try:
@@ -139,16 +136,18 @@ def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
             "several threads already"
         )
     types = numba.core.types
+    wanted = "a layer's bytes (a read-only array of uint8) and its row"
     taken = (types.Array(types.uint8, 1, "C", readonly=True), numba.from_dtype(s.LAYER))
     context = dispatcher.targetdescr.typing_context  # type: ignore[attr-defined]
     try:
         signature = types.Dispatcher(dispatcher).get_call_type(context, taken, {})
     except Exception as error:  # the compiler's own, and whatever it runs into
         raise TypeError(
-            f"the kernel {name_of(kernel)} does not compile for a layer's bytes (a read-only array "
-            f"of uint8) and its row: {error}"
+            f"the kernel {name_of(kernel)} does not compile for {wanted}: {error}"
         ) from error
-    returned = numba.core.types.unliteral(signature.return_type)
+    if signature is None:
+        raise TypeError(f"the kernel {name_of(kernel)} is compiled for others than {wanted}")
+    returned = types.unliteral(signature.return_type)
     try:
         found = numba.np.numpy_support.as_dtype(returned)
     except (NotImplementedError, numba.core.errors.NumbaError):
@@ -176,8 +175,8 @@ def _drive_plain(
         span = spans + i * _SPAN_BYTES
         n_bytes = memory.load_i64(span + _N_BYTES)
         content = memory.array_at(None, memory.load_i64(span + _ADDRESS), n_bytes, np.uint8)
-        memory.copy_bytes(row, memory.load_i64(span + _ROW_ADDRESS), s.LAYER_BYTES)
-        value = kernel(content, memory.array_at(None, row, 1, record)[0])
+        layer_row = memory.array_at(None, memory.load_i64(span + _ROW_ADDRESS), 1, record)[0]
+        value = kernel(content, layer_row.copy())
         if np.ndim(value) or not np.can_cast(np.asarray(value).dtype, dtype, "same_kind"):
             kind = type(value).__name__
             raise TypeError(f"the kernel {name_of(kernel)} returns {kind}, which is no {dtype}")

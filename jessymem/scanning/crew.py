@@ -83,7 +83,8 @@ class Crew:
     ) -> Generator[R, None, None]:
         """Do all `jobs`, of `n_bytes` together, and yield what they come to, in their order.
 
-        Close the iterator: whatever way it ends, no thread is left.
+        Close the iterator: whatever way it ends, no thread is left. `work` is no closure: the frame
+        of one, in the traceback of an error that somebody keeps, would hold what is scanned.
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -38,10 +39,7 @@ def find_in(
     room = _WITHOUT_END if limit is None else limit
     parts: list[NDArray[Any]] = []
     n_found = 0
-
-    def work(job: Job) -> list[NDArray[Any]]:
-        return _find_in_job(spans, needle, crew, job, room)
-
+    work = partial(_find_in_job, spans, needle, crew, room)
     with closing(_search(spans, needle, crew, work)) as results:
         for found in results:
             for part in found:
@@ -54,13 +52,7 @@ def find_in(
 
 def count_in(spans: Spans, needle: Needle, crew: Crew) -> int:
     """Return how many finds there are."""
-
-    def work(job: Job) -> int:
-        state = _state_of(job)
-        state["n_room"] = _WITHOUT_END
-        search.search_on(spans.rows, needle.record, state, crew.stop)
-        return int(state["n_hits"][0])
-
+    work = partial(_count_in_job, spans, needle, crew)
     with closing(_search(spans, needle, crew, work)) as results:
         return sum(results)
 
@@ -77,7 +69,7 @@ def _search(
 
 
 def _find_in_job(
-    spans: Spans, needle: Needle, crew: Crew, job: Job, limit: int
+    spans: Spans, needle: Needle, crew: Crew, limit: int, job: Job
 ) -> list[NDArray[Any]]:
     """Return the first `limit` finds that begin in a job."""
     state = _state_of(job)
@@ -95,6 +87,14 @@ def _find_in_job(
             parts.append(hits[:n_hits].copy())
         n_found += n_hits
     return parts
+
+
+def _count_in_job(spans: Spans, needle: Needle, crew: Crew, job: Job) -> int:
+    """Return how many finds begin in a job."""
+    state = _state_of(job)
+    state["n_room"] = _WITHOUT_END
+    search.search_on(spans.rows, needle.record, state, crew.stop)
+    return int(state["n_hits"][0])
 
 
 def _state_of(job: Job) -> NDArray[Any]:
