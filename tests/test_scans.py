@@ -128,8 +128,8 @@ def test_needles_come_in_many_forms(shelf, form):
 
 def test_a_string_is_utf8(tmp_path):
     with MmapManager(8, base_path=tmp_path) as manager:
-        layer = manager.create_proto_dimension(40, "a na\u00efve caf\u00e9")
-        assert list(manager.find("caf\u00e9")) == [(layer, 9)]
+        layer = manager.create_proto_dimension(40, "a na\u00efve r\u00f4le")
+        assert list(manager.find("r\u00f4le")) == [(layer, 9)]
         assert manager.count("\u00ef") == 1
 
 

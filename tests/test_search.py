@@ -262,7 +262,7 @@ def test_counting_bytes():
     [
         (b"", b"", 0),
         (b"abc", b"abc", 3),
-        (b"abc", b"abd", 2),
+        (b"abc", b"abx", 2),
         (b"x" * 30, b"x" * 30, 30),
         (b"x" * 8 + b"y", b"x" * 8 + b"z", 8),
         (b"x" * 7 + b"ab", b"x" * 7 + b"bb", 0),  # told by words: not far before
