@@ -50,7 +50,7 @@ _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
 _is_cacheless = False  # the cache has failed, and somebody was told
-_n_items = 0  # that plain Python has worked on
+_n_items: dict[str, int] = {}  # that plain Python has worked on, by group
 
 
 @overload
@@ -122,16 +122,15 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     return function.overloads[types].entry_point
 
 
-def promote_for(n_items: int) -> None:
+def promote_for(n_items: int, group: str = READING) -> None:
     """Compile if `n_items`, with those before them, are worth it; nothing to do where it has been.
 
     What threads count at once may be lost.
     """
-    global _n_items
-    if READING not in _ready:
-        _n_items += n_items
-        if _n_items >= WORTH_COMPILING:
-            promote()
+    if group not in _ready:
+        _n_items[group] = _n_items.get(group, 0) + n_items
+        if _n_items[group] >= WORTH_COMPILING:
+            promote(group)
 
 
 def promote(group: str = READING) -> bool:

@@ -305,7 +305,7 @@ def test_a_stop_is_seen_between_layers(shelf):
     values, threads = np.zeros(len(contents), np.int64), crew.Crew(1, None, None)
     with manager._sampler.reader():
         (spans,) = manager._states(None, threads)
-    (job,) = spans.jobs(2**30, is_whole=True)
+    (job,) = spans.jobs(1, (2**30, 2**30), is_whole=True)
     threads.stop[0] = 1
     applied._apply(spans, values, threads.stop, job)
     assert not values.any()

@@ -49,7 +49,9 @@ def test_the_readme_example_runs(tmp_path):
     assert result.stdout.endswith("b'Rain since Monday.\\nStill raining.' True\n")
 
 
-@pytest.mark.parametrize(("page", "n_examples"), [("memory.md", 2), ("learning.md", 1), ("scanning.md", 2)])
+@pytest.mark.parametrize(
+    ("page", "n_examples"), [("memory.md", 2), ("learning.md", 1), ("scanning.md", 2)]
+)
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
     assert len(blocks) == n_examples

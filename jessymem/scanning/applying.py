@@ -65,9 +65,7 @@ class Applied:
     def to(self, spans: Spans, crew: Crew) -> NDArray[Any]:
         """Return what the kernel makes of each span, in order."""
         values = np.zeros(len(spans.rows), self.dtype)
-        smallest, largest = _JOB_BYTES
-        share = spans.n_bytes // (_JOBS_PER_WORKER * crew.n_workers)
-        jobs = spans.jobs(min(max(share, smallest), largest), is_whole=True)
+        jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, _JOB_BYTES, is_whole=True)
         work = functools.partial(self._apply, spans, values, crew.stop)
         with closing(crew.results(work, jobs, spans.n_bytes)) as results:
             for _ in results:
@@ -100,7 +98,7 @@ def make_driver(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..
     """
     if _jit.is_disabled():
         return functools.partial(_drive_plain, kernel, dtype)
-    _jit.promote()
+    _jit.register_overloads()
     compiled = _compile(kernel, dtype)
 
     def drive(spans: Any, values: Any, row: Any, place: Any, stop: Any) -> None:
@@ -120,7 +118,8 @@ def make_driver(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..
             layer_row = memory.array_at(None, row, 1, s.LAYER)[0]
             memory.store_item(values, i, compiled(content, layer_row), dtype)
 
-    driver: Callable[..., None] = import_module("numba").njit(nogil=True)(drive)
+    njit = import_module("numba").njit
+    driver: Callable[..., None] = njit("(int64, int64, int64, int64, int64)", nogil=True)(drive)
     return driver
 
 

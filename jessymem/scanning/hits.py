@@ -74,9 +74,12 @@ class Hits(Sequence[Hit]):
 
     def __iter__(self) -> Iterator[Hit]:
         """Make one find after the other."""
+        layer_id: int = 0
         for start in range(0, len(self._array), _N_TOGETHER):
             for layer, offset in self._array[start : start + _N_TOGETHER].tolist():
-                yield Hit(LayerId.from_packed(layer), offset)
+                if layer != layer_id:
+                    layer_id = LayerId.from_packed(layer)
+                yield Hit(layer_id, offset)  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         """Tell whether `other` has the same finds."""

@@ -60,12 +60,12 @@ def count_in(spans: Spans, needle: Needle, crew: Crew) -> int:
 def _search(
     spans: Spans, needle: Needle, crew: Crew, work: Callable[[Job], R]
 ) -> Generator[R, None, None]:
-    _jit.promote_for((spans.n_bytes + needle.n_bytes) // vectors.MANY)
+    n_steps = (spans.n_bytes + needle.n_bytes) // vectors.MANY
+    _jit.promote_for(n_steps, _jit.SEARCHING)
     needle.aim_at(spans)
-    smallest, largest = _JOB_BYTES
-    share = spans.n_bytes // (_JOBS_PER_WORKER * crew.n_workers)
-    n_bytes = max(min(max(share, smallest), largest), _JOB_NEEDLES * needle.n_bytes)
-    return crew.results(work, spans.jobs(n_bytes, is_whole=False), spans.n_bytes)
+    smallest, largest = (max(bound, _JOB_NEEDLES * needle.n_bytes) for bound in _JOB_BYTES)
+    jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, (smallest, largest), is_whole=False)
+    return crew.results(work, jobs, spans.n_bytes)
 
 
 def _find_in_job(

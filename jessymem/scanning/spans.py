@@ -70,13 +70,18 @@ class Spans:
         found["n_bytes"] = np.minimum(found["n_bytes"] - skipped, n_bytes)
         return found
 
-    def jobs(self, n_bytes: int, *, is_whole: bool) -> Iterator[Job]:
-        """Cut the work into jobs of about `n_bytes`, in order; with `is_whole` between layers."""
+    def jobs(self, n_jobs: int, bounds: tuple[int, int], *, is_whole: bool) -> Iterator[Job]:
+        """Cut the work into about `n_jobs`, in order; with `is_whole` between layers.
+
+        `bounds` are the least and the most bytes that a job should have.
+        """
         lengths = self.rows["n_bytes"]
         weights = lengths + _LAYER_OVERHEAD
         before = np.concatenate(([0], np.cumsum(lengths)))
         ends = np.cumsum(weights)
-        cuts = np.arange(n_bytes, ends[-1] if len(ends) else 0, n_bytes)
+        n_weighed = int(ends[-1]) if len(ends) else 0
+        n_bytes = min(max(n_weighed // n_jobs, bounds[0]), bounds[1])
+        cuts = np.arange(n_bytes, n_weighed, n_bytes)
         spans = np.searchsorted(ends, cuts, side="right")
         places = np.minimum(cuts - (ends - weights)[spans], lengths[spans])
         if is_whole:

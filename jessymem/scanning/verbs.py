@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from jessymem.errors import DimensionNotFound, lets_go
+from jessymem.errors import lets_go
 from jessymem.ids import DimensionId, DimensionLike, as_integer
-from jessymem.snapshot import Snapshot
+from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
@@ -33,6 +33,9 @@ class ScanningVerbs:
     if TYPE_CHECKING:
 
         def _check_open(self) -> None: ...
+        def _standing_for(
+            self, dimension: DimensionId, snapshot: Snapshot | None = None
+        ) -> Standing: ...
         def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None: ...
         def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
         def _note_batch(self, located: Located) -> None: ...
@@ -251,10 +254,17 @@ class ScanningVerbs:
         While they are scanned, this thread counts as a reader and none of them is evicted. Who has
         scanned them lets go of them, since they may have to go for the next.
         """
+        from jessymem.selection import as_dimensions
+
         with self._sampler.reader():
             snapshot = self._snapshot
             self._check_open()
-            wanted = _choose(snapshot, dimensions)
+            if dimensions is None:
+                wanted = [each.dimension_id for each in snapshot.loaded]
+            else:
+                wanted = sorted(as_dimensions(dimensions))
+                for dimension in wanted:
+                    self._standing_for(dimension, snapshot)  # raises where it is not loaded
             if all(int(dimension) in snapshot.readers for dimension in wanted):
                 with self._keeping(wanted):
                     spans = self._spans_in(snapshot, wanted)
@@ -285,16 +295,3 @@ class ScanningVerbs:
         settle(located, packed, is_strict=True)
         self._note_batch(located)
         return Spans.of(located, packed)
-
-
-def _choose(snapshot: Snapshot, dimensions: Iterable[DimensionLike] | None) -> list[DimensionId]:
-    """Return which dimensions to scan, ascending; raise DimensionNotFound."""
-    from jessymem.selection import as_dimensions
-
-    if dimensions is None:
-        return [each.dimension_id for each in snapshot.loaded]
-    chosen = sorted(as_dimensions(dimensions))
-    for dimension in chosen:
-        if dimension not in snapshot:
-            raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
-    return chosen
