@@ -169,11 +169,27 @@ def test_a_limit_keeps_the_first_in_order(shelf, finely, limit, n_workers):
     assert list(manager.find(b"e", limit=limit, workers=n_workers)) == expected[:limit]
 
 
-def test_a_limit_ends_the_scan(shelf, finely):
+@pytest.mark.parametrize("small", [False, True])
+def test_a_limit_ends_the_scan(shelf, finely, monkeypatch, small):
     manager, _ = shelf
-    told = []
-    manager.find(b"\x01", limit=5, workers=2, progress=lambda *numbers: told.append(numbers))
-    assert len(told) == 1 and told[0][0] < told[0][1]
+    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
+    monkeypatch.setattr(crew, "_POLL_SECONDS", None)  # nobody has to wait for a poll
+    first, told = threading.Event(), []
+    search_on = searching.search.search_on
+
+    def search_after_the_first(spans, needle, search, stop):
+        if search["span"][0] > 2:
+            first.wait()
+        return search_on(spans, needle, search, stop)
+
+    def progress(*numbers):
+        told.append(numbers)
+        first.set()
+
+    monkeypatch.setattr(searching.search, "search_on", search_after_the_first)
+    assert len(manager.find(b"\x01", limit=5, workers=2, progress=progress)) == 5
+    assert told[0][0] < told[0][1]
+    assert not small or len(told) == 1
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "3", True])
@@ -298,8 +314,10 @@ def test_as_many_threads_as_cpus(monkeypatch):
 
 @pytest.mark.parametrize("n_workers", [1, 4])
 @pytest.mark.parametrize("verb", ["find", "count"])
-def test_progress_rises_to_all_bytes(shelf, finely, verb, n_workers):
+@pytest.mark.parametrize("small", [False, True])
+def test_progress_rises_to_all_bytes(shelf, finely, monkeypatch, verb, n_workers, small):
     manager, contents = shelf
+    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
     told, caller = [], threading.get_ident()
 
     def progress(n_done, n_total):
@@ -310,7 +328,7 @@ def test_progress_rises_to_all_bytes(shelf, finely, verb, n_workers):
     total = sum(map(len, contents.values()))
     assert {n_total for _, n_total in told} == {total}
     done = [n_done for n_done, _ in told]
-    assert done == sorted(done) and done[-1] == total and len(done) > 50
+    assert done == sorted(done) and done[-1] == total and (not small or len(done) > 50)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

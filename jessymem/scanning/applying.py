@@ -67,7 +67,7 @@ class Applied:
         values = np.zeros(len(spans.rows), self.dtype)
         jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, _JOB_BYTES, is_whole=True)
         work = functools.partial(self._apply, spans, values, crew.stop)
-        with closing(crew.results(work, jobs, spans.n_bytes)) as results:
+        with closing(crew.results(work, jobs, spans.n_bytes, is_awaited=False)) as results:
             for _ in results:
                 pass
         return values

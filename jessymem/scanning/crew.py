@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
-from typing import Final, Protocol, TypeVar
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from jessymem.ids import as_integer
 from jessymem.scanning.spans import Job
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 R = TypeVar("R")
 
 #: So many bytes are scanned before a thread would have started.
 _SMALL_BYTES: Final = 2**20
-#: Jobs per thread that are given out ahead: none runs dry while results are taken in order.
-_N_AHEAD: Final = 4
+#: How often the caller's thread looks at what was done, unless somebody waits for it.
 _POLL_SECONDS: Final = 0.05
 
 
@@ -79,12 +80,14 @@ class Crew:
         self._n_expected += n_bytes
 
     def results(
-        self, work: Callable[[Job], R], jobs: Iterator[Job], n_bytes: int
+        self, work: Callable[[Job], R], jobs: Iterator[Job], n_bytes: int, *, is_awaited: bool
     ) -> Generator[R, None, None]:
         """Do all `jobs`, of `n_bytes` together, and yield what they come to, in their order.
 
-        Close the iterator: whatever way it ends, no thread is left. `work` is no closure: the frame
-        of one, in the traceback of an error that somebody keeps, would hold what is scanned.
+        At once where that `is_awaited`, else now and then: to wake this thread takes as long as to
+        scan a MiB. Close the iterator: whatever way it ends, no thread is left. `work` is no
+        closure: the frame of one, in the traceback of an error that somebody keeps, would hold what
+        is scanned.
 
         Raises
         ------
@@ -93,47 +96,109 @@ class Crew:
         Exception
             What `work` or the progress callback raises.
         """
-        self.check()
-        with self._threads(n_bytes) as threads:
-            pending: deque[tuple[Job, Future[R] | None]] = deque()
-            n_ahead = 1 if threads is None else _N_AHEAD * self.n_workers
-            submit = None if threads is None else threads.submit
-            while True:
-                for job in islice(jobs, n_ahead - len(pending)):
-                    pending.append((job, submit and submit(work, job)))
-                if not pending:
-                    return
-                job, future = pending.popleft()
-                result = work(job) if future is None else self._await(future)
-                self.check()
-                self._n_done += job.n_bytes
-                if self._progress is not None:
-                    self._progress(self._n_done, self._n_expected)
+        self._check()
+        if n_bytes < _SMALL_BYTES:
+            for job in jobs:
+                result = work(job)
+                self._note(job.n_bytes)
                 yield result
+            return
+        gang = _Gang(work, jobs, self.n_workers, self.stop, is_awaited)
+        with self._threads() as threads:
+            futures = [threads.submit(gang.labour) for _ in range(self.n_workers)]
+            is_over = False
+            while not is_over:
+                gang.news.wait(_POLL_SECONDS)
+                gang.news.clear()
+                is_over = not gang.n_at_work  # before the last look at what they have done
+                done = gang.take()
+                if done:
+                    self._note(sum(job.n_bytes for job, _ in done))
+                self._check()
+                for _, result in done:
+                    yield result
+            for future in futures:
+                future.result()
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise CancelledError if the scan is cancelled."""
         if self._cancel is not None and self._cancel.is_set():
             raise CancelledError("the scan was cancelled")
 
+    def _note(self, n_bytes: int) -> None:
+        """Count bytes that are done, tell of it, and look whether that is enough."""
+        self._n_done += n_bytes
+        if self._progress is not None:
+            self._progress(self._n_done, self._n_expected)
+        self._check()
+
     @contextmanager
-    def _threads(self, n_bytes: int) -> Iterator[ThreadPoolExecutor | None]:
-        """Have threads within, none for little work; those that run are told to stop at the end."""
-        if n_bytes < _SMALL_BYTES:
-            yield None
-            return
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        """Have threads within; at the end they are told to stop, and waited for."""
         threads = ThreadPoolExecutor(self.n_workers, "jessymem-scan")
         try:
             yield threads
         finally:
             self.stop[0] = 1
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown()
             self.stop[0] = 0
 
-    def _await(self, future: Future[R]) -> R:
-        while not wait((future,), _POLL_SECONDS).done:
-            self.check()
-        return future.result()
+
+class _Gang(Generic[R]):
+    """Threads that take one job after the other, and lay down what they come to.
+
+    Attributes
+    ----------
+    news : threading.Event
+        Set when one of them has nothing more to do, or has done a job that somebody waits for.
+    n_at_work : int
+        How many go on.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Job], R],
+        jobs: Iterator[Job],
+        n_workers: int,
+        stop: NDArray[np.int64],
+        is_awaited: bool,
+    ) -> None:
+        self.news = Event()
+        self.n_at_work = n_workers
+        self._work = work
+        self._jobs = enumerate(jobs)
+        self._stop = stop
+        self._is_awaited = is_awaited
+        self._lock = Lock()
+        self._done: dict[int, tuple[Job, R]] = {}
+        self._n_taken = 0
+
+    def labour(self) -> None:
+        """Do jobs until there are none, or all are to stop; who fails stops the others."""
+        try:
+            while not self._stop[0]:
+                with self._lock:
+                    place, job = next(self._jobs, (-1, None))
+                if job is None:
+                    break
+                self._done[place] = job, self._work(job)
+                if self._is_awaited:
+                    self.news.set()
+        except BaseException:
+            self._stop[0] = 1
+            raise
+        finally:
+            with self._lock:
+                self.n_at_work -= 1
+            self.news.set()
+
+    def take(self) -> list[tuple[Job, R]]:
+        """Return the next jobs that are done without a gap, each with what it came to."""
+        taken = []
+        while self._n_taken in self._done:
+            taken.append(self._done.pop(self._n_taken))
+            self._n_taken += 1
+        return taken
 
 
 def count_cpus() -> int:

@@ -40,7 +40,8 @@ def find_in(
     parts: list[NDArray[Any]] = []
     n_found = 0
     work = partial(_find_in_job, spans, needle, crew, room)
-    with closing(_search(spans, needle, crew, work)) as results:
+    is_limited = limit is not None
+    with closing(_search(spans, needle, crew, work, is_awaited=is_limited)) as results:
         for found in results:
             for part in found:
                 parts.append(part[: room - n_found])
@@ -53,19 +54,19 @@ def find_in(
 def count_in(spans: Spans, needle: Needle, crew: Crew) -> int:
     """Return how many finds there are."""
     work = partial(_count_in_job, spans, needle, crew)
-    with closing(_search(spans, needle, crew, work)) as results:
+    with closing(_search(spans, needle, crew, work, is_awaited=False)) as results:
         return sum(results)
 
 
 def _search(
-    spans: Spans, needle: Needle, crew: Crew, work: Callable[[Job], R]
+    spans: Spans, needle: Needle, crew: Crew, work: Callable[[Job], R], *, is_awaited: bool
 ) -> Generator[R, None, None]:
     n_steps = (spans.n_bytes + needle.n_bytes) // vectors.MANY
     _jit.promote_for(n_steps, _jit.SEARCHING)
     needle.aim_at(spans)
     smallest, largest = (max(bound, _JOB_NEEDLES * needle.n_bytes) for bound in _JOB_BYTES)
     jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, (smallest, largest), is_whole=False)
-    return crew.results(work, jobs, spans.n_bytes)
+    return crew.results(work, jobs, spans.n_bytes, is_awaited=is_awaited)
 
 
 def _find_in_job(

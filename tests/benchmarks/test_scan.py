@@ -184,16 +184,16 @@ def test_re_finditer_a_word(benchmark, text):
 def sum_bytes(content, row):
     """The sum of all bytes."""
     found = np.uint64(0)
-    for byte in content:
-        found += np.uint64(byte)
+    for i in range(content.size):  # `for byte in content` would load them one by one
+        found += np.uint64(content[i])
     return found
 
 
 def sum_words(content, row):
     """The sum of the whole words."""
-    found = np.uint64(0)
-    for word in content[: content.size // 8 * 8].view(np.uint64):
-        found += word
+    words, found = content[: content.size // 8 * 8].view(np.uint64), np.uint64(0)
+    for i in range(words.size):
+        found += words[i]
     return found
 
 
