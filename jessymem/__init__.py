@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
+    from jessymem.scanning.hits import Hit, Hits
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
     from jessymem.warming import WarmupReport, warmup
 
@@ -52,6 +53,8 @@ __all__ = [
     "DimensionNotFound",
     "DuplicateDimension",
     "DuplicateLayer",
+    "Hit",
+    "Hits",
     "ImmutableDimension",
     "InvalidAccess",
     "JessyMemoryError",
@@ -98,6 +101,7 @@ _HOMES: Final = {
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
+    "scanning.hits": ("Hit", "Hits"),
     "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
     "warming": ("WarmupReport", "warmup"),
 }

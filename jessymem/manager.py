@@ -47,6 +47,7 @@ from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 from jessymem.residency import ResidencyVerbs
 from jessymem.sampling import ReadSampler
+from jessymem.scanning.verbs import ScanningVerbs
 from jessymem.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ if TYPE_CHECKING:
     from jessymem.stats import LoadReport, MemoryStats
 
 
-class MmapManager(ResidencyVerbs, LearningVerbs, BatchVerbs, ReadingVerbs, MemoryVerbs):
+class MmapManager(
+    ResidencyVerbs, LearningVerbs, ScanningVerbs, BatchVerbs, ReadingVerbs, MemoryVerbs
+):
     """Maps region files and hands out their layers with no copy and no lock.
 
     Threads may share a manager. Readers never wait: they see a layer's old state or its new one,

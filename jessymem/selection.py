@@ -36,7 +36,7 @@ class Query:
             None if keywords is None else _as_keywords(keywords),
             None if depth is None else _as_range("depth", depth),
             None if frequency is None else _as_stored(_as_range("frequency", frequency)),
-            None if dimensions is None else _as_dimensions(dimensions),
+            None if dimensions is None else as_dimensions(dimensions),
         )
 
     def may_concern(self, dimension: DimensionId) -> bool:
@@ -96,7 +96,8 @@ def _as_float(bound: float) -> float:
         return math.inf if bound > 0 else -math.inf
 
 
-def _as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:
+def as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:
+    """Return the ids in a sequence, or raise ValueError or TypeError."""
     if isinstance(value, str | bytes | int) or not isinstance(value, Iterable):
         raise TypeError(f"dimensions are a sequence of dimension ids, not {value!r}")
     return frozenset(as_dimension_id(item) for item in value)

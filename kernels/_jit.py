@@ -27,15 +27,17 @@ R = TypeVar("R")
 Int: TypeAlias = int | np.signedinteger[Any]
 
 #: What `promote` tells apart, so that nobody waits for kernels that he does not call: those that
-#: read, those that parse plain entries, those of the allocator.
+#: read, those that parse plain entries, those that search, those of the allocator.
 READING: Final = "reading"
 PARSING: Final = "parsing"
+SEARCHING: Final = "searching"
 MEMORY: Final = "memory"
 
 #: The modules whose kernels are compiled, by group, callees first; none calls those of another.
 MODULES: Final = {
     READING: ("lookup", "gather", "store"),
     PARSING: ("parse",),
+    SEARCHING: ("search",),
     MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages"),
 }
 
@@ -48,7 +50,7 @@ _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
 _is_cacheless = False  # the cache has failed, and somebody was told
-_n_items = 0  # that plain Python has worked on
+_n_items: dict[str, int] = {}  # that plain Python has worked on, by group
 
 
 @overload
@@ -120,16 +122,15 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     return function.overloads[types].entry_point
 
 
-def promote_for(n_items: int) -> None:
+def promote_for(n_items: int, group: str = READING) -> None:
     """Compile if `n_items`, with those before them, are worth it; nothing to do where it has been.
 
     What threads count at once may be lost.
     """
-    global _n_items
-    if READING not in _ready:
-        _n_items += n_items
-        if _n_items >= WORTH_COMPILING:
-            promote()
+    if group not in _ready:
+        _n_items[group] = _n_items.get(group, 0) + n_items
+        if _n_items[group] >= WORTH_COMPILING:
+            promote(group)
 
 
 def promote(group: str = READING) -> bool:

@@ -141,6 +141,29 @@ def _loader(bits: Int) -> Any:
     return implementation
 
 
+def _storer() -> Any:
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+            builder.store(arguments[1], place, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), generate
+
+    def implementation(address: Any, value: Any) -> Any:
+        def store_word(address: Any, value: Any) -> Any:
+            store(address, value)  # type: ignore[call-arg]
+
+        return store_word
+
+    return implementation
+
+
 def _copier() -> Any:
     from llvmlite import ir
     from numba.core import cgutils, types
@@ -179,7 +202,9 @@ def _array_maker() -> Any:
         made = types.Array(dtype.dtype, 1, "C", readonly=True)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            owning = array_struct(signature.args[0])(context, builder, arguments[0])
+            owning = None
+            if not isinstance(owner, types.NoneType):
+                owning = array_struct(owner)(context, builder, arguments[0])
             array = array_struct(made)(context, builder)
             item_bytes = context.get_constant(
                 types.intp, context.get_abi_sizeof(context.get_data_type(made.dtype))
@@ -190,8 +215,8 @@ def _array_maker() -> Any:
                 shape=[arguments[2]],
                 strides=[item_bytes],
                 itemsize=item_bytes,
-                meminfo=owning.meminfo,
-                parent=owning.parent,
+                meminfo=owning and owning.meminfo,
+                parent=owning and owning.parent,
             )
             return borrowed(context, builder, made, array._getvalue())
 
@@ -202,6 +227,32 @@ def _array_maker() -> Any:
             return make(owner, address, n_items, dtype)  # type: ignore[call-arg]
 
         return make_array_at
+
+    return implementation
+
+
+def _item_storer() -> Any:
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def store(typingctx: Any, values: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.data_model_manager[value]
+            pointer = builder.inttoptr(arguments[0], data.get_data_type().as_pointer())
+            place = builder.gep(pointer, [arguments[1]])
+            builder.store(data.as_data(builder, arguments[2]), place)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.intp, value), generate
+
+    def implementation(values: Any, index: Any, value: Any, dtype: Any) -> Any:
+        cast = dtype.dtype
+
+        def store_cast(values: Any, index: Any, value: Any, dtype: Any) -> Any:
+            store(values, index, cast(value))  # type: ignore[call-arg]
+
+        return store_cast
 
     return implementation
 
@@ -274,6 +325,18 @@ def load_u16(address: Int) -> Int:
     return ctypes.c_uint16.from_address(int(address)).value
 
 
+@overloaded(lambda: _loader(8))
+def load_u8(address: Int) -> Int:
+    """Load the byte at `address`."""
+    return ctypes.c_uint8.from_address(int(address)).value
+
+
+@overloaded(_storer)
+def store_i64(address: Int, value: Int) -> None:
+    """Store a signed integer in the eight bytes at `address`."""
+    ctypes.c_int64.from_address(int(address)).value = int(value)
+
+
 @overloaded(_zeroer)
 def fill_zero(address: Int, n_bytes: Int) -> None:
     """Set `n_bytes` from `address` on to zero."""
@@ -286,6 +349,14 @@ def copy_bytes(target: Int, source: Int, n_bytes: Int) -> None:
     ctypes.memmove(int(target), int(source), int(n_bytes))
 
 
+@overloaded(_item_storer)
+def store_item(values: Int, index: Int, value: Any, dtype: Any) -> None:
+    """Cast a number to a dtype and store it as item `index` of an array at an address."""
+    item = np.dtype(dtype)
+    place = (ctypes.c_char * item.itemsize).from_address(int(values) + index * item.itemsize)
+    np.frombuffer(place, item)[0] = value
+
+
 @overloaded(_measurer)
 def layout_of(dtype: Any) -> tuple[Int, Int]:
     """Return the bytes of one item, and on multiples of how many bytes it may lie."""
@@ -294,10 +365,11 @@ def layout_of(dtype: Any) -> tuple[Int, Int]:
 
 
 @overloaded(_array_maker)
-def array_at(owner: NDArray[Any], address: Int, n_items: Int, dtype: Any) -> NDArray[Any]:
+def array_at(owner: NDArray[Any] | None, address: Int, n_items: Int, dtype: Any) -> NDArray[Any]:
     """Return the `n_items` of a dtype at `address` as a read-only array, shape ``(n_items,)``.
 
-    It keeps `owner` alive, as a slice of it would, also once compiled code has returned it.
+    It keeps `owner` alive, as a slice of it would, also once compiled code has returned it. Without
+    an owner it keeps nothing alive: the caller outlasts it.
     """
     item = np.dtype(dtype)
     array = np.asarray(_Placed(owner, int(address), int(n_items), item)).view(item)
@@ -309,7 +381,7 @@ class _Placed:
     """What an array at an address has as its base, where nothing is compiled."""
 
     def __init__(
-        self, owner: NDArray[Any], address: int, n_items: int, item: np.dtype[Any]
+        self, owner: NDArray[Any] | None, address: int, n_items: int, item: np.dtype[Any]
     ) -> None:
         self._owner = owner
         self.__array_interface__ = {

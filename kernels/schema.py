@@ -175,6 +175,51 @@ LOCATION: Final = np.dtype(
     ]
 )
 
+# -- scans -----------------------------------------------------------------------------------------
+
+# A layer to be scanned. Whoever made the row vouches that the bytes are there.
+SPAN: Final = np.dtype(
+    [
+        ("address", "i8"),  # of the content
+        ("n_bytes", "i8"),
+        ("layer", "i8"),  # packed layer id
+        ("row_address", "i8"),  # of its LAYER row
+    ]
+)
+
+N_PROBES: Final = 3  # places of a needle that are compared first
+
+# What is searched for, and how.
+NEEDLE: Final = np.dtype(
+    [
+        ("address", "i8"),
+        ("n_bytes", "i8"),
+        ("offsets", "i8", (N_PROBES,)),  # in the needle, of the bytes that are compared first
+        ("values", "i8", (N_PROBES,)),  # those bytes
+        ("critical", "i8"),  # of its critical factorization: where the right part begins
+        ("period", "i8"),  # how far a full match lets the needle be moved
+        ("is_periodic", "i8"),  # whether that period is the whole needle's
+    ]
+)
+
+# A search at work: a piece of a list of SPANs, how far it has come, and where its finds go.
+SEARCH: Final = np.dtype(
+    [
+        ("span", "i8"),  # row of the span that is searched next
+        ("at", "i8"),  # in it: the first place where a find may begin
+        ("last_span", "i8"),
+        ("last_end", "i8"),  # in the last span: from here on no find may begin; 0: it is left out
+        ("matched", "i8"),  # bytes of the needle that are known to be at `at`
+        ("hits", "i8"),  # address of HIT[n_room]
+        ("n_room", "i8"),
+        ("n_hits", "i8"),
+        ("address", "i8"),  # of the span at work
+        ("layer", "i8"),  # its packed layer id
+    ]
+)
+
+HIT: Final = np.dtype([("layer", "i8"), ("offset", "i8")])  # packed layer id, in its content
+
 # -- pools and the budget --------------------------------------------------------------------------
 #
 # The state of an allocator is one array of 64-bit words, so that a kernel takes one argument, any
@@ -304,6 +349,9 @@ STALE: Final = -44  # the block has another owner by now
 NEVER_ALLOCATED: Final = -45
 WRONG_SIZE: Final = -46
 TOO_MANY_VIEWS: Final = -47
+
+# What a search may report beside OK: that it is to be called again.
+HITS_FULL: Final = 1
 
 # What giving back may report, added up.
 IS_WAITING: Final = 1  # the block goes when its last view goes

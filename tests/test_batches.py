@@ -359,8 +359,8 @@ def test_a_batch_counts_as_a_reader(shelf):
 def test_small_batches_add_up_to_something_worth_compiling(monkeypatch):
     promoted = []
     monkeypatch.setattr(_jit, "_ready", set())
-    monkeypatch.setattr(_jit, "_n_items", 0)
-    monkeypatch.setattr(_jit, "promote", lambda: promoted.append(_jit._n_items))
+    monkeypatch.setattr(_jit, "_n_items", {})
+    monkeypatch.setattr(_jit, "promote", lambda group: promoted.append(_jit._n_items[group]))
     for _ in range(5):
         _jit.promote_for(_jit.WORTH_COMPILING // 4)
     assert promoted[0] == _jit.WORTH_COMPILING

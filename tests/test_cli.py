@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from jessymem import (
     inspection,
 )
 from jessymem.demo import run as demo
+from jessymem.demo.library import library_folder
 from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
 from jessymem.terminal import commands, wording
@@ -139,8 +141,8 @@ def test_every_command_has_help(run):
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = {"build", "cat", "contexts", "demo", "discover", "inspect", "verify", "warmup"}
-    assert cli.main.commands.keys() == expected
+    expected = "build cat contexts demo discover find inspect verify warmup"
+    assert sorted(cli.main.commands) == expected.split()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,13 @@ def test_every_command_has_help(run):
         ("contexts",),
         ("contexts", "L01-00", "x"),
         ("contexts", "L01-00", "--max-chars", "-1"),
+        ("find",),
+        ("find", ""),
+        ("find", "x", "L01-00"),
+        ("find", "x", "--limit", "0"),
+        ("find", "x", "--limit", "3", "--count"),
+        ("find", "abc", "--hex"),
+        ("find", "", "--hex"),
         ("inspect",),
         ("verify", "--level", "deep"),
         ("discover", "--data", __file__),
@@ -276,12 +285,12 @@ def test_discover_shows_a_broken_file_and_fails(run, store):
     assert record["error"]["type"] == "RegionFormatError"
 
 
-@pytest.mark.parametrize("command", ["discover", "verify"])
+@pytest.mark.parametrize("command", [("discover",), ("verify",), ("find", "x")])
 def test_nothing_to_read_fails(run, tmp_path, command):
-    result = run(command, "--data", tmp_path / "none", exit_code=1)
+    result = run(*command, "--data", tmp_path / "none", exit_code=1)
     assert error_of(result) == f"Error: no region files under {tmp_path / 'none'}"
     assert result.stdout == ""
-    json.loads(run(command, "--data", tmp_path / "none", "--json", exit_code=1).stdout)
+    json.loads(run(*command, "--data", tmp_path / "none", "--json", exit_code=1).stdout)
 
 
 # -- inspect ---------------------------------------------------------------------------------------
@@ -513,7 +522,10 @@ def test_cat_of_what_is_not_there(run, store):
 
 
 @pytest.mark.skipif(not POSIX, reason="a closed pipe is another error there")
-@pytest.mark.parametrize("command", [("cat", "L20-00"), ("inspect", "D20", "--all"), ("discover",)])
+@pytest.mark.parametrize(
+    "command",
+    [("cat", "L20-00"), ("inspect", "D20", "--all"), ("discover",), ("find", "x", "--limit", "99")],
+)
 def test_closed_pipe_is_no_error(tmp_path, command):
     builder = RegionBuilder("D20", "Large")
     for number in range(2000):
@@ -558,7 +570,10 @@ def read_terminal(*arguments):
 
 
 @pytest.mark.skipif(not POSIX, reason="no pseudo-terminals there")
-@pytest.mark.parametrize("command", [("cat", "L15-00"), ("contexts", "L15-00", "--metadata")])
+@pytest.mark.parametrize(
+    "command",
+    [("cat", "L15-00"), ("contexts", "L15-00", "--metadata"), ("find", "[31m"), ("find", "a\x1b")],
+)
 def test_content_on_a_terminal_is_made_visible(hostile, command):
     received = read_terminal(*command, "--data", hostile.parent.parent)
     assert r"a\x1b[31m[red]b[/red]\x9b1m\u202e" in received
@@ -604,6 +619,132 @@ def test_contexts_of_what_is_not_there(run, store):
     assert line.startswith("Error: L01-09")
     line = error_of(run("contexts", "L02-00", "--data", store, exit_code=1))
     assert "D02: no region file" in line
+
+
+# -- find ------------------------------------------------------------------------------------------
+
+
+def test_find_shows_layer_offset_and_what_is_around(run, store):
+    assert run("find", "2 of", "--data", store).stdout.splitlines() == [
+        f"L01-02:{at}: layer 2 of emotion" for at in (6, 25, 44)
+    ]
+    assert run("find", "2 of", "--data", store, "--limit", 1).stdout.count("\n") == 1
+    assert run("find", "2 of", "D20", "D01", "--data", store).stdout.count("\n") == 3
+    assert run("find", "layer 1 of emotion\n", "--data", store).stdout.splitlines() == [
+        r"L01-01:0: layer 1 of emotion\nlayer 1 of emotion",
+        r"L01-01:19: layer 1 of emotion\n",
+    ]
+
+
+def test_find_counts(run, store):
+    assert run("find", "layer", "--count", "--data", store).stdout == "10\n"
+    assert json.loads(run("find", "layer", "--count", "--json", "--data", store).stdout) == {
+        "needle": "6c61796572",
+        "count": 10,
+        "hits": [],
+    }
+
+
+@pytest.mark.parametrize("option", [(), ("--count",), ("--json",)])
+def test_find_nothing_ends_with_1(run, store, option):
+    result = run("find", "nowhere", "--data", store, *option, exit_code=1)
+    assert result.stderr == ""
+    assert "L01" not in result.stdout
+
+
+def test_find_bytes_given_in_hexadecimal(run, store):
+    result = run("find", "--hex", "05 05 05 05 05", "--data", store)
+    assert result.stdout.splitlines() == [rf"L20-05:{i}: \x05\x05\x05\x05\x05\x05" for i in (0, 1)]
+
+
+def test_find_as_json(run, store):
+    found = json.loads(run("find", "of", "D01", "--data", store, "--json", "--limit", 2).stdout)
+    assert found == {
+        "needle": "6f66",
+        "count": 2,
+        "hits": [
+            {
+                "layer": "L01-00",
+                "offset": 8,
+                "before": "layer 0 ",
+                "found": "of",
+                "after": " emotion",
+            },
+            {
+                "layer": "L01-01",
+                "offset": 8,
+                "before": "layer 1 ",
+                "found": "of",
+                "after": " emotion",
+            },
+        ],
+    }
+
+
+def test_find_goes_on_where_a_file_cannot_be_read(run, store):
+    (store / "D01" / "region.mmap").write_bytes(b"no region")
+    result = run("find", "--hex", "050505", "--data", store, exit_code=1)
+    assert "D01" in error_of(result)
+    assert result.stdout.count("L20-05") == 4
+    result = run("find", "--hex", "050505", "D02", "D20", "--data", store, exit_code=1)
+    assert "D02: no region file" in error_of(result)
+
+
+def test_find_lets_no_content_act_on_the_terminal(run, hostile):
+    result = run("find", "b", "--data", hostile.parent.parent)
+    assert_harmless(result.stdout)
+    assert r"a\x1b[31m[red]b[/red]\x9b1m\u202e" in result.stdout
+
+
+def test_find_needs_no_more_than_reading(run, store):
+    before = {path: path.stat() for path in store.rglob("*")}
+    run("find", "layer", "--data", store)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == {
+        path: stat.st_mtime_ns for path, stat in before.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "start", "n_bytes", "expected"),
+    [
+        (b"one\ntwo needle three\nfour", 8, 6, ("two ", "needle", " three")),
+        (b"needle", 0, 6, ("", "needle", "")),
+        ("\u00e9" * 40 + "x" + "\u00fc" * 40, 80, 1, ("\u00e9" * 15, "x", "\u00fc" * 15)),
+        ("\u4f60" * 20 + "xy" + "\u597d" * 20, 61, 1, ("\u4f60" * 9 + "x", "y", "\u597d" * 10)),
+        (b"\xff\xfeneedle\xff", 2, 6, ("\ufffd\ufffd", "needle", "\ufffd")),
+        (b"x" * 200, 50, 100, ("x" * 30, "x" * 30 + " ... " + "x" * 30, "x" * 30)),
+    ],
+)
+def test_excerpts(content, start, n_bytes, expected):
+    content = content.encode() if isinstance(content, str) else content
+    assert wording.excerpt(memoryview(content), start, n_bytes) == expected
+
+
+@pytest.mark.skipif(shutil.which("grep") is None, reason="there is no grep")
+@pytest.mark.parametrize("needle", ["self.", "def __", "import", "= None\n", "\u00e9", "zqzq", "9"])
+def test_find_agrees_with_grep(run, tmp_path, needle):
+    """On real files; grep goes line by line, and past overlaps, so the needles have neither."""
+    source = tmp_path / "src" / "D15-files"
+    source.mkdir(parents=True)
+    files = sorted(library_folder().glob("[a-d]*.py"))
+    if not files:
+        pytest.skip("this Python comes without sources")
+    for number, path in enumerate(files):
+        (source / f"{number:02d}-{path.name}").write_bytes(path.read_bytes())
+    run("build", tmp_path / "src", "-o", tmp_path / "data")
+    expected = []
+    for number, path in enumerate(files):
+        command = ["grep", "-abo", "-F", "-e", needle.rstrip("\n"), str(path)]
+        output = subprocess.run(command, capture_output=True, env={"LC_ALL": "C"}).stdout
+        content = path.read_bytes()
+        for line in output.splitlines():
+            at = int(line.split(b":", 1)[0])
+            if content.startswith(needle.encode(), at):
+                expected.append((f"L15-{number:02d}", at))
+    result = run("find", needle, "--data", tmp_path / "data", "--json", exit_code=int(not expected))
+    found = json.loads(result.stdout)
+    assert [(hit["layer"], hit["offset"]) for hit in found["hits"]] == expected
+    assert expected or needle in ("zqzq", "\u00e9")
 
 
 # -- errors ----------------------------------------------------------------------------------------

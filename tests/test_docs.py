@@ -51,7 +51,13 @@ def test_the_readme_example_runs(tmp_path):
 
 @pytest.mark.parametrize(
     ("page", "n_examples"),
-    [("memory.md", 2), ("learning.md", 1), ("arrays.md", 2), ("compiled.md", 3)],
+    [
+        ("memory.md", 2),
+        ("learning.md", 1),
+        ("arrays.md", 2),
+        ("scanning.md", 2),
+        ("compiled.md", 3),
+    ],
 )
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)

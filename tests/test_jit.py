@@ -145,6 +145,7 @@ with MmapManager(base_path="nowhere") as manager:
     manager.locate_many([0, 1], missing="mark")
     manager.create_proto_dimension("D20", b"learned")
     manager.store()
+    manager.find(b"learned", limit=5), manager.count("e", [20])
 with MmapManager() as manager:
     manager.load_dimension("D01", sys.argv[1])
     manager.load_contexts(manager.list_layers())
@@ -246,7 +247,7 @@ print(_jit.promote() == (lookup.locate_many is not plain))
 
 def test_first_calls_run_as_plain_python():
     code = """
-from jessymem.kernels import _jit, allocation, gather, lookup, pages, parse, store
+from jessymem.kernels import _jit, allocation, gather, lookup, pages, parse, search, store
 assert _jit._first_calls.keys() == _jit.MODULES.keys()
 for group in _jit._first_calls.values():
     for first_calls in group:

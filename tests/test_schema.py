@@ -21,7 +21,15 @@ ON_DISK = {
     "EXTENSION": s.EXTENSION,
     "LAYER": s.LAYER,
 }
-IN_MEMORY = {"REGION": s.REGION, "LOCATION": s.LOCATION, "FAULT": s.FAULT}
+IN_MEMORY = {
+    "REGION": s.REGION,
+    "LOCATION": s.LOCATION,
+    "FAULT": s.FAULT,
+    "SPAN": s.SPAN,
+    "NEEDLE": s.NEEDLE,
+    "SEARCH": s.SEARCH,
+    "HIT": s.HIT,
+}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,10 @@ IN_MEMORY = {"REGION": s.REGION, "LOCATION": s.LOCATION, "FAULT": s.FAULT}
         (s.REGION, 128),
         (s.LOCATION, 32),
         (s.FAULT, 32),
+        (s.SPAN, 32),
+        (s.NEEDLE, 88),
+        (s.SEARCH, 80),
+        (s.HIT, 16),
         (s.DIRECTORY, 4),
         (s.LAYER_INDEX, 2),
     ],

@@ -120,6 +120,9 @@ def ask_manager(answers, state, manager):
     )
     answers.ask(f"{state} select", manager.select, keywords=["word3", "word700"])
     ask_batches(answers, state, manager, {"found": FOUND, "mixed": MIXED, "none": []})
+    for needle in (b"e", b"\x03\x03\x03\x03\x03", b"nowhere to be found"):
+        answers.ask(f"{state} count {needle!r}", manager.count, needle, [15, 17])
+        answers.ask(f"{state} find {needle!r}", lambda n=needle: manager.find(n, [15, 17]).array)
 
 
 def ask_batches(answers, state, manager, batches):
@@ -167,6 +170,7 @@ def ask_of_damaged(answers, base):
         for each in map(LayerId.from_packed, ids):
             answers.ask(f"damaged access {each}", manager.access_layer, each)
             answers.ask(f"damaged context {each}", manager.load_layer_context, each)
+        answers.ask("damaged count", manager.count, b"x")
         answers.ask("damaged contexts", manager.load_contexts, ["L18-00", "L18-02"])
         ask_batches(answers, "damaged", manager, {"all": ids, "whole": ids[:2]})
         with path.open("r+b") as file:

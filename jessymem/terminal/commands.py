@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,8 @@ from jessymem import inspection, warming
 from jessymem._version import __version__
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
-from jessymem.errors import DimensionNotFound
-from jessymem.ids import LayerId
+from jessymem.errors import DimensionNotFound, JessyMemoryError
+from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.building import plan_folder, region_path
 from jessymem.manager import MmapManager
 from jessymem.regions.region import VERIFY_LEVELS, MmapRegion
@@ -24,8 +25,11 @@ from jessymem.terminal.shell import (
     Commands,
     data_option,
     fail_on,
+    fail_with,
     json_option,
+    parse_dimension,
     parse_layer,
+    parse_needle,
     write_content,
     write_json,
 )
@@ -192,16 +196,9 @@ def contexts(
 
     In the order given, each with a heading; UTF-8, whatever the terminal's encoding.
     """
-    paths = {layer.dimension: region_path(data, layer.dimension) for layer in layers}
-    n_bytes = sum(path.stat().st_size for path in paths.values() if path.is_file())
-    config = MemoryConfig(
-        total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
-        base_path=data,
-        simulation="never",
-        read_only=True,
-    )
-    with MmapManager(config) as manager:
-        for dimension in sorted(paths):
+    dimensions = {layer.dimension for layer in layers}
+    with _reader_of(dimensions, data) as manager:
+        for dimension in sorted(dimensions):
             manager.load_dimension(dimension)
         found = manager.load_contexts(layers)
         if as_json:
@@ -210,6 +207,69 @@ def contexts(
             write_content(found.format_with_metadata(max_chars).encode())
         else:
             write_content(found.format_for_llm(max_chars).encode())
+
+
+@main.command()
+@click.argument("needle", metavar="NEEDLE")
+@click.argument("dimensions", metavar="[D01]...", nargs=-1, callback=parse_dimension)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N places.")
+@click.option("--count", "is_count", is_flag=True, help="Only say how many places there are.")
+@click.option("--hex", "is_hex", is_flag=True, help="NEEDLE is bytes in hexadecimal.")
+@data_option()
+@json_option
+@click.pass_context
+def find(
+    ctx: click.Context,
+    needle: str,
+    dimensions: tuple[DimensionId, ...],
+    limit: int | None,
+    is_count: bool,
+    is_hex: bool,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Find bytes in the contents of layers.
+
+    In the dimensions named, or in all under DATA. Each place is a line: layer, offset in its
+    content, and what is around. Places may overlap; none goes from one layer into the next. Exit
+    code 1 if there is none, or a region file cannot be read.
+    """
+    wanted = parse_needle(ctx, needle, is_hex)
+    if is_count and limit is not None:
+        raise click.UsageError("--count counts all places: it goes without --limit", ctx)
+    chosen = dimensions or tuple(dimension for dimension, _ in inspection.find_regions(data))
+    errors: list[JessyMemoryError] = []
+    with _reader_of(chosen, data) as manager:
+        for dimension in sorted(set(chosen)):
+            try:
+                manager.load_dimension(dimension)
+            except JessyMemoryError as error:
+                errors.append(error)
+        with pictures.show_progress() as progress:
+            task = progress.add_task("searching", total=None)
+
+            def show(n_done: int, n_total: int) -> None:
+                progress.update(task, completed=n_done, total=n_total)
+
+            if is_count:
+                n_found = manager.count(wanted, progress=show)
+            else:
+                hits = manager.find(wanted, limit=limit, progress=show)
+                n_found = len(hits)
+        if as_json:
+            found = [] if is_count else records.hit_records(manager, hits, len(wanted))
+            write_json({"needle": wanted.hex(), "count": n_found, "hits": found})
+        elif is_count:
+            click.echo(f"{n_found}")
+        else:
+            screen = pictures.Screen()
+            for line in pictures.hit_lines(manager, hits, len(wanted)):
+                screen.print(line, soft_wrap=True)
+    fail_with(errors)
+    if not chosen:
+        raise _nothing_under(data)
+    if not n_found:
+        ctx.exit(1)
 
 
 @main.command()
@@ -260,8 +320,26 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _reader_of(dimensions: Iterable[DimensionId], data: Path) -> MmapManager:
+    """Return a manager that only reads, with a budget for all of `dimensions`."""
+    paths = {region_path(data, dimension) for dimension in dimensions}
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    return MmapManager(
+        MemoryConfig(
+            total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
+            base_path=data,
+            simulation="never",
+            read_only=True,
+        )
+    )
+
+
 def _check(findings: list[inspection.Finding], data: Path) -> None:
     """End with exit code 1 where something is wrong, or there is nothing."""
     fail_on(findings)
     if not findings:
-        raise DimensionNotFound(f"no region files under {data}", dimension=None, path=str(data))
+        raise _nothing_under(data)
+
+
+def _nothing_under(data: Path) -> DimensionNotFound:
+    return DimensionNotFound(f"no region files under {data}", dimension=None, path=str(data))

@@ -30,10 +30,13 @@ from jessymem.inspection import (
     extension_state,
 )
 from jessymem.kernels import schema as s
+from jessymem.manager import MmapManager
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
+from jessymem.scanning.hits import Hits
 from jessymem.terminal.wording import (
     count,
+    excerpt,
     show_bytes,
     show_kind,
     show_seconds,
@@ -211,6 +214,24 @@ def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool
             cells.insert(3, f"{layer.offset:,}")
         table.add_row(*cells)
     return table
+
+
+# -- finds -----------------------------------------------------------------------------------------
+
+
+def hit_lines(manager: MmapManager, hits: Hits, n_bytes: int) -> Iterator[Text]:
+    """Show where bytes of length `n_bytes` were found: layer, offset, and what is around."""
+    for hit in hits:
+        content = manager.access_layer(hit.layer_id)
+        before, found, after = map(visible, excerpt(content, hit.offset, n_bytes))
+        yield Text.assemble(
+            (str(hit.layer_id), "cyan"),
+            ":",
+            (str(hit.offset), "green"),
+            f": {before}",
+            (found, "bold red"),
+            after,
+        )
 
 
 # -- the demo --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import click
 
 from jessymem.config import MemoryConfig
 from jessymem.errors import JessyMemoryError
-from jessymem.ids import LayerId
+from jessymem.ids import DimensionId, LayerId
 from jessymem.inspection import Finding
 from jessymem.terminal.wording import one_line, visible
 
@@ -58,6 +58,26 @@ def parse_layer(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
         raise click.BadParameter(one_line(str(error)), ctx, param) from None
 
 
+def parse_dimension(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Take several ``D01`` from the command line."""
+    try:
+        return tuple(DimensionId.parse(text) for text in value)
+    except ValueError as error:
+        raise click.BadParameter(one_line(str(error)), ctx, param) from None
+
+
+def parse_needle(ctx: click.Context, text: str, is_hex: bool) -> bytes:
+    """Take bytes from the command line: as they were typed, or in hexadecimal."""
+    try:
+        needle = bytes.fromhex(text) if is_hex else os.fsencode(text)
+    except ValueError as error:
+        message = f"not hexadecimal: {one_line(repr(text))} ({error})"
+        raise click.BadParameter(message, ctx, param_hint="NEEDLE") from None
+    if not needle:
+        raise click.BadParameter("there is nothing to find", ctx, param_hint="NEEDLE")
+    return needle
+
+
 def write_json(value: Any) -> None:
     """Write a value as JSON in ASCII."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
@@ -74,7 +94,12 @@ def write_content(content: memoryview | bytes) -> None:
 
 def fail_on(findings: Iterable[Finding]) -> None:
     """Name each finding with an error on stderr; where there is any, end with exit code 1."""
-    errors = [finding.error for finding in findings if finding.error is not None]
+    fail_with(finding.error for finding in findings if finding.error is not None)
+
+
+def fail_with(errors: Iterable[JessyMemoryError]) -> None:
+    """Name each error on stderr; where there is any, end with exit code 1."""
+    errors = list(errors)
     for error in errors:
         click.echo(f"Error: {one_line(str(error))}", err=True)
     if errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +16,10 @@ _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 
 #: Persian, Indic scripts and emoji need them; they move nothing.
 _JOINERS: Final = "\u200c\u200d"
+
+#: What is shown around a find.
+_CONTEXT_CHARS: Final = 30
+_MAX_FOUND_CHARS: Final = 60
 
 _MAX_LINE_CHARS: Final = 500
 _MAX_SKIPPED_SHOWN: Final = 20
@@ -40,6 +45,29 @@ def one_line(message: str) -> str:
         half = _MAX_LINE_CHARS // 2
         shown = f"{shown[:half]} ... {shown[-half:]}"
     return shown
+
+
+def excerpt(content: memoryview, start: int, n_bytes: int) -> tuple[str, str, str]:
+    """Return as text what is before a find in its line, the find itself, and what follows in it.
+
+    Nothing is made visible yet; what is no UTF-8 is U+FFFD, and what is long is cut.
+    """
+    end = start + n_bytes
+    before = _decode_torn(content[max(start - _CONTEXT_CHARS, 0) : start]).rpartition("\n")[2]
+    found = str(content[start:end], "utf-8", "replace")
+    if len(found) > _MAX_FOUND_CHARS:
+        found = f"{found[: _MAX_FOUND_CHARS // 2]} ... {found[-_MAX_FOUND_CHARS // 2 :]}"
+    after = _decode_torn(content[end : end + _CONTEXT_CHARS]).partition("\n")[0]
+    return before, found, after
+
+
+def _decode_torn(piece: memoryview) -> str:
+    """Decode a piece of UTF-8, without the parts of characters that it begins and ends with."""
+    raw = bytes(piece)
+    n_torn = 0
+    while n_torn < min(3, len(raw)) and raw[n_torn] & 0xC0 == 0x80:
+        n_torn += 1
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(raw[n_torn:])
 
 
 def show_bytes(n_bytes: float) -> str:

@@ -1,0 +1,208 @@
+"""Who does the work of a scan: threads made for it and gone with it, watched from the caller's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from jessymem.ids import as_integer
+from jessymem.scanning.spans import Job
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+R = TypeVar("R")
+
+#: So many bytes are scanned before a thread would have started.
+_SMALL_BYTES: Final = 2**20
+#: How often the caller's thread looks at what was done, unless somebody waits for it.
+_POLL_SECONDS: Final = 0.05
+
+
+class CancelToken(Protocol):
+    """What may stop a scan: a `threading.Event`, or anything that can be asked the same."""
+
+    def is_set(self) -> bool:
+        """Tell whether the scan is to stop."""
+        ...
+
+
+class Crew:
+    """The threads of one scan, and those who watch it.
+
+    Parameters
+    ----------
+    workers : int or None
+        How many threads; None: one for each CPU that the process may use.
+    progress : callable or None
+        Called as ``progress(n_done, n_total)``, in bytes, from the thread that scans.
+    cancel : CancelToken or None
+
+    Attributes
+    ----------
+    n_workers : int
+    stop : ndarray of int64, shape (1,)
+        Not 0: kernels return at the next opportunity.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not of that form.
+    """
+
+    def __init__(
+        self,
+        workers: int | None,
+        progress: Callable[[int, int], object] | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        self.n_workers = count_cpus() if workers is None else as_integer(workers, "workers")
+        if self.n_workers < 1:
+            raise ValueError(f"workers is a number of threads, at least 1, not {workers!r}")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is called with two numbers; it cannot be {progress!r}")
+        if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+            raise TypeError(f"cancel has a method is_set, as a threading.Event; not {cancel!r}")
+        self.stop = np.zeros(1, np.int64)
+        self._progress = progress
+        self._cancel = cancel
+        self._n_done = 0
+        self._n_expected = 0
+
+    def expect(self, n_bytes: int) -> None:
+        """Count bytes that are to be scanned; negative: fewer than was thought."""
+        self._n_expected += n_bytes
+
+    def results(
+        self, work: Callable[[Job], R], jobs: Iterator[Job], n_bytes: int, *, is_awaited: bool
+    ) -> Generator[R, None, None]:
+        """Do all `jobs`, of `n_bytes` together, and yield what they come to, in their order.
+
+        At once where that `is_awaited`, else now and then: to wake this thread takes as long as to
+        scan a MiB. Close the iterator: whatever way it ends, no thread is left. `work` is no
+        closure: the frame of one, in the traceback of an error that somebody keeps, would hold what
+        is scanned.
+
+        Raises
+        ------
+        CancelledError
+            If the scan was cancelled.
+        Exception
+            What `work` or the progress callback raises.
+        """
+        self._check()
+        if n_bytes < _SMALL_BYTES:
+            for job in jobs:
+                result = work(job)
+                self._note(job.n_bytes)
+                yield result
+            return
+        gang = _Gang(work, jobs, self.n_workers, self.stop, is_awaited)
+        with self._threads() as threads:
+            futures = [threads.submit(gang.labour) for _ in range(self.n_workers)]
+            is_over = False
+            while not is_over:
+                gang.news.wait(_POLL_SECONDS)
+                gang.news.clear()
+                is_over = not gang.n_at_work  # before the last look at what they have done
+                done = gang.take()
+                if done:
+                    self._note(sum(job.n_bytes for job, _ in done))
+                self._check()
+                for _, result in done:
+                    yield result
+            for future in futures:
+                future.result()
+
+    def _check(self) -> None:
+        """Raise CancelledError if the scan is cancelled."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise CancelledError("the scan was cancelled")
+
+    def _note(self, n_bytes: int) -> None:
+        """Count bytes that are done, tell of it, and look whether that is enough."""
+        self._n_done += n_bytes
+        if self._progress is not None:
+            self._progress(self._n_done, self._n_expected)
+        self._check()
+
+    @contextmanager
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        """Have threads within; at the end they are told to stop, and waited for."""
+        threads = ThreadPoolExecutor(self.n_workers, "jessymem-scan")
+        try:
+            yield threads
+        finally:
+            self.stop[0] = 1
+            threads.shutdown()
+            self.stop[0] = 0
+
+
+class _Gang(Generic[R]):
+    """Threads that take one job after the other, and lay down what they come to.
+
+    Attributes
+    ----------
+    news : threading.Event
+        Set when one of them has nothing more to do, or has done a job that somebody waits for.
+    n_at_work : int
+        How many go on.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Job], R],
+        jobs: Iterator[Job],
+        n_workers: int,
+        stop: NDArray[np.int64],
+        is_awaited: bool,
+    ) -> None:
+        self.news = Event()
+        self.n_at_work = n_workers
+        self._work = work
+        self._jobs = enumerate(jobs)
+        self._stop = stop
+        self._is_awaited = is_awaited
+        self._lock = Lock()
+        self._done: dict[int, tuple[Job, R]] = {}
+        self._n_taken = 0
+
+    def labour(self) -> None:
+        """Do jobs until there are none, or all are to stop; who fails stops the others."""
+        try:
+            while not self._stop[0]:
+                with self._lock:
+                    place, job = next(self._jobs, (-1, None))
+                if job is None:
+                    break
+                self._done[place] = job, self._work(job)
+                if self._is_awaited:
+                    self.news.set()
+        except BaseException:
+            self._stop[0] = 1
+            raise
+        finally:
+            with self._lock:
+                self.n_at_work -= 1
+            self.news.set()
+
+    def take(self) -> list[tuple[Job, R]]:
+        """Return the next jobs that are done without a gap, each with what it came to."""
+        taken = []
+        while self._n_taken in self._done:
+            taken.append(self._done.pop(self._n_taken))
+            self._n_taken += 1
+        return taken
+
+
+def count_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

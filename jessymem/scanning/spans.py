@@ -1,0 +1,111 @@
+"""Where the bytes of a scan are, how they are shared out, and what keeps them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from jessymem.ids import DimensionId
+from jessymem.kernels import schema as s
+from jessymem.places import Located, table_at
+from jessymem.regions.table import LayerTable
+from jessymem.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: What a layer costs a scan beside its bytes, in bytes.
+_LAYER_OVERHEAD: Final = 64
+
+
+class Job(NamedTuple):
+    """A piece of the work: from a place in one span up to, and without, a place in another."""
+
+    span: int
+    at: int
+    last_span: int
+    last_end: int  # 0: the last span is left out
+    n_bytes: int
+
+
+class Spans:
+    """Layers to be scanned, all of one state of the store.
+
+    Attributes
+    ----------
+    rows : ndarray of SPAN, shape (n,)
+        Ascending by layer id; checked. What is behind them stays in memory with this object.
+    n_bytes : int
+        How long they are together.
+    """
+
+    def __init__(self, rows: NDArray[Any], held: tuple[LayerTable, ...]) -> None:
+        self.rows = rows
+        self.n_bytes = int(rows["n_bytes"].sum())
+        self._held = held
+
+    @classmethod
+    def of(cls, located: Located, packed: NDArray[np.int64]) -> Spans:
+        """Take layers that were all found; of the state only their tables are held."""
+        regions, places = located.snapshot.regions, located.places
+        slots = places["slot"]
+        rows = np.empty(len(packed), s.SPAN)
+        rows["address"] = regions["content_address"][slots] + places["offset"]
+        rows["n_bytes"] = places["size"]
+        rows["layer"] = packed
+        rows["row_address"] = regions["table_address"][slots] + places["row"] * s.LAYER_BYTES
+        touched = np.flatnonzero(located.touched).tolist()
+        return cls(rows, tuple(table_at(located.snapshot, slot) for slot in touched))
+
+    def pieces(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
+        """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""
+        ends = np.cumsum(self.rows["n_bytes"])
+        starts = np.arange(n_pieces) * self.n_bytes // n_pieces
+        places = np.searchsorted(ends, starts, side="right")
+        found: NDArray[Any] = self.rows[places]
+        skipped = starts - (ends[places] - found["n_bytes"])
+        found["address"] += skipped
+        found["n_bytes"] = np.minimum(found["n_bytes"] - skipped, n_bytes)
+        return found
+
+    def jobs(self, n_jobs: int, bounds: tuple[int, int], *, is_whole: bool) -> Iterator[Job]:
+        """Cut the work into about `n_jobs`, in order; with `is_whole` between layers.
+
+        `bounds` are the least and the most bytes that a job should have.
+        """
+        lengths = self.rows["n_bytes"]
+        weights = lengths + _LAYER_OVERHEAD
+        before = np.concatenate(([0], np.cumsum(lengths)))
+        ends = np.cumsum(weights)
+        n_weighed = int(ends[-1]) if len(ends) else 0
+        n_bytes = min(max(n_weighed // n_jobs, bounds[0]), bounds[1])
+        cuts = np.arange(n_bytes, n_weighed, n_bytes)
+        spans = np.searchsorted(ends, cuts, side="right")
+        places = np.minimum(cuts - (ends - weights)[spans], lengths[spans])
+        if is_whole:
+            spans = np.unique(spans[spans > 0])
+            places = np.zeros_like(spans)
+        span = at = n_done = 0
+        for next_span, next_at in zip(
+            [*spans.tolist(), len(lengths)], [*places.tolist(), 0], strict=True
+        ):
+            if (next_span, next_at) == (span, at):
+                continue  # more cuts than bytes
+            n_then = int(before[next_span]) + next_at
+            yield Job(span, at, next_span, next_at, n_then - n_done)
+            span, at, n_done = next_span, next_at, n_then
+
+
+def packed_ids(snapshot: Snapshot, dimensions: Iterable[DimensionId]) -> NDArray[np.int64]:
+    """Return the packed ids of all layers of some dimensions that are in memory."""
+    tables = ((each, snapshot.region_of(each)) for each in dimensions)
+    return np.concatenate(
+        [np.zeros(0, np.int64)]
+        + [
+            table.numbers.astype(np.int64) | (int(each) << s.LAYER_BITS)
+            for each, table in tables
+            if table is not None
+        ]
+    )

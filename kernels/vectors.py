@@ -1,0 +1,122 @@
+"""Many bytes at once: which of 64 places, or whether any of 256, may be where a needle begins.
+
+The plain functions say what is computed; their compiled forms compare whole vectors, which LLVM
+brings to whatever width the machine has. Called by `search`. The probes of a NEEDLE are compared
+all at once, so what is read from an address on reaches as far as the last of their offsets does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from jessymem.kernels._jit import Int, overloaded
+from jessymem.kernels.schema import N_PROBES, NEEDLE, word_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Places that `match_many`, `match_few` and `match_any` look at together.
+MANY: Final = 64
+FEW: Final = 16
+ANY: Final = 256
+
+_OFFSETS: Final = word_of(NEEDLE, "offsets")
+_VALUES: Final = word_of(NEEDLE, "values")
+
+
+def _comparer(n_places: int, n_vectors: int = 1) -> Any:
+    """Make the overload that compares probes at `n_vectors` times `n_places` places.
+
+    One vector's result is a mask; of several it is whether any bit is set in any of them.
+    """
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    word, byte, lane = ir.IntType(64), ir.IntType(8), ir.IntType(32)
+    vector, mask = ir.VectorType(byte, n_places), ir.IntType(n_places)
+    undefined = ir.Constant(vector, ir.Undefined)
+    all_first = ir.Constant(ir.VectorType(lane, n_places), [0] * n_places)
+
+    def spread(builder: Any, value: Any) -> Any:
+        single = builder.insert_element(undefined, builder.trunc(value, byte), lane(0))
+        return builder.shuffle_vector(single, undefined, all_first)
+
+    def combine(builder: Any, operation: str, parts: list[Any]) -> Any:
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = getattr(builder, operation)(whole, part)
+        return whole
+
+    @intrinsic
+    def compare(typingctx: Any, address: Any, needle: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address, needle = arguments
+            words = builder.inttoptr(needle, word.as_pointer())
+
+            def field(first: int, probe: int) -> Any:
+                return builder.load(builder.gep(words, [lane(first + probe)]), align=8)
+
+            probes = [
+                (builder.add(address, field(_OFFSETS, i)), spread(builder, field(_VALUES, i)))
+                for i in range(N_PROBES)
+            ]
+
+            def equal(place: Any, value: Any, start: int) -> Any:
+                pointer = builder.inttoptr(builder.add(place, word(start)), vector.as_pointer())
+                return builder.icmp_unsigned("==", builder.load(pointer, align=1), value)
+
+            found = [
+                combine(builder, "and_", [equal(*probe, i * n_places) for probe in probes])
+                for i in range(n_vectors)
+            ]
+            bits = builder.bitcast(combine(builder, "or_", found), mask)
+            if n_vectors > 1:
+                return builder.icmp_unsigned("!=", bits, mask(0))
+            return bits if n_places == 64 else builder.zext(bits, word)
+
+        result = types.boolean if n_vectors > 1 else types.int64
+        return result(types.int64, types.int64), generate
+
+    def implementation(address: Any, needle: Any) -> Any:
+        def compare_probes(address: Any, needle: Any) -> Any:
+            return compare(address, needle)  # type: ignore[call-arg]
+
+        return compare_probes
+
+    return implementation
+
+
+@overloaded(lambda: _comparer(MANY))
+def match_many(address: Int, needle: Int) -> Int:
+    """Return 64 bits, the lowest for `address`: set where every probe of the needle is."""
+    return _as_word(_compare(address, needle, MANY))
+
+
+@overloaded(lambda: _comparer(FEW))
+def match_few(address: Int, needle: Int) -> Int:
+    """Do as `match_many` for 16 places; the other bits are 0."""
+    return _as_word(_compare(address, needle, FEW))
+
+
+@overloaded(lambda: _comparer(MANY, ANY // MANY))
+def match_any(address: Int, needle: Int) -> bool:
+    """Tell whether every probe of the needle is at any of 256 places from `address` on."""
+    return bool(_compare(address, needle, ANY).any())
+
+
+def _compare(address: Int, needle: Int, n_places: int) -> NDArray[np.bool_]:
+    words = (ctypes.c_int64 * (NEEDLE.itemsize // 8)).from_address(int(needle))
+    found = np.ones(n_places, np.bool_)
+    for i in range(N_PROBES):
+        bytes_there = ctypes.string_at(int(address) + words[_OFFSETS + i], n_places)
+        found &= np.frombuffer(bytes_there, np.uint8) == words[_VALUES + i]
+    return found
+
+
+def _as_word(found: NDArray[np.bool_]) -> Int:
+    bits = int.from_bytes(np.packbits(found, bitorder="little").tobytes(), "little")
+    return np.int64(bits - 2**64 if bits >= 2**63 else bits)
