@@ -139,7 +139,17 @@ def test_every_command_has_help(run):
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = {"build", "cat", "contexts", "demo", "discover", "inspect", "verify", "warmup"}
+    expected = {
+        "bench",
+        "build",
+        "cat",
+        "contexts",
+        "demo",
+        "discover",
+        "inspect",
+        "verify",
+        "warmup",
+    }
     assert cli.main.commands.keys() == expected
 
 
@@ -160,6 +170,7 @@ def test_every_command_has_help(run):
         ("verify", "--level", "deep"),
         ("discover", "--data", __file__),
         ("demo", "extra"),
+        ("bench", "--only", "nonsense"),
         ("warmup", "--force"),
     ],
 )
