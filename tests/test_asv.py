@@ -182,3 +182,16 @@ def test_counts_are_read_from_what_callgrind_wrote(tmp_path):
     (tmp_path / "out").write_text("desc: Trigger: Program termination\ntotals: 0\n")
     (tmp_path / "out.2").write_text("desc: Trigger: Program termination\ntotals: 5\n")
     assert instructions.read_counts(tmp_path) == {"locate_many": 93.0}
+
+
+def test_the_comparison_reads_what_asv_lists_as_slower(monkeypatch):
+    monkeypatch.syspath_prepend(SUITE)
+    table = """
+| Change   | Before [c6833230] <bench>   | After [27cc73a8] <main~1>   |   Ratio | Benchmark (Parameter)          |
+|----------|-----------------------------|-----------------------------|---------|--------------------------------|
+| +        | 33.6+-10ms                  | 63.4+-20ms                  |    1.89 | read.Access.time_access('str') |
+| -        | 2.00+-0ms                   | 1.00+-0ms                   |    0.50 | read.Access.time_quicker       |
+|          | 2.00+-0ms                   | 2.00+-0ms                   |    1.00 | read.Access.time_same          |
+"""  # noqa: E501 - as asv writes it
+    slower = importlib.import_module("compare").SLOWER
+    assert slower.findall(table) == ["read.Access.time_access('str')"]

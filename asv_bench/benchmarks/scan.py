@@ -26,7 +26,7 @@ def skip_beyond_cpus(n_threads):
 class Find_TextOfNMB(Texts):
     """A needle that is nowhere, so that every byte is looked at; rare bytes in it, or none."""
 
-    params = [STORE_MB, ["rare", "common"], WORKERS]
+    params = [STORE_MB, ["rare", "long", "common"], WORKERS]
     param_names = ["MB", "needle", "workers"]
     version = "1"
     timeout = 300
@@ -35,7 +35,7 @@ class Find_TextOfNMB(Texts):
         skip_beyond_cpus(n_threads)
         self.manager = kept(open_store, base, text_dimensions(n_mb))
         skip_unless(self.manager, "count")
-        self.needle = getattr(room("bench.data"), f"{needle.upper()}_NEEDLES")[0]
+        self.needle = room("bench.data").NEEDLES[needle][0]
         if self.time_count(base, n_mb, needle, n_threads):
             raise AssertionError(f"{self.needle!r} is in the text")
 

@@ -127,7 +127,10 @@ def build_text(base: Path, n_mb: int, layer_bytes: int = TEXT_LAYER_BYTES) -> li
     return dimensions
 
 
-#: Needles that are not in the text. In each of the first there is a byte that the text hardly has;
-#: the others are made of its commonest bytes, so that a search by rare bytes finds none.
-RARE_NEEDLES: Final = (b"zeugma~quokka", b"\x01separator\x02", b"Zanzibar#Xylophone^")
-COMMON_NEEDLES: Final = (b"ettesater", b"    eees", b"setenet sees", b"reteset ", b"tttttttt")
+#: Needles that are not in the text. One with a byte that is hardly anywhere; a long one, with which
+#: a search that skips by what cannot be can skip far; and some of bytes that are everywhere.
+NEEDLES: Final = {
+    "rare": (b"zq\xffjessy",),
+    "long": (b"Zanzibar#Xylophone^quokka",),
+    "common": (b"eateteatea", b" e e e e", b"in the the", b"self.self.self", b"        eeee"),
+}

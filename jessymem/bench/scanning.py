@@ -23,8 +23,8 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
         for dimension in dimensions:
             manager.load_dimension(dimension)
         flat = b"".join(manager.access_layer(layer) for layer in manager.list_layers())
-        yield "scan.rare", _slowest(setting, manager, flat, data.RARE_NEEDLES)
-        yield "scan.common", _slowest(setting, manager, flat, data.COMMON_NEEDLES)
+        for name, needles in data.NEEDLES.items():
+            yield f"scan.{name}", _slowest(setting, manager, flat, needles)
         yield from _cores(setting, manager, len(flat))
         yield from _sums(setting, manager, np.frombuffer(flat, np.uint64))
 
@@ -46,7 +46,7 @@ def _slowest(setting: Setting, manager: Any, flat: bytes, needles: tuple[bytes, 
 
 def _cores(setting: Setting, manager: Any, n_bytes: int) -> Iterator[tuple[str, Outcome]]:
     require_cpus(2)
-    count = partial(manager.count, data.RARE_NEEDLES[0])
+    count = partial(manager.count, data.NEEDLES["rare"][0])
     both = race(partial(count, workers=2), partial(count, workers=1), n_rounds=setting.n_rounds(15))
     yield "scan.cores", _speeds(both, n_bytes)
 

@@ -171,6 +171,7 @@ LINES: Final = (
     Line("start.core", "Load of the 14 core dimensions", "", _seconds(5e-3), of="ours"),
     Line("start.cold", "Cold process to its first read", "import numpy", _at_most(1.3)),
     Line("scan.rare", _FIND + "a rare byte in the needle", "bytes.find", _at_least(5), _SPEED),
+    Line("scan.long", _FIND + "a long needle", "bytes.find", None, _SPEED),
     Line("scan.common", _FIND + "common bytes, the worst", "bytes.find", _at_least(1.2), _SPEED),
     Line("scan.cores", _FIND + "on two cores", "on one", _at_least(1.8), _SPEED),
     Line("scan.sum", "A user's sum over 288 MB", "NumPy's sum", _at_least(0.8), _SPEED),
