@@ -141,7 +141,7 @@ def test_every_command_has_help(run):
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = "build cat contexts demo discover find inspect verify warmup"
+    expected = "bench build cat contexts demo discover find inspect verify warmup"
     assert sorted(cli.main.commands) == expected.split()
 
 
@@ -169,6 +169,7 @@ def test_every_command_has_help(run):
         ("verify", "--level", "deep"),
         ("discover", "--data", __file__),
         ("demo", "extra"),
+        ("bench", "--only", "nonsense"),
         ("warmup", "--force"),
     ],
 )

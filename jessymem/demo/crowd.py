@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import statistics
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -66,8 +67,9 @@ def measure_crowd(
     """
     alone, together = [], []
     for i in range(n_rounds):
-        alone.append(_throughput(manager, layers, 1, window_seconds, seed=i))
-        together.append(_throughput(manager, layers, n_threads, window_seconds, seed=i))
+        passes = partial(_begin_pass, manager, layers, i * n_threads)
+        alone.append(measure_throughput(passes, 1, window_seconds))
+        together.append(measure_throughput(passes, n_threads, window_seconds))
     losses = [1 - many / one for one, many in zip(alone, together, strict=True)]
     return CrowdReport(
         n_threads=n_threads,
@@ -77,14 +79,39 @@ def measure_crowd(
     )
 
 
-def _throughput(
-    manager: MmapManager,
-    layers: Sequence[LayerId],
-    n_threads: int,
-    window_seconds: float,
-    seed: int,
+def _begin_pass(
+    manager: MmapManager, layers: Sequence[LayerId], seed: int, number: int
+) -> Callable[[], int]:
+    order = [*layers] * -(-_PASS_READS // len(layers))
+    random.Random(seed + number).shuffle(order)
+    access = manager.access_layer
+
+    def read_all() -> int:
+        for layer in order:
+            access(layer)[-1]
+        return len(order)
+
+    return read_all
+
+
+def measure_throughput(
+    begin_reading: Callable[[int], Callable[[], int]], n_threads: int, window_seconds: float
 ) -> float:
-    """Return the reads per second of all threads together."""
+    """Return how much all threads together read in a second.
+
+    Parameters
+    ----------
+    begin_reading : callable
+        Called in each thread with its number; returns a pass, which reads and says how much. Each
+        thread makes one pass before the clock starts.
+    n_threads : int
+    window_seconds : float
+        How long threads go on to begin another pass.
+
+    Returns
+    -------
+    float
+    """
     begin = 0.0
     ends: list[float] = []
     counts: list[int] = []
@@ -98,18 +125,13 @@ def _throughput(
 
     def read(number: int) -> None:
         try:
-            order = [*layers] * -(-_PASS_READS // len(layers))
-            random.Random(seed * n_threads + number).shuffle(order)
-            access = manager.access_layer
-            for layer in order[:16]:
-                access(layer)[-1]
+            read_all = begin_reading(number)
+            read_all()
             barrier.wait()
             deadline = begin + window_seconds
             n_reads = 0
             while not n_reads or perf_counter() < deadline:
-                for layer in order:
-                    access(layer)[-1]
-                n_reads += len(order)
+                n_reads += read_all()
             ends.append(perf_counter())
             counts.append(n_reads)
         except BaseException as error:

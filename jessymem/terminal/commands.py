@@ -12,6 +12,7 @@ import click
 
 from jessymem import inspection, warming
 from jessymem._version import __version__
+from jessymem.bench.run import FAMILIES, run_bench
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
 from jessymem.errors import DimensionNotFound, JessyMemoryError
@@ -317,6 +318,49 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
     else:
         pictures.Screen().print(pictures.demo_view(report, kept))
     if report.differing or (strict and report.missed):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="Fewer rounds, the same stores; ratios tremble more.")
+@click.option(
+    "--only",
+    metavar="FAMILY",
+    type=click.Choice(tuple(FAMILIES)),
+    multiple=True,
+    help=f"Only these of {', '.join(FAMILIES)}; may be given again.",
+)
+@click.option("--check", is_flag=True, help="Exit code 1 where a ratio is missed unexpectedly.")
+@click.option("--scratch", type=FOLDER, help="Measure on the disk that this folder is on.")
+@json_option
+def bench(
+    quick: bool, only: tuple[str, ...], check: bool, scratch: Path | None, as_json: bool
+) -> None:
+    """Measure beside what one would use instead.
+
+    Each row is timed in turns with its peer on this machine, and the median of the ratios
+    compared with a target. A peer that is not installed is "not run": pip install
+    "jessymem[bench]" brings them all. Targets marked "abs" are no ratios: they tell of the
+    machine as much, and a miss is no failure. About 1 GB is written and taken away again.
+
+    With --check the exit code is 1 where a ratio is missed that is not listed, with its
+    evidence, among those that are known to be; docs/performance.md has that list.
+    """
+    chosen = [family for family in FAMILIES if not only or family in only]
+    with pictures.show_progress(is_live=False) as progress:
+        task = progress.add_task("bench", total=len(chosen))
+
+        def announce(family: str) -> None:
+            done = chosen.index(family)
+            progress.update(task, description=family, completed=done, refresh=True)
+
+        report = run_bench(chosen, is_quick=quick, folder=scratch, announce=announce)
+    if as_json:
+        write_json(records.bench_record(report))
+    else:
+        screen = pictures.Screen()
+        screen.print(pictures.bench_view(report, screen))
+    if check and report.missed:
         raise click.exceptions.Exit(1)
 
 

@@ -7,6 +7,7 @@ the cursor, set a colour, or turn the reading direction.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
@@ -19,6 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from jessymem.bench.run import BenchReport
+from jessymem.bench.table import NotRun
 from jessymem.demo.run import DemoReport
 from jessymem.ingest.building import BuiltDimension
 from jessymem.inspection import (
@@ -37,14 +40,17 @@ from jessymem.scanning.hits import Hits
 from jessymem.terminal.wording import (
     count,
     excerpt,
+    show_amount,
     show_bytes,
     show_kind,
+    show_ratio,
     show_seconds,
+    show_target,
     show_value,
     visible,
 )
 
-_YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What")
+_YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What", "Peer")
 
 _KIND_STYLES: Final = {"metadata": "cyan", "contents": "green", "padding": "bright_black"}
 _KIND_BLOCKS: Final = {"metadata": "\u2588", "contents": "\u2593", "padding": "\u2591"}
@@ -273,3 +279,66 @@ def _verdict(report: DemoReport) -> Text:
         missed = ", ".join(each.key for each in report.missed)
         return Text(f"Every byte is that of its source; missed on this machine: {missed}", "yellow")
     return Text("Every byte is that of its source, and every target is met.", "bold green")
+
+
+# -- beside peers ----------------------------------------------------------------------------------
+
+
+#: From so many columns on there is room for what each took.
+_WIDE_TABLE: Final = 120
+
+_VERDICT_STYLES: Final = {
+    "met": "green",
+    "met (abs)": "green",
+    "missed": "bold red",
+    "missed (abs)": "yellow",
+    "not run": "yellow",
+    "for scale": "dim",
+}
+
+
+def bench_view(report: BenchReport, screen: Console) -> RenderableType:
+    """Show what was measured beside peers; what each took only where the screen is wide."""
+    is_wide = screen.width >= _WIDE_TABLE
+    columns = ["What", "Peer", "Ratio", "Target", "Verdict"]
+    if is_wide:
+        columns[2:2] = ["jessymem", "Peer took"]
+    table = _table(*columns, right=("jessymem", "Peer took", "Ratio", "Target"))
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows:
+        line, outcome, verdict = row.line, row.outcome, row.verdict
+        if verdict == "missed" and row not in report.missed:
+            verdict = "missed, known"
+        cells: list[RenderableType] = [show_ratio(row), show_target(line)]
+        cells.append(Text(verdict, _VERDICT_STYLES[row.verdict]))
+        if isinstance(outcome, NotRun):
+            took = ["", ""]
+            reasons.setdefault(outcome.reason, []).append(line.key)
+        else:
+            took = [show_amount(each, line.unit) for each in (outcome.ours, outcome.theirs)]
+        table.add_row(line.what, line.peer, *(took if is_wide else ()), *cells)
+    ran = report.surroundings
+    versions = ", ".join(f"{name} {ran[name]}" for name in ("python", "numpy", "numba"))
+    parts: list[RenderableType] = [
+        Text(visible(f"{ran['cpu']}, {ran['cpus']} CPUs, {versions}"), "bold"),
+        table,
+    ]
+    parts += [
+        Text(f"Not run: {', '.join(keys)}: {visible(reason)}", "yellow")
+        for reason, keys in reasons.items()
+    ]
+    parts.append(Text(f"Time: {show_seconds(report.seconds)}", "dim"))
+    parts.append(_bench_verdict(report))
+    return Group(*parts)
+
+
+def _bench_verdict(report: BenchReport) -> Text:
+    verdicts = Counter(row.verdict for row in report.rows)
+    if report.missed:
+        missed = ", ".join(row.line.key for row in report.missed)
+        return Text(f"Missed, and not known to be: {missed}", "bold red")
+    if verdicts["missed"]:
+        return Text("Every ratio is met but for those that are known to be missed.", "yellow")
+    if verdicts["not run"]:
+        return Text("Every ratio that was measured is met.", "yellow")
+    return Text("Every ratio is met.", "bold green")

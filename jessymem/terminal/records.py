@@ -5,9 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 from jessymem._version import __version__
+from jessymem.bench.run import BenchReport, accepted_misses
+from jessymem.bench.table import NotRun, Row
 from jessymem.contexts import ContextCollection
 from jessymem.demo.run import DemoReport
 from jessymem.errors import JessyMemoryError
@@ -142,6 +145,38 @@ def demo_record(report: DemoReport) -> dict[str, Any]:
         "missed": [each.key for each in report.missed],
         "measurements": [each._asdict() for each in report.measurements],
         "steps": [step._asdict() for step in report.steps],
+    }
+
+
+def bench_record(report: BenchReport) -> dict[str, Any]:
+    """Describe what was measured beside peers, and on what."""
+    return {
+        "surroundings": report.surroundings,
+        "is_quick": report.is_quick,
+        "seconds": report.seconds,
+        "missed": [row.line.key for row in report.missed],
+        "rows": [_row(row) for row in report.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    line, outcome, target = row.line, row.outcome, row.line.target
+    found: dict[str, Any] = {"ours": None, "theirs": None, "value": None, "reason": None}
+    if isinstance(outcome, NotRun):
+        found["reason"] = outcome.reason
+    else:
+        found["ours"], found["value"] = outcome.ours, outcome.value
+        found["theirs"] = outcome.theirs if isfinite(outcome.theirs) else None
+    return {
+        "key": line.key,
+        "what": line.what,
+        "peer": line.peer or None,
+        "unit": line.unit,
+        **found,
+        "target": None if target is None else [target.sense, target.value],
+        "is_absolute": target is not None and target.is_absolute,
+        "verdict": row.verdict,
+        "evidence": accepted_misses().get(line.key),
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from collections.abc import Sequence
+from math import isfinite
 from typing import Final
 
+from jessymem.bench.table import Line, NotRun, Row
 from jessymem.demo.measurements import Measurement
 from jessymem.ingest.folders import Skipped
 from jessymem.regions.metadata import LayerInfo
@@ -89,6 +91,38 @@ def show_seconds(seconds: float) -> str:
             value, unit = value / 1000, larger
     n_decimals = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{n_decimals}f} {unit}"
+
+
+def show_amount(amount: float, unit: str) -> str:
+    """Write what a row took or came to: ``0.27 us``, ``4.10 million/s``, ``13.2 GB/s``."""
+    if not isfinite(amount):
+        return ""
+    if unit == "seconds":
+        return f"{amount * 1e9:.3g} ns" if amount < 1e-6 else show_seconds(amount)
+    if unit == "bytes":
+        return show_bytes(amount)
+    if unit == "bytes per second":
+        return f"{amount / 1e9:.3g} GB/s"
+    return f"{amount / 1e6:.3g} million/s"
+
+
+def show_ratio(row: Row) -> str:
+    """Write what is compared with a row's target."""
+    if isinstance(row.outcome, NotRun):
+        return ""
+    if row.line.of == "ours":
+        return show_amount(row.value, row.line.unit)
+    return f"{row.value:.3g} x" if row.value < 100 else f"{row.value:.0f} x"
+
+
+def show_target(line: Line) -> str:
+    """Write a target: ``<= 0.8 x``, ``<= 2.00 ms``; nothing where there is none."""
+    target = line.target
+    if target is None:
+        return ""
+    is_ratio = line.of == "ratio"
+    value = f"{target.value:g} x" if is_ratio else show_amount(target.value, line.unit)
+    return f"{target.sense} {value}"
 
 
 def show_value(measurement: Measurement) -> str:

@@ -1,0 +1,132 @@
+"""Learning: layers in memory, and their way to disk."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from jessymem import LayerId
+
+from .common import MIB, geometry, kept, named, room
+
+N_LAYERS = 40
+DIMENSION = 20
+
+
+def contents_of(n_mb):
+    """For `kept`."""
+    return room("bench.data").noise(N_LAYERS, n_mb * MIB // N_LAYERS, seed=n_mb)
+
+
+class Crystallize_NMB:
+    """40 layers to one file, durably; from where fixed costs rule to where the disk does."""
+
+    params = geometry([1, 10, 100], [1])
+    param_names = ["MB"]
+    version = "1"
+    # What is on disk cannot be crystallized again: a fresh dimension before each sample.
+    number = 1
+    warmup_time = 0
+    repeat = geometry((3, 7, 20.0), 1)
+    timeout = 300
+
+    def setup(self, n_mb):
+        self.base = Path(tempfile.mkdtemp(dir="."))
+        self.manager = room("bench.data").open_manager(self.base)
+        items = [(DIMENSION, content) for content in kept(contents_of, n_mb)]
+        self.manager.create_proto_layers(items)
+
+    def teardown(self, n_mb):
+        self.manager.close()
+        shutil.rmtree(self.base)
+
+    @named("crystallize_dimension, 40 layers")
+    def time_crystallize(self, n_mb):
+        self.manager.crystallize_dimension(DIMENSION)
+
+    @named("write, fsync and rename of the same bytes")
+    def time_plain_write(self, n_mb):
+        room("bench.writing").write_durably(self.base / "plain", kept(contents_of, n_mb))
+
+
+class Learn_BesideNLayers:
+    """One more layer is one publication: linear in the layers of its dimension, at memory speed."""
+
+    params = geometry([1, 1_000, 65_535], [1, 100])
+    param_names = ["layers there"]
+    version = "1"
+    number = 1
+    warmup_time = 0
+    repeat = geometry((5, 20, 10.0), 1)
+    timeout = 300
+
+    def setup(self, n_held):
+        self.manager = kept(make_learner, n_held)
+
+    def teardown(self, n_held):
+        self.manager.discard_proto_dimension(LayerId(DIMENSION, n_held))
+
+    @named("create_proto_dimension, one more layer")
+    def time_create(self, n_held):
+        self.manager.create_proto_dimension(DIMENSION, b"one more")
+
+
+def make_learner(n_held):
+    """A manager with so many layers in memory; for `kept`."""
+    manager = room("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
+    manager.create_proto_layers([(DIMENSION, b"x")] * n_held)
+    return manager
+
+
+class Learn_NAtOnce:
+    """Many layers, one publication."""
+
+    params = geometry([1, 100, 10_000], [10])
+    param_names = ["layers"]
+    version = "1"
+    number = 1
+    warmup_time = 0
+    repeat = geometry((3, 7, 10.0), 1)
+
+    def setup(self, n_layers):
+        kept(make_learner, 1)  # compiles
+        self.manager = room("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
+        self.manager.deallocate(self.manager.allocate(1))
+        self.items = [(DIMENSION, b"x" * 100)] * n_layers
+
+    def teardown(self, n_layers):
+        self.manager.close()
+
+    @named("create_proto_layers")
+    def time_create(self, n_layers):
+        self.manager.create_proto_layers(self.items)
+
+
+class Change_8KiB:
+    """A layer in memory is replaced; a file's layer is read as one with what lies over it."""
+
+    version = "1"
+
+    def setup(self):
+        self.manager = kept(make_changing)
+        self.layer, self.filed = LayerId(DIMENSION, 0), LayerId(DIMENSION + 1, 0)
+        self.time_update()
+        self.time_overlay_and_drop()
+
+    @named("update_proto_dimension, 8 KiB")
+    def time_update(self):
+        self.manager.update_proto_dimension(self.layer, bytes(8_192))
+
+    @named("overlay_layer and drop_overlay, 8 KiB over 8 KiB")
+    def time_overlay_and_drop(self):
+        self.manager.overlay_layer(self.filed, bytes(8_192))
+        self.manager.drop_overlay(self.filed)
+
+
+def make_changing():
+    """A manager with one layer in memory and one in a file; for `kept`."""
+    base = Path(tempfile.mkdtemp(dir="."))
+    room("bench.data").build(base, DIMENSION + 1, [bytes(8_192)])
+    manager = room("bench.data").open_manager(base)
+    manager.load_dimension(DIMENSION + 1)
+    manager.create_proto_dimension(DIMENSION, bytes(8_192))
+    return manager
