@@ -30,7 +30,6 @@ KINDS = {
     "void": np.array([b"ab", b"cd"], "V2"),
     "dates": np.array(["2020-01-01", "NaT"], "M8[D]"),
     "date steps": np.arange(3).astype("m8[25s]"),
-    "dates of no unit": np.array(["NaT"], "M8"),
     "nested": np.zeros(3, NESTED),
     "aligned": np.ones((2, 2), ALIGNED),
     "gaps between fields": np.ones(2, SPREAD),
