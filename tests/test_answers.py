@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 from itertools import pairwise
@@ -230,6 +231,8 @@ def test_a_batch_is_of_one_state(tmp_path):
         thread.start()
         ids = np.array([LayerId(30, layer) for layer in range(4)] * 50, np.int64)
         seen = set()
+        turns = sys.getswitchinterval()
+        sys.setswitchinterval(1e-4)  # the writer asks for the GIL at every step
         try:
             deadline = monotonic() + 60
             while seen != {0, 1} and monotonic() < deadline:
@@ -240,6 +243,7 @@ def test_a_batch_is_of_one_state(tmp_path):
                 assert len(editions) == 1
                 seen |= editions
         finally:
+            sys.setswitchinterval(turns)
             stop.set()
             thread.join()
         assert seen == {0, 1}
