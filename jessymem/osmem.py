@@ -103,6 +103,51 @@ def identify(path: Path) -> FileIdentity:
     return _identity(os.stat(path))
 
 
+def identity_of(descriptor: int) -> FileIdentity:
+    """Return which file is open; part of what was done with it before, so no step of its own."""
+    return _identity(os.fstat(descriptor))
+
+
+def identity_at(path: Path) -> FileIdentity | None:
+    """Return which file a name leads to; part of giving it the name, so no step of its own."""
+    try:
+        return _identity(os.stat(path))
+    except OSError:
+        return None
+
+
+def may_replace(path: Path) -> bool:
+    """Tell whether a refusal to replace `path` can only mean that it is mapped.
+
+    Elsewhere than on Windows it can also mean that the file is another user's, in a directory where
+    each may change only his own.
+    """
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return False
+    return os.name == "nt" or owner == os.geteuid()
+
+
+def fault_of_substitute(path: Path, substitute: Path) -> str | None:
+    """Say why `substitute` may not be read in the place of `path`; None: it may.
+
+    It has to be a regular file, and its owner the owner of `path`, where that is there, or this
+    user. Raises OSError where it cannot be looked at.
+    """
+    _pass("stat", substitute)
+    found = os.lstat(substitute)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no regular file"
+    if os.name == "nt" or found.st_uid == os.geteuid():
+        return None
+    try:
+        owner = os.stat(path).st_uid
+    except FileNotFoundError:
+        return None
+    return None if found.st_uid == owner else "its owner is not the region file's"
+
+
 def list_directory(path: Path) -> list[str]:
     """Return the names in a directory; raise OSError where it cannot be listed."""
     _pass("list", path)

@@ -26,6 +26,7 @@ from jessymem.errors import (
 )
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.logger import logger
 from jessymem.regions import faults
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import Edition
@@ -56,6 +57,7 @@ class Listing(NamedTuple):
     leftovers: list[Path]  # temporary files; under the lock nobody is writing them any more
     alternates: list[Alternate]  # the highest generation first
     locks: list[Path]  # the lock file, of who is writing now or was killed at it
+    ignored: list[tuple[Path, str]]  # what is called like a generation and may not count, and why
 
 
 class RegionFiles:
@@ -111,10 +113,11 @@ class RegionFiles:
             If the directory cannot be listed, or a file not read for want of resources.
         """
         found = self._list()
-        if tidy and any(found):
+        if tidy and (found.leftovers or found.alternates or found.locks):
             with suppress(OSError), osmem.locked(self._lock, timeout=0):
                 self._tidy()
             found = self._list()
+        self._log_ignored(found)
         return self._newest(found.alternates)
 
     def open_edition(self, edition: Edition) -> MmapRegion:
@@ -228,8 +231,8 @@ class RegionFiles:
         temporary = self.target.with_name(name)
         self.placed = None
         try:
-            self._write(temporary, pieces)
-            path = self._rename(temporary, generation)
+            written = self._write(temporary, pieces)
+            path = self._rename(temporary, generation, written, pieces)
             self.placed = generation
         except BaseException:
             with suppress(OSError):  # the error that led here says more
@@ -265,7 +268,8 @@ class RegionFiles:
                     osmem.sync_name(self.target.parent, made_here=bool(self._made))
             yield
 
-    def _write(self, temporary: Path, pieces: list[Any]) -> None:
+    def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
+        """Write, sync and read back a temporary file; return which file that was."""
         with self._as_region_error("create"):
             descriptor = osmem.create_file(temporary)
         with self._as_region_error("close"):
@@ -275,32 +279,56 @@ class RegionFiles:
                     osmem.write_pieces(descriptor, temporary, pieces)
                 with self._as_region_error("sync"):
                     osmem.sync_file(descriptor, temporary)
+                written = osmem.identity_of(descriptor)
             finally:
                 osmem.close_file(descriptor)
         with self._as_region_error("read back"):
             if not osmem.holds(temporary, pieces):
                 raise OSError(errno.EIO, "what was read back is not what was written")
+        return written
 
-    def _rename(self, temporary: Path, generation: int) -> Path:
+    def _rename(
+        self, temporary: Path, generation: int, written: osmem.FileIdentity, pieces: list[Any]
+    ) -> Path:
+        """Give the written file its name; return which that is.
+
+        It is not believed that it has the name before the name leads to it: others may have removed
+        or replaced the temporary file.
+        """
+        path = self.target
         with self._as_region_error("rename"):
             try:
-                osmem.replace_file(temporary, self.target)
+                osmem.replace_file(temporary, path)
             except OSError as error:
-                if not temporary.exists():
-                    return self.target  # it was done, and told of as failed when tried again (NFS)
-                if error.errno not in _NOT_REPLACED or not self.target.exists():
+                # A network file system may tell of a rename that was done as failed, when it has
+                # tried it again.
+                if self._has_arrived(path, written, pieces):
+                    return path
+                if error.errno not in _NOT_REPLACED or not osmem.may_replace(path):
                     raise
-                beside = self._beside(generation)
+                path = self._beside(generation)
                 try:
-                    osmem.replace_file(temporary, beside)
+                    osmem.replace_file(temporary, path)
                 except OSError:
                     raise error from None
-                return beside
-        return self.target
+            if not self._has_arrived(path, written, pieces):
+                raise OSError(errno.EIO, "another file has got the name")
+        return path
+
+    @staticmethod
+    def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: list[Any]) -> bool:
+        """Tell whether a name leads to the file that was written.
+
+        Some file systems make up inode numbers, or times, anew: there the bytes tell.
+        """
+        found = osmem.identity_at(path)
+        if found is None or found == written:
+            return found is not None
+        return found.n_bytes == written.n_bytes and osmem.holds(path, pieces)
 
     def _tidy(self) -> None:
         """Remove leftovers, fold back what can be; under the lock."""
-        leftovers, self._alternates, _ = self._list()
+        leftovers, self._alternates, *_ = self._list()
         for path in leftovers:
             with suppress(OSError):
                 osmem.remove_file(path)
@@ -326,6 +354,31 @@ class RegionFiles:
                 if self._generation_of(alternate.path) == alternate.generation:
                     osmem.remove_file(alternate.path)
                     self._alternates.remove(alternate)
+
+    def _fault_of(self, beside: Path) -> str | None:
+        """Say why a generation beside may not count; None: it may.
+
+        Where others may make names in the directory but not replace the region file, a newer
+        generation of theirs would do just that.
+        """
+        try:
+            return osmem.fault_of_substitute(self.target, beside)
+        except OSError as error:
+            return str(error)
+
+    def _log_ignored(self, found: Listing) -> None:
+        for path, fault in found.ignored:
+            logger.warning(
+                "%s is ignored: %s",
+                path,
+                fault,
+                extra={
+                    "event": "generation_ignored",
+                    "dimension": str(self.dimension),
+                    "path": str(path),
+                    "error": fault,
+                },
+            )
 
     def _beside(self, generation: int) -> Path:
         return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
@@ -360,13 +413,18 @@ class RegionFiles:
                 if error.errno not in _NOT_LISTED:
                     raise
                 names = []
-        found = Listing([], [], [])
+        found = Listing([], [], [], [])
         for name in names:
             if name == self.target.name:
                 continue
             match = self._alternate_name.fullmatch(name)
             if match:
-                found.alternates.append(Alternate(int(match[1]), self.target.with_name(name)))
+                beside = self.target.with_name(name)
+                fault = self._fault_of(beside)
+                if fault is None:
+                    found.alternates.append(Alternate(int(match[1]), beside))
+                else:
+                    found.ignored.append((beside, fault))
             elif self._leftover_name.fullmatch(name):
                 found.leftovers.append(self.target.with_name(name))
             elif name == self._lock.name:
