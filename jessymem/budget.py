@@ -1,17 +1,17 @@
 """The one budget: what is charged, to which class, and what still waits for its last view.
 
-Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and
-released when the last view on it is gone; until then it is *waiting* and counts. Where blocks are
+Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and its
+`Charge` ends with the last view on it; until then it is *waiting* and counts. Where blocks are
 allocated too, both are counted in the same words (`jessymem.kernels.budget`), which compiled code
 changes without a lock.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import ref
 
 from jessymem import osmem
 from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
@@ -19,6 +19,7 @@ from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
 from jessymem.kernels import _jit, atomics, budget, memory
 from jessymem.kernels import schema as s
+from jessymem.locks import Hold, Lock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,12 +29,35 @@ if TYPE_CHECKING:
 CLASSES: Final = ("core_slots", "core_headroom", "grown", "user")
 
 
-class Charge(NamedTuple):
-    """What one region costs, in bytes of whole pages."""
+class Charge:
+    """What one region costs: it counts for as long as this lives, and the region's memory holds it.
 
-    n_bytes: int
-    n_headroom: int  # of these, beyond the core slot
-    kind: str  # the class of the rest
+    Attributes
+    ----------
+    n_bytes : int
+        In whole pages.
+    n_headroom : int
+        Of these, beyond the core slot.
+    kind : str
+        The class of the rest.
+    """
+
+    __slots__ = ("__weakref__", "kind", "n_bytes", "n_headroom")
+
+    def __init__(self, n_bytes: int, n_headroom: int, kind: str) -> None:
+        self.n_bytes = n_bytes
+        self.n_headroom = n_headroom
+        self.kind = kind
+
+
+class _Entry(ref[Charge]):
+    """A charge in the books, and what is known of it when it has ended."""
+
+    region_id: int = 0  # that of no region
+    n_bytes: int = 0
+    n_headroom: int = 0
+    kind: str = CLASSES[0]
+    reconcile: ref[Charge]  # calls so at the charge's end
 
 
 class Usage(NamedTuple):
@@ -56,19 +80,22 @@ class Budget:
 
     Attributes
     ----------
-    lock : threading.RLock
+    lock : Lock
         Held while something other than a single count changes. Never wait for another lock, nor
         for a log handler, while holding it.
     make_room : callable
         Called, under the lock, with how many bytes of freed pages should go back to the system.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge went back.
+    afterwards : callable
+        Returns what is called when the lock was given back, or None.
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
         self.limit_bytes = limit_bytes
         self.make_room: Callable[[int], object] = lambda n_bytes: None
         self.on_fall: Callable[[int], object] = lambda used: None
+        self.afterwards: Callable[[], Callable[[], object] | None] = lambda: None
         self._capacities = capacities
         self._class_limits = {
             "core_slots": sum(capacities.values()),
@@ -76,17 +103,17 @@ class Budget:
             "grown": GROWN_MB * MIB,
             "user": USER_MB * MIB,
         }
-        # Re-entrant: a finalizer or signal handler of the user's may ask in a thread that holds it.
-        self.lock = threading.RLock()
-        # The one truth about regions: sums are made from it when asked for, and the shared words
-        # are brought in line with it, so no interrupt leaves them apart for long.
-        self._charges: dict[int, Charge] = {}
-        self._waiting: set[int] = set()
+        self.lock = Lock()
+        # The one truth about regions are the charges that live. Sums of them, and the shared words,
+        # are brought in line with it by whoever takes the lock: no interrupt leaves them apart.
+        self._entries: dict[int, _Entry] = {}  # by region id
+        self._ended: deque[_Entry] = deque()  # filled by callbacks that nothing can interrupt
+        self._used = dict.fromkeys(CLASSES, 0)
+        self._is_added_up = True
+        self._waiting: set[int] = set()  # region ids
         self._peak = 0
         self._words: NDArray[Any] | None = None
         self._argument: memory.Words = None
-        self._is_changing = False
-        self._is_apart = False  # a charge is gone that the words still count
 
     def attach(self, words: NDArray[Any]) -> None:
         """Go on counting in an allocator's `words`; kernels that change them are compiled first.
@@ -98,13 +125,13 @@ class Budget:
         """
         _jit.promote(_jit.MEMORY)
         with self.changing():
-            total = self._total()
+            total = sum(self._used.values())
             words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
             words[s.PEAK] = max(self._peak, total)
             self._words, self._argument = words, memory.argument_of(words)
 
-    def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> None:
-        """Charge a region of `n_bytes`.
+    def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> Charge:
+        """Charge a region of `n_bytes`, for as long as what is returned lives.
 
         Raises
         ------
@@ -114,20 +141,19 @@ class Budget:
         """
         charge = self._price(dimension, n_bytes)
         with self.changing():
-            used = _sums(self._charges.copy())
+            in_headroom = self._used["core_headroom"]
             headroom = self._class_limits["core_headroom"]
-            if used["core_headroom"] + charge.n_headroom > headroom:
+            if in_headroom + charge.n_headroom > headroom:
                 slot = self._capacities[dimension]
                 raise LimitExceeded(
                     f"{dimension}: {n_bytes:,} bytes pass its slot of {slot:,} by "
                     f"{charge.n_headroom:,}; of {headroom:,} bytes of core headroom "
-                    f"{used['core_headroom']:,} are taken",
-                    current=used["core_headroom"],
+                    f"{in_headroom:,} are taken",
+                    current=in_headroom,
                     limit=headroom,
                     requested=charge.n_headroom,
                     waiting=self.waiting_bytes,
                 )
-            self._is_apart = True  # until the charge is noted: an interrupt may come between
             if not self._fits(charge.n_bytes):
                 total, waiting = self.total, self.waiting_bytes
                 raise LimitExceeded(
@@ -139,7 +165,8 @@ class Budget:
                     requested=charge.n_bytes,
                     waiting=waiting,
                 )
-            self._charges[region_id] = charge
+            self._enter(region_id, charge)
+        return charge
 
     def check_possible(self, dimension: DimensionId, n_bytes: int) -> None:
         """Raise LimitExceeded for a region that could not be loaded if nothing else were."""
@@ -161,96 +188,70 @@ class Budget:
 
     def retire(self, region_id: int) -> None:
         """Note that a region is only waiting for its last view; nothing to do if that is gone."""
-        with self.lock:
+        with self.lock.hold():
             self._waiting.add(region_id)
 
     def reclaim(self, region_id: int) -> bool:
         """Note that a region that was waiting is loaded again; False if its charge is gone."""
-        with self.lock:
-            if region_id not in self._charges:
+        with self.lock.hold():
+            if not self.is_charged(region_id):
                 return False
             self._waiting.discard(region_id)
             return True
 
-    def release(self, region_id: int) -> None:
-        """Take a charge back; never waits, finalizers call it in any thread."""
-        self._charges.pop(region_id, None)
-        self._is_apart = True
-        self.reconcile()
-
     def is_charged(self, region_id: int) -> bool:
         """Tell whether a region counts: it is loaded, or still viewed."""
-        return region_id in self._charges
+        entry = self._entries.get(region_id)
+        return entry is not None and entry() is not None
 
     def reconcile(self) -> None:
-        """Bring the shared words in line with the charges, now or by whoever is changing them."""
-        while self._is_apart and self.lock.acquire(blocking=False):
-            try:
-                if self._is_changing or atomics.is_interrupted():
-                    return  # this thread was interrupted half-way: it will do it when it goes on
-                self._settle()
-            finally:
-                self.lock.release()
+        """Bring sums and words in line with the charges, now or by whoever is changing them."""
+        # A finalizer may have interrupted this thread half-way: it does it when it goes on.
+        if self._ended and not self.lock.is_mine() and not atomics.is_interrupted():
+            hold = self.lock.hold_if_free()
+            if hold is not None:
+                with hold:
+                    del hold  # see `Hold`
+                    self._settle()
 
     @property
     def total(self) -> int:
         """All bytes that are charged, regions and blocks."""
         self.reconcile()
-        return self._total() if self._words is None else int(self._words[s.USED])
+        if self._words is not None:
+            return int(self._words[s.USED])
+        return sum(entry.n_bytes for entry in self._live())
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of regions that are retired and still viewed."""
-        with self.lock:
-            return sum(self._waiting_in(self._charges.copy()).values())
+        return sum(self._waiting_now().values())
 
     def usage(self) -> Usage:
         """Return what is charged, all of one moment."""
         from jessymem.stats import ClassUsage
 
         with self.changing():
-            charges = self._charges.copy()
-            used, limits = _sums(charges), self._class_limits
+            used, limits = self._used.copy(), self._class_limits
             per_class = {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
-            waiting = self._waiting_in(charges)
+            waiting = self._waiting_now()
             if self._words is None:
                 return Usage(sum(used.values()), self._peak, waiting, per_class)
             total = int(self._words[s.USED])
             # A thread that has just charged raises the peak one step later.
             return Usage(total, max(int(self._words[s.PEAK]), total), waiting, per_class)
 
-    @contextmanager
-    def changing(self) -> Iterator[bool]:
-        """Hold the lock, the words in line before; what is released meanwhile follows after.
+    def changing(self) -> Changing:
+        """Hold the lock, all in line before; what is released meanwhile follows after.
 
-        Yields whether this thread was at it already: a signal handler or finalizer interrupted it.
+        Entered, it says whether this thread was at it already: a signal handler or finalizer
+        interrupted it.
         """
-        try:
-            with self.lock:
-                was_changing, self._is_changing = self._is_changing, True
-                try:
-                    if not was_changing and self._is_apart:
-                        self._settle()
-                    yield was_changing
-                finally:
-                    self._is_changing = was_changing
-        finally:
-            self.reconcile()
+        return Changing(self)
 
-    @contextmanager
-    def changing_if_idle(self) -> Iterator[bool]:
-        """As `changing`, but never wait: yield False where anyone, this thread too, is at it."""
-        if not self.lock.acquire(blocking=False):
-            yield False
-            return
-        try:
-            if self._is_changing:
-                yield False
-            else:
-                with self.changing():
-                    yield True
-        finally:
-            self.lock.release()
+    def changing_if_idle(self) -> Changing:
+        """As `changing`, but never wait: says whether nobody, nor this thread, was at it."""
+        return Changing(self, waits=False)
 
     def after_fork(self, live: set[int]) -> None:
         """Start over in a forked child: `live` regions are loaded, retired ones still wait.
@@ -258,38 +259,80 @@ class Budget:
         A thread of the parent may have held the lock, or been half-way through a load. The words,
         where there are any, are made good by the allocator, which recounts its blocks.
         """
-        self.lock = threading.RLock()
-        self._is_changing = False
+        self.lock = Lock()
         self._waiting -= live  # a thread of the parent was about to unload them
-        for region_id in self._charges.keys() - live - self._waiting:
-            self._charges.pop(region_id, None)
+        gone = self._entries.keys() - live - self._waiting
+        self._entries = {each: self._entries[each] for each in self._entries.keys() - gone}
+        self._is_added_up = False
+        self._add_up()
 
     def recount(self, n_block_bytes: int, n_retained_bytes: int) -> None:
         """Set the words right where nobody else runs: after a fork, in the child."""
         if self._words is not None:
-            total = self._total()
+            total = sum(self._used.values())
             self._words[s.OF_REGIONS] = total
             self._words[s.USED] = total + n_block_bytes
             self._words[s.RESIDENT] = total + n_block_bytes + n_retained_bytes
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _excess(self) -> int:
-        """Bytes that the words count for regions, and the charges no longer."""
-        return 0 if self._words is None else int(self._words[s.OF_REGIONS]) - self._total()
+    def _enter(self, region_id: int, charge: Charge) -> None:
+        """Write a charge into the books; under the lock."""
+        budget_of = ref(self)
+
+        def reconcile(_: object) -> None:
+            budget = budget_of()
+            if budget is not None:
+                budget.reconcile()
+
+        then = ref(charge, reconcile)
+        # Made last, so called first.
+        entry = _Entry(charge, self._ended.append)
+        entry.reconcile = then
+        entry.region_id, entry.kind = region_id, charge.kind
+        entry.n_bytes, entry.n_headroom = charge.n_bytes, charge.n_headroom
+        self._is_added_up = False
+        self._entries[region_id] = entry
+        self._add(entry, 1)
+        self._is_added_up = True
+
+    def _add(self, entry: _Entry, sign: int) -> None:
+        self._used["core_headroom"] += sign * entry.n_headroom
+        self._used[entry.kind] += sign * (entry.n_bytes - entry.n_headroom)
 
     def _settle(self) -> None:
-        """Bring the words in line; under the lock."""
-        self._is_apart = False
-        excess = self._excess()
-        if self._words is not None and excess > 0:
-            budget.discharge(self._argument, excess)
-            self.on_fall(int(self._words[s.USED]))
+        """Take out of the books what has ended, and bring the words in line; under the lock."""
+        if not self._is_added_up:  # by an interrupt
+            self._add_up()
+        while self._ended:
+            self._is_added_up = False
+            entry = self._ended.popleft()
+            if self._entries.get(entry.region_id) is entry:
+                del self._entries[entry.region_id]
+                self._add(entry, -1)
+            self._is_added_up = True
+        if self._words is not None:
+            excess = int(self._words[s.OF_REGIONS]) - sum(self._used.values())
+            if excess > 0:
+                budget.discharge(self._argument, excess)
+                self.on_fall(int(self._words[s.USED]))
+
+    def _add_up(self) -> None:
+        """Make the sums anew."""
+        self._ended.clear()  # who ends from here on is told of again
+        self._entries = {entry.region_id: entry for entry in self._live()}
+        self._used = dict.fromkeys(CLASSES, 0)
+        for entry in self._entries.values():
+            self._add(entry, 1)
+        self._is_added_up = True
+
+    def _live(self) -> list[_Entry]:
+        return [entry for entry in list(self._entries.values()) if entry() is not None]
 
     def _fits(self, n_bytes: int) -> bool:
         """Count `n_bytes` more, if they fit."""
         if self._words is None:
-            total = self._total() + n_bytes
+            total = sum(self._used.values()) + n_bytes
             if total > self.limit_bytes:
                 return False
             self._peak = max(self._peak, total)
@@ -300,9 +343,6 @@ class Budget:
             code = budget.charge(self._argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
-    def _total(self) -> int:
-        return sum(charge.n_bytes for charge in self._charges.copy().values())
-
     def _price(self, dimension: DimensionId, n_bytes: int) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
         if dimension <= s.N_CORE_DIMENSIONS:
@@ -311,15 +351,47 @@ class Budget:
         kind = "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
         return Charge(n_pages_bytes, 0, kind)
 
-    def _waiting_in(self, charges: dict[int, Charge]) -> dict[int, int]:
-        self._waiting &= charges.keys()
-        return {region_id: charges[region_id].n_bytes for region_id in self._waiting}
+    def _waiting_now(self) -> dict[int, int]:
+        """Return the bytes of retired regions that still count, by region id."""
+        found = {}
+        for region_id in self._waiting.copy():
+            entry = self._entries.get(region_id)
+            if entry is None or entry() is None:
+                self._waiting.discard(region_id)
+            else:
+                found[region_id] = entry.n_bytes
+        return found
 
 
-def _sums(charges: dict[int, Charge]) -> dict[str, int]:
-    """Add charges up by class."""
-    used = dict.fromkeys(CLASSES, 0)
-    for charge in charges.values():
-        used["core_headroom"] += charge.n_headroom
-        used[charge.kind] += charge.n_bytes - charge.n_headroom
-    return used
+class Changing:
+    """Holds a budget's lock; see `Budget.changing`."""
+
+    __slots__ = ("_budget", "_hold", "_waits")
+
+    def __init__(self, budget: Budget, *, waits: bool = True) -> None:
+        self._budget = budget
+        self._waits = waits
+        self._hold: Hold | None = None
+
+    def __enter__(self) -> bool:
+        """Take the lock, if it is to be had."""
+        lock = self._budget.lock
+        was_mine = lock.is_mine()
+        if not self._waits:
+            self._hold = None if was_mine else lock.hold_if_free()
+            is_idle = self._hold is not None
+            if is_idle:
+                self._budget._settle()
+            return is_idle
+        self._hold = lock.hold()
+        if not was_mine:
+            self._budget._settle()
+        return was_mine
+
+    def __exit__(self, *exception: object) -> None:
+        """Give it back."""
+        self._hold = None
+        self._budget.reconcile()
+        afterwards = self._budget.afterwards()
+        if afterwards is not None:
+            afterwards()

@@ -7,7 +7,6 @@ it under its writer lock and publishes what comes back.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -157,47 +156,23 @@ class Loader:
     def map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
         """Charge, map and check a file; return the region and its new region id.
 
-        On any failure nothing stays charged or mapped. The charge goes back by itself when the last
-        view on the region is gone.
+        On any failure nothing stays charged or mapped. The charge ends with the last view on the
+        region.
         """
         region_id = next(self._region_ids)
-        with self._charge_returned(region_id):
-            return self._map_charged(region_id, dimension, where), region_id
+        charge = partial(self._budget.reserve, region_id, dimension)
+        config = self._config
+        region = MmapRegion.admitted(dimension, where, config.load_mode, config.advice, charge)
+        return region, region_id
 
     def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
         """Charge a core dimension's bundled content, laid out in memory; as `map`."""
-        region_id = next(self._region_ids)
-        with self._charge_returned(region_id):
-            return self._simulate_charged(region_id, dimension), region_id
-
-    def _map_charged(self, region_id: int, dimension: DimensionId, where: Path) -> MmapRegion:
-        region = MmapRegion.admitted(
-            dimension,
-            where,
-            self._config.load_mode,
-            self._config.advice,
-            partial(self._budget.reserve, region_id, dimension),
-        )
-        self._release_with(region, region_id)
-        return region
-
-    def _simulate_charged(self, region_id: int, dimension: DimensionId) -> MmapRegion:
         from jessymem import simulation
 
+        region_id = next(self._region_ids)
         region = simulation.simulated_region(dimension)
-        self._budget.reserve(region_id, dimension, region.size)
-        self._release_with(region, region_id)
-        return region
-
-    @contextmanager
-    def _charge_returned(self, region_id: int) -> Iterator[None]:
-        """Return a region's charge, and let go of its memory, if what is within fails."""
-        try:
-            yield
-        except BaseException as error:
-            self._budget.release(region_id)
-            empty_frames(error)
-            raise
+        osmem.keep_with(region.data, self._budget.reserve(region_id, dimension, region.size))
+        return region, region_id
 
     def wants_simulation(self) -> bool:
         """Tell whether bundled content is to stand in for core dimensions."""
@@ -211,10 +186,6 @@ class Loader:
             return RegionFiles(dimension, self.path_of(dimension)).exists()
         except RegionIOError:
             return True  # the load will say why
-
-    def _release_with(self, region: MmapRegion, region_id: int) -> None:
-        finalizer = weakref.finalize(region.data, self._budget.release, region_id)
-        finalizer.atexit = False
 
 
 # -- records ---------------------------------------------------------------------------------------

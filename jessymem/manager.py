@@ -7,9 +7,8 @@ by the methods that lead there.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +23,7 @@ from jessymem.core_dimensions import CORE_DIMENSIONS, SLOTS
 from jessymem.errors import (
     DimensionNotFound,
     DuplicateDimension,
+    InvalidAccess,
     JessyMemoryError,
     lets_go,
 )
@@ -37,6 +37,7 @@ from jessymem.kernels import schema as s
 from jessymem.learning.finding import base_of, learned_of, log_lost, unwritten_in
 from jessymem.learning.verbs import LearningVerbs
 from jessymem.loading import Loader, log_region, log_simulation, logged_failure
+from jessymem.locks import Hold, Lock
 from jessymem.logger import logger
 from jessymem.pools.verbs import MemoryVerbs
 from jessymem.pressure import Level, PressureLog
@@ -114,7 +115,9 @@ class MmapManager(
         self._sampler = ReadSampler(self._policy.gate)
         self._gates = self._sampler.gates
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = Lock()
+        self._postponed: deque[Callable[[], None]] = deque()
+        self._budget.afterwards = WeakMethod(self._do_postponed)
         renew_in_forked_children(self)
 
     # -- finding and loading -----------------------------------------------------------------------
@@ -278,6 +281,9 @@ class MmapManager(
             If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
+        self._give_up(partial(self._unload, dimension))
+
+    def _unload(self, dimension: DimensionId) -> None:
         with self._writing():
             region = self._standing_for(dimension)
             self._check_calm(dimension)
@@ -300,8 +306,11 @@ class MmapManager(
         that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
         `is_loaded` raises InvalidAccess.
         """
-        with self._lock:
-            with self._budget.lock:  # so that no allocator is made any more
+        self._give_up(self._close)
+
+    def _close(self) -> None:
+        with self._lock.hold():
+            with self._budget.lock.hold():  # so that no allocator is made any more
                 was_closed, self._closed = self._closed, True
                 allocator = self._allocator
             if allocator is not None:
@@ -367,27 +376,47 @@ class MmapManager(
 
     # -- inside ------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        risen: list[Level] = []
-        try:
-            with self._lock:
-                self._check_open()
-                risen += self._observe_pressure()
-                yield
-                risen += self._observe_pressure()
-        finally:
-            used, waiting = self._budget.total, self._budget.waiting_bytes
-            self._pressure.record(risen, used, waiting_bytes=waiting)
+    def _writing(self) -> Writing:
+        return Writing(self)
+
+    def _interrupts(self) -> bool:
+        """Tell whether this was called in the middle of another call of its own thread.
+
+        By a signal handler, say, or by a finalizer that the garbage collector ran. It must not wait
+        then: whoever it would wait for may be waiting for what was interrupted.
+        """
+        return self._budget.lock.is_mine() or self._lock.is_mine()
+
+    def _give_up(self, action: Callable[[], None]) -> None:
+        """Do what gives something back: now, or as soon as what it interrupts is done."""
+        if self._interrupts():
+            self._postponed.append(action)
+        else:
+            action()
+
+    def _do_postponed(self) -> None:
+        while self._postponed and not self._interrupts():
+            try:
+                action = self._postponed.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                action()
+            except JessyMemoryError as error:
+                logger.warning(
+                    "not done after what it interrupted: %s",
+                    str(error),
+                    extra={"event": "postponed_failed", "error": type(error).__name__},
+                )
 
     def _observe_pressure(self) -> list[Level]:
-        with self._budget.lock:
+        with self._budget.lock.hold():
             return self._pressure.observe(self._budget.total)
 
     def _make_allocator(self) -> PoolAllocator:
         from jessymem.pools.allocator import PoolAllocator
 
-        with self._budget.lock:
+        with self._budget.lock.hold():
             if self._allocator is None:
                 self._check_open()
                 evict = WeakMethod(self._make_room_for_blocks)  # no cycle
@@ -459,7 +488,7 @@ class MmapManager(
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
     def _after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._kept.clear()
         self._rest_all()
         snapshot = self._snapshot
@@ -468,3 +497,44 @@ class MmapManager(
         if self._allocator is not None:
             self._allocator.recount()
         self._sampler.after_fork()
+
+
+class Writing:
+    """Holds a manager's writer lock, and records afterwards which thresholds were passed."""
+
+    __slots__ = ("_hold", "_manager", "_risen")
+
+    def __init__(self, manager: MmapManager) -> None:
+        self._manager = manager
+        self._risen: list[Level] = []
+        self._hold: Hold | None = None
+
+    def __enter__(self) -> None:
+        """Wait for the lock.
+
+        Raises InvalidAccess if the manager is closed; or where this interrupts a call of its own
+        thread, and the lock is another's.
+        """
+        manager = self._manager
+        is_free_to_wait = manager._lock.is_mine() or not manager._budget.lock.is_mine()
+        self._hold = manager._lock.hold() if is_free_to_wait else manager._lock.hold_if_free()
+        if self._hold is None:
+            raise InvalidAccess(
+                "another thread is writing, and what this call interrupts may be what it waits for"
+            )
+        try:
+            manager._check_open()
+            self._risen += manager._observe_pressure()
+        except BaseException:
+            self._hold = None
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        """Give it back."""
+        manager = self._manager
+        if not exception[1]:
+            self._risen += manager._observe_pressure()
+        self._hold = None
+        budget = manager._budget
+        manager._pressure.record(self._risen, budget.total, waiting_bytes=budget.waiting_bytes)
+        manager._do_postponed()

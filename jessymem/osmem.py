@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import sys
+from _io import FileIO
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +48,6 @@ _LOCK_POLL_SECONDS: Final = 0.01
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
 _READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
-_CREATE_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC
 
 
 class FileIdentity(NamedTuple):
@@ -57,6 +57,24 @@ class FileIdentity(NamedTuple):
     inode: int
     n_bytes: int
     modified_ns: int
+
+
+class Descriptor(int):
+    """An open descriptor that is closed when nobody holds this any more."""
+
+    def __del__(self) -> None:
+        with suppress(OSError):
+            os.close(self)
+
+
+class Mapping(mmap.mmap):
+    """Memory, with what is to end when it does."""
+
+    kept: object = None
+
+
+class FileMapping(Mapping):
+    """A file's bytes, as the system has them."""
 
 
 class FileBytes(NamedTuple):
@@ -103,9 +121,9 @@ def identify(path: Path) -> FileIdentity:
     return _identity(os.stat(path))
 
 
-def identity_of(descriptor: int) -> FileIdentity:
+def identity_of(file: FileIO) -> FileIdentity:
     """Return which file is open; part of what was done with it before, so no step of its own."""
-    return _identity(os.fstat(descriptor))
+    return _identity(os.fstat(file.fileno()))
 
 
 def identity_at(path: Path) -> FileIdentity | None:
@@ -154,36 +172,40 @@ def list_directory(path: Path) -> list[str]:
     return os.listdir(path)
 
 
-def admit_all(n_bytes: int) -> None:
+def admit_all(n_bytes: int) -> object:
     """Let a file of any length be mapped or read."""
 
 
-def map_file(path: Path, admit: Callable[[int], None] = admit_all) -> FileBytes:
+def map_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileBytes:
     """Map the whole of a file read-only; the array owns the mapping.
 
-    `admit` is called with the open file's length before anything is mapped; what it raises passes.
-    A file without bytes cannot be mapped and comes back as an empty array. Raises OSError, also
-    where `path` is no regular file.
+    `admit` is called with the open file's length before anything is mapped; what it raises passes,
+    and what it returns is held for as long as the memory is. A file without bytes cannot be mapped
+    and comes back as an empty array. Raises OSError, also where `path` is no regular file.
     """
-    descriptor, identity = _open_regular(path)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        admit(identity.n_bytes)
+    file, identity = _open_regular(path)
+    with file:
+        kept = admit(identity.n_bytes)
         if identity.n_bytes == 0:
             return FileBytes(np.empty(0, np.uint8), identity)
         _pass("map", path)
         try:
-            data = np.memmap(file, np.uint8, "r", shape=(identity.n_bytes,))
+            mapping = FileMapping(file.fileno(), identity.n_bytes, access=mmap.ACCESS_READ)
         except ValueError as error:  # shorter by now than when it was opened
             raise OSError(errno.EIO, str(error)) from error
-        return FileBytes(data, identity)
+        mapping.kept = kept
+        # A plain array, which holds the mapping's buffer: nobody can close it under a view, nor
+        # make it writeable.
+        return FileBytes(np.frombuffer(mapping, np.uint8), identity)
 
 
-def read_file(path: Path, admit: Callable[[int], None] = admit_all) -> FileBytes:
+def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileBytes:
     """Read a whole file into private memory, which the array owns; otherwise as `map_file`."""
-    descriptor, identity = _open_regular(path)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        admit(identity.n_bytes)
+    file, identity = _open_regular(path)
+    with file:
+        kept = admit(identity.n_bytes)
         target = _private_mapping(identity.n_bytes)
+        target.kept = kept
         view = memoryview(target)[: identity.n_bytes]
         _pass("read", path)
         n_read = 0
@@ -193,6 +215,14 @@ def read_file(path: Path, admit: Callable[[int], None] = admit_all) -> FileBytes
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             n_read += step
         return FileBytes(np.frombuffer(view.toreadonly(), np.uint8), identity)
+
+
+def keep_with(data: NDArray[np.uint8], kept: object) -> None:
+    """Hold something for as long as the memory of `private_copy` is."""
+    mapping = _mapping_of(data)
+    if mapping is None:
+        raise TypeError("only memory that was mapped keeps anything")
+    mapping.kept = kept
 
 
 class PrivateMemory(NamedTuple):
@@ -237,13 +267,11 @@ def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
     """Return the present length of the file under a mapping, or None where `data` is none."""
-    mapping = getattr(data, "_mmap", None)
-    if mapping is None:
-        return None
+    mapping = _file_mapping_of(data)
     try:
-        return int(mapping.size())
+        return None if mapping is None else int(mapping.size())
     except (OSError, ValueError):
-        return None  # the mapping holds no descriptor
+        return None  # the mapping holds no descriptor: it is of no file
 
 
 def advise(data: NDArray[np.uint8], advice: str) -> bool:
@@ -263,13 +291,13 @@ def let_go_of_pages(data: NDArray[np.uint8]) -> bool:
     return _hint(data, "MADV_DONTNEED")
 
 
-def create_file(path: Path) -> int:
-    """Create a file that must not exist; return its descriptor."""
+def create_file(path: Path) -> FileIO:
+    """Create a file that must not exist, with the permissions that the user's mask leaves."""
     _pass("create", path)
-    return os.open(path, _CREATE_FLAGS, 0o644)
+    return FileIO(path, "x+")
 
 
-def write_pieces(descriptor: int, path: Path, pieces: Iterable[Any]) -> int:
+def write_pieces(file: FileIO, path: Path, pieces: Iterable[Any]) -> int:
     """Write `pieces` in order, small ones gathered; return how many bytes."""
     n_written = 0
     gathered = bytearray()
@@ -279,16 +307,16 @@ def write_pieces(descriptor: int, path: Path, pieces: Iterable[Any]) -> int:
             if len(gathered) < _WRITE_CHUNK_BYTES:
                 continue
             piece = b""
-        n_written += _write(descriptor, path, gathered) + _write(descriptor, path, piece)
+        n_written += _write(file, path, gathered) + _write(file, path, piece)
         gathered = bytearray()
-    return n_written + _write(descriptor, path, gathered)
+    return n_written + _write(file, path, gathered)
 
 
-def sync_file(descriptor: int, path: Path) -> None:
+def sync_file(file: FileIO, path: Path) -> None:
     """Wait until the file's bytes are on the medium, as far as the system can tell."""
     _pass("sync", path)
-    if not _sync_medium(descriptor):
-        os.fsync(descriptor)
+    if not _sync_medium(file):
+        os.fsync(file)
 
 
 def holds(path: Path, pieces: Iterable[Any]) -> bool:
@@ -361,11 +389,11 @@ def _leads_to(path: Path, lock: Any) -> bool:
         return False
 
 
-def copy_mode(source: Path, descriptor: int) -> None:
+def copy_mode(source: Path, file: FileIO) -> None:
     """Give an open file the permissions of `source`, if that is there and the system has them."""
     if hasattr(os, "fchmod"):
         with suppress(FileNotFoundError):
-            os.fchmod(descriptor, stat.S_IMODE(os.stat(source).st_mode))
+            os.fchmod(file.fileno(), stat.S_IMODE(os.stat(source).st_mode))
 
 
 def sync_directory(path: Path) -> None:
@@ -373,17 +401,14 @@ def sync_directory(path: Path) -> None:
     if os.name == "nt":
         return
     _pass("sync directory", path)
-    descriptor = os.open(path, os.O_RDONLY | _CLOEXEC)
-    try:
-        if not _sync_medium(descriptor):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    descriptor = _open_descriptor(path, os.O_RDONLY | _CLOEXEC)
+    if not _sync_medium(descriptor):
+        os.fsync(descriptor)
 
 
-def close_file(descriptor: int) -> None:
-    """Close a descriptor."""
-    os.close(descriptor)
+def close_file(file: FileIO) -> None:
+    """Close a file; raise OSError where the system could not keep what was written."""
+    file.close()
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -437,7 +462,7 @@ def sync_name(path: Path, *, made_here: bool) -> None:
             raise
 
 
-def _sync_medium(descriptor: int) -> bool:
+def _sync_medium(descriptor: int | FileIO) -> bool:
     """Ask macOS to empty the drive's own cache too; return False where that cannot be asked."""
     if sys.platform != "darwin":
         return False
@@ -453,7 +478,7 @@ def _sync_medium(descriptor: int) -> bool:
 
 
 def _hint(data: NDArray[np.uint8], name: str) -> bool:
-    mapping, hint = getattr(data, "_mmap", None), getattr(mmap, name, None)
+    mapping, hint = _file_mapping_of(data), getattr(mmap, name, None)
     if mapping is None or hint is None or not hasattr(mapping, "madvise"):
         return False
     try:
@@ -462,6 +487,18 @@ def _hint(data: NDArray[np.uint8], name: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _file_mapping_of(data: NDArray[np.uint8]) -> FileMapping | None:
+    mapping = _mapping_of(data)
+    return mapping if isinstance(mapping, FileMapping) else None
+
+
+def _mapping_of(data: NDArray[np.uint8]) -> Mapping | None:
+    """Return the mapping that an array owns; None where it owns none."""
+    owner = data.base
+    mapping = owner.obj if isinstance(owner, memoryview) else owner
+    return mapping if isinstance(mapping, Mapping) else None
 
 
 def _pass(operation: str, path: str | Path, *details: Any) -> None:
@@ -477,25 +514,31 @@ def _identity(status: os.stat_result) -> FileIdentity:
     return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _open_regular(path: Path) -> tuple[int, FileIdentity]:
+def _open_regular(path: Path) -> tuple[FileIO, FileIdentity]:
     _pass("open", path)
-    descriptor = os.open(path, _READ_FLAGS)
+    _identity(os.stat(path))  # of a directory the next step would leave the descriptor open
+    # One step for the interpreter: no interrupt finds a descriptor that nobody holds.
+    file = next(map(FileIO, map(os.open, (path,), (_READ_FLAGS,))))
     try:
         _pass("stat", path)
-        return descriptor, _identity(os.fstat(descriptor))
+        return file, _identity(os.fstat(file.fileno()))
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
 
 
-def _private_mapping(n_bytes: int) -> mmap.mmap:
+def _open_descriptor(path: Path, flags: int) -> Descriptor:
+    return next(map(Descriptor, map(os.open, (path,), (flags,))))
+
+
+def _private_mapping(n_bytes: int) -> Mapping:
     """Map anonymous memory that a forked child does not share; at least one page."""
     length = max(round_to_pages(n_bytes), page_size())
     try:
         _pass("map private", "")
         if os.name == "nt":
-            return mmap.mmap(-1, length)
-        return mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return Mapping(-1, length)
+        return Mapping(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise AllocationFailed(
             f"the system refused {length:,} bytes of memory: {error}",
@@ -504,10 +547,10 @@ def _private_mapping(n_bytes: int) -> mmap.mmap:
         ) from error
 
 
-def _write(descriptor: int, path: Path, piece: Any) -> int:
+def _write(file: FileIO, path: Path, piece: Any) -> int:
     view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
     n_written = 0
     while n_written < len(view):
         _pass("write", path, view[n_written:])
-        n_written += os.write(descriptor, view[n_written:])
+        n_written += os.write(file.fileno(), view[n_written:])
     return n_written

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import RLock
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +27,7 @@ from jessymem.eviction import Mark, Policy
 from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.loading import Loader, log_region, logged_failure
+from jessymem.locks import Lock
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
@@ -49,7 +49,7 @@ _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 class ResidencyVerbs:
     """The part of a manager that decides what stays in memory."""
 
-    _lock: RLock
+    _lock: Lock
     _snapshot: Snapshot
     _budget: Budget
     _loader: Loader
@@ -65,6 +65,7 @@ class ResidencyVerbs:
 
         def _writing(self) -> AbstractContextManager[None]: ...
         def _check_open(self) -> None: ...
+        def _give_up(self, action: Callable[[], None]) -> None: ...
         def _standing_for(
             self, dimension: DimensionId, snapshot: Snapshot | None = None
         ) -> Standing: ...
@@ -103,6 +104,9 @@ class ResidencyVerbs:
             If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
+        self._give_up(partial(self._unpin, dimension))
+
+    def _unpin(self, dimension: DimensionId) -> None:
         with self._writing():
             self._pinned.discard(dimension)
             self._is_hopeless = False
@@ -212,7 +216,7 @@ class ResidencyVerbs:
 
     def _used(self) -> int:
         """Return what the budget counts, with all that was released until now."""
-        with self._budget.lock:
+        with self._budget.lock.hold():
             return self._budget.total
 
     def _may_go(self, region: LayerTable) -> bool:

@@ -64,8 +64,8 @@ def test_regions_work_with_every_page_size(page, monkeypatch, tmp_path):
 def test_private_memory_comes_in_whole_pages(page, monkeypatch, calls):
     monkeypatch.setattr(osmem, "page_size", lambda: page)
     asked = []
-    real = mmap.mmap
-    monkeypatch.setattr(mmap, "mmap", lambda *a, **k: asked.append(a[1]) or real(*a, **k))
+    real = osmem.Mapping
+    monkeypatch.setattr(osmem, "Mapping", lambda *a, **k: asked.append(a[1]) or real(*a, **k))
     for n_bytes, mapped in [(1, page), (page, page), (page + 1, 2 * page)]:
         data = osmem.private_copy([b"a" * n_bytes], n_bytes)
         assert len(data) == n_bytes
@@ -150,15 +150,13 @@ def test_what_is_no_mapping_has_no_length(file):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EBADF, "gone"), ValueError("closed")])
-def test_a_mapping_that_holds_no_descriptor_has_no_length(error):
+def test_a_mapping_that_holds_no_descriptor_has_no_length(error, monkeypatch):
     class Mapping:
         def size(self):
             raise error
 
-    class Data:
-        _mmap = Mapping()
-
-    assert osmem.mapped_file_bytes(Data()) is None
+    monkeypatch.setattr(osmem, "_file_mapping_of", lambda data: Mapping())
+    assert osmem.mapped_file_bytes(np.zeros(1, np.uint8)) is None
 
 
 def test_a_copy_of_pieces():
@@ -202,9 +200,19 @@ class Mapping:
             raise self.error
 
 
-class Data:
-    def __init__(self, mapping):
-        self._mmap = mapping
+@pytest.fixture
+def data_of(monkeypatch):
+    """Make arrays that own a mapping of ours."""
+    owned = {}
+    real = osmem._file_mapping_of
+    monkeypatch.setattr(osmem, "_file_mapping_of", lambda data: owned.get(id(data)) or real(data))
+
+    def make(mapping):
+        data = np.zeros(1, np.uint8)
+        owned[id(data)] = mapping
+        return data
+
+    return make
 
 
 @pytest.mark.parametrize(
@@ -215,40 +223,40 @@ class Data:
         ("sequential", "MADV_SEQUENTIAL"),
     ],
 )
-def test_a_hint_reaches_the_mapping(advice, hint, calls, monkeypatch):
+def test_a_hint_reaches_the_mapping(data_of, advice, hint, calls, monkeypatch):
     monkeypatch.setattr(mmap, hint, 77, raising=False)
     mapping = Mapping()
-    assert osmem.advise(Data(mapping), advice)
+    assert osmem.advise(data_of(mapping), advice)
     assert mapping.hints == [77]
     assert calls.made == [("advise", "")]
 
 
-def test_no_advice_asks_nothing(calls):
+def test_no_advice_asks_nothing(data_of, calls):
     mapping = Mapping()
-    assert not osmem.advise(Data(mapping), "none")
+    assert not osmem.advise(data_of(mapping), "none")
     assert not mapping.hints and not calls.made
 
 
-def test_a_hint_that_the_system_lacks_is_skipped(calls, monkeypatch):
+def test_a_hint_that_the_system_lacks_is_skipped(data_of, calls, monkeypatch):
     monkeypatch.delattr(mmap, "MADV_RANDOM", raising=False)
     mapping = Mapping()
-    assert not osmem.advise(Data(mapping), "random")
+    assert not osmem.advise(data_of(mapping), "random")
     assert not mapping.hints and not calls.made
 
 
-def test_a_mapping_that_takes_no_hints_gets_none(calls, monkeypatch):
+def test_a_mapping_that_takes_no_hints_gets_none(data_of, calls, monkeypatch):
     monkeypatch.setattr(mmap, "MADV_RANDOM", 1, raising=False)
-    assert not osmem.advise(Data(object()), "random")
+    assert not osmem.advise(data_of(object()), "random")
     assert not osmem.advise(np.zeros(3, np.uint8), "random")
     assert not osmem.advise(osmem.private_copy([b"abc"], 3), "random")
     assert "advise" not in calls.operations
 
 
-def test_a_hint_that_is_refused_is_no_error(monkeypatch):
+def test_a_hint_that_is_refused_is_no_error(data_of, monkeypatch):
     monkeypatch.setattr(mmap, "MADV_RANDOM", 1, raising=False)
-    assert not osmem.advise(Data(Mapping(OSError(errno.EINVAL, "no"))), "random")
+    assert not osmem.advise(data_of(Mapping(OSError(errno.EINVAL, "no"))), "random")
     monkeypatch.setattr(osmem, "intercept", Calls(fail_at=0, hints=True))
-    assert not osmem.advise(Data(Mapping()), "random")
+    assert not osmem.advise(data_of(Mapping()), "random")
 
 
 @pytest.mark.skipif(not hasattr(mmap.mmap, "madvise"), reason="the system takes no hints")
@@ -364,7 +372,7 @@ def test_a_file_that_is_there_is_not_created(file):
 def test_descriptors_are_not_inherited(tmp_path):
     descriptor = osmem.create_file(tmp_path / "new")
     try:
-        assert not os.get_inheritable(descriptor)
+        assert not os.get_inheritable(descriptor.fileno())
     finally:
         osmem.close_file(descriptor)
 

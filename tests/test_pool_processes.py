@@ -378,7 +378,7 @@ def test_a_child_forked_while_the_budget_is_locked_does_not_wait_for_it(allocato
     inside, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with allocator._budget.lock:
+        with allocator._budget.lock.hold():
             inside.set()
             go_on.wait(PATIENCE_SECONDS)
 

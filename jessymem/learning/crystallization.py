@@ -92,7 +92,7 @@ def crystallize(
             layer.note_placed(files.placed)
         raise
     finally:
-        with manager._lock:
+        with manager._lock.hold():
             manager._crystallizing = [ref(each) for each in manager._running() if each != running]
         for layer in running.layers:
             layer_id = LayerId(dimension, layer.number)

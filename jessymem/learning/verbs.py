@@ -7,10 +7,10 @@ are still viewed wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -30,6 +30,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.learning.finding import learned_layer, learned_of, log_learning, unwritten_in
 from jessymem.loading import Loader
+from jessymem.locks import Lock
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
@@ -51,7 +52,7 @@ class LearningVerbs:
     _config: MemoryConfig
     _crystallizing: list[ref[Running]]
     _loader: Loader
-    _lock: RLock
+    _lock: Lock
     _pinned: set[DimensionId]
     _policy: Policy
     _snapshot: Snapshot
@@ -60,6 +61,7 @@ class LearningVerbs:
 
         def _writing(self) -> AbstractContextManager[None]: ...
         def _check_open(self) -> None: ...
+        def _give_up(self, action: Callable[[], None]) -> None: ...
         def _make_allocator(self) -> PoolAllocator: ...
         def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]: ...
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
@@ -230,6 +232,9 @@ class LearningVerbs:
         """
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
+        self._give_up(partial(self._discard, wanted))
+
+    def _discard(self, wanted: LayerId) -> None:
         blocks: list[StoredBlock | None] = []
         try:
             with self._writing():
@@ -320,6 +325,9 @@ class LearningVerbs:
         """
         wanted = as_layer_id(layer_id)
         self._check_writable(wanted.dimension)
+        self._give_up(partial(self._drop, wanted))
+
+    def _drop(self, wanted: LayerId) -> None:
         blocks: list[StoredBlock | None] = []
         try:
             with self._writing():

@@ -159,11 +159,16 @@ class PoolAllocator(Seeing):
         The first call of a process compiles the kernels, or loads them from their cache.
         """
         handle = s.BAD_SIZE
-        if type(size) is int and 0 < size <= REQUEST_BYTES_LIMIT:
-            handle = self._claim(self._argument, size, CALM_LIMIT)
-            if handle >= 0 and not _is_enabled_for(_DEBUG):
-                return _as_offset(MmapOffset, handle)
-        return self._allocate_slowly(size, handle)
+        try:
+            if type(size) is int and 0 < size <= REQUEST_BYTES_LIMIT:
+                handle = self._claim(self._argument, size, CALM_LIMIT)
+                if handle >= 0 and not _is_enabled_for(_DEBUG):
+                    return _as_offset(MmapOffset, handle)
+            return self._allocate_slowly(size, handle)
+        except BaseException:
+            if handle >= 0:  # an interrupt; what was given back already is no longer that handle's
+                self._undo(handle)
+            raise
 
     def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
         """Give a block back.
@@ -425,31 +430,31 @@ class PoolAllocator(Seeing):
     def _allocate_slowly(self, size: int, handle: int) -> MmapOffset:
         """Do what the short way leaves: check, wake, make room, record, raise."""
         n_bytes = as_size(size)
-        if handle < 0:
-            self._wake()
-            self._views.take_in()
-            by_pages = n_bytes > int(self._table.state[s.INLINE_LIMIT])
-            zero = int(self._zeroes and not by_pages)
-            handle = s.NO_POOL
-            if by_pages:
-                handle = self._closed_or(allocation.allocate_any, n_bytes, CALM_LIMIT, zero)
-            if handle < 0:
-                attempt = partial(
-                    self._closed_or, allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
-                )
-                request = Request([n_bytes], n_failing=lambda: n_bytes, undo=self._undo)
-                handle = self._supply.claim(attempt, request)
-        else:
-            by_pages = False
-        offset = MmapOffset.from_packed(handle)
+        by_pages = False
         try:
+            if handle < 0:
+                self._wake()
+                self._views.take_in()
+                by_pages = n_bytes > int(self._table.state[s.INLINE_LIMIT])
+                zero = int(self._zeroes and not by_pages)
+                handle = s.NO_POOL
+                if by_pages:
+                    handle = self._closed_or(allocation.allocate_any, n_bytes, CALM_LIMIT, zero)
+                if handle < 0:
+                    attempt = partial(
+                        self._closed_or, allocation.allocate_any, n_bytes, s.CRITICAL_LIMIT, zero
+                    )
+                    request = Request([n_bytes], n_failing=lambda: n_bytes, undo=self._undo)
+                    handle = self._supply.claim(attempt, request)
+            offset = MmapOffset.from_packed(handle)
             if self._is_closed:
                 raise failures.closed()
             if by_pages and self._zeroes:
                 self._zero_by_pages(offset, n_bytes)
             _log_block("allocated", offset, n_bytes)
         except BaseException:
-            self._undo(handle)
+            if handle >= 0:
+                self._undo(handle)
             raise
         return offset
 
@@ -538,7 +543,7 @@ class PoolAllocator(Seeing):
             return
         self._check_open()
         _jit.promote(_jit.MEMORY)
-        with self._budget.lock:
+        with self._budget.lock.hold():
             self._check_open()
             if self._argument is None:
                 self._supply.attach()

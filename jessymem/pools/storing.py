@@ -50,11 +50,12 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
         As `allocate`.
     """
     sizes = [sum(map(len, pieces)) for pieces in contents]
-    if len(sizes) == 1:  # ten times quicker than a batch of one
-        handles = [int(blocks.allocate(sizes[0]))]
-    else:
-        handles = blocks.allocate_many(sizes).tolist()
+    handles: list[int] = []
     try:
+        if len(sizes) == 1:  # ten times quicker than a batch of one
+            handles.append(int(blocks.allocate(sizes[0])))
+        else:
+            handles = blocks.allocate_many(sizes).tolist()
         owners = [
             blocks._views.owner_of(handle, n_bytes, pieces)
             for handle, n_bytes, pieces in zip(handles, sizes, contents, strict=True)

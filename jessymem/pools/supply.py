@@ -150,10 +150,14 @@ class Supply:
             if made:
                 self.note_empty()
             if isinstance(error, LimitExceeded):
-                with self._budget.lock:
+                with self._budget.lock.hold():
                     risen += self._pressure.refuse()
             if not isinstance(error, InvalidAccess):
                 self._note_failure(error, request.n_bytes)
+            raise
+        except BaseException:
+            if result >= 0:
+                request.undo(result)
             raise
         finally:
             try:
@@ -353,7 +357,7 @@ class Supply:
         }
 
     def _note_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
-        with self._budget.lock:
+        with self._budget.lock.hold():
             self.n_failures += 1
         # The limit is told by the record of pressure, once per crossing.
         severity = DEBUG if isinstance(error, LimitExceeded) else WARNING

@@ -49,27 +49,30 @@ class Views:
         OutOfBounds, InvalidAccess
             As `PoolAllocator.view`.
         """
-        code = release.add_view(self._table.argument, handle, n_bytes)
-        offset = MmapOffset.from_packed(handle)
-        if code == s.OUT_OF_BOUNDS:
-            raise OutOfBounds(
-                f"{offset!r}: a view of {n_bytes:,} bytes is larger than the allocation",
-                offset=offset.offset,
-                size=n_bytes,
-                region_size=self._table.n_requested(offset.pool_id, offset.offset),
-            )
-        if code != s.OK:
-            raise failures.wrong_block(int(code), offset, n_bytes, self._table)
+        code, offset = int(s.STALE), MmapOffset.from_packed(handle)
+        finalizer = None
         try:
+            code = int(release.add_view(self._table.argument, handle, n_bytes))
+            if code == s.OUT_OF_BOUNDS:
+                raise OutOfBounds(
+                    f"{offset!r}: a view of {n_bytes:,} bytes is larger than the allocation",
+                    offset=offset.offset,
+                    size=n_bytes,
+                    region_size=self._table.n_requested(offset.pool_id, offset.offset),
+                )
+            if code != s.OK:
+                raise failures.wrong_block(code, offset, n_bytes, self._table)
             memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
             if content is not None:
                 _fill(np.frombuffer(memory, np.uint8), content)
                 memory = memory.toreadonly()
             owner = np.frombuffer(memory, np.uint8)
             end = handle if content is None else ~handle
-            weakref.finalize(owner, self._drop, end).atexit = False
+            finalizer = weakref.finalize(owner, self._drop, end)
+            finalizer.atexit = False
         except BaseException:
-            self._drop(handle)
+            if code == s.OK and finalizer is None:
+                self._drop(handle)
             raise
         return owner
 

@@ -271,17 +271,17 @@ class RegionFiles:
     def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
         """Write, sync and read back a temporary file; return which file that was."""
         with self._as_region_error("create"):
-            descriptor = osmem.create_file(temporary)
+            file = osmem.create_file(temporary)
         with self._as_region_error("close"):
             try:
                 with self._as_region_error("write"):
-                    osmem.copy_mode(self.target, descriptor)
-                    osmem.write_pieces(descriptor, temporary, pieces)
+                    osmem.copy_mode(self.target, file)
+                    osmem.write_pieces(file, temporary, pieces)
                 with self._as_region_error("sync"):
-                    osmem.sync_file(descriptor, temporary)
-                written = osmem.identity_of(descriptor)
+                    osmem.sync_file(file, temporary)
+                written = osmem.identity_of(file)
             finally:
-                osmem.close_file(descriptor)
+                osmem.close_file(file)
         with self._as_region_error("read back"):
             if not osmem.holds(temporary, pieces):
                 raise OSError(errno.EIO, "what was read back is not what was written")

@@ -130,7 +130,7 @@ class MmapRegion(LayerTable):
         where: Path,
         load_mode: str,
         advice: str,
-        admit: Callable[[int], None],
+        admit: Callable[[int], object],
     ) -> MmapRegion:
         """Do as `from_file` does, asking `admit` first.
 
@@ -138,7 +138,8 @@ class MmapRegion(LayerTable):
         ------
         Exception
             As `from_file`, or what `admit` raises when it is called with the open file's length:
-            nothing is mapped or read by then, and the file is closed again.
+            nothing is mapped or read by then, and the file is closed again. What it returns is held
+            for as long as the region's memory is.
         """
         take = osmem.read_file if load_mode == "copy" else osmem.map_file
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED

@@ -1,0 +1,101 @@
+"""`Lock`: held by an object, so that no exception, wherever it strikes, can leave it locked.
+
+An asynchronous exception (Ctrl-C, a signal handler that raises, `PyThreadState_SetAsyncExc`) may
+come between taking a lock and the block that gives it back. Here both are one: who asks for the
+lock makes a `Hold` first, and the lock is that hold's for as long as it lives. Its end is told by
+weak references whose callbacks are written in C: no bytecode runs that could be interrupted.
+"""
+
+from __future__ import annotations
+
+import _thread
+from threading import get_ident
+from typing import Any, Final
+from weakref import ref
+
+#: How long a thread waits before it looks again whether its turn has come.
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+class _Claim:
+    """What a hold is made of; its end is the end of the claim."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Hold:
+    """A lock is held while this lives; a context manager that ends it at once.
+
+    Do not bind it to a name: a traceback would keep it.
+    """
+
+    __slots__ = ("_claim",)
+
+    def __init__(self, claim: _Claim | None) -> None:
+        self._claim = claim
+
+    def __enter__(self) -> None:
+        """Nothing to do: the lock is held."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Give the lock back."""
+        self._claim = None
+
+
+class Lock:
+    """A lock for one thread at a time, first come first served; its holder may take it again."""
+
+    __slots__ = ("__weakref__", "_claims")
+
+    def __init__(self) -> None:
+        # In the order in which they came, with the thread, and what is released at the claim's end.
+        self._claims: dict[ref[_Claim], tuple[int, Any, Any]] = {}
+
+    def hold(self) -> Hold:
+        """Wait for the lock; return what holds it."""
+        if self.is_mine():
+            return Hold(None)
+        hold = Hold(claim := _Claim())
+        mine = self._enqueue(claim)
+        del claim
+        while (first := self._first()) is not mine:
+            if first is None or (found := self._claims.get(first)) is None:
+                continue
+            ended = found[1]
+            if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
+                ended.release()  # for the others who wait
+        return hold
+
+    def hold_if_free(self) -> Hold | None:
+        """Return what holds the lock; None where another thread does: never wait."""
+        if self.is_mine():
+            return Hold(None)
+        if self._claims:
+            return None
+        hold = Hold(claim := _Claim())
+        mine = self._enqueue(claim)
+        del claim
+        return hold if self._first() is mine else None
+
+    def is_mine(self) -> bool:
+        """Tell whether this thread holds the lock."""
+        first = self._first()
+        # One that is gone by now was another thread's.
+        found = None if first is None else self._claims.get(first)
+        return found is not None and found[0] == get_ident()
+
+    def _enqueue(self, claim: _Claim) -> ref[_Claim]:
+        ended: Any = _thread.allocate_lock()
+        ended.acquire()
+        # Callbacks run in the reverse order: first the claim is gone, then those are woken who
+        # wait for that. `__exit__` takes any arguments, and releases.
+        wake = ref(claim, ended.__exit__)
+        self._claims[mine := ref(claim, self._claims.pop)] = get_ident(), ended, wake
+        return mine
+
+    def _first(self) -> ref[_Claim] | None:
+        while True:
+            try:
+                return next(iter(self._claims), None)
+            except RuntimeError:  # another thread came or went between two steps
+                continue

@@ -1,0 +1,220 @@
+"""An exception that strikes anywhere inside a call leaves no lock, charge or descriptor behind.
+
+As Ctrl-C does, or `PyThreadState_SetAsyncExc`: here it comes at a chosen line of this package, one
+after the other, so nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import jessymem
+from jessymem import JessyMemoryError, MmapManager, MmapOffset, RegionBuilder
+
+PACKAGE = str(Path(jessymem.__file__).parent)
+PATIENCE_SECONDS = 5
+#: The default run strikes at every so manieth line only; which ones differs from verb to verb.
+STRIDE = 11
+
+
+where: list[str] = []  # it struck last
+
+
+class Struck(BaseException):
+    """What comes from outside."""
+
+
+def strike_at(n_th: int, call: Callable[[], Any]) -> bool:
+    """Make a call and raise at its n-th line in this package; return whether there are so many."""
+    n_seen = 0
+    where.clear()
+
+    def watch(frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if frame.f_code.co_name == "__del__":  # Python has no way to go on with one
+            return None
+        return count
+
+    def count(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal n_seen
+        if event == "line":
+            n_seen += 1
+            if n_seen == n_th:
+                sys.settrace(None)
+                where[:] = [f"{frame.f_code.co_filename}:{frame.f_lineno}"]
+                raise Struck
+        return count
+
+    sys.settrace(watch)
+    try:
+        call()
+    except Struck:
+        return True
+    finally:
+        sys.settrace(None)
+    return n_seen >= n_th  # inside a finalizer, where it is swallowed
+
+
+class Case:
+    """A manager, a verb, and what puts everything back."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.manager = MmapManager(64, base_path=base)
+        self.manager.load_dimension("D20")
+        self.manager.deallocate(self.manager.allocate(100))
+        self.offsets: list[MmapOffset] = []
+
+    def load(self) -> None:
+        self.manager.load_dimension("D21")
+
+    def unload(self) -> None:
+        self.manager.load_dimension("D21")
+        self.manager.unload_dimension("D21")
+
+    def learn(self) -> None:
+        self.manager.create_proto_dimension("D22", b"learned", keywords=["word"])
+
+    def overlay(self) -> None:
+        self.manager.overlay_layer("L20-00", b"more")
+
+    def crystallize(self) -> None:
+        self.manager.create_proto_dimension("D23", b"learned")
+        self.manager.crystallize_dimension("D23")
+
+    def allocate(self) -> None:
+        self.offsets.append(self.manager.allocate(9_000))
+
+    def find(self) -> None:
+        self.manager.find(b"rain")
+
+    def stats(self) -> None:
+        self.manager.get_stats()
+
+    def dump(self) -> None:
+        self.manager.dump_state()
+
+    def put_back(self) -> None:
+        """Take away what the verb may have made."""
+        manager = self.manager
+        shutil.rmtree(self.base / "D23", ignore_errors=True)
+        while self.offsets:
+            manager.deallocate(self.offsets.pop())
+        for dimension in manager.list_dimensions():
+            if dimension == 20:
+                continue
+            for layer in manager.list_layers(dimension):
+                if manager.get_layer_info(layer).state.name in ("ACTIVE", "CREATED"):
+                    manager.discard_proto_dimension(layer)
+            if manager.is_loaded(dimension):
+                manager.unload_dimension(dimension)
+        try:
+            manager.drop_overlay("L20-00")
+        except JessyMemoryError:
+            pass
+
+
+VERBS = [
+    "load",
+    "unload",
+    "learn",
+    "overlay",
+    "crystallize",
+    "allocate",
+    "find",
+    "stats",
+    "dump",
+]
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch):
+    shown = sys.unraisablehook
+
+    def show_others(unraisable: Any) -> None:
+        if unraisable.exc_type is not Struck:
+            shown(unraisable)
+
+    monkeypatch.setattr(sys, "unraisablehook", show_others)
+    for number in (20, 21):
+        builder = RegionBuilder(number, "Name")
+        builder.add_layer(0, b"rain since Monday")
+        builder.build_to_file(tmp_path / f"D{number}" / "region.mmap")
+    case = Case(tmp_path)
+    yield case
+    sys.settrace(None)
+    gc.unfreeze()
+    case.manager.close()
+
+
+def state_of(case: Case) -> tuple[Any, ...]:
+    gc.collect()
+    stats = case.manager.get_stats()
+    return (
+        stats.total_allocated_bytes,
+        stats.waiting_bytes,
+        stats.layers_loaded,
+        sum(pool.used_blocks for pool in stats.per_pool.values()),
+        len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
+    )
+
+
+def check_nothing_is_held(case: Case) -> None:
+    """Let another thread read, write and look: it waits for no lock."""
+    done = []
+
+    def others() -> None:
+        case.manager.get_stats()
+        case.manager.pin("D20")
+        case.manager.unpin("D20")
+        done.append(bytes(case.manager.access_layer("L20-00")))
+
+    thread = threading.Thread(target=others, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert done, f"struck at {where}: another thread waits for a lock that nobody holds"
+
+
+def strike_everywhere(case: Case, verb: str, step: int) -> None:
+    gc.collect()
+    gc.freeze()  # what there is by now need not be looked at again and again
+    call = getattr(case, verb)
+    call()  # imports, compiles
+    case.put_back()
+    call()
+    case.put_back()
+    before = state_of(case)
+    n_th, n_struck = 1 + VERBS.index(verb) % step, 0
+    while strike_at(n_th, call):
+        n_struck += 1
+        n_th += step
+        check_nothing_is_held(case)
+        case.put_back()
+        assert state_of(case) == before, f"struck at {where}"
+    assert n_struck
+    case.put_back()
+    if case.manager._allocator is not None:
+        assert case.manager._allocator.validate() == []
+    call()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interrupt_leaves_nothing_behind(verb, case):
+    strike_everywhere(case, verb, STRIDE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interrupt_at_any_line_leaves_nothing_behind(verb, case):
+    strike_everywhere(case, verb, 1)
