@@ -1,9 +1,9 @@
 """How kernels are compiled: options in one place, and not before somebody needs speed.
 
-A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with
-`overloaded`. `promote` imports numba, rebinds what is marked in its module and compiles it by
-calling what is marked with `on_promotion`; until then, and with ``NUMBA_DISABLE_JIT=1`` for good,
-the same functions run as plain Python.
+A kernel is an ordinary Python function marked with `kernel`. `promote` imports numba, tells it of
+the functions that are instructions (see `instructions`), rebinds what is marked in its module and
+compiles it by calling what is marked with `on_promotion`; until then, and with
+``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MODULES: Final = {
 WORTH_COMPILING: Final = 16_384
 
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
-_overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
+_registrations: list[Callable[[], None]] = []  # not yet made
 _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
@@ -88,16 +88,9 @@ def on_promotion(
     return mark
 
 
-def overloaded(
-    implementation: Callable[[], Any],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Mark a plain function whose compiled form `implementation` makes, once numba is there."""
-
-    def mark(function: Callable[P, R]) -> Callable[P, R]:
-        _overloads.append((function, implementation))
-        return function
-
-    return mark
+def at_registration(register: Callable[[], None]) -> None:
+    """Have `register` called once, when numba is there and before anything is compiled."""
+    _registrations.append(register)
 
 
 def is_disabled() -> bool:
@@ -183,13 +176,11 @@ def import_modules(group: str) -> None:
 
 
 def register_overloads() -> None:
-    """Give every function marked with `overloaded` its compiled form."""
-    extending = import_module("numba.extending")
+    """Tell numba of every function that has a compiled form of its own."""
     with compiling():
-        while _overloads:
-            function, implementation = _overloads[-1]
-            extending.overload(function, inline="never")(implementation())
-            _overloads.pop()
+        while _registrations:
+            _registrations[-1]()
+            _registrations.pop()
 
 
 @contextmanager
