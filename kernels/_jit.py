@@ -103,6 +103,11 @@ def is_promoted(group: str = READING) -> bool:
     return group in _ready
 
 
+def is_started() -> bool:
+    """Tell whether any group is compiled, so that numba is there and the next one comes quickly."""
+    return bool(_ready)
+
+
 def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     """Return what a kernel that was compiled for such arguments runs, to be called with no others.
 
@@ -115,15 +120,19 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     return function.overloads[types].entry_point
 
 
-def promote_for(n_items: int, group: str = READING) -> None:
-    """Compile if `n_items`, with those before them, are worth it; nothing to do where it has been.
+def count_items(n_items: int, group: str) -> int:
+    """Count what plain Python works on in place of a group's kernels; return how much it was.
 
     What threads count at once may be lost.
     """
-    if group not in _ready:
-        _n_items[group] = _n_items.get(group, 0) + n_items
-        if _n_items[group] >= WORTH_COMPILING:
-            promote(group)
+    _n_items[group] = _n_items.get(group, 0) + n_items
+    return _n_items[group]
+
+
+def promote_for(n_items: int, group: str = READING) -> None:
+    """Compile if `n_items`, with those before them, are worth it and it has not been done."""
+    if group not in _ready and count_items(n_items, group) >= WORTH_COMPILING:
+        promote(group)
 
 
 def promote(group: str = READING) -> bool:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from jessymem.kernels._jit import at_registration
+
+if TYPE_CHECKING:
+    import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,8 +30,6 @@ Typer: TypeAlias = Callable[..., Any]
 
 #: Called as numba calls what lowers a function: with context, builder, signature and arguments.
 Generate: TypeAlias = Callable[[Any, Any, Any, Any], Any]
-
-WORD_ALIGNMENT: Final = 8
 
 
 def lowered(typer: Typer, generate: Generate) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -84,10 +85,44 @@ def on_word(result: str, emit: Emit) -> Callable[[Callable[P, R]], Callable[P, R
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         words, index, *values = arguments
-        place = _place_of_word(context, builder, signature.args[0], words, index)
+        place = _place_of(context, builder, signature.args[0], words, index)
         return emit(builder, place, *values)
 
     return lowered(typer, generate)
+
+
+def fields_at(dtype: np.dtype[Any]) -> tuple[Typer, Generate]:
+    """Return what makes a function of bytes and an offset return the integers of a packed record.
+
+    The bytes are an array of uint8. Its bounds are checked where they are at all. An unsigned field
+    of 64 bits may come out negative.
+    """
+    names = dtype.names or ()
+    fields = [(dtype[name], int(dtype.fields[name][1])) for name in names]  # type: ignore[index]
+
+    def typer(data: Any, at: Any) -> Any:
+        types = numba_types()
+        return types.UniTuple(types.int64, len(fields))(data, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = llvm().IntType(64)
+        data, at = arguments
+        last = builder.add(at, word(dtype.itemsize - 1))
+        end = builder.ptrtoint(_place_of(context, builder, signature.args[0], data, last), word)
+        numbers = []
+        for field, offset in fields:
+            address = builder.add(end, word(offset + 1 - dtype.itemsize))
+            numbers.append(load_wide(builder, address, 8 * field.itemsize, field.kind == "i"))
+        return context.make_tuple(builder, signature.return_type, numbers)
+
+    return typer, generate
+
+
+def load_wide(builder: Any, address: Any, bits: int, is_signed: bool = False) -> Any:
+    """Emit a load of so many bits, which need not be aligned, as 64."""
+    value = builder.load(pointer(builder, address, bits), align=1)
+    widen = builder.sext if is_signed else builder.zext
+    return value if bits == 64 else widen(value, llvm().IntType(64))
 
 
 def pointer(builder: Any, address: Any, bits: int = 8) -> Any:
@@ -109,8 +144,8 @@ def llvm() -> Any:
     return ir
 
 
-def _place_of_word(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
-    """Emit the pointer to a word."""
+def _place_of(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
+    """Emit the pointer to an item of an array, or to a word from an address on."""
     from numba.core import cgutils
 
     if not isinstance(words_type, numba_types().Array):

@@ -15,7 +15,7 @@ import numpy as np
 from jessymem.kernels import _jit
 from jessymem.kernels._jit import Int
 from jessymem.kernels.instructions import (
-    llvm,
+    load_wide,
     lowered,
     numba_types,
     on_values,
@@ -50,13 +50,6 @@ def empty_state() -> Words:
     words[FIRST_POOL] = NO_POOL_ID
     _kept.append(words)
     return argument_of(words)
-
-
-def _widen(builder: Any, address: Any, bits: int, is_signed: bool = False) -> Any:
-    """Emit a load of so many bits, which need not be aligned, as 64."""
-    value = builder.load(pointer(builder, address, bits), align=1)
-    widen = builder.sext if is_signed else builder.zext
-    return widen(value, llvm().IntType(64))
 
 
 def _fill(builder: Any, address: Any, n_bytes: Any) -> None:
@@ -144,25 +137,25 @@ def put_word(words: Words, index: Int, value: Any) -> None:
     words[index] = value
 
 
-@on_values("int64", lambda b, address: b.load(pointer(b, address, 64), align=1))
+@on_values("int64", lambda b, address: load_wide(b, address, 64))
 def load_i64(address: Int) -> Int:
     """Load the eight bytes at `address` as a signed integer, in the machine's byte order."""
     return ctypes.c_int64.from_address(int(address)).value
 
 
-@on_values("int64", lambda b, address: _widen(b, address, 32, is_signed=True))
+@on_values("int64", lambda b, address: load_wide(b, address, 32, is_signed=True))
 def load_i32(address: Int) -> Int:
     """Load the four bytes at `address` as a signed integer, in the machine's byte order."""
     return ctypes.c_int32.from_address(int(address)).value
 
 
-@on_values("int64", lambda b, address: _widen(b, address, 16))
+@on_values("int64", lambda b, address: load_wide(b, address, 16))
 def load_u16(address: Int) -> Int:
     """Load the two bytes at `address` as an unsigned integer, in the machine's byte order."""
     return ctypes.c_uint16.from_address(int(address)).value
 
 
-@on_values("int64", lambda b, address: _widen(b, address, 8))
+@on_values("int64", lambda b, address: load_wide(b, address, 8))
 def load_u8(address: Int) -> Int:
     """Load the byte at `address`."""
     return ctypes.c_uint8.from_address(int(address)).value

@@ -97,11 +97,9 @@ for function in _jit._kernels:
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_a_second_process_takes_kernels_from_the_cache(tmp_path):
     code = """
-import numpy as np
 from jessymem.kernels import _jit, parse
 _jit.promote(_jit.PARSING)
-parse.read_word(np.zeros(8, np.uint8), 0, 8)
-print(sum(parse.read_word.stats.cache_hits.values()))
+print(sum(parse.parse_entries.stats.cache_hits.values()))
 """
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     assert run_python(code, **cache) == "0"
@@ -116,9 +114,9 @@ def test_the_checked_run_checks():
     from jessymem.kernels import parse
 
     _jit.promote(_jit.PARSING)
-    assert type(parse.read_word).__name__ == "CPUDispatcher"
+    assert type(parse.report).__name__ == "CPUDispatcher"
     with pytest.raises(IndexError):
-        parse.read_word(np.zeros(4, np.uint8), 1, 4)
+        parse.report(np.zeros(0, s.FAULT), 1, 2, 3, 4)
 
 
 NO_LATER_COMPILE = """
