@@ -210,20 +210,6 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path):
     assert answer.split() == ["kernel_cache_failed", "None"]
 
 
-@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
-def test_a_damaged_cache_is_not_used(tmp_path):
-    code = PROMOTE_AND_FIND.format(before="")
-    assert str(tmp_path) in run_python(code, NUMBA_CACHE_DIR=str(tmp_path))
-    entries = list(tmp_path.rglob("*.nbi")) + list(tmp_path.rglob("*.nbc"))
-    assert entries
-    for path in entries:
-        path.write_bytes(path.read_bytes()[:-1])
-    assert run_python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == [
-        "kernel_cache_failed",
-        "None",
-    ]
-
-
 def test_a_failed_promotion_leaves_plain_functions():
     code = """
 import threading

@@ -1,5 +1,6 @@
 """The parser of plain entries: its codes, their places, and that both its forms do the same."""
 
+import os
 import random
 import struct
 import subprocess
@@ -287,7 +288,7 @@ from jessymem.kernels import _jit, parse
 from jessymem.regions import entries
 from jessymem.regions.faults import Source
 raw = np.frombuffer(open(sys.argv[1], "rb").read(), np.uint8)
-entries.WORTH_STARTING = 1_000
+entries.WORTH_STARTING = entries.WORTH_LOADING = 1_000
 for _ in range(int(sys.argv[2])):
     rows, _ = entries.read_entries(raw, 50, Source(None, "memory"))
     assert rows["layer_num"].tolist() == list(range(50))
@@ -302,6 +303,36 @@ def test_files_that_are_parsed_one_after_the_other_count_together(tmp_path, n_ti
     command = [sys.executable, "-c", PARSE_OFTEN, str(path), str(n_times)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert answer.strip() == str(starts and not _jit.is_disabled())
+
+
+PARSE_ONCE = """
+import sys
+import numpy as np
+from jessymem.kernels import _jit, parse
+from jessymem.regions import entries
+from jessymem.regions.faults import Source
+_jit.promote(_jit.READING)
+raw = np.frombuffer(open(sys.argv[1], "rb").read(), np.uint8)
+entries.WORTH_LOADING, entries.WORTH_COMPILING = map(int, sys.argv[2:])
+entries.read_entries(raw, 50, Source(None, "memory"))
+print(_jit.is_promoted(_jit.PARSING))
+"""
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_once_numba_is_in_use_the_cache_decides(tmp_path):
+    path = tmp_path / "plain"
+    path.write_bytes(write_plain([Draft(i) for i in range(50)]))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def parses_compiled(*worth):
+        command = [sys.executable, "-c", PARSE_ONCE, str(path), *map(str, worth)]
+        return subprocess.check_output(command, env=environment, text=True).strip() == "True"
+
+    assert not parses_compiled(50, 51)
+    assert parses_compiled(50, 50)  # and caches it
+    assert parses_compiled(50, 51)
+    assert not parses_compiled(51, 51)
 
 
 def test_the_kernel_and_the_naive_reader_agree(parse_entries):

@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 #: So many entries are parsed before it is asked again whether compiled code is worth it.
 _FEW: Final = 256
 
-# Plain Python takes 0.55 us for an entry and 0.2 us for a keyword, compiled code 7 ns an entry. To
-# have compiled code takes 0.4 s where numba has to be imported, 7 ms where it is in use, and a
-# second more where the cache has none. So it is taken when plain Python has parsed for as long,
-# counting the files before: a process that parses little never waits for it, and one that parses
-# much waits about as long as it has parsed.
+# Plain Python takes 0.55 us for an entry and 0.2 us for a keyword, compiled code 7 ns. It is
+# taken once plain Python has parsed for as long as it takes to have compiled code, counting the
+# files before: a process that parses little never waits for it, and one that parses much waits
+# about as long as it has parsed. So many entries and keywords are parsed in that time:
 
-#: Entries and keywords that plain Python parses in the time that numba takes to start.
+#: Where numba has to be imported, and the parser loaded: 0.4 s, or 1.5 s where no cache has it.
 WORTH_STARTING: Final = 1_000_000
 
-#: And in the time that compiled code takes to load, once numba is in use.
+#: Where numba is in use, and the cache has the parser: 7 ms.
 WORTH_LOADING: Final = 16_384
+
+#: Where numba is in use, and the parser has to be compiled: 1.1 s.
+WORTH_COMPILING: Final = 3_000_000
 
 
 def read_entries(
@@ -64,6 +66,10 @@ def _is_compiled_for(n_entries: int) -> bool:
     """Tell whether the parser is compiled, after compiling it if so many entries are worth it."""
     if _jit.is_promoted(_jit.PARSING):
         return True
-    worth = WORTH_LOADING if _jit.is_started() else WORTH_STARTING
     n_items = n_entries + _jit.count_items(0, _jit.PARSING)
+    if n_items < WORTH_LOADING:
+        return False
+    worth = WORTH_STARTING
+    if _jit.is_started():
+        worth = WORTH_LOADING if _jit.is_cached(_jit.PARSING) else WORTH_COMPILING
     return n_items >= worth and _jit.promote(_jit.PARSING)
