@@ -1,9 +1,9 @@
 """How kernels are compiled: options in one place, and not before somebody needs speed.
 
-A kernel is an ordinary Python function marked with `kernel`, an intrinsic one marked with
-`overloaded`. `promote` imports numba, rebinds what is marked in its module and compiles it by
-calling what is marked with `on_promotion`; until then, and with ``NUMBA_DISABLE_JIT=1`` for good,
-the same functions run as plain Python.
+A kernel is an ordinary Python function marked with `kernel`. `promote` imports numba, tells it of
+the functions that are instructions (see `instructions`), rebinds what is marked in its module and
+compiles it by calling what is marked with `on_promotion`; until then, and with
+``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -45,11 +44,10 @@ MODULES: Final = {
 WORTH_COMPILING: Final = 16_384
 
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
-_overloads: list[tuple[Callable[..., Any], Callable[[], Any]]] = []
+_registrations: list[Callable[[], None]] = []  # not yet made
 _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
-_is_cacheless = False  # the cache has failed, and somebody was told
 _n_items: dict[str, int] = {}  # that plain Python has worked on, by group
 
 
@@ -88,16 +86,9 @@ def on_promotion(
     return mark
 
 
-def overloaded(
-    implementation: Callable[[], Any],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Mark a plain function whose compiled form `implementation` makes, once numba is there."""
-
-    def mark(function: Callable[P, R]) -> Callable[P, R]:
-        _overloads.append((function, implementation))
-        return function
-
-    return mark
+def at_registration(register: Callable[[], None]) -> None:
+    """Have `register` called once, when numba is there and before anything is compiled."""
+    _registrations.append(register)
 
 
 def is_disabled() -> bool:
@@ -108,6 +99,11 @@ def is_disabled() -> bool:
 def is_promoted(group: str = READING) -> bool:
     """Tell whether the kernels of a group are compiled by now."""
     return group in _ready
+
+
+def is_started() -> bool:
+    """Tell whether any group is compiled, so that numba is there and the next one comes quickly."""
+    return bool(_ready)
 
 
 def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
@@ -122,15 +118,19 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     return function.overloads[types].entry_point
 
 
-def promote_for(n_items: int, group: str = READING) -> None:
-    """Compile if `n_items`, with those before them, are worth it; nothing to do where it has been.
+def count_items(n_items: int, group: str) -> int:
+    """Count what plain Python works on in place of a group's kernels; return how much it was.
 
     What threads count at once may be lost.
     """
-    if group not in _ready:
-        _n_items[group] = _n_items.get(group, 0) + n_items
-        if _n_items[group] >= WORTH_COMPILING:
-            promote(group)
+    _n_items[group] = _n_items.get(group, 0) + n_items
+    return _n_items[group]
+
+
+def promote_for(n_items: int, group: str = READING) -> None:
+    """Compile if `n_items`, with those before them, are worth it and it has not been done."""
+    if group not in _ready and count_items(n_items, group) >= WORTH_COMPILING:
+        promote(group)
 
 
 def promote(group: str = READING) -> bool:
@@ -139,7 +139,6 @@ def promote(group: str = READING) -> bool:
     Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
     unless ``JESSYMEM_KERNEL_CACHE=0``.
     """
-    global _is_cacheless
     if group in _ready or is_disabled():
         return group in _ready
     import_modules(group)
@@ -147,29 +146,47 @@ def promote(group: str = READING) -> bool:
         if group in _ready:
             return True
         register_overloads()
-        is_cached = not _is_cacheless and os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
-        try:
-            _compile({group}, is_cached)
-        except Exception as error:  # a full disk, a damaged cache: whatever it is made of
-            if not is_cached:
-                raise
-            groups = {group, *_ready}
-            _ready.clear()
-            _compile(groups, is_cached=False)
-            _is_cacheless = True
-            _warn_of(error)
+        _compile(group)
+        problems = _cache_module().take_problems()
+    for problem in problems:
+        _warn_of(problem)
     return True
 
 
-def _warn_of(error: Exception) -> None:
-    """Record that kernels are compiled without their cache."""
+@functools.cache
+def is_cached(group: str) -> bool:
+    """Tell whether the cache had kernels of a group when it was first asked; imports numba."""
+    if is_disabled() or not _uses_cache():
+        return False
+    cache = _cache_module().KernelCache
+    names = {f"{__name__.rpartition('.')[0]}.{name}" for name in MODULES[group]}
+    return any(cache(each).is_there() for each in _kernels if each.__module__ in names)
+
+
+def _uses_cache() -> bool:
+    return os.environ.get("JESSYMEM_KERNEL_CACHE", "1") != "0"
+
+
+def _cache_module() -> Any:
+    return import_module(f"{__name__.rpartition('.')[0]}._cache")
+
+
+def _warn_of(problem: Any) -> None:
+    """Record what was wrong with the cache."""
     logging = import_module("logging")  # which numba has imported, and this package had not
     logger = logging.getLogger("jessymem")
     logger.addHandler(logging.NullHandler())  # as everywhere: no word where nobody listens
     logger.warning(
-        "kernels are compiled without their cache: %s",
-        error,
-        extra={"event": "kernel_cache_failed", "error": type(error).__name__},
+        "kernels were compiled without their cache: %s %s: %s",
+        problem.path,
+        "was damaged and is written anew" if problem.is_mended else "cannot be used",
+        problem.error,
+        extra={
+            "event": "kernel_cache_failed",
+            "path": problem.path,
+            "is_mended": problem.is_mended,
+            "error": type(problem.error).__name__,
+        },
     )
 
 
@@ -183,13 +200,11 @@ def import_modules(group: str) -> None:
 
 
 def register_overloads() -> None:
-    """Give every function marked with `overloaded` its compiled form."""
-    extending = import_module("numba.extending")
+    """Tell numba of every function that has a compiled form of its own."""
     with compiling():
-        while _overloads:
-            function, implementation = _overloads[-1]
-            extending.overload(function, inline="never")(implementation())
-            _overloads.pop()
+        while _registrations:
+            _registrations[-1]()
+            _registrations.pop()
 
 
 @contextmanager
@@ -202,37 +217,28 @@ def compiling() -> Iterator[None]:
         yield
 
 
-def _compile(groups: set[str], is_cached: bool) -> None:
+def _compile(group: str) -> None:
     """Rebind kernels and make the first calls; if one fails, all are plain functions again."""
     # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
-    with _own_cache() if is_cached else nullcontext():
-        compiled = {function: _wrap(function, is_cached) for function in _kernels_of(groups)}
+    compiled = {function: _wrap(function) for function in _kernels_of(group)}
     try:
         for function, dispatcher in compiled.items():
             _rebind(function, dispatcher)
-        _call_first(groups)
+        for first_calls in _first_calls.get(group, ()):
+            first_calls()
     except BaseException:
         for function in compiled:
             _rebind(function, function)
         raise
-    _ready.update(groups)
+    _ready.add(group)
 
 
-def _kernels_of(groups: set[str]) -> list[Callable[..., Any]]:
+def _kernels_of(group: str) -> list[Callable[..., Any]]:
     package = __name__.rpartition(".")[0]
     others = {
-        f"{package}.{name}"
-        for group, names in MODULES.items()
-        if group not in groups
-        for name in names
+        f"{package}.{name}" for other, names in MODULES.items() if other != group for name in names
     }
     return [function for function in _kernels if function.__module__ not in others]
-
-
-def _call_first(groups: set[str]) -> None:
-    for group in groups:
-        for first_calls in _first_calls.get(group, ()):
-            first_calls()
 
 
 def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:
@@ -241,51 +247,60 @@ def _rebind(function: Callable[..., Any], form: Callable[..., Any]) -> None:
 
 @functools.cache
 def digest_of_sources() -> str:
-    """Return what tells these sources, and the flag for bounds checks, from any others."""
+    """Return what tells these sources, and the flag for bounds checks, from any others.
+
+    Sources are read as they were installed: as files, as byte code without them, in an archive.
+    Where none can be read, as in a program that was frozen, the version and the tables stand in.
+
+    Raises
+    ------
+    RuntimeError
+        If nothing is known of them: compiled code of other tables would be taken for theirs.
+    """
     sha256 = import_module("hashlib").sha256  # not before: it loads OpenSSL
     digest = sha256(str(import_module("numba").config.BOUNDSCHECK).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    pieces = _read_sources() or _describe_release()
+    for name, content in pieces:
+        digest.update(f"{name} {len(content)} ".encode())
+        digest.update(content)
     return digest.hexdigest()[:16]
 
 
-@contextmanager
-def _own_cache() -> Iterator[None]:
-    """Let numba cache in a folder named by these sources and the flag for bounds checks.
+def _read_sources() -> list[tuple[str, bytes]]:
+    """Return name and content of every module beside this one; none where they cannot be read."""
+    files = import_module("importlib.resources").files
+    with suppress(OSError, ImportError, TypeError, ValueError):
+        found = files(__name__.rpartition(".")[0]).iterdir()
+        names = {each.name: each for each in found if each.name.endswith((".py", ".pyc"))}
+        return [(name, names[name].read_bytes()) for name in sorted(names)]
+    return []
 
-    Its own key sees neither: a kernel would go on with the constants of an older `schema`. The
-    folder is settled when a kernel is decorated, so the setting is put back afterwards. Raises
-    OSError where no folder can be written.
-    """
-    config = import_module("numba").config
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _own_folder([before] if before else _default_roots())
+
+def _describe_release() -> list[tuple[str, bytes]]:
+    """Return the release, and every table and number that is compiled into code."""
+    metadata = import_module("importlib.metadata")
+    schema = import_module(f"{__name__.rpartition('.')[0]}.schema")
     try:
-        yield
-    finally:
-        config.CACHE_DIR = before
+        version = metadata.version("jessymem")
+    except metadata.PackageNotFoundError:
+        raise RuntimeError(
+            "neither the sources nor the version of jessymem can be read, so compiled code of "
+            "another release could not be told from this one's: ship *.py, *.pyc or the metadata"
+        ) from None
+    told = [("version", version.encode())]
+    for name, value in sorted(vars(schema).items()):
+        if isinstance(value, (int, bytes, np.dtype)):
+            shown = value.descr if isinstance(value, np.dtype) else value
+            told.append((name, repr(shown).encode()))
+    return told
 
 
-def _own_folder(roots: list[str]) -> str:
-    """Return the folder in the first of `roots` that lets it be made and written; or raise."""
-    for root in roots:
-        folder = os.path.join(root, f"jessymem-{digest_of_sources()}")
-        with suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    raise OSError(f"nothing can be written below {' or '.join(roots)}")
-
-
-def _default_roots() -> list[str]:
-    """Return where compiled code goes: beside the sources, or where numba keeps a user's."""
-    dirs = import_module("numba.misc.appdirs").AppDirs(appname="numba", appauthor=False)
-    return [str(Path(__file__).with_name("__pycache__")), dirs.user_cache_dir]
-
-
-def _wrap(function: Callable[..., Any], is_cached: bool) -> Any:
+def _wrap(function: Callable[..., Any]) -> Any:
     """Make the form of `function` that compiles when called."""
-    return import_module("numba").njit(cache=is_cached, **_kernels[function])(function)
+    dispatcher = import_module("numba").njit(**_kernels[function])(function)
+    if _uses_cache():
+        dispatcher._cache = _cache_module().KernelCache(function)
+    return dispatcher
 
 
 # -- forks -----------------------------------------------------------------------------------------

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from jessymem.kernels import _jit
-from jessymem.kernels._jit import Int, overloaded
+from jessymem.kernels._jit import Int
+from jessymem.kernels.instructions import (
+    load_wide,
+    lowered,
+    numba_types,
+    on_values,
+    on_word,
+    pointer,
+)
 from jessymem.kernels.schema import FIRST_POOL, NO_POOL_ID, SEGMENTS_AT
 
 if TYPE_CHECKING:
@@ -44,312 +52,134 @@ def empty_state() -> Words:
     return argument_of(words)
 
 
-def word_type(words: Any) -> Any:
-    """Return the numba type of one word."""
-    from numba.core import types
+def _fill(builder: Any, address: Any, n_bytes: Any) -> None:
+    from numba.core import cgutils
 
-    return words.dtype if isinstance(words, types.Array) else types.int64
-
-
-def place_of_word(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
-    """Generate the pointer to a word; in an array its bounds are checked where they are at all."""
-    from llvmlite import ir
-    from numba.core import cgutils, types
-
-    if not isinstance(words_type, types.Array):
-        pointer = builder.inttoptr(words, ir.IntType(64).as_pointer())
-        return builder.gep(pointer, [index])
-    return cgutils.get_item_pointer(  # type: ignore[no-untyped-call]
-        context,
-        builder,
-        words_type,
-        context.make_array(words_type)(context, builder, words),
-        [index],
-        wraparound=False,
-        boundscheck=context.enable_boundscheck,
-    )
+    cgutils.memset(builder, pointer(builder, address), n_bytes, 0)  # type: ignore[no-untyped-call]
 
 
-def _getter() -> Any:
-    from numba.core import types
-    from numba.extending import intrinsic
+def _copy(builder: Any, target: Any, source: Any, n_bytes: Any) -> None:
+    from numba.core import cgutils
 
-    @intrinsic
-    def get(typingctx: Any, words: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = place_of_word(context, builder, signature.args[0], *arguments)
-            return builder.load(place, align=8)
-
-        return word_type(words)(words, types.intp), generate
-
-    def implementation(words: Any, index: Any) -> Any:
-        def get_one(words: Any, index: Any) -> Any:
-            return get(words, index)  # type: ignore[call-arg]
-
-        return get_one
-
-    return implementation
+    places = pointer(builder, target), pointer(builder, source)
+    cgutils.raw_memcpy(builder, *places, n_bytes, 1)  # type: ignore[no-untyped-call]
 
 
-def _putter() -> Any:
-    from numba.core import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def put(typingctx: Any, words: Any, index: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            *element, value = arguments
-            place = place_of_word(context, builder, signature.args[0], *element)
-            builder.store(value, place, align=8)
-            return context.get_dummy_value()
-
-        return types.void(words, types.intp, word_type(words)), generate
-
-    def implementation(words: Any, index: Any, value: Any) -> Any:
-        def put_one(words: Any, index: Any, value: Any) -> Any:
-            put(words, index, value)  # type: ignore[call-arg]
-
-        return put_one
-
-    return implementation
+def _type_item(values: Any, index: Any, value: Any, dtype: Any) -> Any:
+    types = numba_types()
+    return types.void(types.int64, types.intp, dtype.dtype, dtype)  # which casts the value
 
 
-def _loader(bits: Int) -> Any:
-    """Make the overload that loads a signed (64, 32) or unsigned word and widens it to int64."""
-    from llvmlite import ir
-    from numba.core import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def load(typingctx: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            word = ir.IntType(bits)
-            value = builder.load(builder.inttoptr(arguments[0], word.as_pointer()), align=1)
-            if bits == 64:
-                return value
-            widen = builder.sext if bits == 32 else builder.zext
-            return widen(value, ir.IntType(64))
-
-        return types.int64(types.int64), generate
-
-    def implementation(address: Any) -> Any:
-        def load_word(address: Any) -> Any:
-            return load(address)  # type: ignore[call-arg]
-
-        return load_word
-
-    return implementation
+def _store_item(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+    values, index, value, _ = arguments
+    item = context.data_model_manager[signature.args[2]]
+    first = builder.inttoptr(values, item.get_data_type().as_pointer())
+    builder.store(item.as_data(builder, value), builder.gep(first, [index]))
 
 
-def _storer() -> Any:
-    from llvmlite import ir
-    from numba.core import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def store(typingctx: Any, address: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-            builder.store(arguments[1], place, align=1)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), generate
-
-    def implementation(address: Any, value: Any) -> Any:
-        def store_word(address: Any, value: Any) -> Any:
-            store(address, value)  # type: ignore[call-arg]
-
-        return store_word
-
-    return implementation
+def _type_layout(dtype: Any) -> Any:
+    types = numba_types()
+    return types.UniTuple(types.int64, 2)(dtype)
 
 
-def _copier() -> Any:
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
+def _give_layout(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    from numba.np.numpy_support import as_dtype
 
-    @intrinsic
-    def copy(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = ir.IntType(8).as_pointer()
-            to, origin = (builder.inttoptr(address, pointer) for address in arguments[:2])
-            cgutils.raw_memcpy(builder, to, origin, arguments[2], 1)  # type: ignore[no-untyped-call]
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64), generate
-
-    def implementation(target: Any, source: Any, n_bytes: Any) -> Any:
-        def copy_from_to(target: Any, source: Any, n_bytes: Any) -> Any:
-            copy(target, source, n_bytes)  # type: ignore[call-arg]
-
-        return copy_from_to
-
-    return implementation
+    item = as_dtype(signature.args[0].dtype)
+    pair = signature.return_type
+    numbers = [context.get_constant(pair.dtype, n) for n in (item.itemsize, item.alignment)]
+    return context.make_tuple(builder, pair, numbers)
 
 
-def _array_maker() -> Any:
-    from numba.core import imputils, types
-    from numba.extending import intrinsic
+def _type_array(owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
+    types = numba_types()
+    made = types.Array(dtype.dtype, 1, "C", readonly=True)
+    return made(owner, types.int64, types.intp, dtype)
+
+
+def _make_array(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Emit an array over an address that has its owner's references, and one more is counted."""
+    from numba.core import imputils
     from numba.np import arrayobj
 
     array_struct: Any = arrayobj.make_array
     populate: Any = arrayobj.populate_array
     borrowed: Any = imputils.impl_ret_borrowed
-
-    @intrinsic
-    def make(typingctx: Any, owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
-        made = types.Array(dtype.dtype, 1, "C", readonly=True)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            owning = None
-            if not isinstance(owner, types.NoneType):
-                owning = array_struct(owner)(context, builder, arguments[0])
-            array = array_struct(made)(context, builder)
-            item_bytes = context.get_constant(
-                types.intp, context.get_abi_sizeof(context.get_data_type(made.dtype))
-            )
-            populate(
-                array,
-                data=builder.inttoptr(arguments[1], array.data.type),
-                shape=[arguments[2]],
-                strides=[item_bytes],
-                itemsize=item_bytes,
-                meminfo=owning and owning.meminfo,
-                parent=owning and owning.parent,
-            )
-            return borrowed(context, builder, made, array._getvalue())
-
-        return made(owner, types.int64, types.intp, dtype), generate
-
-    def implementation(owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
-        def make_array_at(owner: Any, address: Any, n_items: Any, dtype: Any) -> Any:
-            return make(owner, address, n_items, dtype)  # type: ignore[call-arg]
-
-        return make_array_at
-
-    return implementation
+    types, made, owner = numba_types(), signature.return_type, signature.args[0]
+    owning = None
+    if not isinstance(owner, types.NoneType):
+        owning = array_struct(owner)(context, builder, arguments[0])
+    array = array_struct(made)(context, builder)
+    item_bytes = context.get_constant(
+        types.intp, context.get_abi_sizeof(context.get_data_type(made.dtype))
+    )
+    populate(
+        array,
+        data=builder.inttoptr(arguments[1], array.data.type),
+        shape=[arguments[2]],
+        strides=[item_bytes],
+        itemsize=item_bytes,
+        meminfo=owning and owning.meminfo,
+        parent=owning and owning.parent,
+    )
+    return borrowed(context, builder, made, array._getvalue())
 
 
-def _item_storer() -> Any:
-    from numba.core import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def store(typingctx: Any, values: Any, index: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            data = context.data_model_manager[value]
-            pointer = builder.inttoptr(arguments[0], data.get_data_type().as_pointer())
-            place = builder.gep(pointer, [arguments[1]])
-            builder.store(data.as_data(builder, arguments[2]), place)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.intp, value), generate
-
-    def implementation(values: Any, index: Any, value: Any, dtype: Any) -> Any:
-        cast = dtype.dtype
-
-        def store_cast(values: Any, index: Any, value: Any, dtype: Any) -> Any:
-            store(values, index, cast(value))  # type: ignore[call-arg]
-
-        return store_cast
-
-    return implementation
-
-
-def _measurer() -> Any:
-    from numba.np.numpy_support import as_dtype
-
-    def implementation(dtype: Any) -> Any:
-        item = as_dtype(dtype.dtype)
-        n_bytes, alignment = item.itemsize, item.alignment
-
-        def measure(dtype: Any) -> Any:
-            return n_bytes, alignment
-
-        return measure
-
-    return implementation
-
-
-def _zeroer() -> Any:
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def clear(typingctx: Any, address: Any, n_bytes: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-            cgutils.memset(builder, place, arguments[1], 0)  # type: ignore[no-untyped-call]
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64), generate
-
-    def implementation(address: Any, n_bytes: Any) -> Any:
-        def clear_bytes(address: Any, n_bytes: Any) -> Any:
-            clear(address, n_bytes)  # type: ignore[call-arg]
-
-        return clear_bytes
-
-    return implementation
-
-
-@overloaded(_getter)
+@on_word("word", lambda b, word: b.load(word, align=8))
 def get_word(words: Words, index: Int) -> Any:
     """Return a word that no other thread changes meanwhile."""
     return words[index]
 
 
-@overloaded(_putter)
+@on_word("void", lambda b, word, value: b.store(value, word, align=8))
 def put_word(words: Words, index: Int, value: Any) -> None:
     """Set a word that no other thread reads meanwhile."""
     words[index] = value
 
 
-@overloaded(lambda: _loader(64))
+@on_values("int64", lambda b, address: load_wide(b, address, 64))
 def load_i64(address: Int) -> Int:
     """Load the eight bytes at `address` as a signed integer, in the machine's byte order."""
     return ctypes.c_int64.from_address(int(address)).value
 
 
-@overloaded(lambda: _loader(32))
+@on_values("int64", lambda b, address: load_wide(b, address, 32, is_signed=True))
 def load_i32(address: Int) -> Int:
     """Load the four bytes at `address` as a signed integer, in the machine's byte order."""
     return ctypes.c_int32.from_address(int(address)).value
 
 
-@overloaded(lambda: _loader(16))
+@on_values("int64", lambda b, address: load_wide(b, address, 16))
 def load_u16(address: Int) -> Int:
     """Load the two bytes at `address` as an unsigned integer, in the machine's byte order."""
     return ctypes.c_uint16.from_address(int(address)).value
 
 
-@overloaded(lambda: _loader(8))
+@on_values("int64", lambda b, address: load_wide(b, address, 8))
 def load_u8(address: Int) -> Int:
     """Load the byte at `address`."""
     return ctypes.c_uint8.from_address(int(address)).value
 
 
-@overloaded(_storer)
+@on_values("void", lambda b, address, value: b.store(value, pointer(b, address, 64), align=1))
 def store_i64(address: Int, value: Int) -> None:
     """Store a signed integer in the eight bytes at `address`."""
     ctypes.c_int64.from_address(int(address)).value = int(value)
 
 
-@overloaded(_zeroer)
+@on_values("void", _fill)
 def fill_zero(address: Int, n_bytes: Int) -> None:
     """Set `n_bytes` from `address` on to zero."""
     ctypes.memset(int(address), 0, int(n_bytes))
 
 
-@overloaded(_copier)
+@on_values("void", _copy)
 def copy_bytes(target: Int, source: Int, n_bytes: Int) -> None:
     """Copy `n_bytes` from one address to another; they must not overlap."""
     ctypes.memmove(int(target), int(source), int(n_bytes))
 
 
-@overloaded(_item_storer)
+@lowered(_type_item, _store_item)
 def store_item(values: Int, index: Int, value: Any, dtype: Any) -> None:
     """Cast a number to a dtype and store it as item `index` of an array at an address."""
     item = np.dtype(dtype)
@@ -357,14 +187,14 @@ def store_item(values: Int, index: Int, value: Any, dtype: Any) -> None:
     np.frombuffer(place, item)[0] = value
 
 
-@overloaded(_measurer)
+@lowered(_type_layout, _give_layout)
 def layout_of(dtype: Any) -> tuple[Int, Int]:
     """Return the bytes of one item, and on multiples of how many bytes it may lie."""
     item = np.dtype(dtype)
     return item.itemsize, item.alignment
 
 
-@overloaded(_array_maker)
+@lowered(_type_array, _make_array)
 def array_at(owner: NDArray[Any] | None, address: Int, n_items: Int, dtype: Any) -> NDArray[Any]:
     """Return the `n_items` of a dtype at `address` as a read-only array, shape ``(n_items,)``.
 

@@ -1,17 +1,20 @@
 """Plain V1 metadata to LAYER rows: one pass over bytes that nobody vouches for.
 
 Every read is preceded by a check that the bytes are there; a count or length is compared with its
-limit before it is used. Called by `jessymem.regions.layout` where a file has no extension, and by
-`verify`.
+limit before it is used. Called by `jessymem.regions.entries` where a file has no extension, and by
+`verify`. As plain Python it takes memoryviews, which are quicker there than arrays: `plain_rows`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from jessymem.kernels._jit import PARSING, Int, kernel, on_promotion
+from jessymem.kernels.instructions import fields_at, lowered
 from jessymem.kernels.schema import (
     BAD_ENTRY,
     BAD_EXTENT,
@@ -31,27 +34,64 @@ from jessymem.kernels.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ENTRY_BYTES = LAYER_ENTRY.itemsize
-_EXTENT_BYTES = LAYER_EXTENT.itemsize
-_DEPTH = LAYER_ENTRY.fields["depth"][1]  # type: ignore[index]
-_FREQUENCY = LAYER_ENTRY.fields["frequency"][1]  # type: ignore[index]
-_KEYWORD_COUNT = LAYER_ENTRY.fields["keyword_count"][1]  # type: ignore[index]
-_SIZE = LAYER_EXTENT.fields["content_size"][1]  # type: ignore[index]
+#: A region's bytes: an array of uint8, or a memoryview of one.
+Bytes: TypeAlias = Any
+
+#: PARSED[n], or its columns by name.
+Rows: TypeAlias = Any
 
 
-@kernel
-def read_word(data: NDArray[Any], at: Int, n_bytes: Int) -> Int:
-    """Read `n_bytes` (1 to 8) at `at`, little-endian; eight may come out negative."""
-    value = np.int64(0)
-    for i in range(n_bytes):
-        value |= np.int64(data[at + i]) << np.int64(8 * i)
-    return value
+def _with_field(dtype: np.dtype[Any], name: str, kind: str) -> np.dtype[Any]:
+    """Return a packed dtype with one field's type replaced by another of the same size."""
+    fields = [(each, kind if each == name else dtype[each]) for each in dtype.names or ()]
+    return np.dtype(fields)
 
 
-@kernel
-def is_finite(bits: Int) -> bool:
-    """Tell whether the 32-bit float with these bits is a number and not infinite."""
-    return (bits >> 23) & 0xFF != 0xFF
+#: LAYER with its frequency as bits, so that it is copied as it is.
+PARSED: Final = _with_field(LAYER, "frequency", "<u4")
+
+_ENTRY_BYTES: Final = LAYER_ENTRY.itemsize
+_EXTENT_BYTES: Final = LAYER_EXTENT.itemsize
+_FREQUENCY: Final = LAYER_ENTRY.fields["frequency"][1]  # type: ignore[index]
+_KEYWORD_COUNT: Final = LAYER_ENTRY.fields["keyword_count"][1]  # type: ignore[index]
+_SIZE: Final = LAYER_EXTENT.fields["content_size"][1]  # type: ignore[index]
+_EXPONENT_BITS: Final = 0x7F800000  # all set: infinite or no number
+
+#: A frequency comes as bits, and an offset is signed, as numbers of kernels are.
+_ENTRY: Final = struct.Struct("<HBII")
+_EXTENT: Final = struct.Struct("<qI")
+_LENGTH: Final = struct.Struct("<I")
+
+if (_ENTRY.size, _EXTENT.size, _LENGTH.size) != (
+    _ENTRY_BYTES,
+    _EXTENT_BYTES,
+    KEYWORD_LENGTH_BYTES,
+):
+    raise AssertionError("an entry's parts are read whole")
+
+
+@lowered(*fields_at(_with_field(LAYER_ENTRY, "frequency", "<u4")))
+def entry_at(data: Bytes, at: Int) -> tuple[Int, Int, Int, Int]:
+    """Return what precedes an entry's keywords: number, depth, frequency's bits, count."""
+    return _ENTRY.unpack_from(data, at)  # type: ignore[arg-type]
+
+
+@lowered(*fields_at(_with_field(LAYER_EXTENT, "content_offset", "<i8")))
+def extent_at(data: Bytes, at: Int) -> tuple[Int, Int]:
+    """Return what follows an entry's keywords: offset and size of the content."""
+    return _EXTENT.unpack_from(data, at)  # type: ignore[arg-type]
+
+
+@lowered(*fields_at(np.dtype([("length", "<u4")])))
+def length_at(data: Bytes, at: Int) -> tuple[Int]:
+    """Return the length that precedes a keyword."""
+    return _LENGTH.unpack_from(data, at)  # type: ignore[arg-type]
+
+
+def plain_rows(rows: NDArray[Any]) -> Mapping[str, memoryview]:
+    """Return LAYER rows as `parse_entries` takes them where it is not compiled."""
+    names = PARSED.names or ()
+    return {name: memoryview(rows.view(PARSED)[name]) for name in names}
 
 
 @kernel
@@ -72,67 +112,73 @@ def report_end(fault: NDArray[Any], offset: Int, n_wanted: Int, n_bytes: Int) ->
 
 
 @kernel
-def skip_keywords(data: NDArray[Any], at: Int, n_keywords: Int, fault: NDArray[Any]) -> Int:
+def skip_keywords(data: Bytes, at: Int, n_keywords: Int, fault: NDArray[Any]) -> Int:
     """Step over `n_keywords` prefixed strings; return the offset behind them, or a code."""
-    end = min(data.shape[0], MAX_METADATA_BYTES)
+    n_bytes = len(data)
+    end = min(n_bytes, MAX_METADATA_BYTES)
     for _ in range(n_keywords):
-        if end - at < KEYWORD_LENGTH_BYTES:
-            return report_end(fault, at, KEYWORD_LENGTH_BYTES, data.shape[0])
-        length = read_word(data, at, KEYWORD_LENGTH_BYTES)
-        if end - at - KEYWORD_LENGTH_BYTES < length:
-            left = end - at - KEYWORD_LENGTH_BYTES
+        left = end - at - KEYWORD_LENGTH_BYTES
+        if left < 0:
+            return report_end(fault, at, KEYWORD_LENGTH_BYTES, n_bytes)
+        (length,) = length_at(data, at)
+        if length > left:
             return report(fault, at, left, length, BAD_KEYWORD_LENGTH)
         at += KEYWORD_LENGTH_BYTES + length
     return at
 
 
 @kernel
+def parse_entry(data: Bytes, at: Int, rows: Rows, i: Int, fault: NDArray[Any]) -> Int:
+    """Fill row `i` from the plain entry at `at`; return where it ends, or a BAD_* code."""
+    n_bytes = len(data)
+    end = min(n_bytes, MAX_METADATA_BYTES)
+    if end - at < _ENTRY_BYTES:
+        return report_end(fault, at, _ENTRY_BYTES, n_bytes)
+    number, depth, bits, n_keywords = entry_at(data, at)
+    if bits & _EXPONENT_BITS == _EXPONENT_BITS:
+        return report(fault, at + _FREQUENCY, 0, bits, BAD_FREQUENCY)
+    if n_keywords > MAX_KEYWORDS:
+        return report(fault, at + _KEYWORD_COUNT, MAX_KEYWORDS, n_keywords, BAD_KEYWORD_COUNT)
+    keywords_at = at + _ENTRY_BYTES
+    at = keywords_at
+    if n_keywords > 0:
+        at = skip_keywords(data, keywords_at, n_keywords, fault)
+        if at < 0:
+            return at
+    if end - at < _EXTENT_BYTES:
+        return report_end(fault, at, _EXTENT_BYTES, n_bytes)
+    content, size = extent_at(data, at)
+    if content < 0 or content > n_bytes:
+        return report(fault, at, n_bytes, content, BAD_EXTENT)
+    if size > n_bytes - content:
+        return report(fault, at + _SIZE, n_bytes - content, size, BAD_EXTENT)
+    rows["layer_num"][i] = number
+    rows["depth"][i] = depth
+    rows["frequency"][i] = bits
+    rows["keyword_count"][i] = n_keywords
+    rows["keywords_offset"][i] = keywords_at
+    rows["keywords_size"][i] = at - keywords_at
+    rows["content_offset"][i] = content
+    rows["content_end"][i] = content + size
+    return at + _EXTENT_BYTES
+
+
+@kernel
 def parse_entries(
-    data: NDArray[Any],
-    start: Int,
-    rows: NDArray[Any],
-    frequency_bits: NDArray[Any],
-    fault: NDArray[Any],
+    data: Bytes, start: Int, rows: Rows, first: Int, last: Int, fault: NDArray[Any]
 ) -> Int:
-    """Fill `rows` and `frequency_bits` from the plain entries at `start`; return where they end.
+    """Fill rows `first` to `last` from the plain entries at `start`; return where they end.
 
     On a broken rule return a negative BAD_* code, with entry, offset, expected and got in
     ``fault[0]``. Keywords are left where they are: a row tells where in the file they begin and how
     long they are.
     """
-    end = min(data.shape[0], MAX_METADATA_BYTES)
-    at: Int = np.int64(start)
-    for i in range(rows.shape[0]):
-        fault[0]["entry"] = i
-        if end - at < _ENTRY_BYTES:
-            return report_end(fault, at, _ENTRY_BYTES, data.shape[0])
-        bits = read_word(data, at + _FREQUENCY, 4)
-        if not is_finite(bits):
-            return report(fault, at + _FREQUENCY, 0, bits, BAD_FREQUENCY)
-        n_keywords = read_word(data, at + _KEYWORD_COUNT, 4)
-        if n_keywords > MAX_KEYWORDS:
-            return report(fault, at + _KEYWORD_COUNT, MAX_KEYWORDS, n_keywords, BAD_KEYWORD_COUNT)
-        rows[i]["layer_num"] = read_word(data, at, 2)
-        rows[i]["depth"] = read_word(data, at + _DEPTH, 1)
-        frequency_bits[i] = bits
-        keywords_at = at + _ENTRY_BYTES
-        at = skip_keywords(data, keywords_at, n_keywords, fault)
+    at = start
+    for i in range(first, last):
+        at = parse_entry(data, at, rows, i, fault)
         if at < 0:
+            fault[0]["entry"] = i
             return at
-        rows[i]["keyword_count"] = n_keywords
-        rows[i]["keywords_offset"] = keywords_at
-        rows[i]["keywords_size"] = at - keywords_at
-        if end - at < _EXTENT_BYTES:
-            return report_end(fault, at, _EXTENT_BYTES, data.shape[0])
-        content = read_word(data, at, 8)
-        n_bytes = read_word(data, at + _SIZE, 4)
-        if content < 0 or content > data.shape[0]:
-            return report(fault, at, data.shape[0], content, BAD_EXTENT)
-        if n_bytes > data.shape[0] - content:
-            return report(fault, at + _SIZE, data.shape[0] - content, n_bytes, BAD_EXTENT)
-        rows[i]["content_offset"] = content
-        rows[i]["content_end"] = content + n_bytes
-        at += _EXTENT_BYTES
     return at
 
 
@@ -140,4 +186,4 @@ def parse_entries(
 def _call_first() -> None:
     data = np.zeros(1, np.uint8)
     data.flags.writeable = False  # as a region's bytes
-    parse_entries(data, 0, np.zeros(1, LAYER), np.zeros(1, "<u4"), np.zeros(1, FAULT))
+    parse_entries(data, 0, np.zeros(1, PARSED), 0, 1, np.zeros(1, FAULT))

@@ -8,11 +8,13 @@ all at once, so what is read from an address on reaches as far as the last of th
 from __future__ import annotations
 
 import ctypes
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from jessymem.kernels._jit import Int, overloaded
+from jessymem.kernels._jit import Int
+from jessymem.kernels.instructions import llvm, on_values, pointer
 from jessymem.kernels.schema import N_PROBES, NEEDLE, word_of
 
 if TYPE_CHECKING:
@@ -27,82 +29,56 @@ _OFFSETS: Final = word_of(NEEDLE, "offsets")
 _VALUES: Final = word_of(NEEDLE, "values")
 
 
-def _comparer(n_places: int, n_vectors: int = 1) -> Any:
-    """Make the overload that compares probes at `n_vectors` times `n_places` places.
+def _match(builder: Any, address: Any, needle: Any, n_places: int, n_vectors: int = 1) -> Any:
+    """Emit the comparison of every probe at `n_vectors` times `n_places` places.
 
     One vector's result is a mask; of several it is whether any bit is set in any of them.
     """
-    from llvmlite import ir
-    from numba.core import types
-    from numba.extending import intrinsic
-
+    ir = llvm()
     word, byte, lane = ir.IntType(64), ir.IntType(8), ir.IntType(32)
     vector, mask = ir.VectorType(byte, n_places), ir.IntType(n_places)
     undefined = ir.Constant(vector, ir.Undefined)
     all_first = ir.Constant(ir.VectorType(lane, n_places), [0] * n_places)
+    words = pointer(builder, needle, 64)
 
-    def spread(builder: Any, value: Any) -> Any:
+    def field(first: int, probe: int) -> Any:
+        return builder.load(builder.gep(words, [lane(first + probe)]), align=8)
+
+    def spread(value: Any) -> Any:
         single = builder.insert_element(undefined, builder.trunc(value, byte), lane(0))
         return builder.shuffle_vector(single, undefined, all_first)
 
-    def combine(builder: Any, operation: str, parts: list[Any]) -> Any:
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = getattr(builder, operation)(whole, part)
-        return whole
+    def equal(place: Any, value: Any, start: int) -> Any:
+        place = builder.inttoptr(builder.add(place, word(start)), vector.as_pointer())
+        return builder.icmp_unsigned("==", builder.load(place, align=1), value)
 
-    @intrinsic
-    def compare(typingctx: Any, address: Any, needle: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            address, needle = arguments
-            words = builder.inttoptr(needle, word.as_pointer())
-
-            def field(first: int, probe: int) -> Any:
-                return builder.load(builder.gep(words, [lane(first + probe)]), align=8)
-
-            probes = [
-                (builder.add(address, field(_OFFSETS, i)), spread(builder, field(_VALUES, i)))
-                for i in range(N_PROBES)
-            ]
-
-            def equal(place: Any, value: Any, start: int) -> Any:
-                pointer = builder.inttoptr(builder.add(place, word(start)), vector.as_pointer())
-                return builder.icmp_unsigned("==", builder.load(pointer, align=1), value)
-
-            found = [
-                combine(builder, "and_", [equal(*probe, i * n_places) for probe in probes])
-                for i in range(n_vectors)
-            ]
-            bits = builder.bitcast(combine(builder, "or_", found), mask)
-            if n_vectors > 1:
-                return builder.icmp_unsigned("!=", bits, mask(0))
-            return bits if n_places == 64 else builder.zext(bits, word)
-
-        result = types.boolean if n_vectors > 1 else types.int64
-        return result(types.int64, types.int64), generate
-
-    def implementation(address: Any, needle: Any) -> Any:
-        def compare_probes(address: Any, needle: Any) -> Any:
-            return compare(address, needle)  # type: ignore[call-arg]
-
-        return compare_probes
-
-    return implementation
+    probes = [
+        (builder.add(address, field(_OFFSETS, i)), spread(field(_VALUES, i)))
+        for i in range(N_PROBES)
+    ]
+    found = [
+        reduce(builder.and_, [equal(*probe, i * n_places) for probe in probes])
+        for i in range(n_vectors)
+    ]
+    bits = builder.bitcast(reduce(builder.or_, found), mask)
+    if n_vectors > 1:
+        return builder.icmp_unsigned("!=", bits, mask(0))
+    return bits if n_places == 64 else builder.zext(bits, word)
 
 
-@overloaded(lambda: _comparer(MANY))
+@on_values("int64", lambda b, address, needle: _match(b, address, needle, MANY))
 def match_many(address: Int, needle: Int) -> Int:
     """Return 64 bits, the lowest for `address`: set where every probe of the needle is."""
     return _as_word(_compare(address, needle, MANY))
 
 
-@overloaded(lambda: _comparer(FEW))
+@on_values("int64", lambda b, address, needle: _match(b, address, needle, FEW))
 def match_few(address: Int, needle: Int) -> Int:
     """Do as `match_many` for 16 places; the other bits are 0."""
     return _as_word(_compare(address, needle, FEW))
 
 
-@overloaded(lambda: _comparer(MANY, ANY // MANY))
+@on_values("boolean", lambda b, address, needle: _match(b, address, needle, MANY, ANY // MANY))
 def match_any(address: Int, needle: Int) -> bool:
     """Tell whether every probe of the needle is at any of 256 places from `address` on."""
     return bool(_compare(address, needle, ANY).any())

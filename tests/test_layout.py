@@ -1074,7 +1074,8 @@ def test_many_keywords_are_parsed_by_compiled_code(tmp_path):
     (tmp_path / "region.mmap").write_bytes(write_plain(drafts))
     code = (
         "import sys; from jessymem import MmapRegion; from jessymem.regions import entries;"
-        "entries.WORTH_COMPILING = 10_000; MmapRegion.from_file(1, 'region.mmap');"
+        "entries.WORTH_STARTING = entries.WORTH_LOADING = 10_000;"
+        "MmapRegion.from_file(1, 'region.mmap');"
         "print('numba' in sys.modules)"
     )
     result = subprocess.run(

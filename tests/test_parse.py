@@ -1,7 +1,10 @@
-"""The parsing kernel and its plain twin: their codes, their places, and that all forms are one."""
+"""The parser of plain entries: its codes, their places, and that both its forms do the same."""
 
+import os
 import random
 import struct
+import subprocess
+import sys
 from types import FunctionType
 
 import naive
@@ -28,35 +31,47 @@ def plain_twins(module):
 PLAIN = plain_twins(parse)
 
 
-@pytest.fixture(params=["kernel", "twin"])
+@pytest.fixture(params=["kernel", "plain"])
 def parse_entries(request):
-    """Return the kernel, compiled or not, and what stands in for it where it is not."""
-    return parse.parse_entries if request.param == "kernel" else entries.parse_entries
+    """Return the kernel, compiled or not, and its plain form."""
+    return parse.parse_entries if request.param == "kernel" else PLAIN["parse_entries"]
 
 
 def run(raw, n_layers, parse_entries):
-    """Parse; return the code or end, the fault, the rows and the frequencies' bits."""
-    data = np.frombuffer(raw, np.uint8)
-    rows = np.zeros(n_layers, s.LAYER)
-    bits = np.zeros(n_layers, "<u4")
+    """Parse; return the code or end, the fault and the rows."""
+    data, rows = np.frombuffer(raw, np.uint8), np.zeros(n_layers, s.LAYER)
     fault = np.zeros(1, s.FAULT)
-    with np.errstate(all="raise"):
-        end = int(parse_entries(data, s.HEADER_BYTES, rows, bits, fault))
-    return end, fault[0].item(), rows, bits
+    end = run_on(data, s.HEADER_BYTES, rows, slice(0, n_layers), fault, parse_entries)
+    return end, fault[0].item(), rows
 
 
-@pytest.mark.parametrize("n_bytes", range(1, 9))
-def test_read_word_is_little_endian(n_bytes):
-    data = np.arange(1, 20, dtype=np.uint8)
-    for at in (0, 3, 11):
-        wanted = int.from_bytes(data[at : at + n_bytes].tobytes(), "little")
-        assert parse.read_word(data, at, n_bytes) == wanted
+def run_on(data, start, rows, some, fault, parse_entries):
+    """Parse `some` rows, given to each form as it takes them."""
+    is_compiled = hasattr(parse_entries, "py_func")
+    columns = rows.view(parse.PARSED) if is_compiled else parse.plain_rows(rows)
+    data = data if is_compiled else memoryview(data)
+    return int(parse_entries(data, start, columns, some.start, some.stop, fault))
 
 
-def test_read_word_of_eight_bytes_may_be_negative():
-    data = np.frombuffer(b"\xfe" + b"\xff" * 7, np.uint8)
-    assert parse.read_word(data, 0, 8) == -2
-    assert parse.read_word(data, 0, 4) == 2**32 - 2
+def test_records_are_little_endian_and_need_no_alignment():
+    raw = b"\0" + struct.pack("<HBII", 0xFFFE, 0xFD, 0xFFFFFFFC, 3) + struct.pack("<qI", -2, 2**31)
+    forms = [(parse.entry_at, parse.extent_at, parse.length_at, memoryview(raw))]
+    if _jit.promote(_jit.PARSING):
+        import numba
+
+        records = [parse.entry_at, parse.extent_at, parse.length_at]
+        compiled = [numba.njit(lambda data, at, f=f: f(data, at)) for f in records]
+        forms.append((*compiled, np.frombuffer(raw, np.uint8)))
+    for entry_at, extent_at, length_at, data in forms:
+        assert entry_at(data, 1) == (0xFFFE, 0xFD, 0xFFFFFFFC, 3)
+        assert extent_at(data, 12) == (-2, 2**31)
+        assert length_at(data, 8) == (3,)
+
+
+def test_rows_that_are_parsed_are_rows_of_layers():
+    assert parse.PARSED.itemsize == s.LAYER.itemsize
+    for name in s.LAYER.names:
+        assert parse.PARSED.fields[name][1] == s.LAYER.fields[name][1]
 
 
 @pytest.mark.parametrize(
@@ -74,9 +89,14 @@ def test_read_word_of_eight_bytes_may_be_negative():
         (0xFFFFFFFF, False),
     ],
 )
-def test_is_finite(bits, finite):
-    assert parse.is_finite(bits) == finite
-    assert np.isfinite(np.array(bits, "u4").view("f4")) == finite
+def test_frequencies_are_finite_and_kept_bit_for_bit(bits, finite, parse_entries):
+    raw = put(write_plain([Draft()]), s.HEADER_BYTES + 3, bits.to_bytes(4, "little"))
+    end, fault, rows = run(raw, 1, parse_entries)
+    assert (end > 0) == finite == bool(np.isfinite(np.array(bits, "u4").view("f4")))
+    if finite:
+        assert rows.view(parse.PARSED)["frequency"] == bits
+    else:
+        assert (end, fault[3]) == (s.BAD_FREQUENCY, bits)
 
 
 CODES = {
@@ -133,7 +153,7 @@ def test_codes_and_faults(raw, n_layers, code, fault, parse_entries):
 @pytest.mark.parametrize("n_left", range(23))
 def test_a_file_cut_anywhere_in_an_entry_is_refused(n_left, parse_entries):
     raw = write_plain([Draft(3, content_offset=0), Draft(4)])[: 279 + n_left]
-    end, fault, _, _ = run(raw, 2, parse_entries)
+    end, fault, _ = run(raw, 2, parse_entries)
     assert end == s.BAD_ENTRY
     assert fault == ((1, 279, 11, n_left) if n_left < 11 else (1, 290, 12, n_left - 11))
 
@@ -141,7 +161,7 @@ def test_a_file_cut_anywhere_in_an_entry_is_refused(n_left, parse_entries):
 @pytest.mark.parametrize("n_left", range(9))
 def test_a_file_cut_anywhere_in_a_keyword_is_refused(n_left, parse_entries):
     raw = write_plain([Draft(keywords=[b"words"])])[: 267 + n_left]
-    end, fault, _, _ = run(raw, 1, parse_entries)
+    end, fault, _ = run(raw, 1, parse_entries)
     assert end == (s.BAD_ENTRY if n_left < 4 else s.BAD_KEYWORD_LENGTH)
     assert fault == ((0, 267, 4, n_left) if n_left < 4 else (0, 267, n_left - 4, 5))
 
@@ -151,7 +171,7 @@ def test_metadata_that_pass_their_limit(parse_entries):
     length = s.MAX_METADATA_BYTES - 271
     start = write_plain([Draft(keywords=[b""], keyword_length=length)])
     data[:271] = np.frombuffer(start[:271], np.uint8)
-    end, fault, _, _ = run(data, 1, parse_entries)
+    end, fault, _ = run(data, 1, parse_entries)
     assert end == s.BAD_METADATA_SIZE
     assert fault == (0, s.MAX_METADATA_BYTES, s.MAX_METADATA_BYTES, s.MAX_METADATA_BYTES + 12)
 
@@ -162,10 +182,10 @@ def test_rows_tell_where_everything_lies(parse_entries):
         Draft(0, b"", 0, 1e-40),
     ]
     raw = write_plain(drafts, tail=b"more")
-    end, fault, rows, bits = run(raw, 2, parse_entries)
+    end, fault, rows = run(raw, 2, parse_entries)
     assert end == 256 + 23 + 12 + 8 + 23
     assert fault[1:] == (0, 0, 0)
-    assert bits.view("<f4").tolist() == [-0.5, np.float32(1e-40)]
+    assert rows["frequency"].tolist() == [-0.5, np.float32(1e-40)]
     first, second = rows
     assert first["layer_num"] == 65_535 and first["depth"] == 255
     assert (first["keyword_count"], first["keywords_offset"]) == (3, 267)
@@ -183,11 +203,10 @@ def test_parsing_goes_on_where_it_ended(parse_entries):
     raw = write_plain([Draft(i, b"x", keywords=[b"word"] * i) for i in range(9)])
     wanted = run(raw, 9, parse_entries)
     data, fault = np.frombuffer(raw, np.uint8), np.zeros(1, s.FAULT)
-    rows, bits, end = np.zeros(9, s.LAYER), np.zeros(9, "<u4"), s.HEADER_BYTES
+    rows, end = np.zeros(9, s.LAYER), s.HEADER_BYTES
     for some in (slice(0, 4), slice(4, 5), slice(5, 9)):
-        end = parse_entries(data, end, rows[some], bits[some], fault)
-    assert end == wanted[0]
-    assert rows.tobytes() == wanted[2].tobytes() and bits.tobytes() == wanted[3].tobytes()
+        end = run_on(data, end, rows, some, fault, parse_entries)
+    assert (end, rows.tobytes()) == (wanted[0], wanted[2].tobytes())
 
 
 def test_no_rows_read_nothing(parse_entries):
@@ -216,13 +235,8 @@ def random_file(rng):
 def compare(raw, n_layers):
     kernel = run(raw, n_layers, parse.parse_entries)
     plain = run(raw, n_layers, PLAIN["parse_entries"])
-    twin = run(raw, n_layers, entries.parse_entries)
-    assert kernel[:2] == plain[:2] == twin[:2]
-    for one, other in zip(kernel[2:], plain[2:], strict=True):
-        assert one.tobytes() == other.tobytes()
-    if kernel[0] > 0:
-        for one, other in zip(kernel[2:], twin[2:], strict=True):
-            assert one.tobytes() == other.tobytes()
+    assert kernel[:2] == plain[:2]
+    assert kernel[2].tobytes() == plain[2].tobytes()
     return kernel[0]
 
 
@@ -247,10 +261,6 @@ def test_plain_python_and_compiled_agree():
     compare_many()
 
 
-def test_the_kernel_and_its_plain_twin_agree():
-    compare_many()
-
-
 @pytest.mark.parametrize("n_more", [-1, 0, 1, 300])
 def test_files_of_several_batches_are_read_alike(n_more):
     n_layers = entries._FEW + n_more
@@ -258,8 +268,7 @@ def test_files_of_several_batches_are_read_alike(n_more):
     raw = write_plain(drafts)
     data, source = np.frombuffer(raw, np.uint8), Source(None, "memory")
     rows, end = entries.read_entries(data, n_layers, source)
-    wanted_end, _, wanted, bits = run(raw, n_layers, PLAIN["parse_entries"])
-    wanted["frequency"] = bits.view("<f4")
+    wanted_end, _, wanted = run(raw, n_layers, PLAIN["parse_entries"])
     assert (rows.tobytes(), end) == (wanted.tobytes(), wanted_end)
     broken = put(raw, wanted_end - 4, b"\xff" * 4)  # the last entry's content_size
     with pytest.raises(RegionFormatError) as caught:
@@ -268,8 +277,62 @@ def test_files_of_several_batches_are_read_alike(n_more):
     assert caught.value.offset == wanted_end - 4
 
 
-def test_no_file_of_layers_alone_waits_for_a_compiler():
-    assert s.MAX_LAYERS < entries.WORTH_COMPILING
+def test_no_file_of_layers_alone_waits_for_numba():
+    assert s.MAX_LAYERS < entries.WORTH_STARTING
+
+
+PARSE_OFTEN = """
+import sys
+import numpy as np
+from jessymem.kernels import _jit, parse
+from jessymem.regions import entries
+from jessymem.regions.faults import Source
+raw = np.frombuffer(open(sys.argv[1], "rb").read(), np.uint8)
+entries.WORTH_STARTING = entries.WORTH_LOADING = 1_000
+for _ in range(int(sys.argv[2])):
+    rows, _ = entries.read_entries(raw, 50, Source(None, "memory"))
+    assert rows["layer_num"].tolist() == list(range(50))
+print("numba" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("n_times", "starts"), [(10, False), (11, True)])
+def test_files_that_are_parsed_one_after_the_other_count_together(tmp_path, n_times, starts):
+    path = tmp_path / "plain"
+    path.write_bytes(write_plain([Draft(i, keywords=[b"word"]) for i in range(50)]))
+    command = [sys.executable, "-c", PARSE_OFTEN, str(path), str(n_times)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert answer.strip() == str(starts and not _jit.is_disabled())
+
+
+PARSE_ONCE = """
+import sys
+import numpy as np
+from jessymem.kernels import _jit, parse
+from jessymem.regions import entries
+from jessymem.regions.faults import Source
+_jit.promote(_jit.READING)
+raw = np.frombuffer(open(sys.argv[1], "rb").read(), np.uint8)
+entries.WORTH_LOADING, entries.WORTH_COMPILING = map(int, sys.argv[2:])
+entries.read_entries(raw, 50, Source(None, "memory"))
+print(_jit.is_promoted(_jit.PARSING))
+"""
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_once_numba_is_in_use_the_cache_decides(tmp_path):
+    path = tmp_path / "plain"
+    path.write_bytes(write_plain([Draft(i) for i in range(50)]))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def parses_compiled(*worth):
+        command = [sys.executable, "-c", PARSE_ONCE, str(path), *map(str, worth)]
+        return subprocess.check_output(command, env=environment, text=True).strip() == "True"
+
+    assert not parses_compiled(50, 51)
+    assert parses_compiled(50, 50)  # and caches it
+    assert parses_compiled(50, 51)
+    assert not parses_compiled(51, 51)
 
 
 def test_the_kernel_and_the_naive_reader_agree(parse_entries):
@@ -278,14 +341,14 @@ def test_the_kernel_and_the_naive_reader_agree(parse_entries):
     for _ in range(400):
         raw, n_layers = random_file(rng)
         raw = put(raw, 72, struct.pack("<Q", len(raw)))
-        end, _, rows, bits = run(raw, n_layers, parse_entries)
+        end, _, rows = run(raw, n_layers, parse_entries)
         if end < 0:
             continue
         n_compared += 1
         layers = naive.read_plain(raw).layers
         assert rows["layer_num"].tolist() == [layer.layer for layer in layers]
         assert rows["depth"].tolist() == [layer.depth for layer in layers]
-        assert bits.view("<f4").tolist() == [layer.frequency for layer in layers]
+        assert rows["frequency"].tolist() == [layer.frequency for layer in layers]
         for row, layer in zip(rows, layers, strict=True):
             assert raw[int(row["content_offset"]) : int(row["content_end"])] == layer.content
             assert row["keyword_count"] == len(layer.keywords)

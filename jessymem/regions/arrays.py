@@ -7,7 +7,6 @@ from files, and whatever is wrong with it is a `NoDescription`.
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 import struct
@@ -19,6 +18,7 @@ from numpy.lib.format import descr_to_dtype
 
 from jessymem.kernels import schema as s
 from jessymem.regions.faults import show
+from jessymem.regions.literals import read_literal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,8 +88,8 @@ def read_description(raw: bytes) -> ArrayForm:
         raise NoDescription(f"a header of {len(raw)} bytes", raw)
     length, encoding = _VERSIONS[raw[6:8]]
     try:
-        fields = ast.literal_eval(raw[8 + length.size :].decode(encoding))
-    except Exception as error:  # many kinds, among them MemoryError for what is nested deeply
+        fields = read_literal(raw[8 + length.size :].decode(encoding))
+    except ValueError as error:  # a UnicodeDecodeError is one
         raise NoDescription("a dictionary as a literal", raw) from error
     if not isinstance(fields, dict) or fields.keys() != _KEYS:
         raise NoDescription("a dictionary of descr, fortran_order and shape", raw)

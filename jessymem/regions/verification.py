@@ -11,7 +11,6 @@ from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.faults import Source
 from jessymem.regions.layout import Layout
-from jessymem.regions.rules import check_rows
 
 if TYPE_CHECKING:
     from jessymem.regions.layout import Bytes
@@ -39,7 +38,7 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     at = s.RESERVED_OFFSET + s.EXTENSION.fields["metadata_xxh3"][1]  # type: ignore[index]
     _verify_sum(source, "metadata_xxh3", at, data, s.HEADER_BYTES, extension.content_start)
     extended = layout.extended_layout(data, header, extension)
-    check_rows(extended, source)
+    layout.check_rows(extended, source)
     _verify_texts(extended, source)
     _verify_arrays(extended, source)
     _verify_same(extended, plain, extension.table_offset, source)

@@ -30,6 +30,12 @@ _N_REMEMBERED: Final = 64
 _JOBS_PER_WORKER: Final = 32
 _JOB_BYTES: Final = (4 * 1024, 8 * 2**20)
 
+#: What compiled code with ``parallel=True`` calls.
+_START_OF_THREADS: Final = "numba_parallel_for"
+
+#: What numba puts around the body of a loop.
+_WRAPPER: Final = "parallelgufuncwrapper"
+
 _ADDRESS: Final = s.word_of(s.SPAN, "address") * s.WORD_BYTES
 _N_BYTES: Final = s.word_of(s.SPAN, "n_bytes") * s.WORD_BYTES
 _ROW_ADDRESS: Final = s.word_of(s.SPAN, "row_address") * s.WORD_BYTES
@@ -50,7 +56,7 @@ class Applied:
     TypeError
         If it is no function, cannot be compiled, or returns what does not cast to `dtype`.
     ValueError
-        If it was compiled with ``parallel=True``.
+        If it, or what it calls, was compiled with ``parallel=True``.
     """
 
     def __init__(self, kernel: Callable[..., Any], dtype: DTypeLike) -> None:
@@ -119,8 +125,13 @@ def make_driver(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..
             memory.store_item(values, i, compiled(content, layer_row), dtype)
 
     njit = import_module("numba").njit
-    driver: Callable[..., None] = njit("(int64, int64, int64, int64, int64)", nogil=True)(drive)
-    return driver
+    driver: Any = njit("(int64, int64, int64, int64, int64)", nogil=True)(drive)
+    (result,) = driver.overloads.values()
+    guilty = _find_parallel(result.library)
+    if guilty is not None:
+        raise _is_parallel(kernel, guilty)
+    called: Callable[..., None] = driver
+    return called
 
 
 def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
@@ -130,10 +141,7 @@ def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
     if not isinstance(kernel, numba.core.dispatcher.Dispatcher):
         dispatcher = numba.njit(nogil=True)(kernel)
     elif kernel.targetoptions.get("parallel"):
-        raise ValueError(
-            f"the kernel {name_of(kernel)} is compiled with parallel=True; a scan calls it from "
-            "several threads already"
-        )
+        raise _is_parallel(kernel, name_of(kernel))
     types = numba.core.types
     wanted = "a layer's bytes (a read-only array of uint8) and its row"
     taken = (types.Array(types.uint8, 1, "C", readonly=True), numba.from_dtype(s.LAYER))
@@ -154,6 +162,28 @@ def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
     if found is None or not np.can_cast(found, dtype, "same_kind"):
         raise TypeError(f"the kernel {name_of(kernel)} returns {returned}, which is no {dtype}")
     return dispatcher
+
+
+def _find_parallel(library: Any) -> str | None:
+    """Return the name of the function in compiled code that starts threads of numba's; or None.
+
+    All that a function calls is linked into its code, so that nothing that it calls is overlooked.
+    """
+    module = library._get_module_for_linking()  # which one that comes from a cache has, too
+    if _START_OF_THREADS not in str(module):
+        return None
+    names = map(_find_parallel, library._linking_libraries)
+    return next((name for name in names if name not in (None, _WRAPPER)), str(library.name))
+
+
+def _is_parallel(kernel: Any, guilty: str) -> ValueError:
+    """Return the error for a kernel that runs, or calls what runs, on threads of its own."""
+    name = name_of(kernel)
+    who = name if guilty == name else f"{name} calls {guilty}, which"
+    return ValueError(
+        f"the kernel {who} is compiled with parallel=True; a scan calls it from several threads "
+        "already"
+    )
 
 
 def _drive_plain(

@@ -1,0 +1,25 @@
+"""Arrays whose rows lie on cache lines, so that a row of 64 or 128 bytes touches no other's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jessymem.kernels.schema import CACHE_LINE_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+
+def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros, shape ``(n_items,)``, whose first byte lies on a cache line.
+
+    NumPy aligns small arrays to 16 bytes. Writable; its base is an array of bytes that owns the
+    memory, up to 63 bytes more.
+    """
+    item = np.dtype(dtype)
+    n_bytes = n_items * item.itemsize
+    owner = np.zeros(n_bytes + CACHE_LINE_BYTES - 1, np.uint8)
+    start = -owner.ctypes.data % CACHE_LINE_BYTES
+    return owner[start : start + n_bytes].view(item)
