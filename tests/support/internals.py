@@ -14,7 +14,8 @@ from typing import Any
 from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, places, processes, references
 from jessymem.bench import footprint, timing
 from jessymem.kernels import _jit, atomics
-from jessymem.pools import supply
+from jessymem.pools import supply, table
+from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
 from jessymem.scanning import applying, crew, searching
 
@@ -152,6 +153,19 @@ def origins() -> Any:
 def table_of(allocator: PoolAllocator) -> Any:
     """Return the table of pools: the words that kernels share, blocks, and memory behind them."""
     return allocator._table
+
+
+def empty_table(limit_bytes: int, n_blocks: int) -> PoolTable:
+    """Return a table of no pools whose state has rows for so many blocks, and not for millions.
+
+    A test that copies the state and compares it with what it was would spend its time on zeros.
+    """
+    spare = table._MIN_SPARE
+    table._MIN_SPARE = n_blocks  # type: ignore[misc]
+    try:
+        return PoolTable([], limit_bytes)
+    finally:
+        table._MIN_SPARE = spare  # type: ignore[misc]
 
 
 def budget_lock_of(allocator: PoolAllocator) -> Any:

@@ -8,9 +8,12 @@ from jessymem import osmem
 from jessymem.kernels import allocation, blocks, pages, release
 from jessymem.kernels import schema as s
 from jessymem.pools import survey
-from jessymem.pools.table import PoolTable
+from support.internals import empty_table
 
 MIB = 2**20
+
+#: Rows for pools that a test adds to a table.
+SPARE_BLOCKS = 2**12
 
 
 # -- tiers -----------------------------------------------------------------------------------------
@@ -34,7 +37,7 @@ def word_with(*bits):
 
 def make_table(*pools, limit=MIB, kind=s.POOL_FIXED):
     """Make a table of pools, each given as (bytes of a block, number of blocks)."""
-    table = PoolTable([], limit)
+    table = empty_table(limit, SPARE_BLOCKS + 2 * sum(n_blocks for _, n_blocks in pools))
     for block_bytes, n_blocks in pools:
         add_pool(table, block_bytes, n_blocks, kind)
     set_limits(table.state, limit)
