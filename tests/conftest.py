@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.kernels import TIERS, running
 
 # Out of the source tree, and before anything imports numba, which reads it once.
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jessymem-kernels"))
 
-from jessymem import MmapManager, RegionBuilder, osmem
+from jessymem import MmapManager, PoolAllocator, RegionBuilder, osmem
 
 
 @pytest.fixture
@@ -68,3 +69,26 @@ def manager(store: Path) -> Iterator[MmapManager]:
         manager.load_dimension("D01")
         manager.load_dimension("D20")
         yield manager
+
+
+@pytest.fixture(params=TIERS)
+def tier(request):
+    """Run the kernels of the allocator as plain Python, then as compiled code."""
+    with running(request.param) as tier:
+        yield tier
+
+
+@pytest.fixture
+def plain():
+    """Run the kernels of the allocator as plain Python."""
+    with running("plain") as tier:
+        yield tier
+
+
+@pytest.fixture
+def allocator():
+    """Pools of 256 x 4 KiB, 16 x 64 KiB and 8 x 256 KiB, far from any threshold."""
+    made = PoolAllocator([(1, 4 * 2**10), (1, 64 * 2**10), (2, 256 * 2**10)], limit_mb=100)
+    yield made
+    assert made.validate() == []
+    made.close()

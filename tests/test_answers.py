@@ -13,9 +13,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck
-from shelves import shelve, write_packed
-from test_manager import region_file
-from test_store import compiled
+from support.kernels import compiled
+from support.regions import region_file, write_packed
+from support.stores import mixed_store
 
 from jessymem import (
     LayerId,
@@ -185,7 +185,7 @@ def is_one_of(layer_id, got, contents):
 
 
 def test_all_ways_agree_while_another_thread_changes_the_store(tmp_path):
-    manager, contents = shelve(tmp_path)
+    manager, contents = mixed_store(tmp_path)
     ids = [*contents, *(LayerId(30, layer) for layer in (0, 1, 2, 3, 9))]
     packed = np.array(ids, np.int64)
     seen = set()

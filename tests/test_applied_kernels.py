@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gc
 import threading
-import weakref
 from concurrent.futures import CancelledError
 
 import numba
 import numpy as np
 import pytest
-from crowded import content_of, crowd, evicted
-from shelves import shelve
+from support.eviction import content_of, evicted, load_into
+from support.internals import (
+    mapping_of,
+    set_applied_job,
+    set_small_scan_bytes,
+    watch_compiled_drivers,
+    whole_scan,
+)
+from support.stores import mixed_store
 
-from jessymem import DimensionId, DimensionNotFound, InvalidAccess, LayerId, MmapManager
+from jessymem import DimensionNotFound, InvalidAccess, LayerId, MmapManager
 from jessymem.kernels import _jit
 from jessymem.scanning import applying, crew
 
@@ -30,8 +36,8 @@ def size(content, row):
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    manager, contents = shelve(tmp_path)
+def mixed(tmp_path):
+    manager, contents = mixed_store(tmp_path)
     with manager:
         yield manager, contents
 
@@ -39,8 +45,8 @@ def shelf(tmp_path):
 @pytest.fixture
 def finely(monkeypatch):
     """Make many jobs of even small stores, and threads to do them."""
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(applying, "_JOB_BYTES", (100, 100))
+    set_small_scan_bytes(monkeypatch, 0)
+    set_applied_job(monkeypatch, 100)
 
 
 def sums_of(contents):
@@ -51,20 +57,20 @@ def sums_of(contents):
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
-def test_a_value_for_every_layer_in_order(shelf, finely, n_workers):
-    manager, contents = shelf
+def test_a_value_for_every_layer_in_order(mixed, finely, n_workers):
+    manager, contents = mixed
     values = manager.scan(total, np.uint64, workers=n_workers)
     assert (values.dtype, values.tolist()) == (np.uint64, sums_of(contents))
 
 
-def test_in_the_callers_thread(shelf, monkeypatch):
-    manager, contents = shelf
+def test_in_the_callers_thread(mixed, monkeypatch):
+    manager, contents = mixed
     monkeypatch.setattr(crew, "ThreadPoolExecutor", None)
     assert manager.scan(total, np.uint64).tolist() == sums_of(contents)
 
 
-def test_ids_of_the_same_layers(shelf):
-    manager, contents = shelf
+def test_ids_of_the_same_layers(mixed):
+    manager, contents = mixed
     ids, values = manager.scan(size, "i8", return_ids=True)
     assert (ids.dtype, ids.tolist()) == (np.int64, sorted(map(int, contents)))
     assert values.tolist() == [len(contents[LayerId.from_packed(each)]) for each in ids.tolist()]
@@ -93,8 +99,8 @@ def test_rows_describe_their_layers(store):
         assert manager.scan(frequency, np.float32).tolist() == [info.frequency for info in infos]
 
 
-def test_a_row_is_the_kernels_own(shelf):
-    manager, _ = shelf
+def test_a_row_is_the_kernels_own(mixed):
+    manager, _ = mixed
 
     def spoil(content, row):
         before = np.int64(row.layer_num)
@@ -120,8 +126,8 @@ def test_a_row_is_the_kernels_own(shelf):
     ],
     ids=str,
 )
-def test_values_of_every_kind(shelf, function, dtype, convert):
-    manager, contents = shelf
+def test_values_of_every_kind(mixed, function, dtype, convert):
+    manager, contents = mixed
     values = manager.scan(function, dtype)
     assert values.dtype == np.dtype(dtype)
     assert values.tolist() == [convert(len(contents[each])) for each in sorted(contents)]
@@ -133,16 +139,16 @@ def test_an_empty_store(tmp_path):
         assert (ids.shape, ids.dtype, values.shape, values.dtype) == ((0,), "i8", (0,), "u8")
 
 
-def test_a_dispatcher_is_used_as_it_is(shelf):
-    manager, contents = shelf
+def test_a_dispatcher_is_used_as_it_is(mixed):
+    manager, contents = mixed
     compiled = numba.njit(total)
     assert manager.scan(compiled, np.uint64).tolist() == sums_of(contents)
     if not _jit.is_disabled():
         assert len(compiled.signatures) == 1
 
 
-def test_arrays_may_be_seen_as_others(shelf):
-    manager, contents = shelf
+def test_arrays_may_be_seen_as_others(mixed):
+    manager, contents = mixed
 
     def words(content, row):
         found = np.uint64(0)
@@ -161,16 +167,9 @@ def test_arrays_may_be_seen_as_others(shelf):
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
-def test_a_kernel_is_compiled_once_for_each_dtype(shelf, monkeypatch):
-    manager, _ = shelf
-    compiled = []
-    compile_kernel = applying._compile
-
-    def count(kernel, dtype):
-        compiled.append((kernel, dtype))
-        return compile_kernel(kernel, dtype)
-
-    monkeypatch.setattr(applying, "_compile", count)
+def test_a_kernel_is_compiled_once_for_each_dtype(mixed, monkeypatch):
+    manager, _ = mixed
+    compiled = watch_compiled_drivers(monkeypatch)
     applying.make_driver.cache_clear()
     for _ in range(3):
         manager.scan(size, np.int64)
@@ -180,27 +179,27 @@ def test_a_kernel_is_compiled_once_for_each_dtype(shelf, monkeypatch):
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
-def test_content_cannot_be_written_to(shelf):
+def test_content_cannot_be_written_to(mixed):
     def spoil(content, row):
         content[0] = 1
         return 0
 
     with pytest.raises(TypeError, match=r"(?s)kernel .*spoil does not compile .*Cannot modify"):
-        shelf[0].scan(spoil, np.int64)
+        mixed[0].scan(spoil, np.int64)
 
 
-def test_content_cannot_be_written_to_by_plain_python(shelf, monkeypatch):
+def test_content_cannot_be_written_to_by_plain_python(mixed, monkeypatch):
     monkeypatch.setattr(_jit, "is_disabled", lambda: True)
 
     def spoil(content, row):
         content[0] = 1
 
     with pytest.raises(ValueError, match="read-only"):
-        shelf[0].scan(spoil, np.int64)
+        mixed[0].scan(spoil, np.int64)
 
 
-def test_plain_python_says_the_same(shelf, monkeypatch):
-    manager, contents = shelf
+def test_plain_python_says_the_same(mixed, monkeypatch):
+    manager, contents = mixed
     monkeypatch.setattr(_jit, "is_disabled", lambda: True)
     assert manager.scan(lambda content, row: total(content, row), np.uint64).tolist() == sums_of(
         contents
@@ -218,15 +217,15 @@ def test_plain_python_says_the_same(shelf, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", [None, 3, "total", [total]])
-def test_what_is_no_function(shelf, kernel):
+def test_what_is_no_function(mixed, kernel):
     with pytest.raises(TypeError, match="a kernel is a function"):
-        shelf[0].scan(kernel, np.int64)
+        mixed[0].scan(kernel, np.int64)
 
 
 @pytest.mark.parametrize("dtype", ["O", "S3", "M8[s]", "V8", ">i8", [("a", "i8")], "(2,)i8"])
-def test_what_is_no_number(shelf, dtype):
+def test_what_is_no_number(mixed, dtype):
     with pytest.raises(TypeError, match="dtype is a native boolean or number"):
-        shelf[0].scan(total, dtype)
+        mixed[0].scan(total, dtype)
 
 
 @pytest.mark.parametrize(
@@ -243,36 +242,36 @@ def test_what_is_no_number(shelf, dtype):
     ],
 )
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
-def test_what_does_not_compile_names_the_kernel(shelf, function, message):
+def test_what_does_not_compile_names_the_kernel(mixed, function, message):
     function.__qualname__ = "my_kernel"
     with pytest.raises(TypeError, match=f"the kernel my_kernel .*{message}"):
-        shelf[0].scan(function, np.int64)
+        mixed[0].scan(function, np.int64)
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
-def test_what_runs_in_parallel_by_itself(shelf):
+def test_what_runs_in_parallel_by_itself(mixed):
     with pytest.raises(ValueError, match="parallel=True"):
-        shelf[0].scan(numba.njit(parallel=True)(size), np.int64)
+        mixed[0].scan(numba.njit(parallel=True)(size), np.int64)
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
-def test_signatures_for_other_arguments(shelf):
+def test_signatures_for_other_arguments(mixed):
     with pytest.raises(TypeError, match="is compiled for others than a layer's bytes"):
-        shelf[0].scan(numba.njit("int64(uint8[::1], int64)")(size), np.int64)
+        mixed[0].scan(numba.njit("int64(uint8[::1], int64)")(size), np.int64)
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])
 @pytest.mark.parametrize("small", [False, True])
-def test_what_a_kernel_raises_comes_out(shelf, finely, monkeypatch, n_workers, small):
-    manager, _ = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
+def test_what_a_kernel_raises_comes_out(mixed, finely, monkeypatch, n_workers, small):
+    manager, _ = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
 
     def refuse(content, row):
         if row.layer_num == 700:
             raise ValueError("not this one")
         return content.size
 
-    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(16)).data)
+    mapped = mapping_of(manager, 16)
     for _ in range(3):
         with pytest.raises(ValueError, match="not this one") as caught:
             manager.scan(refuse, np.int64, workers=n_workers)
@@ -289,9 +288,9 @@ def test_what_a_kernel_raises_comes_out(shelf, finely, monkeypatch, n_workers, s
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_progress_and_cancelling(shelf, finely, monkeypatch, small):
-    manager, contents = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
+def test_progress_and_cancelling(mixed, finely, monkeypatch, small):
+    manager, contents = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
     told, event = [], threading.Event()
     manager.scan(size, np.int64, workers=2, progress=lambda *numbers: told.append(numbers))
     total_bytes = sum(map(len, contents.values()))
@@ -301,23 +300,21 @@ def test_progress_and_cancelling(shelf, finely, monkeypatch, small):
         manager.scan(size, np.int64, workers=2, progress=lambda *_: event.set(), cancel=event)
 
 
-def test_a_stop_is_seen_between_layers(shelf):
-    manager, contents = shelf
+def test_a_stop_is_seen_between_layers(mixed):
+    manager, contents = mixed
     applied = applying.Applied(size, np.int64)
     values, threads = np.zeros(len(contents), np.int64), crew.Crew(1, None, None)
-    with manager._sampler.reader():
-        (spans,) = manager._states(None, threads)
-    (job,) = spans.jobs(1, (2**30, 2**30), is_whole=True)
+    apply = whole_scan(manager, applied, values, threads)
     threads.stop[0] = 1
-    applied._apply(spans, values, threads.stop, job)
+    apply()
     assert not values.any()
     threads.stop[0] = 0
-    applied._apply(spans, values, threads.stop, job)
+    apply()
     assert values.sum() == sum(map(len, contents.values()))
 
 
-def test_a_dimension_that_is_not_loaded_and_a_closed_manager(shelf):
-    manager, _ = shelf
+def test_a_dimension_that_is_not_loaded_and_a_closed_manager(mixed):
+    manager, _ = mixed
     with pytest.raises(DimensionNotFound, match="D02"):
         manager.scan(size, np.int64, [2])
     manager.close()
@@ -327,7 +324,7 @@ def test_a_dimension_that_is_not_loaded_and_a_closed_manager(shelf):
 
 def test_a_store_larger_than_the_budget(tmp_path):
     numbers = [20, 21, 22, 23, 24]
-    with crowd(tmp_path, numbers, 3, pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, numbers, 3, pool_configs=[(1, 4096)]) as manager:
         assert evicted(manager)
         ids, values = manager.scan(size, np.int64, return_ids=True)
         contents = {LayerId(n, i): content_of(n, i) for n in numbers for i in range(3)}

@@ -6,10 +6,11 @@ import threading
 
 import numpy as np
 import pytest
-from array_kinds import HOSTILE, KINDS, OTHER_STRIDES, check_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.arrays import HOSTILE, KINDS, OTHER_STRIDES, check_same
+from support.internals import mark_of, region_of
 
 from jessymem import (
     InvalidAccess,
@@ -104,7 +105,7 @@ def test_a_read_is_noted_for_eviction_and_sampled(manager):
     before = manager.get_stats().avg_access_latency_us
     manager.array("L15-00")
     assert manager.get_stats().avg_access_latency_us > before == 0
-    mark = manager._mark_of(manager.list_dimensions()[0])
+    mark = mark_of(manager, manager.list_dimensions()[0])
     mark[0] = None
     manager.array("L15-00")
     assert mark[0] is not None
@@ -268,7 +269,7 @@ def test_the_arrays_of_a_file_stay_so_when_others_are_learned(manager, arrays):
         check_same(other.array(first), np.arange(5))
         check_same(other.array(last), np.arange(6.0))
         assert other.load_layer_context("L15-05").text == "text\nmore"
-        region = other._snapshot.region_of(other.list_dimensions()[0])
+        region = region_of(other, other.list_dimensions()[0])
         assert region.verify_integrity("full") and region.generation == 2
 
 

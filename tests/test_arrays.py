@@ -6,10 +6,13 @@ import struct
 import tracemalloc
 import warnings
 
-import naive
 import numpy as np
 import pytest
-from array_kinds import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from support import naive
+from support.arrays import (
     GOOD,
     HOSTILE,
     KINDS,
@@ -19,10 +22,8 @@ from array_kinds import (
     order_of,
     telling,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from naive import put, resign, set_field, set_row_field
+from support.naive import put, resign, set_field, set_row_field
+from support.system import HAS_PROC, mappings_of
 
 from jessymem import DimensionId, MmapRegion, OutOfBounds, RegionBuilder, RegionFormatError
 from jessymem.kernels import schema as s
@@ -143,8 +144,8 @@ def test_an_array_is_a_view_of_the_mapping_and_keeps_it(tmp_path):
     builder.build_to_file(tmp_path / "region.mmap")
     assert tail.tolist() == list(range(990, 1000))
     del tail
-    if naive.HAS_PROC:
-        assert not naive.mappings_of(tmp_path)
+    if HAS_PROC:
+        assert not mappings_of(tmp_path)
 
 
 def test_the_array_is_copied_when_it_is_added():

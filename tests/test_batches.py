@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import pickle
-import weakref
 
 import numpy as np
 import pytest
-from crowded import MIB, content_of, crowd, evicted, force_out, path_of
-from shelves import POOLS, shelve
+from support.eviction import MIB, content_of, evicted, load_into, path_of
+from support.internals import (
+    evict,
+    forget_compiled,
+    locate_plain,
+    mapping_of,
+    region_of,
+    snapshot_of,
+)
+from support.stores import NOT_THERE, POOLS, mixed_store
 
 from jessymem import (
     AllocationFailed,
@@ -27,8 +34,6 @@ from jessymem import (
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
 
-NOT_THERE = [int(LayerId(15, 8)), int(LayerId(16, 1)), int(LayerId(2, 0)), 0, -1, 5, 2**62]
-
 
 @pytest.fixture(params=["plain", "compiled"])
 def tier(request, monkeypatch):
@@ -42,8 +47,8 @@ def tier(request, monkeypatch):
 
 
 @pytest.fixture
-def shelf(tmp_path, tier):
-    manager, contents = shelve(tmp_path)
+def mixed(tmp_path, tier):
+    manager, contents = mixed_store(tmp_path)
     with manager:
         yield manager, contents
 
@@ -56,8 +61,8 @@ def shuffled(contents, n=100):
 # -- what comes back -------------------------------------------------------------------------------
 
 
-def test_places_of_files_are_those_that_infos_tell(shelf):
-    manager, _ = shelf
+def test_places_of_files_are_those_that_infos_tell(mixed):
+    manager, _ = mixed
     ids = [*manager.list_layers(15), *manager.list_layers(16), *manager.list_layers(17)]
     found = manager.locate_many(ids)
     assert found.dtype == s.LOCATION
@@ -74,8 +79,8 @@ def test_places_of_files_are_those_that_infos_tell(shelf):
         assert manager.list_layers(each.dimension)[row] == each
 
 
-def test_every_kind_of_layer_is_read_in_the_order_of_the_ids(shelf):
-    manager, contents = shelf
+def test_every_kind_of_layer_is_read_in_the_order_of_the_ids(mixed):
+    manager, contents = mixed
     ids = shuffled(contents)
     expected = [contents[LayerId.from_packed(each)] for each in ids.tolist()]
     assert [bytes(view) for view in manager.access_many(ids)] == expected
@@ -89,13 +94,13 @@ def test_every_kind_of_layer_is_read_in_the_order_of_the_ids(shelf):
 def test_both_tiers_write_the_same(tmp_path):
     if not _jit.promote():
         pytest.skip("compilation is disabled")
-    manager, contents = shelve(tmp_path)
+    manager, contents = mixed_store(tmp_path)
     with manager:
-        snapshot = manager._snapshot
+        snapshot = snapshot_of(manager)
         ids = np.array([*shuffled(contents), *NOT_THERE], np.int64)
         found = places.locate(snapshot, ids)
         touched, plain = np.zeros_like(found.touched), np.zeros_like(found.places)
-        n_missing = places._locate_plain(
+        n_missing = locate_plain(
             snapshot.readers, snapshot.directory, snapshot.regions, ids, plain, touched
         )
         assert n_missing == found.n_missing == len(NOT_THERE)
@@ -120,15 +125,15 @@ def test_both_tiers_write_the_same(tmp_path):
     ],
     ids="list tuple iterator integers strings mixed int64 uint32 uint64 strided dict".split(),
 )
-def test_ids_come_in_many_forms(shelf, form):
-    manager, contents = shelf
+def test_ids_come_in_many_forms(mixed, form):
+    manager, contents = mixed
     views = manager.access_many(form(list(contents)))
     assert [bytes(view) for view in views] == list(contents.values())
 
 
 @pytest.mark.parametrize("empty", [[], (), np.zeros(0, np.int64)])
-def test_no_ids(shelf, empty):
-    manager, _ = shelf
+def test_no_ids(mixed, empty):
+    manager, _ = mixed
     assert manager.access_many(empty) == []
     assert manager.locate_many(empty).shape == (0,)
     data, offsets = manager.gather(empty)
@@ -155,24 +160,24 @@ def test_no_ids(shelf, empty):
         (np.array(5), ValueError, "one axis, not 0"),
     ],
 )
-def test_what_is_no_batch_of_ids(shelf, verb, ids, error, message):
+def test_what_is_no_batch_of_ids(mixed, verb, ids, error, message):
     with pytest.raises(error, match=message):
-        getattr(shelf[0], verb)(ids)
+        getattr(mixed[0], verb)(ids)
 
 
 @pytest.mark.parametrize("missing", ["skip", None, 1, ["raise"]])
 @pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
-def test_missing_is_raise_or_mark(shelf, verb, missing):
+def test_missing_is_raise_or_mark(mixed, verb, missing):
     with pytest.raises(ValueError, match="'raise' or 'mark'"):
-        getattr(shelf[0], verb)([], missing=missing)
+        getattr(mixed[0], verb)([], missing=missing)
 
 
 # -- what is missing -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
-def test_all_that_is_missing_is_listed(shelf, verb):
-    manager, contents = shelf
+def test_all_that_is_missing_is_listed(mixed, verb):
+    manager, contents = mixed
     before = manager.dump_state()
     with pytest.raises(LayerNotFound, match="7 layers are not loaded: L15-08, L16-01") as caught:
         getattr(manager, verb)([*contents, *NOT_THERE, *NOT_THERE])
@@ -191,14 +196,14 @@ def test_all_that_is_missing_is_listed(shelf, verb):
         (5, "5 is the number of no layer"),
     ],
 )
-def test_one_that_is_missing_is_told_as_by_a_single_read(shelf, packed, message):
+def test_one_that_is_missing_is_told_as_by_a_single_read(mixed, packed, message):
     with pytest.raises(LayerNotFound, match=message) as caught:
-        shelf[0].access_many([packed])
+        mixed[0].access_many([packed])
     assert caught.value.layers == (caught.value.layer,) == (packed,)
 
 
-def test_what_is_missing_can_be_marked(shelf):
-    manager, contents = shelf
+def test_what_is_missing_can_be_marked(mixed):
+    manager, contents = mixed
     ids = [NOT_THERE[0], *contents, *NOT_THERE[1:]]
     expected = [None, *contents.values(), *[None] * 6]
     found = manager.locate_many(ids, missing="mark")
@@ -213,9 +218,9 @@ def test_what_is_missing_can_be_marked(shelf):
     assert np.diff(offsets).tolist() == [len(each or b"") for each in expected]
 
 
-def test_a_row_that_was_changed_in_its_file(shelf, tmp_path):
-    manager, contents = shelf
-    region = manager._snapshot.region_of(DimensionId(15))
+def test_a_row_that_was_changed_in_its_file(mixed, tmp_path):
+    manager, contents = mixed
+    region = region_of(manager, 15)
     row_offset = region.layout.rows[3:].ctypes.data - region.data.ctypes.data
     with (tmp_path / "D15" / "region.mmap").open("r+b") as file:
         file.seek(row_offset)
@@ -231,8 +236,8 @@ def test_a_row_that_was_changed_in_its_file(shelf, tmp_path):
         manager.load_contexts(ids, missing="skip")
 
 
-def test_a_closed_manager(shelf):
-    manager, contents = shelf
+def test_a_closed_manager(mixed):
+    manager, contents = mixed
     manager.close()
     for verb in (manager.locate_many, manager.access_many, manager.gather):
         with pytest.raises(InvalidAccess, match="is closed"):
@@ -242,8 +247,8 @@ def test_a_closed_manager(shelf):
 # -- lifetimes -------------------------------------------------------------------------------------
 
 
-def test_views_are_fresh_read_only_and_in_place(shelf):
-    manager, contents = shelf
+def test_views_are_fresh_read_only_and_in_place(mixed):
+    manager, contents = mixed
     ids = list(contents)
     views = manager.access_many(ids)
     for view, single in zip(views, map(manager.access_layer, ids), strict=True):
@@ -256,10 +261,10 @@ def test_views_are_fresh_read_only_and_in_place(shelf):
     assert [bytes(view) for view in manager.access_many(ids)] == list(contents.values())
 
 
-def test_views_outlive_the_manager_and_then_let_go(shelf):
-    manager, contents = shelf
+def test_views_outlive_the_manager_and_then_let_go(mixed):
+    manager, contents = mixed
     views = manager.access_many(list(contents))
-    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+    mapped = mapping_of(manager, 15)
     manager.close()
     del manager
     assert [bytes(view) for view in views] == list(contents.values())
@@ -268,9 +273,9 @@ def test_views_outlive_the_manager_and_then_let_go(shelf):
     assert mapped() is None
 
 
-def test_a_buffer_is_the_callers_own(shelf):
-    manager, contents = shelf
-    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+def test_a_buffer_is_the_callers_own(mixed):
+    manager, contents = mixed
+    mapped = mapping_of(manager, 15)
     data, _ = manager.gather(list(contents))
     data[:] = 0
     assert bytes(manager.access_layer("L15-02")) == contents[LayerId(15, 2)]
@@ -279,8 +284,8 @@ def test_a_buffer_is_the_callers_own(shelf):
     assert mapped() is None
 
 
-def test_a_buffer_that_the_system_refuses(shelf, monkeypatch):
-    manager, contents = shelf
+def test_a_buffer_that_the_system_refuses(mixed, monkeypatch):
+    manager, contents = mixed
     n_bytes = sum(map(len, contents.values()))
     empty = np.empty
 
@@ -301,8 +306,8 @@ def test_a_buffer_that_the_system_refuses(shelf, monkeypatch):
 @pytest.fixture
 def crowded(tmp_path, tier):
     """Three dimensions, with room for a fourth; D20 is evicted."""
-    with crowd(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
-        force_out(manager, 20)
+    with load_into(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
+        evict(manager, 20)
         yield manager
 
 
@@ -332,7 +337,7 @@ def test_an_evicted_dimension_whose_file_is_gone(crowded, tmp_path):
 
 
 def test_more_than_fits_at_once(tmp_path, tier):
-    with crowd(tmp_path, [20, 21, 22, 23], 3, pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 3, pool_configs=[(1, 4096)]) as manager:
         used = manager.get_stats().total_allocated_bytes
         with pytest.raises(LimitExceeded, match="D2"):
             manager.access_many([LayerId(number, 0) for number in (20, 21, 22, 23)])
@@ -341,14 +346,14 @@ def test_more_than_fits_at_once(tmp_path, tier):
 
 
 def test_a_batch_is_an_access_of_each_of_its_dimensions(tmp_path, tier):
-    with crowd(tmp_path, [20, 21, 22], 5, policy="lru", pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21, 22], 5, policy="lru", pool_configs=POOLS) as manager:
         manager.access_many(["L20-00", "L20-01"])
         manager.locate_many(["L22-00"])
-        force_out(manager, 21)  # the one that was not read since
+        evict(manager, 21)  # the one that was not read since
 
 
-def test_a_batch_counts_as_a_reader(shelf):
-    manager, contents = shelf
+def test_a_batch_counts_as_a_reader(mixed):
+    manager, contents = mixed
     manager.gather(list(contents))
     assert manager.get_stats().peak_concurrent_readers == 1
 
@@ -358,9 +363,8 @@ def test_a_batch_counts_as_a_reader(shelf):
 
 def test_small_batches_add_up_to_something_worth_compiling(monkeypatch):
     promoted = []
-    monkeypatch.setattr(_jit, "_ready", set())
-    monkeypatch.setattr(_jit, "_n_items", {})
-    monkeypatch.setattr(_jit, "promote", lambda group: promoted.append(_jit._n_items[group]))
+    counts = forget_compiled(monkeypatch)
+    monkeypatch.setattr(_jit, "promote", lambda group: promoted.append(counts[group]))
     for _ in range(5):
         _jit.promote_for(_jit.WORTH_COMPILING // 4)
     assert promoted[0] == _jit.WORTH_COMPILING

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.internals import hide_footprint, let_turns_be_short
 
 from jessymem import LayerId, cli
 from jessymem.bench import data, footprint, loops, peers, run, starting, timing
@@ -48,7 +49,7 @@ def test_the_table_has_every_row_that_was_promised():
 
 @pytest.mark.parametrize("family", run.FAMILIES)
 def test_every_row_is_measured_or_says_why_not(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
+    let_turns_be_short(monkeypatch)
     monkeypatch.setattr(starting, "MAX_LAYERS", 1_000)
     rows = list(run.measure_family(family, Setting(tmp_path, **SMALL, mb=2**14)))
     assert [row.line.key for row in rows] == keys_of(family)
@@ -75,7 +76,7 @@ def is_excused(row):
 
 
 def test_a_peer_that_is_not_installed_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
+    let_turns_be_short(monkeypatch)
     for package in ("lmdb", "pyarrow", "safetensors"):
         monkeypatch.setitem(sys.modules, package, None)
     rows = {row.line.key: row for row in run.measure_family("read", Setting(tmp_path, **SMALL))}
@@ -227,8 +228,7 @@ def test_a_child_answers_and_says_what_it_cannot(tmp_path, monkeypatch):
             assert child.ask("proportional") > 2**20
         except footprint.NotMeasurable as error:
             assert "no /proc" in str(error)
-    monkeypatch.setattr(footprint, "_STATM", tmp_path / "missing")
-    monkeypatch.setattr(footprint, "_ROLLUP", tmp_path / "missing")
+    hide_footprint(monkeypatch, tmp_path / "missing")
     for measure in (footprint.resident_bytes, footprint.proportional_bytes):
         with pytest.raises(footprint.NotMeasurable):
             measure()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pool_tables import TIERS, running, signed, word_with
+from support.kernels import TIERS, running
+from support.pools import signed, word_with
 
 from jessymem.kernels import atomics, bitmap
 from jessymem.kernels import schema as s

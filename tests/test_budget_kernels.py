@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pool_tables import SLOWNESS, TIERS, compile_loop, run_together, running, set_limits
+from support.kernels import SLOWNESS, TIERS, compile_loop, running
+from support.pools import set_limits
+from support.threads import run_together
 
 from jessymem.kernels import atomics, budget
 from jessymem.kernels import schema as s

@@ -8,10 +8,12 @@ import threading
 import time
 from fractions import Fraction
 
-import naive
 import numpy as np
 import pytest
-from naive import Calls, open_files, opened_since, write_plain
+from support import naive
+from support.naive import write_plain
+from support.system import open_files, opened_since
+from support.system_calls import Calls
 
 from jessymem import (
     DimensionId,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from naive import mappings_of, open_files
-from test_manager import build, region_file, sparse
+from support.regions import build_region, region_file, write_sparse
+from support.system import mappings_of, open_files
 
 from jessymem import (
     DimensionId,
@@ -174,7 +174,7 @@ def test_of_many_threads_that_load_one_dimension_one_does(store):
 
 def test_many_threads_load_different_dimensions(tmp_path):
     for number in range(15, 47):
-        build(tmp_path, f"D{number}", f"content of {number}", layers=3)
+        build_region(tmp_path, f"D{number}", f"content of {number}", layers=3)
     manager = MmapManager(base_path=tmp_path)
     run_together([lambda number=number: manager.load_dimension(number) for number in range(15, 47)])
     assert len(manager) == 32 * 3
@@ -185,8 +185,8 @@ def test_many_threads_load_different_dimensions(tmp_path):
 
 
 def test_two_loads_never_both_get_the_last_headroom(tmp_path):
-    sparse(tmp_path, 4, (8 + 11) * MIB)
-    sparse(tmp_path, 5, (8 + 11) * MIB)
+    write_sparse(tmp_path, 4, (8 + 11) * MIB)
+    write_sparse(tmp_path, 5, (8 + 11) * MIB)
     for _ in range(20):
         manager = MmapManager(base_path=tmp_path)
         outcomes = []
@@ -206,7 +206,7 @@ def test_two_loads_never_both_get_the_last_headroom(tmp_path):
 
 def test_the_budget_is_never_above_its_limit(tmp_path):
     for number in range(20, 28):
-        sparse(tmp_path, number, 2 * MIB)
+        write_sparse(tmp_path, number, 2 * MIB)
     manager = MmapManager(5, base_path=tmp_path)
     done = threading.Event()
     samples = []

@@ -13,13 +13,13 @@ from time import monotonic
 
 import pytest
 import xxhash
-from crowded import MIB, check_numbers, content_of, crowd, evicted
-from naive import mappings_of
-from pool_tables import run_together
+from support.eviction import MIB, check_numbers, content_of, evicted, load_into
+from support.internals import evict, region_of, writing
+from support.system import mappings_of
+from support.threads import run_together
 
 from jessymem import (
     ContentLocation,
-    DimensionId,
     InvalidAccess,
     LayerId,
     LayerNotFound,
@@ -146,7 +146,7 @@ def test_readers_of_more_than_fits_get_every_byte(tmp_path, policy):
     """Readers copy what they read at once, so that everything may always go; nothing is refused."""
     numbers = range(20, 28)
     n_rounds = 40
-    manager = crowd(tmp_path, numbers, 4, policy)
+    manager = load_into(tmp_path, numbers, 4, policy)
     sums = {
         LayerId(number, layer): xxhash.xxh3_64_digest(content_of(number, layer))
         for number in numbers
@@ -182,7 +182,7 @@ def test_readers_of_more_than_fits_get_every_byte(tmp_path, policy):
 
 def test_loads_and_unloads_beside_readers_of_more_than_fits(tmp_path):
     numbers = list(range(20, 28))
-    manager = crowd(tmp_path, numbers, 4)
+    manager = load_into(tmp_path, numbers, 4)
     contents = {LayerId(n, layer): content_of(n, layer) for n in numbers for layer in range(3)}
     done = threading.Event()
     outcomes = [Counter() for _ in range(8)]
@@ -293,12 +293,12 @@ class Store:
         self.manager.load_dimension(number)
 
     def evict(self, number, rng):
-        with self.manager._writing():
+        with writing(self.manager):
             if self.manager.is_loaded(number):
-                region = self.manager._snapshot.region_of(DimensionId(number))
+                region = region_of(self.manager, number)
                 if hasattr(region, "data"):
                     del region
-                    self.manager._evict(DimensionId(number))
+                    evict(self.manager, number)
 
     def proto_layers(self, number):
         return [

@@ -8,8 +8,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from test_pool_processes import checked_in_child
-from test_processes import needs_fork
+from support.internals import allocator_of, region_of
+from support.processes import checked_in_child, needs_fork
 
 from jessymem import (
     DimensionNotFound,
@@ -122,7 +122,7 @@ def test_a_restart_finds_everything_byte_for_byte(tmp_path, options):
         for name in ("name", "depth", "keywords", "parent", "size"):
             assert getattr(after, name) == getattr(before, name)
         assert after.frequency.hex() == before.frequency.hex()
-        assert manager._snapshot.region_of(layer.dimension).verify_integrity("full")
+        assert region_of(manager, layer.dimension).verify_integrity("full")
 
 
 def test_what_was_in_the_file_stays_in_it(manager, store):
@@ -261,7 +261,7 @@ def test_a_layer_passes_through_all_states(tmp_path):
         other = manager.create_proto_dimension("D20", b"more")
         # Held before the new file is mapped: it is on disk, and read from memory.
         with held_at("map", lambda: manager.crystallize_proto_dimension(other)):
-            told = manager._snapshot.region_of(other.dimension).learned[other.layer].state
+            told = region_of(manager, other.dimension).learned[other.layer].state
             assert told.value in ("crystallizing", "crystallized")
         assert states(manager, other) == "permanent"
 
@@ -306,7 +306,7 @@ def test_writers_are_refused_and_readers_read_on(manager, store):
     assert errors == []
     assert bytes(manager.access_layer(proto)) == b"proto"
     assert states(manager, "L01-00") == "permanent"
-    assert n_used(manager) == 0 and manager._allocator.validate() == []
+    assert n_used(manager) == 0 and allocator_of(manager).validate() == []
 
 
 def test_what_is_made_while_the_file_is_written_stays(manager, store):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.internals import snapshot_of
 
 import jessymem
 from jessymem import (
@@ -260,7 +261,7 @@ TAKING_LAYERS = {
     "load_layer_context": lambda manager, wrong: manager.load_layer_context(wrong),
     "load_contexts": lambda manager, wrong: manager.load_contexts([wrong]),
     "get_layer_info": lambda manager, wrong: manager.get_layer_info(wrong),
-    "region": lambda manager, wrong: manager._snapshot.loaded[0].get_layer_info(wrong),
+    "region": lambda manager, wrong: snapshot_of(manager).loaded[0].get_layer_info(wrong),
     "NavigationPath": lambda manager, wrong: NavigationPath([wrong]),
 }
 

@@ -7,20 +7,20 @@ import threading
 
 import numpy as np
 import pytest
-from crowded import (
+from support.eviction import (
     MIB,
     N_LAYERS,
     charged,
     check_numbers,
     content_of,
-    crowd,
     evicted,
-    force_out,
+    load_into,
     path_of,
     write_dimension,
 )
-from naive import HAS_PROC, mappings_of
-from test_manager import sparse
+from support.internals import budget_of, evict, snapshot_of
+from support.regions import write_sparse
+from support.system import HAS_PROC, mappings_of
 
 from jessymem import (
     AllocationFailed,
@@ -38,7 +38,7 @@ POOLS = [(1, 4096), (8, 65_536)]
 
 @pytest.mark.parametrize("policy", ["lru", "lfu", "sieve"])
 def test_of_dimensions_that_nobody_reads_the_first_goes(tmp_path, policy):
-    with crowd(tmp_path, [20, 21, 22], 3, policy) as manager:
+    with load_into(tmp_path, [20, 21, 22], 3, policy) as manager:
         assert evicted(manager) == []
         write_dimension(tmp_path, 23)
         manager.load_dimension(23)
@@ -78,7 +78,7 @@ def read_by_name(manager, number):
     ],
 )
 def test_every_way_to_read_tells_the_policy(tmp_path, policy, reads, goes, read):
-    with crowd(tmp_path, [20, 21, 22], 3, policy) as manager:
+    with load_into(tmp_path, [20, 21, 22], 3, policy) as manager:
         for number in reads:
             read(manager, number)
         write_dimension(tmp_path, 23)
@@ -87,7 +87,7 @@ def test_every_way_to_read_tells_the_policy(tmp_path, policy, reads, goes, read)
 
 
 def test_reads_of_other_threads_count_like_ones_own(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 3) as manager:
+    with load_into(tmp_path, [20, 21, 22], 3) as manager:
         for number in (20, 21):
             thread = threading.Thread(target=read_single, args=(manager, number))
             thread.start()
@@ -98,7 +98,7 @@ def test_reads_of_other_threads_count_like_ones_own(tmp_path):
 
 
 def test_a_loop_over_more_than_fits_goes_round(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 3) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 3) as manager:
         assert evicted(manager) == [20]
         for number, goes in [(20, 21), (21, 22), (22, 23), (23, 20)]:
             assert manager.access_layer(LayerId(number, 0)) == content_of(number, 0)
@@ -108,8 +108,8 @@ def test_a_loop_over_more_than_fits_goes_round(tmp_path):
 
 
 def test_a_large_load_makes_several_go_and_no_more_than_it_takes(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 4) as manager:
-        sparse(tmp_path, 30, 2 * MIB)
+    with load_into(tmp_path, [20, 21, 22, 23], 4) as manager:
+        write_sparse(tmp_path, 30, 2 * MIB)
         manager.load_dimension(30)
         assert evicted(manager) == [20, 21]
         assert manager.get_stats().evictions == 2
@@ -123,7 +123,7 @@ def try_to_evict(base, manager, n_mib=1):
     """Load so much that everything that may go has to; tell whether it went in."""
     number = 90 + n_mib
     if not path_of(base, number).exists():
-        sparse(base, number, n_mib * MIB)
+        write_sparse(base, number, n_mib * MIB)
     try:
         manager.load_dimension(number)
     except LimitExceeded:
@@ -134,7 +134,7 @@ def try_to_evict(base, manager, n_mib=1):
 
 @pytest.mark.parametrize("number", [9, 14])
 def test_an_ethical_dimension_stays(tmp_path, number):
-    with crowd(tmp_path, [number, 20], 2) as manager:
+    with load_into(tmp_path, [number, 20], 2) as manager:
         assert try_to_evict(tmp_path, manager)
         assert evicted(manager) == [20]
         assert not try_to_evict(tmp_path, manager, 2)
@@ -143,7 +143,7 @@ def test_an_ethical_dimension_stays(tmp_path, number):
 
 
 def test_a_pinned_dimension_stays_until_it_is_unpinned(tmp_path):
-    with crowd(tmp_path, [20, 21], 2) as manager:
+    with load_into(tmp_path, [20, 21], 2) as manager:
         manager.pin(20)
         manager.pin("D20")
         assert [each["pinned"] for each in manager.dump_state()["regions"]] == [True, False]
@@ -157,7 +157,7 @@ def test_a_pinned_dimension_stays_until_it_is_unpinned(tmp_path):
 
 
 def test_a_pin_ends_with_the_unloading(tmp_path):
-    with crowd(tmp_path, [20, 21], 2) as manager:
+    with load_into(tmp_path, [20, 21], 2) as manager:
         manager.pin(20)
         manager.unload_dimension(20)
         manager.load_dimension(20)
@@ -180,7 +180,7 @@ def create(manager):
 
 @pytest.mark.parametrize("learn", [overlay, create])
 def test_a_dimension_with_learned_layers_stays_until_they_are_on_disk(tmp_path, learn):
-    with crowd(tmp_path, [20, 21], 3, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21], 3, pool_configs=POOLS) as manager:
         learn(manager)
         assert not try_to_evict(tmp_path, manager, 3)
         assert try_to_evict(tmp_path, manager, 2)
@@ -227,7 +227,7 @@ def hold_batch(manager):
 @pytest.mark.parametrize("hold", [hold_view, hold_slice, hold_array, hold_context, hold_batch])
 @pytest.mark.parametrize("load_mode", ["map", "copy"])
 def test_a_dimension_that_someone_views_stays_and_frees_nothing(tmp_path, hold, load_mode):
-    with crowd(tmp_path, [20, 21], 2, load_mode=load_mode) as manager:
+    with load_into(tmp_path, [20, 21], 2, load_mode=load_mode) as manager:
         held = hold(manager)
         assert try_to_evict(tmp_path, manager)
         assert evicted(manager) == [21]
@@ -239,7 +239,7 @@ def test_a_dimension_that_someone_views_stays_and_frees_nothing(tmp_path, hold, 
 
 
 def test_a_batch_does_not_throw_out_what_it_reads(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 3) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 3) as manager:
         assert evicted(manager) == [20]
         # 21 is the coldest by now, but is asked for as well.
         found = manager.load_contexts(["L20-01", "L21-01"])
@@ -248,7 +248,7 @@ def test_a_batch_does_not_throw_out_what_it_reads(tmp_path):
 
 
 def test_a_load_beside_a_batch_does_not_take_what_it_reads(tmp_path, intercept):
-    with crowd(tmp_path, [20, 21, 22, 23], 2) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 2) as manager:
         assert evicted(manager) == [20, 21]
         write_dimension(tmp_path, 24)
         outcomes = []
@@ -280,8 +280,8 @@ def test_a_load_beside_a_batch_does_not_take_what_it_reads(tmp_path, intercept):
 
 
 def test_a_load_that_cannot_be_made_room_for_evicts_nothing(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 3) as manager:
-        sparse(tmp_path, 30, 3 * MIB + 1)
+    with load_into(tmp_path, [20, 21, 22], 3) as manager:
+        write_sparse(tmp_path, 30, 3 * MIB + 1)
         before = charged(manager)
         with pytest.raises(LimitExceeded) as caught:
             manager.load_dimension(30)
@@ -289,7 +289,7 @@ def test_a_load_that_cannot_be_made_room_for_evicts_nothing(tmp_path):
         assert (error.current, error.limit) == (before, 3 * MIB)
         assert evicted(manager) == []
         manager.pin(21)
-        sparse(tmp_path, 31, 3 * MIB)
+        write_sparse(tmp_path, 31, 3 * MIB)
         with pytest.raises(LimitExceeded):
             manager.load_dimension(31)
         assert evicted(manager) == [] and manager.get_stats().evictions == 0
@@ -297,9 +297,9 @@ def test_a_load_that_cannot_be_made_room_for_evicts_nothing(tmp_path):
 
 
 def test_headroom_that_is_short_evicts_nothing(tmp_path):
-    manager = crowd(tmp_path, [20], 40)
-    sparse(tmp_path, 4, (8 + 12) * MIB)
-    sparse(tmp_path, 5, (8 + 9) * MIB)
+    manager = load_into(tmp_path, [20], 40)
+    write_sparse(tmp_path, 4, (8 + 12) * MIB)
+    write_sparse(tmp_path, 5, (8 + 9) * MIB)
     with manager:
         manager.load_dimension(4)
         with pytest.raises(LimitExceeded, match="headroom"):
@@ -309,7 +309,7 @@ def test_headroom_that_is_short_evicts_nothing(tmp_path):
 
 def test_a_load_fills_the_limit_without_evicting(tmp_path):
     for number in (20, 21):
-        sparse(tmp_path, number, 2 * MIB)
+        write_sparse(tmp_path, number, 2 * MIB)
     with MmapManager(4, base_path=tmp_path) as manager:
         manager.load_dimension(20)
         manager.load_dimension(21)
@@ -319,7 +319,7 @@ def test_a_load_fills_the_limit_without_evicting(tmp_path):
 
 def test_an_allocation_above_85_percent_evicts_down_to_75(tmp_path):
     # 15 dimensions of a MiB less some pages: between 70 and 75 percent of 20 MiB.
-    with crowd(tmp_path, range(20, 35), 20, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, range(20, 35), 20, pool_configs=POOLS) as manager:
         used = manager.get_stats().total_allocated_bytes
         calm, threshold = int(0.75 * 20 * MIB), int(0.85 * 20 * MIB)
         block = 65_536
@@ -335,7 +335,7 @@ def test_an_allocation_above_85_percent_evicts_down_to_75(tmp_path):
 
 
 def test_an_allocation_that_cannot_be_calmed_succeeds_up_to_95_percent(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 20, pool_configs=[(20, 65_536)]) as manager:
+    with load_into(tmp_path, [20, 21, 22], 20, pool_configs=[(20, 65_536)]) as manager:
         for number in (20, 21):
             manager.pin(number)
         n_blocks = 0
@@ -350,14 +350,14 @@ def test_an_allocation_that_cannot_be_calmed_succeeds_up_to_95_percent(tmp_path)
 
 
 def test_a_hopeless_allocation_evicts_nothing(tmp_path):
-    with crowd(tmp_path, [20, 21], 4, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21], 4, pool_configs=POOLS) as manager:
         with pytest.raises((LimitExceeded, AllocationFailed)):
             manager.allocate(4 * MIB)
         assert evicted(manager) == []
 
 
 def test_what_is_learned_evicts_like_any_allocation(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 5, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 5, pool_configs=POOLS) as manager:
         layers = [manager.create_proto_dimension(40, bytes([i]) * MIB) for i in range(2)]
         assert evicted(manager) == [20, 21]
         manager.overlay_layer("L22-00", bytes(MIB // 2))
@@ -371,7 +371,7 @@ def test_what_is_learned_evicts_like_any_allocation(tmp_path):
 
 @pytest.mark.skipif(not HAS_PROC, reason="the system does not tell its mappings")
 def test_the_memory_of_an_evicted_dimension_is_given_back(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 2) as manager:
+    with load_into(tmp_path, [20, 21, 22], 2) as manager:
         gc.collect()
         mapped = "\n".join(map(str, mappings_of(tmp_path)))
         assert "D20" not in mapped and "D21" in mapped and "D22" in mapped
@@ -380,18 +380,18 @@ def test_the_memory_of_an_evicted_dimension_is_given_back(tmp_path):
 
 def test_a_reader_in_the_middle_of_something_is_waited_for(tmp_path):
     """Who holds the state before for a moment neither makes a load fail nor others go in vain."""
-    with crowd(tmp_path, [20, 21, 22], 3) as manager:
+    with load_into(tmp_path, [20, 21, 22], 3) as manager:
         write_dimension(tmp_path, 23)
         is_evicting = threading.Event()
         waits = []
 
         def hold():
-            held.append(manager._snapshot)
+            held.append(snapshot_of(manager))
             is_holding.set()
             assert is_evicting.wait(30)
             held.clear()
 
-        original = manager._budget.is_charged
+        original = budget_of(manager).is_charged
 
         def is_charged(region_id):
             found = original(region_id)
@@ -403,22 +403,22 @@ def test_a_reader_in_the_middle_of_something_is_waited_for(tmp_path):
         thread = threading.Thread(target=hold)
         thread.start()
         assert is_holding.wait(30)
-        manager._budget.is_charged = is_charged
+        budget_of(manager).is_charged = is_charged
         try:
             manager.load_dimension(23)
         finally:
-            manager._budget.is_charged = original
+            budget_of(manager).is_charged = original
         thread.join(30)
         assert waits[0] and not waits[-1]
         assert evicted(manager) == [20]
 
 
 def test_names_are_all_there_when_everything_has_gone(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 3) as manager:
+    with load_into(tmp_path, [20, 21, 22], 3) as manager:
         before = manager.list_layers(), manager.list_dimensions(), len(manager)
         children = manager.get_layer_info("L20-00").children
         for number in (20, 21, 22):
-            force_out(manager, number)
+            evict(manager, number)
         stats = manager.get_stats()
         assert (stats.total_allocated_bytes, stats.active_regions) == (0, 0)
         assert (stats.dimensions_loaded, stats.layers_loaded) == (3, 3 * N_LAYERS)
@@ -427,7 +427,7 @@ def test_names_are_all_there_when_everything_has_gone(tmp_path):
         assert all(manager.is_loaded(number) and f"D{number}" in manager for number in (20, 21, 22))
         assert all(layer in manager for layer in before[0])
         assert LayerId(20, N_LAYERS) not in manager
-        assert manager._snapshot.children_of(LayerId(20, 0)) == children
+        assert snapshot_of(manager).children_of(LayerId(20, 0)) == children
         assert manager.get_stats().reloads == 0, "nothing of this maps anything"
         state = manager.dump_state()
         assert [each["state"] for each in state["regions"]] == ["evicted"] * 3
@@ -436,7 +436,7 @@ def test_names_are_all_there_when_everything_has_gone(tmp_path):
 
 
 def test_a_closed_manager_evicts_nothing_and_brings_nothing_back(tmp_path):
-    manager = crowd(tmp_path, [20, 21, 22], 2)
+    manager = load_into(tmp_path, [20, 21, 22], 2)
     manager.close()
     assert manager.get_stats().total_allocated_bytes == 0
     for call in (lambda: manager.access_layer("L20-00"), lambda: manager.pin(20)):

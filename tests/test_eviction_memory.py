@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from crowded import write_dimension
-from test_pool_memory import pytestmark as pytestmark
-from test_pool_memory import run
+from support.eviction import write_dimension
+from support.memory import pytestmark as pytestmark
+from support.memory import run
 
 ROUNDS = """
 config = MemoryConfig(4, sys.argv[1], simulation="never", load_mode=sys.argv[2])

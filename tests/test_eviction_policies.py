@@ -11,6 +11,7 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.internals import replace_marks
 
 from jessymem.config import EVICTION_POLICIES
 from jessymem.eviction import make_policy
@@ -257,7 +258,7 @@ class Stubborn:
 
 def test_sieve_does_not_wait_for_readers_that_never_rest():
     policy, _ = with_admitted("sieve", [1, 2, 3])
-    policy._marks = {dimension: Stubborn() for dimension in (1, 2, 3)}
+    replace_marks(policy, {dimension: Stubborn() for dimension in (1, 2, 3)})
     assert policy.choose([2, 3]) == 2
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowded import MIB, content_of, evicted, path_of, write_dimension
-from pool_tables import run_together
 from pytest_bdd import given, parsers, scenarios, then, when
-from test_manager import sparse
+from support.eviction import MIB, content_of, evicted, path_of, write_dimension
+from support.regions import write_sparse
+from support.threads import run_together
 
 from jessymem import (
     ContentLocation,
@@ -300,7 +300,7 @@ def load_another(world):
 
 @when(parsers.parse("{n_mb:d} more megabytes are loaded at once"))
 def load_much(world, n_mb):
-    sparse(world.base, 32, n_mb * MIB)
+    write_sparse(world.base, 32, n_mb * MIB)
     world.attempt(world.manager.load_dimension, 32)
 
 

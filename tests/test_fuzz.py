@@ -36,10 +36,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import naive
 import numpy as np
 import pytest
-from naive import Draft, resign, set_field, write_plain
+from support import naive
+from support.naive import Draft, resign, set_field, write_plain
 
 from jessymem import (
     DimensionId,

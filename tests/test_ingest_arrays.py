@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from array_kinds import HOSTILE, KINDS, check_same, telling
+from support.arrays import HOSTILE, KINDS, check_same, telling
 
 from jessymem import ConfigError, MmapManager, MmapRegion, RegionIOError, osmem
 from jessymem.ingest.building import plan_folder

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from support.internals import kernel_lock
+from support.processes import run_python
 
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
-
-
-def run_python(code, *arguments, **environment):
-    """Run `code` in a fresh interpreter; return what it prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
 
 
 def test_importing_the_package_imports_neither_numba_nor_numpy():
@@ -86,7 +73,8 @@ modules = {f"jessymem.kernels.{name}": group for group, names in groups for name
 for name in modules:
     import_module(name)
 assert _jit.promote(sys.argv[1])
-for function in _jit._kernels:
+from support.internals import marked_kernels
+for function in marked_kernels():
     form = getattr(sys.modules[function.__module__], function.__name__)
     assert (form is function) == (modules[function.__module__] != sys.argv[1]), function
     assert [group for group in _jit.MODULES if _jit.is_promoted(group)] == [sys.argv[1]]
@@ -123,9 +111,10 @@ NO_LATER_COMPILE = """
 import sys
 from jessymem import MmapManager, MmapRegion, warmup
 from jessymem.kernels import _jit
+from support.internals import marked_kernels
 
 def n_compiled():
-    kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in _jit._kernels]
+    kernels = [getattr(sys.modules[each.__module__], each.__name__) for each in marked_kernels()]
     return sum(len(kernel.signatures) for kernel in kernels)
 
 warmup()
@@ -223,7 +212,8 @@ try:
 except Stop:
     assert not _jit.is_disabled()
 assert lookup.locate_many is plain and not _jit.is_promoted()
-_jit._first_calls[_jit.READING].remove(stop)
+from support.internals import first_calls_of
+first_calls_of(_jit.READING).remove(stop)
 print(_jit.promote() == (lookup.locate_many is not plain))
 """
     assert run_python(code, JESSYMEM_KERNEL_CACHE="0") == "True"
@@ -232,9 +222,10 @@ print(_jit.promote() == (lookup.locate_many is not plain))
 def test_first_calls_run_as_plain_python():
     code = """
 from jessymem.kernels import _jit, allocation, gather, lookup, pages, parse, search, store
-assert _jit._first_calls.keys() == _jit.MODULES.keys()
-for group in _jit._first_calls.values():
-    for first_calls in group:
+from support.internals import first_calls_of
+for group in _jit.MODULES:
+    assert first_calls_of(group)
+    for first_calls in first_calls_of(group):
         first_calls()
 """
     run_python(code, NUMBA_DISABLE_JIT="1")
@@ -254,7 +245,7 @@ print("numba" in sys.modules)
 
 def test_the_registry_can_be_entered_by_threads_that_hold_it():
     done = []
-    with _jit._lock:
+    with kernel_lock():
         _jit.promote()  # the lock is re-entrant: kernels' modules are imported under it
         done.append(threading.get_ident())
     assert done

@@ -13,11 +13,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import kill_writers
 import pytest
-from scenario import Scenario, act, files_in, target_in
-from test_processes import needs_fork
-from write_scenarios import SCENARIOS
+from support import killed_writers
+from support.processes import needs_fork
+from support.write_cases import WRITE_CASES
+from support.writes import WriteCase, act, files_in, target_in
 
 from jessymem import osmem
 
@@ -25,36 +25,36 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
 )
 
-each_scenario = pytest.mark.parametrize("name", SCENARIOS)
+each_case = pytest.mark.parametrize("name", WRITE_CASES)
 
 #: So long after its first writes a writer is killed at the latest; one write takes some ms.
 LATEST_SECONDS = 0.03
 
 
-def check_and_write_again(scenario: Scenario, folder: Path) -> str:
+def check_and_write_again(case: WriteCase, folder: Path) -> str:
     """Check what a killed writer left, also as the next writer finds it; return which state."""
     untidied = folder.with_name(f"{folder.name}-untidied")
     shutil.copytree(folder, untidied)
-    state = scenario.check(folder)
-    assert scenario.check(folder) == state
+    state = case.check(folder)
+    assert case.check(folder) == state
     for place in (folder, untidied):
         target = target_in(place)
         if target.parent.exists():  # the lock is free at once
             with osmem.locked(target.with_name(f".{target.name}.lock"), timeout=0):
                 pass
-        act(scenario, place)
-        assert scenario.check(place) == "new"
+        act(case, place)
+        assert case.check(place) == "new"
         assert files_in(place) == {target}
     return state
 
 
 @needs_fork
-@each_scenario
+@each_case
 def test_a_writer_that_is_killed_at_any_system_call(name, memory_path):
-    scenario = SCENARIOS[name]
+    case = WRITE_CASES[name]
     states = []
-    for _, folder in kill_writers.kill_at_each_call(scenario, memory_path):
-        states.append(check_and_write_again(scenario, folder))
+    for _, folder in killed_writers.kill_at_each_call(case, memory_path):
+        states.append(check_and_write_again(case, folder))
         shutil.rmtree(folder)
     assert states[-1] == "new"
     # Once it is new it stays new.
@@ -65,10 +65,10 @@ def test_a_writer_that_is_killed_at_any_system_call(name, memory_path):
 def kill_at_random(name: str, place: Path) -> str | None:
     """Let writers write, kill them; return the state, or None where that was between two writes."""
     place.mkdir()
-    scenario = SCENARIOS[name]
+    case = WRITE_CASES[name]
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     hear, tell = context.Pipe(duplex=False)
-    writer = context.Process(target=kill_writers.write_until_killed, args=(name, place, tell))
+    writer = context.Process(target=killed_writers.write_until_killed, args=(name, place, tell))
     writer.start()
     tell.close()
     with hear:
@@ -83,10 +83,10 @@ def kill_at_random(name: str, place: Path) -> str | None:
     doing, number = heard[-1]
     folder = place / str(number)
     if doing == "done":
-        assert scenario.check(folder) == "new" or not scenario.is_promised
+        assert case.check(folder) == "new" or not case.is_promised
         state = None
     else:
-        state = check_and_write_again(scenario, folder)
+        state = check_and_write_again(case, folder)
     shutil.rmtree(place)
     return state
 
@@ -102,13 +102,13 @@ def kill_many_at_random(name: str, n_kills: int, memory_path: Path) -> list[str]
     raise AssertionError(f"only {len(states)} of {10 * n_kills} kills hit a write")
 
 
-@each_scenario
+@each_case
 def test_a_writer_that_is_killed_at_random(name, memory_path):
     kill_many_at_random(name, 2, memory_path)
 
 
 @pytest.mark.slow
-@each_scenario
+@each_case
 def test_a_hundred_writers_that_are_killed_at_random(name, memory_path):
     states = kill_many_at_random(name, 100, memory_path)
     assert name == "fold back" or set(states) == {"old", "new"}

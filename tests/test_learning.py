@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from support.internals import allocator_of
 
 from jessymem import (
     DimensionNotFound,
@@ -228,7 +229,7 @@ def test_one_wrong_item_and_none_is_made(empty, item, error):
         with pytest.raises(error):
             empty.create_proto_layers(items)
         assert empty.list_layers() == [LayerId(20, 0)]
-        assert n_used(empty) == 1 and empty._allocator.validate() == []
+        assert n_used(empty) == 1 and allocator_of(empty).validate() == []
 
 
 def test_the_same_number_twice_in_one_call(empty):
@@ -380,7 +381,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
             assert manager.list_layers() == [made]
             assert bytes(manager.access_layer(made)) == b"x" * MIB
             assert manager.get_stats().total_allocated_bytes == MIB
-        assert manager._allocator.validate() == []
+        assert allocator_of(manager).validate() == []
 
 
 def test_unloading_names_what_would_be_lost(manager):

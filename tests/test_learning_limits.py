@@ -7,6 +7,7 @@ import os
 import threading
 
 import pytest
+from support.internals import allocator_of
 
 from jessymem import (
     DuplicateLayer,
@@ -90,7 +91,7 @@ def test_an_overlay_that_cannot_follow_the_file_keeps_the_dimension_in_memory(tm
         manager.drop_overlay("L20-00")
         manager.crystallize_proto_dimension(layer)
         assert len(manager.access_layer("L20-00")) == 5 * MIB
-        assert manager._allocator.validate() == []
+        assert allocator_of(manager).validate() == []
 
 
 @pytest.mark.parametrize("held_by", ["a pin", "a view"])
@@ -233,4 +234,4 @@ def test_an_interrupt_behind_the_storing_loses_no_block(tmp_path, monkeypatch, p
         monkeypatch.undo()
         assert in_use(manager) == before
         assert manager.list_layers("D20") == [LayerId(20, 0), learned]
-        assert manager._allocator.validate() == []
+        assert allocator_of(manager).validate() == []

@@ -28,8 +28,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from learning_checks import DIMENSIONS, IMMUTABLE, NUMBERS, WORDS, Checks
-from learning_model import Dimension, Layer, Learned
+from support.internals import make_room, snapshot_of
+from support.learning_checks import DIMENSIONS, IMMUTABLE, NUMBERS, WORDS, Checks
+from support.learning_model import Dimension, Layer, Learned
 
 from jessymem import (
     DimensionId,
@@ -120,7 +121,7 @@ class Learning(Checks, RuleBasedStateMachine):
 
     def adopt(self, refreshed=None):
         """See which generations are loaded: what was evicted comes back as the newest."""
-        snapshot = self.manager._snapshot
+        snapshot = snapshot_of(self.manager)
         rows = snapshot.regions[["generation", "n_charged"]]
         self.regions = {
             int(number): dict(zip(rows.dtype.names, row.item(), strict=True))
@@ -219,8 +220,7 @@ class Learning(Checks, RuleBasedStateMachine):
     @rule(n_bytes=st.sampled_from([1, 4 * MIB, 64 * MIB]))
     def evict(self, n_bytes):
         held = {number for number, region in self.regions.items() if region["n_charged"]}
-        with self.manager._writing():
-            self.manager._make_room(n_bytes)
+        make_room(self.manager, n_bytes)
         self.adopt()
         gone = {number for number in held if not self.regions[number]["n_charged"]}
         assert not any(self.model[number].learned for number in gone)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from support.logs import facts
+from support.regions import region_file
 
 from jessymem import (
     DimensionNotFound,
@@ -22,14 +24,6 @@ from jessymem import (
 
 MIB = 2**20
 
-# What every LogRecord has, whoever logs.
-COMMON = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-
-def facts(record):
-    """The structured fields of a record."""
-    return {name: value for name, value in vars(record).items() if name not in COMMON}
-
 
 @pytest.fixture
 def log(caplog):
@@ -42,10 +36,6 @@ def log(caplog):
         return records
 
     return take
-
-
-def region_file(base, dimension):
-    return base / dimension / "region.mmap"
 
 
 def rebuild(base, dimension="D01", content=b"newer"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.internals import marked_kernels, snapshot_of
 
 from jessymem import LayerId, MmapManager, RegionBuilder
 from jessymem.kernels import _jit, lookup
@@ -12,7 +13,7 @@ from jessymem.kernels import schema as s
 
 def places_of(manager, packed):
     """Look `packed` ids up in one call; return how many were missing and the places."""
-    snapshot = manager._snapshot
+    snapshot = snapshot_of(manager)
     places = np.zeros(len(packed), s.LOCATION)
     touched = np.zeros(len(snapshot.regions), np.uint8)
     ids = np.array(packed, np.int64)
@@ -27,7 +28,7 @@ def tier(request, monkeypatch):
         if not _jit.promote():
             pytest.skip("compilation is disabled")
         return
-    for function in _jit._kernels:
+    for function in marked_kernels():
         if function.__module__ == lookup.__name__:
             monkeypatch.setattr(lookup, function.__name__, function)
 
@@ -41,9 +42,9 @@ def test_every_layer_is_found_where_its_region_says(manager):
         info = manager.get_layer_info(layer)
         assert place["status"] == s.OK
         assert (place["offset"], place["size"]) == (info.offset, info.size)
-        region = manager._snapshot.handles[place["slot"]]
+        region = snapshot_of(manager).handles[place["slot"]]
         assert region.dimension_id == layer.dimension
-        assert place["region"] == manager._snapshot.region_id_of(layer.dimension)
+        assert place["region"] == snapshot_of(manager).region_id_of(layer.dimension)
         assert region.layout.rows[place["row"]]["layer_num"] == layer.layer
 
 
@@ -95,7 +96,7 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
     builder.build_to_file(tmp_path / "D30" / "region.mmap")
     manager = MmapManager(base_path=tmp_path)
     manager.load_dimension("D30")
-    directory, regions = manager._snapshot.directory, manager._snapshot.regions[:]
+    directory, regions = snapshot_of(manager).directory, snapshot_of(manager).regions[:]
     manager.close()
     del manager
     places = np.zeros(1, s.LOCATION)
@@ -105,6 +106,6 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
 
 
 def test_published_arrays_cannot_be_written(manager):
-    for array in (manager._snapshot.directory, manager._snapshot.regions):
+    for array in (snapshot_of(manager).directory, snapshot_of(manager).regions):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from pathlib import Path
 
 import pytest
-from naive import Draft, mappings_of, open_files, write_plain
+from support.internals import region_of, replace_check_open, snapshot_of
+from support.naive import Draft, write_plain
+from support.regions import build_region, region_file, write_sparse
+from support.system import mappings_of, open_files
 
 from jessymem import (
     ContentLocation,
@@ -33,18 +35,6 @@ from jessymem.config import MIB
 from jessymem.kernels import schema as s
 
 
-def region_file(base: Path, dimension: str) -> Path:
-    return base / dimension / "region.mmap"
-
-
-def build(base: Path, dimension: str, content: bytes | str = b"content", layers: int = 1) -> Path:
-    builder = RegionBuilder(dimension, f"name of {dimension}")
-    for number in range(layers):
-        builder.add_layer(number, content)
-    builder.build_to_file(region_file(base, dimension))
-    return region_file(base, dimension)
-
-
 def state(manager: MmapManager) -> dict:
     """Everything but the peak, which counts what a call that failed took for a moment."""
     dump = manager.dump_state()
@@ -61,7 +51,7 @@ def test_discover_lists_what_is_on_disk_and_nothing_else(store):
         region_file(store, name).write_bytes(b"")
     (store / "D44").mkdir()  # no file in it
     (store / "D45").write_text("not a directory")
-    build(store, "D300")
+    build_region(store, "D300")
     assert MmapManager(base_path=store).discover() == [1, 20, 300]
 
 
@@ -209,7 +199,7 @@ def test_core_dimensions_that_are_missing_are_skipped(store, caplog):
 
 
 def test_load_all_goes_on_after_a_broken_file(store):
-    build(store, "D21")
+    build_region(store, "D21")
     region_file(store, "D20").write_bytes(b"rubbish")
     report = MmapManager(base_path=store).load_all()
     assert report.loaded == (1, 21)
@@ -240,19 +230,19 @@ def test_unload_takes_the_names_away(manager):
 def test_a_slot_of_a_grown_dimension_is_used_again(store):
     manager = MmapManager(base_path=store)
     for dimension in ("D20", "D21", "D22"):
-        build(store, dimension)
+        build_region(store, dimension)
         manager.load_dimension(dimension)
-    n_rows = len(manager._snapshot.regions)
+    n_rows = len(snapshot_of(manager).regions)
     for _ in range(3):
         manager.unload_dimension("D21")
         manager.load_dimension("D21")
-    assert len(manager._snapshot.regions) == n_rows
+    assert len(snapshot_of(manager).regions) == n_rows
     assert [bytes(manager.access_layer(f"L{n}-00")) for n in (20, 21, 22)] == [b"content"] * 3
 
 
 def test_the_fourteen_core_slots_are_there_from_the_start(tmp_path):
     manager = MmapManager(base_path=tmp_path)
-    rows = manager._snapshot.regions
+    rows = snapshot_of(manager).regions
     assert rows["dimension"].tolist() == list(range(1, 15))
     assert rows["capacity"].sum() == 148 * MIB
 
@@ -260,19 +250,10 @@ def test_the_fourteen_core_slots_are_there_from_the_start(tmp_path):
 # -- the budget ------------------------------------------------------------------------------------
 
 
-def sparse(base: Path, dimension: int, n_bytes: int) -> Path:
-    """A region file of any length that takes no room on the disk."""
-    path = region_file(base, f"D{dimension:02d}")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(write_plain(dimension=dimension, total_size=n_bytes))
-    os.truncate(path, n_bytes)
-    return path
-
-
 def test_a_load_may_fill_the_limit_but_not_pass_it(tmp_path):
-    sparse(tmp_path, 20, 6 * MIB)
-    sparse(tmp_path, 21, 4 * MIB)
-    sparse(tmp_path, 22, 300)
+    write_sparse(tmp_path, 20, 6 * MIB)
+    write_sparse(tmp_path, 21, 4 * MIB)
+    write_sparse(tmp_path, 22, 300)
     manager = MmapManager(10, base_path=tmp_path)
     for number in (20, 21):
         manager.load_dimension(number)
@@ -289,9 +270,9 @@ def test_a_load_may_fill_the_limit_but_not_pass_it(tmp_path):
 
 def test_a_core_file_takes_headroom_beyond_its_slot(tmp_path):
     # D14 has 4 MB, D04 8 MB; the headroom is 20 MB.
-    sparse(tmp_path, 14, 4 * MIB + 15 * MIB)
-    sparse(tmp_path, 4, 8 * MIB + 6 * MIB)
-    sparse(tmp_path, 5, 8 * MIB + 5 * MIB)
+    write_sparse(tmp_path, 14, 4 * MIB + 15 * MIB)
+    write_sparse(tmp_path, 4, 8 * MIB + 6 * MIB)
+    write_sparse(tmp_path, 5, 8 * MIB + 5 * MIB)
     manager = MmapManager(base_path=tmp_path)
     manager.load_dimension(14)
     with pytest.raises(LimitExceeded, match="headroom") as caught:
@@ -307,7 +288,7 @@ def test_a_core_file_takes_headroom_beyond_its_slot(tmp_path):
 
 
 def test_a_view_that_is_held_keeps_its_place_in_the_budget(store):
-    path = build(store, "D21", bytes(3 * MIB))
+    path = build_region(store, "D21", bytes(3 * MIB))
     manager = MmapManager(5, base_path=store)
     manager.load_dimension("D21")
     view = manager.access_layer("L21-00")
@@ -322,7 +303,7 @@ def test_a_view_that_is_held_keeps_its_place_in_the_budget(store):
 def test_pressure_is_said_once_per_crossing(tmp_path, caplog):
     caplog.set_level(logging.INFO, "jessymem")
     for number, n_bytes in ((20, 7), (21, 1), (22, 1)):
-        sparse(tmp_path, number, n_bytes * MIB)
+        write_sparse(tmp_path, number, n_bytes * MIB)
     manager = MmapManager(10, base_path=tmp_path)
 
     def crossings():
@@ -479,7 +460,7 @@ def test_refresh_adopts_a_newer_file_and_old_views_stay(store):
     manager.load_dimension("D20")
     old = manager.access_layer("L20-05")
     assert not manager.refresh("D20")
-    build(store, "D20", b"new content", layers=2)  # as another process would
+    build_region(store, "D20", b"new content", layers=2)  # as another process would
     assert bytes(manager.access_layer("L20-05")) == bytes(old)
     assert manager.refresh("D20")
     assert bytes(manager.access_layer("L20-01")) == b"new content"
@@ -493,7 +474,7 @@ def test_refresh_adopts_a_newer_file_and_old_views_stay(store):
 def test_refresh_does_not_go_back(store):
     path = region_file(store, "D20")
     old_bytes = path.read_bytes()
-    build(store, "D20", b"newer")
+    build_region(store, "D20", b"newer")
     manager = MmapManager(base_path=store)
     manager.load_dimension("D20")
     path.unlink()
@@ -519,7 +500,7 @@ def test_refresh_takes_a_first_generation_that_was_made_anew(store):
     manager = MmapManager(base_path=store)
     manager.load_dimension("D20")
     region_file(store, "D20").unlink()
-    build(store, "D20", b"made anew")
+    build_region(store, "D20", b"made anew")
     assert manager.refresh("D20")
     assert bytes(manager.access_layer("L20-00")) == b"made anew"
     assert not manager.refresh("D20")
@@ -590,15 +571,16 @@ def test_after_close_every_call_is_refused(manager):
 )
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_close_during_a_call_is_before_or_after_it(manager, monkeypatch, call, answer, moment):
-    check_open = manager._check_open
-
-    def check():
-        if moment == "before":
+    def make_check(check_open):
+        def check():
+            if moment == "before":
+                manager.close()
+            check_open()
             manager.close()
-        check_open()
-        manager.close()
 
-    monkeypatch.setattr(manager, "_check_open", check)
+        return check
+
+    replace_check_open(monkeypatch, manager, make_check)
     if moment == "after":
         assert call(manager) == answer
     else:
@@ -670,7 +652,7 @@ def test_a_relative_base_path_is_that_of_the_start(store, monkeypatch):
 
 
 def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
-    region = manager._snapshot.region_of(DimensionId(20))
+    region = region_of(manager, 20)
     place = region.layout.table_offset + 24  # the first row's parent
     with region_file(store, "D20").open("r+b") as file:
         file.seek(place)
@@ -681,7 +663,7 @@ def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
 
 
 def test_a_layer_keeps_its_id_when_someone_writes_another_number_into_its_row(manager, store):
-    region = manager._snapshot.region_of(DimensionId(1))
+    region = region_of(manager, 1)
     place = region.layout.table_offset + s.LAYER.fields["layer_num"][1]
     with region_file(store, "D01").open("r+b") as file:
         file.seek(place)
@@ -706,7 +688,7 @@ def test_a_manager_pickles_as_configuration_and_generations(manager):
 
 def test_a_generation_that_is_gone_is_said(manager, store):
     pickled = pickle.dumps(manager)
-    build(store, "D20", b"newer")
+    build_region(store, "D20", b"newer")
     with pytest.raises(RegionNotFound, match="D20") as caught:
         pickle.loads(pickled)
     assert caught.value.generation == 1
@@ -715,7 +697,7 @@ def test_a_generation_that_is_gone_is_said(manager, store):
 def test_a_first_generation_that_was_made_anew_is_another(manager, store):
     pickled = pickle.dumps(manager)
     region_file(store, "D20").unlink()
-    build(store, "D20", b"made anew")
+    build_region(store, "D20", b"made anew")
     with pytest.raises(RegionNotFound, match=r"D20: generation 1 .* is gone, generation 1"):
         pickle.loads(pickled)
 

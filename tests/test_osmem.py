@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from naive import HAS_PROC, Calls, mappings_of, open_files, opened_since
+from support.system import HAS_PROC, mappings_of, open_files, opened_since
+from support.system_calls import Calls
 
 from jessymem import AllocationFailed, RegionBuilder, osmem
 from jessymem.kernels import schema

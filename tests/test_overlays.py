@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.internals import allocator_of, make_room
 
 from jessymem import (
     ImmutableDimension,
@@ -79,8 +80,7 @@ def test_contents_and_separators(manager, content, separator, expected):
 
 def test_an_overlay_keeps_its_dimension_in_memory(manager):
     manager.overlay_layer("L01-00", b"more")
-    with manager._writing():
-        manager._make_room(64 * MIB)
+    make_room(manager, 64 * MIB)
     states = {each["dimension"]: each["state"] for each in manager.dump_state()["regions"]}
     assert states == {"D01": "mapped", "D20": "evicted"}
     assert bytes(manager.access_layer("L01-00")) == BASE + b"\nmore"
@@ -88,8 +88,7 @@ def test_an_overlay_keeps_its_dimension_in_memory(manager):
 
 @pytest.mark.parametrize("verb", ["overlay_layer", "create_proto_dimension"])
 def test_an_evicted_dimension_comes_back_to_be_written(manager, verb):
-    with manager._writing():
-        manager._make_room(64 * MIB)
+    make_room(manager, 64 * MIB)
     if verb == "overlay_layer":
         manager.overlay_layer("L01-00", b"more")
     else:
@@ -105,15 +104,14 @@ def test_several_evicted_dimensions_come_back_beside_each_other(tmp_path):
     with MmapManager(5, base_path=tmp_path) as manager:
         for number in (20, 21, 22):
             manager.load_dimension(number)
-        with manager._writing():
-            manager._make_room(64 * MIB)
+        make_room(manager, 64 * MIB)
         with pytest.raises(LimitExceeded):  # three at once are too much
             manager.create_proto_layers([(20, b"a"), (21, b"b"), (22, b"c")])
         assert len(manager) == 3
         made = manager.create_proto_layers([(20, b"a"), (21, b"b")])
         assert [bytes(manager.access_layer(each)) for each in made] == [b"a", b"b"]
         assert len(manager) == 5
-        assert manager._allocator.validate() == []
+        assert allocator_of(manager).validate() == []
 
 
 # -- another file under it -------------------------------------------------------------------------

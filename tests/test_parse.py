@@ -7,10 +7,11 @@ import subprocess
 import sys
 from types import FunctionType
 
-import naive
 import numpy as np
 import pytest
-from naive import Draft, put, write_plain
+from support import naive
+from support.internals import few_entries
+from support.naive import Draft, put, write_plain
 
 from jessymem import RegionFormatError
 from jessymem.kernels import _jit, parse
@@ -263,7 +264,7 @@ def test_plain_python_and_compiled_agree():
 
 @pytest.mark.parametrize("n_more", [-1, 0, 1, 300])
 def test_files_of_several_batches_are_read_alike(n_more):
-    n_layers = entries._FEW + n_more
+    n_layers = few_entries() + n_more
     drafts = [Draft(i, b"x", i % 256, i / 7, [b"word"] * (i % 3)) for i in range(n_layers)]
     raw = write_plain(drafts)
     data, source = np.frombuffer(raw, np.uint8), Source(None, "memory")

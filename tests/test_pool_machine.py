@@ -26,7 +26,8 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from test_stats import write_sparse
+from support.internals import allocator_of
+from support.regions import write_sparse
 
 from jessymem import (
     AllocationFailed,
@@ -167,7 +168,7 @@ class Blocks(RuleBasedStateMachine):
         config = MemoryConfig(limit_mb, base_path=self.base, pool_configs=POOLS, zero_on_reuse=zero)
         self.zero = zero
         self.manager = MmapManager(config)
-        self.allocator = self.manager._make_allocator()
+        self.allocator = allocator_of(self.manager)
         self.model = Model(limit_mb * MIB)
         self.tag = 0
         self.see_pools()

@@ -6,66 +6,10 @@ by some pages with its numbers, so all bounds leave room for a few hundred.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-from test_stats import write_sparse
-
-from jessymem import osmem
-
-pytestmark = pytest.mark.skipif(
-    not (osmem.CAN_GIVE_BACK and Path("/proc/self/statm").exists()),
-    reason="resident memory is not told, or cannot be given back",
-)
+from support.memory import run
+from support.regions import write_sparse
 
 MIB = 2**20
-
-PRELUDE = """
-import gc, mmap, random, sys
-from pathlib import Path
-import numpy as np
-from jessymem import MemoryConfig, MmapManager, PoolAllocator, LimitExceeded
-
-KIB, MIB = 2**10, 2**20
-SLACK = MIB
-
-def resident():
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-
-def write(memory, offset, n_bytes):
-    with memory.view(offset, n_bytes) as view:
-        np.frombuffer(view, np.uint8)[:] = 7
-
-# What the first of everything costs is no part of the question.
-with MmapManager(MemoryConfig(2, base_path="nowhere", pool_configs=[(1, 4096)])) as first:
-    write(first, first.allocate(100), 100)
-    first.deallocate_many(first.allocate_many([1, 5000]))
-    first.allocate_array(3)
-    first.trim()
-    first.get_stats()
-    first.dump_state()
-    try:
-        first.allocate(3 * MIB)
-    except LimitExceeded:
-        pass
-del first
-PoolAllocator([(1, 4096)], 1).usage
-"""
-
-
-def run(code, *arguments):
-    """Run `code` in a fresh process; its output is the answer."""
-    done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout.split()
 
 
 MANAGER_STARTS = """
@@ -237,7 +181,7 @@ for turn in range(int(sys.argv[2])):
     for number in (20, 21):
         if manager.is_loaded(number):
             manager.unload_dimension(number)
-assert manager._make_allocator().validate() == []
+assert allocator_of(manager).validate() == []
 stats = manager.get_stats()
 assert stats.peak_usage_bytes > 0.8 * LIMIT, stats
 assert peak > 0.6 * LIMIT, peak

@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import pickle
-import signal
 import sys
 import threading
-import traceback
 
 import numpy as np
 import pytest
-from test_processes import in_child, needs_fork
-from test_stats import write_sparse
+from support.internals import budget_lock_of, table_of
+from support.processes import checked_in_child, needs_fork
+from support.regions import write_sparse
 
 from jessymem import InvalidAccess, MemoryConfig, MmapManager, MmapOffset, PoolAllocator
 from jessymem.kernels import _jit
@@ -38,23 +37,9 @@ def allocator():
     made.close()
 
 
-def checked_in_child(function):
-    """Fork, run `function` in the child within a time, and check that it ended well."""
-
-    def child():
-        signal.alarm(PATIENCE_SECONDS)
-        try:
-            function()
-        except BaseException:
-            traceback.print_exc()
-            raise
-
-    assert in_child(child) == 0
-
-
 def words_of(allocator):
     """All that kernels know: bitmaps, counters, blocks."""
-    return allocator._table.state.tobytes()
+    return table_of(allocator).state.tobytes()
 
 
 def test_what_a_child_allocates_and_frees_the_parent_does_not_see(allocator):
@@ -378,7 +363,7 @@ def test_a_child_forked_while_the_budget_is_locked_does_not_wait_for_it(allocato
     inside, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with allocator._budget.lock.hold():
+        with budget_lock_of(allocator).hold():
             inside.set()
             go_on.wait(PATIENCE_SECONDS)
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from test_stats import write_sparse
+from support.internals import allocator_of, has_allocator, table_of
+from support.regions import write_sparse
 
 from jessymem import AllocationFailed, LimitExceeded, MemoryConfig, MmapManager, PoolStats
 from jessymem.kernels import _jit
@@ -30,7 +31,7 @@ def manager(tmp_path):
     write_sparse(tmp_path, 21, 3 * MIB, n_layers=1)
     with MmapManager(MemoryConfig(32, base_path=tmp_path, pool_configs=POOLS)) as manager:
         yield manager
-        assert manager._make_allocator().validate() == []
+        assert allocator_of(manager).validate() == []
 
 
 def assert_plausible(manager):
@@ -70,7 +71,7 @@ def assert_adds_up(manager):
     assert waiting_regions + waiting_blocks == stats.waiting_bytes
     assert state["budget"]["allocated_bytes"] == stats.total_allocated_bytes
     assert state["budget"]["retained_bytes"] == stats.retained_bytes
-    assert manager._make_allocator().validate() == []
+    assert allocator_of(manager).validate() == []
     return stats
 
 
@@ -183,7 +184,7 @@ def test_a_closed_manager_tells_what_is_left(manager):
 def test_the_peak_is_never_below_what_is_allocated(manager):
     """A thread raises the peak one step after it has charged: it is seen in between."""
     offset = manager.allocate(100)
-    state = manager._make_allocator()._table.state
+    state = table_of(allocator_of(manager)).state
     state[s.USED] += 64 * KIB
     stats = manager.get_stats()
     assert stats.total_allocated_bytes == 68 * KIB
@@ -195,7 +196,7 @@ def test_the_peak_is_never_below_what_is_allocated(manager):
 def test_looking_does_not_compile_nor_allocate(tmp_path):
     with MmapManager(MemoryConfig(8, base_path=tmp_path, pool_configs=POOLS)) as manager:
         stats = manager.get_stats()
-        assert manager._allocator is None
+        assert not has_allocator(manager)
         assert [pool.total_blocks for pool in stats.per_pool.values()] == [256, 64, 16]
         planned = manager.dump_state()["pools"]
         manager.deallocate(manager.allocate(1))
@@ -276,7 +277,7 @@ def test_statistics_are_consistent_while_threads_allocate_and_load(manager, swit
         try:
             for _ in range(N_LOOKS):
                 assert_plausible(manager)
-                assert manager._make_allocator().usage[0] <= 32 * MIB
+                assert allocator_of(manager).usage[0] <= 32 * MIB
         finally:
             looked.set()
 

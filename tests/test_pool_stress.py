@@ -15,16 +15,10 @@ import sys
 
 import numpy as np
 import pytest
-from pool_tables import (
-    SLOWNESS,
-    TIERS,
-    compile_loop,
-    make_table,
-    run_together,
-    running,
-    set_limits,
-    validate,
-)
+from support.internals import table_of
+from support.kernels import SLOWNESS, TIERS, compile_loop, running
+from support.pools import make_table, set_limits, validate
+from support.threads import run_together
 
 from jessymem import AllocationFailed, InvalidAccess, LimitExceeded, osmem
 from jessymem.kernels import _jit, allocation, blocks, memory, release
@@ -244,7 +238,7 @@ def test_python_threads_own_what_they_hold():
     allocator = PoolAllocator([(1, 4 * KIB), (1, 16 * KIB)], limit_mb=4)
     limit = int(0.95 * 4 * MIB)
     allocator.deallocate(allocator.allocate(1))
-    watch = Watch(allocator._table.state)
+    watch = Watch(table_of(allocator).state)
     n_steps = 2 if _jit.is_disabled() else 8
     run_together(
         [lambda i=i: own_blocks(allocator, i, N_ROUNDS, n_steps) for i in range(N_THREADS)], watch
@@ -490,7 +484,7 @@ def test_trimming_takes_nothing_that_is_owned():
     # What is freed stays resident, so threads run into the limit unless pages are given back.
     allocator = PoolAllocator([(1, 256), (1, 4 * KIB)], limit_mb=1)
     allocator.deallocate(allocator.allocate(1))
-    table = allocator._table
+    table = table_of(allocator)
     table.state[s.RESIDENT_LIMIT] = 300 * KIB
     arena = np.frombuffer(table._memory[0].mapping, np.int64)
     watch = Watch(table.state)
@@ -501,7 +495,7 @@ def test_trimming_takes_nothing_that_is_owned():
         n_given.append(allocator.trim())
 
     counts = run_churn(
-        allocator._argument, arena, 12 * KIB, 4, look, 8, 20 if _jit.is_disabled() else 200
+        table_of(allocator).argument, arena, 12 * KIB, 4, look, 8, 20 if _jit.is_disabled() else 200
     )
     assert_owned(counts)
     assert sum(n_given) > 0
@@ -520,7 +514,7 @@ def test_trimming_takes_nothing_that_is_owned():
 def test_trimming_and_allocating_from_python():
     allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=1)
     allocator.deallocate(allocator.allocate(1))
-    watch = Watch(allocator._table.state)
+    watch = Watch(table_of(allocator).state)
     n_rounds = 20 if _jit.is_disabled() else 100
 
     def look():

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 
 import pytest
-from test_logging import facts
-from test_stats import write_sparse
+from support.internals import allocator_of, replace_eviction
+from support.logs import facts
+from support.regions import write_sparse
 
 from jessymem import (
     AllocationFailed,
@@ -64,7 +65,7 @@ def log(caplog):
     return take
 
 
-class Shelf:
+class Blocks:
     """Blocks of an allocator, brought to a number of them."""
 
     def __init__(self, memory):
@@ -87,16 +88,16 @@ CRITICAL = ("critical", logging.ERROR)
 
 
 def test_each_threshold_speaks_when_use_is_above_and_not_before(allocator, pressure):
-    shelf = Shelf(allocator)
-    shelf.fill_to(75)
+    blocks = Blocks(allocator)
+    blocks.fill_to(75)
     assert pressure() == []
-    shelf.fill_to(76)
+    blocks.fill_to(76)
     assert pressure() == [(*WARNING, 76)]
-    shelf.fill_to(85)
+    blocks.fill_to(85)
     assert pressure() == []
-    shelf.fill_to(86)
+    blocks.fill_to(86)
     assert pressure() == [(*EVICTION, 86)]
-    shelf.fill_to(95)
+    blocks.fill_to(95)
     assert pressure() == []
     with pytest.raises(LimitExceeded):
         allocator.allocate(1)
@@ -104,13 +105,13 @@ def test_each_threshold_speaks_when_use_is_above_and_not_before(allocator, press
 
 
 def test_a_threshold_speaks_once_not_per_call(allocator, pressure):
-    shelf = Shelf(allocator)
-    shelf.fill_to(80)
+    blocks = Blocks(allocator)
+    blocks.fill_to(80)
     pressure()
     for n_blocks in (76, 84, 75, 77, 71, 85, 70, 76):
-        shelf.fill_to(n_blocks)
+        blocks.fill_to(n_blocks)
     assert pressure() == []
-    shelf.fill_to(95)
+    blocks.fill_to(95)
     assert pressure() == [(*EVICTION, 86)]
     for _ in range(20):
         with pytest.raises(LimitExceeded):
@@ -123,40 +124,40 @@ def test_a_threshold_speaks_once_not_per_call(allocator, pressure):
     [(74, []), (71, []), (70, []), (69, [(*WARNING, 76)]), (0, [(*WARNING, 76)])],
 )
 def test_the_warning_speaks_again_after_a_fall_of_five_points(allocator, pressure, low, expected):
-    shelf = Shelf(allocator)
+    blocks = Blocks(allocator)
     for _ in range(3):
-        shelf.fill_to(78)
+        blocks.fill_to(78)
         pressure()
-        shelf.fill_to(low)
+        blocks.fill_to(low)
         assert pressure() == []
-        shelf.fill_to(75)
+        blocks.fill_to(75)
         assert pressure() == []
-        shelf.fill_to(78)
+        blocks.fill_to(78)
         assert pressure() == expected
 
 
 @pytest.mark.parametrize(("low", "expected"), [(80, []), (79, [(*EVICTION, 86)])])
 def test_the_level_for_eviction_speaks_again_alone(allocator, pressure, low, expected):
-    shelf = Shelf(allocator)
-    shelf.fill_to(90)
+    blocks = Blocks(allocator)
+    blocks.fill_to(90)
     pressure()
-    shelf.fill_to(low)
-    shelf.fill_to(90)
+    blocks.fill_to(low)
+    blocks.fill_to(90)
     assert pressure() == expected
 
 
 @pytest.mark.parametrize(("low", "expected"), [(90, []), (89, [(*CRITICAL, 95)])])
 def test_the_critical_level_speaks_again_alone(allocator, pressure, low, expected):
-    shelf = Shelf(allocator)
+    blocks = Blocks(allocator)
 
     def refuse():
-        shelf.fill_to(95)
+        blocks.fill_to(95)
         with pytest.raises(LimitExceeded):
             allocator.allocate(1)
 
     refuse()
     pressure()
-    shelf.fill_to(low)
+    blocks.fill_to(low)
     refuse()
     assert pressure() == expected
 
@@ -176,25 +177,25 @@ def test_one_call_may_pass_two_thresholds(allocator, pressure):
 
 
 def test_blocks_that_wait_for_their_views_count(allocator, pressure):
-    shelf = Shelf(allocator)
-    shelf.fill_to(76)
+    blocks = Blocks(allocator)
+    blocks.fill_to(76)
     pressure()
-    views = [allocator.view(block, 1) for block in shelf.blocks]
-    shelf.fill_to(0)
-    shelf.fill_to(1)
+    views = [allocator.view(block, 1) for block in blocks.blocks]
+    blocks.fill_to(0)
+    blocks.fill_to(1)
     assert pressure() == []  # 77 % by now
     views.clear()
-    shelf.fill_to(76)
+    blocks.fill_to(76)
     assert pressure() == [(*WARNING, 76)]
 
 
 def test_a_request_that_is_refused_is_no_crossing_of_lower_levels(allocator, pressure):
-    shelf = Shelf(allocator)
-    shelf.fill_to(50)
+    blocks = Blocks(allocator)
+    blocks.fill_to(50)
     with pytest.raises(LimitExceeded):
         allocator.allocate(46 * MIB)
     assert pressure() == [(*CRITICAL, 50)]
-    shelf.fill_to(76)
+    blocks.fill_to(76)
     assert pressure() == [(*WARNING, 76)]
 
 
@@ -208,8 +209,8 @@ def test_thresholds_are_the_configured_ones(tmp_path, pressure):
         critical_threshold=0.4,
     )
     with MmapManager(config) as manager:
-        shelf = Shelf(manager)
-        shelf.fill_to(40)
+        blocks = Blocks(manager)
+        blocks.fill_to(40)
         assert pressure() == [(*WARNING, 21), (*EVICTION, 31)]
         with pytest.raises(LimitExceeded) as caught:
             manager.allocate(1)
@@ -221,8 +222,8 @@ def test_thresholds_are_the_configured_ones(tmp_path, pressure):
             (15, [(*EVICTION, 31)]),
             (14, [(*WARNING, 21), (*EVICTION, 31)]),
         ):
-            shelf.fill_to(low)
-            shelf.fill_to(35)
+            blocks.fill_to(low)
+            blocks.fill_to(35)
             assert pressure() == expected
 
 
@@ -233,10 +234,10 @@ def test_records_say_pool_budget_use_free_run_and_request(allocator, log):
     viewed = allocator.allocate(10)
     view = allocator.view(viewed, 10)
     allocator.deallocate(viewed)
-    shelf = Shelf(allocator)
-    shelf.fill_to(75)
+    blocks = Blocks(allocator)
+    blocks.fill_to(75)
     log()
-    (said,) = facts_of(log, lambda: shelf.fill_to(85))
+    (said,) = facts_of(log, lambda: blocks.fill_to(85))
     assert said == {
         "event": "memory_pressure",
         "threshold_name": "eviction",
@@ -392,7 +393,7 @@ class Evictor:
 
 def test_up_to_85_percent_nobody_is_asked_to_evict():
     evictor = Evictor()
-    Shelf(evictor.allocator).fill_to(85)
+    Blocks(evictor.allocator).fill_to(85)
     assert evictor.asked == []
 
 
@@ -401,7 +402,7 @@ def test_above_85_percent_so_much_is_evicted_first_that_75_are_left(extra):
     evictor = Evictor()
     allocator = evictor.allocator
     evictor.spare = allocator.allocate_many([MIB] * 20).tolist()
-    Shelf(allocator).fill_to(65)
+    Blocks(allocator).fill_to(65)
     assert evictor.asked == []
     offset = allocator.allocate(extra)
     cost = -(-extra // MIB) * MIB
@@ -417,8 +418,8 @@ def test_above_85_percent_so_much_is_evicted_first_that_75_are_left(extra):
 
 def test_where_nothing_can_be_evicted_allocations_go_on_to_95_percent():
     evictor = Evictor()
-    shelf = Shelf(evictor.allocator)
-    shelf.fill_to(95)
+    blocks = Blocks(evictor.allocator)
+    blocks.fill_to(95)
     assert evictor.asked == [n * MIB for n in range(11, 21)]
     with pytest.raises(LimitExceeded):
         evictor.allocator.allocate(1)
@@ -429,7 +430,7 @@ def test_what_is_evicted_makes_room_for_a_request_that_would_be_refused():
     evictor = Evictor()
     allocator = evictor.allocator
     evictor.spare = allocator.allocate_many([MIB] * 60).tolist()
-    Shelf(allocator).fill_to(25)
+    Blocks(allocator).fill_to(25)
     allocator.allocate(20 * MIB)
     assert evictor.asked == [30 * MIB]
     assert allocator.usage[0] == 75 * MIB
@@ -439,7 +440,7 @@ def test_many_ask_for_the_blocks_they_take_not_for_the_bytes():
     evictor = Evictor()
     allocator = evictor.allocator
     evictor.spare = allocator.allocate_many([MIB] * 50).tolist()
-    Shelf(allocator).fill_to(30)
+    Blocks(allocator).fill_to(30)
     packed = allocator.allocate_many([1] * 40)
     assert evictor.asked == [45 * MIB]
     assert allocator.usage[0] == 75 * MIB
@@ -449,12 +450,12 @@ def test_many_ask_for_the_blocks_they_take_not_for_the_bytes():
 
 def test_an_error_of_the_hook_passes_and_nothing_is_allocated():
     evictor = Evictor()
-    Shelf(evictor.allocator).fill_to(85)
+    Blocks(evictor.allocator).fill_to(85)
 
     def fail(n_bytes):
         raise RuntimeError("cannot evict")
 
-    evictor.allocator._supply.evict = fail
+    replace_eviction(evictor.allocator, fail)
     with pytest.raises(RuntimeError, match="cannot evict"):
         evictor.allocator.allocate(1)
     assert evictor.allocator.usage[0] == 85 * MIB
@@ -463,8 +464,8 @@ def test_an_error_of_the_hook_passes_and_nothing_is_allocated():
 
 def test_a_hook_that_does_nothing_hears_of_each_call_and_records_stay_one(pressure):
     evictor = Evictor()
-    shelf = Shelf(evictor.allocator)
-    shelf.fill_to(95)
+    blocks = Blocks(evictor.allocator)
+    blocks.fill_to(95)
     assert pressure() == [(*WARNING, 76), (*EVICTION, 86)]
 
 
@@ -479,77 +480,77 @@ def manager(tmp_path):
     config = MemoryConfig(100, base_path=tmp_path, pool_configs=[(100, MIB)])
     with MmapManager(config) as manager:
         yield manager
-        assert manager._make_allocator().validate() == []
+        assert allocator_of(manager).validate() == []
 
 
 def test_a_block_crosses_what_loads_have_filled(manager, pressure):
     manager.load_dimension(20)
-    shelf = Shelf(manager)
-    shelf.fill_to(35)
+    blocks = Blocks(manager)
+    blocks.fill_to(35)
     assert pressure() == []
-    shelf.fill_to(36)
+    blocks.fill_to(36)
     assert pressure() == [(*WARNING, 76)]
 
 
 def test_a_load_crosses_what_blocks_have_filled(manager, pressure):
-    shelf = Shelf(manager)
-    shelf.fill_to(40)
+    blocks = Blocks(manager)
+    blocks.fill_to(40)
     manager.load_dimension(20)
     assert pressure() == [(*WARNING, 80)]
     manager.load_dimension(23)
     assert pressure() == [(*EVICTION, 86)]
-    shelf.fill_to(41)
+    blocks.fill_to(41)
     assert pressure() == []
 
 
 def test_what_one_kind_has_said_the_other_does_not_repeat(manager, pressure):
-    shelf = Shelf(manager)
-    shelf.fill_to(76)
+    blocks = Blocks(manager)
+    blocks.fill_to(76)
     assert pressure() == [(*WARNING, 76)]
-    shelf.fill_to(72)
+    blocks.fill_to(72)
     manager.load_dimension(23)
     assert pressure() == []
-    shelf.fill_to(75)
+    blocks.fill_to(75)
     assert pressure() == []
 
 
 def test_an_unload_lets_a_level_speak_again_for_blocks(manager, pressure):
-    shelf = Shelf(manager)
+    blocks = Blocks(manager)
     manager.load_dimension(20)
-    shelf.fill_to(38)
+    blocks.fill_to(38)
     assert pressure() == [(*WARNING, 76)]
     manager.unload_dimension(20)
     assert pressure() == []
-    shelf.fill_to(78)
+    blocks.fill_to(78)
     assert pressure() == [(*WARNING, 76)]
 
 
 def test_freed_blocks_let_a_level_speak_again_for_loads(manager, pressure):
-    shelf = Shelf(manager)
-    shelf.fill_to(78)
+    blocks = Blocks(manager)
+    blocks.fill_to(78)
     pressure()
-    shelf.fill_to(60)
+    blocks.fill_to(60)
     manager.load_dimension(22)
     assert pressure() == [(*WARNING, 86), (*EVICTION, 86)]
 
 
 def test_a_view_let_go_lets_a_level_speak_again(manager, pressure):
     manager.load_dimension(20)
-    shelf = Shelf(manager)
-    shelf.fill_to(38)
+    blocks = Blocks(manager)
+    blocks.fill_to(38)
     held = manager.access_layer("L20-00")
     manager.unload_dimension(20)
     pressure()
-    shelf.fill_to(39)
+    blocks.fill_to(39)
     assert pressure() == []
     del held
-    shelf.fill_to(78)
+    blocks.fill_to(78)
     assert pressure() == [(*WARNING, 76)]
 
 
 def test_a_load_may_fill_the_limit_where_a_block_is_refused(manager, pressure):
-    shelf = Shelf(manager)
-    shelf.fill_to(60)
+    blocks = Blocks(manager)
+    blocks.fill_to(60)
     manager.load_dimension(20)
     manager.pin(20)  # or it would have to go
     assert manager.get_stats().utilization == 1.0
@@ -567,26 +568,26 @@ def test_a_load_may_fill_the_limit_where_a_block_is_refused(manager, pressure):
 
 
 def test_a_load_that_does_not_fit_beside_blocks_is_refused_and_changes_nothing(manager):
-    shelf = Shelf(manager)
-    shelf.fill_to(61)
+    blocks = Blocks(manager)
+    blocks.fill_to(61)
     before = manager.get_stats()
     with pytest.raises(LimitExceeded) as caught:
         manager.load_dimension(20)
     assert caught.value.requested == osmem.round_to_pages(40 * MIB)
     assert manager.get_stats() == before
-    shelf.fill_to(60)
+    blocks.fill_to(60)
     manager.load_dimension(20)
 
 
 def test_the_flags_of_the_stats_follow_blocks(manager):
-    shelf = Shelf(manager)
+    blocks = Blocks(manager)
     for n_blocks, flags in (
         (75, (False, False, False)),
         (76, (True, False, False)),
         (86, (True, True, False)),
         (95, (True, True, False)),
     ):
-        shelf.fill_to(n_blocks)
+        blocks.fill_to(n_blocks)
         stats = manager.get_stats()
         assert stats.utilization == n_blocks / 100
         assert flags == (

@@ -9,7 +9,9 @@ import sys
 import threading
 
 import pytest
-from test_manager import region_file
+from support.internals import kernel_lock
+from support.processes import in_child, needs_fork
+from support.regions import region_file
 
 from jessymem import LayerId, MmapManager, RegionBuilder
 from jessymem.kernels import _jit
@@ -17,21 +19,6 @@ from jessymem.kernels import _jit
 pytestmark = pytest.mark.filterwarnings(
     "ignore:This process .* is multi-threaded:DeprecationWarning"
 )
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-
-
-def in_child(function) -> int:
-    """Fork, run `function` in the child, and return the child's exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @needs_fork
@@ -141,11 +128,11 @@ def test_a_fork_while_a_thread_promotes():
 
     def hold():
         while not done.is_set():
-            with _jit._lock:
+            with kernel_lock():
                 pass
 
     def child():
-        assert _jit._lock.acquire(timeout=10)
+        assert kernel_lock().acquire(timeout=10)
 
     holder = threading.Thread(target=hold)
     holder.start()

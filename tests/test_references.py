@@ -10,11 +10,12 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-import naive
 import numpy as np
 import pytest
-from array_kinds import KINDS, check_same
-from naive import Draft, write_plain
+from support.arrays import KINDS, check_same
+from support.internals import edition_of, open_regions, region_of
+from support.naive import Draft, write_plain
+from support.system import HAS_PROC, mappings_of
 
 import jessymem
 from jessymem import (
@@ -28,7 +29,6 @@ from jessymem import (
     RegionBuilder,
     RegionFormatError,
     RegionNotFound,
-    references,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -61,10 +61,6 @@ def manager(arrays):
         yield manager
 
 
-def region_of(manager):
-    return manager._snapshot.region_of(LayerId("D15", 0).dimension)
-
-
 def alone(ref):
     """Return the reference as another process would have it: with nothing open to share."""
     return pickle.loads(pickle.dumps(ref))
@@ -90,7 +86,7 @@ def test_equal_references(manager):
     assert hash(one) == hash(same) == hash(alone(one))
     assert one != other and one != "L15-00" and len({one, same, other}) == 2
     later = LayerRef(one.path, (2, 0, 1), "L15-00")
-    assert later != one and LayerRef(one.path.parent, tuple(one._edition), "L15-00") != one
+    assert later != one and LayerRef(one.path.parent, tuple(edition_of(one)), "L15-00") != one
 
 
 def test_a_pickle_is_small_whatever_the_layer(tmp_path):
@@ -115,7 +111,7 @@ def test_a_path_that_is_none(path):
 def test_a_relative_path_is_made_absolute(arrays, monkeypatch):
     with MmapManager(base_path=arrays) as manager:
         manager.load_dimension("D15")
-        edition = tuple(manager.ref("L15-00")._edition)
+        edition = tuple(edition_of(manager.ref("L15-00")))
     monkeypatch.chdir(arrays)
     ref = LayerRef("D15/region.mmap", edition, "L15-00")
     monkeypatch.chdir("/")
@@ -245,13 +241,13 @@ def test_an_array_from_a_reference_keeps_its_memory(manager):
     ref = alone(manager.ref("L15-00"))
     manager.close()
     gc.collect()
-    found = np.asarray(ref)  # mapped for it
+    found, path = np.asarray(ref), ref.path  # mapped for it
     del ref
     gc.collect()
     check_same(found, GRID)
     del found
-    if naive.HAS_PROC:
-        assert not naive.mappings_of(manager._loader.path_of(LayerId("D15", 0).dimension))
+    if HAS_PROC:
+        assert not mappings_of(path)
 
 
 def test_the_interface_names_the_mapping(manager):
@@ -324,14 +320,14 @@ def test_dask_tokens(manager):
 
 
 def test_an_edition_that_is_open_here_is_not_mapped_again(manager):
-    region = region_of(manager)
+    region = region_of(manager, "D15")
     ref, start = manager.ref("L15-00"), np.asarray(region.data).ctypes.data
     sent = alone(ref)
     for each in (ref, sent, LayerRef(*ref.__reduce__()[1])):
         address = each.array().ctypes.data
         assert start <= address < start + region.size
-    if naive.HAS_PROC:
-        assert len(naive.mappings_of(ref.path)) == 1
+    if HAS_PROC:
+        assert len(mappings_of(ref.path)) == 1
     del region, each
     manager.close()  # the mapping goes on: they hold it
     assert manager.get_stats().waiting_bytes > 0
@@ -344,21 +340,21 @@ def test_a_reference_that_was_never_read_holds_nothing(manager):
     ref = manager.ref("L15-00")
     manager.unload_dimension("D15")
     assert manager.get_stats().waiting_bytes == 0
-    if naive.HAS_PROC:
-        assert not naive.mappings_of(ref.path)
+    if HAS_PROC:
+        assert not mappings_of(ref.path)
     check_same(ref.array(), GRID)  # mapped anew, and charged to nobody
     assert manager.get_stats().total_allocated_bytes == 0
     other = alone(ref)
     check_same(other.array(), GRID)
-    if naive.HAS_PROC:
-        assert len(naive.mappings_of(ref.path)) == 1
-    held = other.array()
+    if HAS_PROC:
+        assert len(mappings_of(ref.path)) == 1
+    held, path = other.array(), ref.path
     del ref, other
     gc.collect()
     check_same(held, GRID)
     del held
-    if naive.HAS_PROC:
-        assert not naive.mappings_of(manager._loader.path_of(LayerId("D15", 0).dimension))
+    if HAS_PROC:
+        assert not mappings_of(path)
 
 
 def test_a_copied_region_is_shared_too(arrays):
@@ -439,8 +435,8 @@ def test_an_error_that_is_kept_holds_no_mapping(manager, arrays):
     gc.collect()
     with pytest.raises(RegionNotFound) as caught:
         pickle.loads(sent).get()
-    if naive.HAS_PROC:
-        assert not naive.mappings_of(path)
+    if HAS_PROC:
+        assert not mappings_of(path)
     assert "is gone" in str(caught.value)
 
 
@@ -575,8 +571,8 @@ def test_reading_a_reference_needs_no_numba(manager, tmp_path):
 def test_what_is_let_go_of_is_forgotten(manager):
     ref = alone(manager.ref("L15-00"))
     ref.get()
+    path = str(ref.path)
     del ref
     manager.close()
     gc.collect()
-    path = str(manager._loader.path_of(LayerId("D15", 0).dimension))
-    assert not [key for key in references._open_regions if key[0] == path]
+    assert not [key for key in open_regions() if key[0] == path]

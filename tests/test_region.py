@@ -10,19 +10,12 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
-from naive import (
-    HAS_PROC,
-    Calls,
-    Draft,
-    mapped_bytes,
-    mappings_of,
-    open_files,
-    opened_since,
-    write_plain,
-)
+from support import naive
+from support.naive import Draft, write_plain
+from support.system import HAS_PROC, mapped_bytes, mappings_of, open_files, opened_since
+from support.system_calls import Calls
 
 from jessymem import (
     AllocationFailed,

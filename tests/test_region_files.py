@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import naive
 import pytest
-from naive import open_files, opened_since, write_plain
-from scenario import refuse_to_replace, standing_at_the_seam
+from support import naive
+from support.naive import write_plain
+from support.system import open_files, opened_since
+from support.system_calls import intercepted, refuse_to_replace
 
 from jessymem import DimensionId, MmapRegion, RegionBuilder, RegionIOError, osmem
 from jessymem.regions.files import RegionFiles
@@ -42,7 +43,7 @@ def build(target: Path, content: bytes = b"new", dimension: int = 7) -> MmapRegi
 
 
 def build_beside(target: Path, content: bytes = b"new") -> MmapRegion:
-    with standing_at_the_seam(refuse_to_replace):
+    with intercepted(refuse_to_replace):
         return build(target, content)
 
 
@@ -65,7 +66,7 @@ def refused(operation: str, number: int, path: Path | None = None) -> Iterator[N
         if now == operation and at == str(path or at):
             raise OSError(number, os.strerror(number))
 
-    with standing_at_the_seam(refuse):
+    with intercepted(refuse):
         yield
 
 
@@ -193,7 +194,7 @@ def test_who_waits_outlives_the_failure_of_who_made_the_directory(target):
             time.sleep(0.1)
             raise OSError(errno.ENOSPC, "full")
 
-    with standing_at_the_seam(fail), pytest.raises(RegionIOError, match="full"):
+    with intercepted(fail), pytest.raises(RegionIOError, match="full"):
         build(target, b"fails")
     waiting.join(PATIENCE_SECONDS)
     assert content_of(target) == b"new"
@@ -427,7 +428,7 @@ def test_other_bytes_than_were_written_are_noticed(how, target):
         if operation == "open" and path.endswith(".tmp"):
             Path(path).write_bytes(TAMPERED[how](Path(path).read_bytes()))
 
-    with standing_at_the_seam(tamper), pytest.raises(RegionIOError) as caught:
+    with intercepted(tamper), pytest.raises(RegionIOError) as caught:
         build(target, b"x" * (2**20 + 5))
     assert (caught.value.errno, caught.value.operation) == (errno.EIO, "read back")
     assert target.read_bytes() == before

@@ -10,17 +10,17 @@ import shutil
 
 import numpy as np
 import pytest
-from crowded import (
+from support.eviction import (
     MIB,
     N_LAYERS,
     check_numbers,
     content_of,
-    crowd,
     evicted,
-    force_out,
+    load_into,
     path_of,
     write_dimension,
 )
+from support.internals import evict, kept_errors_of, snapshot_of
 
 from jessymem import (
     ContentLocation,
@@ -43,8 +43,8 @@ POOLS = [(1, 4096), (8, 65_536)]
 @pytest.fixture
 def manager(tmp_path):
     """Three dimensions in memory, with room for a fourth; D20 is evicted."""
-    with crowd(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
-        force_out(manager, 20)
+    with load_into(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
+        evict(manager, 20)
         yield manager
 
 
@@ -103,8 +103,8 @@ def overlay(manager):
 )
 @pytest.mark.parametrize("load_mode", ["map", "copy"])
 def test_the_next_use_brings_it_back_once(tmp_path, use, load_mode):
-    with crowd(tmp_path, [20, 21, 22], 5, pool_configs=POOLS, load_mode=load_mode) as manager:
-        force_out(manager, 20)
+    with load_into(tmp_path, [20, 21, 22], 5, pool_configs=POOLS, load_mode=load_mode) as manager:
+        evict(manager, 20)
         use(manager)
         assert evicted(manager) == []
         assert n_reloads(manager) == 1
@@ -116,9 +116,9 @@ def test_the_next_use_brings_it_back_once(tmp_path, use, load_mode):
 
 
 def test_a_batch_brings_back_all_that_it_needs_and_no_more(tmp_path):
-    with crowd(tmp_path, range(20, 26), 6) as manager:
+    with load_into(tmp_path, range(20, 26), 6) as manager:
         for number in range(20, 26):
-            force_out(manager, number)
+            evict(manager, number)
         found = manager.load_contexts(["L22-01", "L20-00", "L24-02", "L22-00"])
         assert [each.content for each in found] == [
             content_of(*place) for place in [(22, 1), (20, 0), (24, 2), (22, 0)]
@@ -129,16 +129,16 @@ def test_a_batch_brings_back_all_that_it_needs_and_no_more(tmp_path):
 
 @pytest.mark.parametrize("missing", ["raise", "skip"])
 def test_a_batch_over_more_than_fits_is_refused_whole(tmp_path, missing):
-    with crowd(tmp_path, [20, 21, 22], 2) as manager:
+    with load_into(tmp_path, [20, 21, 22], 2) as manager:
         for order in ([20, 21, 22], [22, 21, 20]):
             with pytest.raises(LimitExceeded):
                 manager.load_contexts([LayerId(each, 1) for each in order], missing=missing)
-        assert manager._kept == {}
+        assert kept_errors_of(manager) == {}
         assert len(manager.load_contexts(["L20-01", "L22-01"])) == 2
 
 
 def test_a_question_over_more_than_fits_is_answered(tmp_path):
-    with crowd(tmp_path, range(20, 26), 2) as manager:
+    with load_into(tmp_path, range(20, 26), 2) as manager:
         assert manager.select(keywords=["every"]) == manager.list_layers()
         assert manager.get_stats().peak_usage_bytes <= 2 * MIB
         before = n_reloads(manager)
@@ -147,9 +147,9 @@ def test_a_question_over_more_than_fits_is_answered(tmp_path):
 
 
 def test_layers_for_several_evicted_dimensions_come_at_once(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 4, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 4, pool_configs=POOLS) as manager:
         for number in (20, 21):
-            force_out(manager, number)
+            evict(manager, number)
         layers = manager.create_proto_layers([(21, b"one"), (20, b"two"), (22, b"three")])
         assert [bytes(manager.access_layer(each)) for each in layers] == [b"one", b"two", b"three"]
         assert not {20, 21, 22} & set(evicted(manager))
@@ -157,7 +157,7 @@ def test_layers_for_several_evicted_dimensions_come_at_once(tmp_path):
 
 @pytest.mark.parametrize("order", [[20, 21], [21, 20]])
 def test_layers_for_dimensions_that_do_not_fit_together_are_refused(tmp_path, order):
-    with crowd(tmp_path, [20, 21], 1, pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, [20, 21], 1, pool_configs=[(1, 4096)]) as manager:
         with pytest.raises(LimitExceeded):
             manager.create_proto_layers([(number, b"x") for number in order])
         assert len(manager) == 2 * N_LAYERS
@@ -214,12 +214,12 @@ def test_it_can_be_unloaded_and_loaded(manager):
 def test_compiled_code_is_told(manager):
     ids = np.array([LayerId(20, 0), LayerId(21, 0), LayerId(20, 9), LayerId(30, 0)], np.int64)
     places = np.zeros(len(ids), s.LOCATION)
-    snapshot = manager._snapshot
+    snapshot = snapshot_of(manager)
     touched = np.zeros(len(snapshot.regions), np.uint8)
     assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 3
     assert places["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
     access(manager)
-    snapshot = manager._snapshot
+    snapshot = snapshot_of(manager)
     touched = np.zeros(len(snapshot.regions), np.uint8)
     assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 2
     assert places["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
@@ -229,7 +229,7 @@ def test_compiled_code_is_told(manager):
 
 
 def test_where_nothing_may_go_it_does_not_come_back(tmp_path):
-    with crowd(tmp_path, [20, 21], 1) as manager:
+    with load_into(tmp_path, [20, 21], 1) as manager:
         manager.pin(21)
         for use in (access, context, batch, info, select, pin):
             with pytest.raises(LimitExceeded) as caught:
@@ -300,9 +300,9 @@ def test_a_newer_file_may_lack_what_was_there(manager, tmp_path):
         manager.access_layer("L20-00")
     manager.create_proto_dimension(23, b"only one")
     manager.crystallize_dimension(23)
-    force_out(manager, 23)
+    evict(manager, 23)
     path_of(tmp_path, 23).unlink()
-    manager_of_others = crowd(tmp_path, [], 5, pool_configs=POOLS)
+    manager_of_others = load_into(tmp_path, [], 5, pool_configs=POOLS)
     manager_of_others.create_proto_dimension(23, b"another", layer=7)
     manager_of_others.crystallize_dimension(23)
     manager_of_others.close()
@@ -314,9 +314,9 @@ def test_a_newer_file_may_lack_what_was_there(manager, tmp_path):
 @pytest.mark.parametrize("is_newer", [False, True])
 @pytest.mark.parametrize("is_viewed", [False, True])
 def test_refresh_brings_back_and_tells_whether_it_is_newer(tmp_path, is_newer, is_viewed):
-    with crowd(tmp_path, [20, 21], 5) as manager:
+    with load_into(tmp_path, [20, 21], 5) as manager:
         view = manager.access_layer("L20-00") if is_viewed else None
-        force_out(manager, 20)
+        evict(manager, 20)
         if is_newer:
             write_dimension(tmp_path, 20, edition=1)
         assert manager.refresh(20) is is_newer
@@ -326,9 +326,9 @@ def test_refresh_brings_back_and_tells_whether_it_is_newer(tmp_path, is_newer, i
 
 def test_a_dimension_loaded_from_elsewhere_comes_back_from_there(tmp_path):
     elsewhere = write_dimension(tmp_path / "elsewhere", 20)
-    with crowd(tmp_path, [21], 5) as manager:
+    with load_into(tmp_path, [21], 5) as manager:
         manager.load_dimension(20, elsewhere)
-        force_out(manager, 20)
+        evict(manager, 20)
         access(manager)
         assert manager.dump_state()["regions"][0]["path"] == str(elsewhere)
 
@@ -338,11 +338,11 @@ def test_a_dimension_loaded_from_elsewhere_comes_back_from_there(tmp_path):
 
 @pytest.mark.parametrize("load_mode", ["map", "copy"])
 def test_a_view_outlives_the_eviction_and_its_memory_is_taken_back(tmp_path, load_mode):
-    with crowd(tmp_path, [20, 21], 5, load_mode=load_mode) as manager:
+    with load_into(tmp_path, [20, 21], 5, load_mode=load_mode) as manager:
         view = manager.access_layer("L20-00")
         address = np.frombuffer(view, np.uint8).ctypes.data
         before = manager.get_stats()
-        force_out(manager, 20)
+        evict(manager, 20)
         stats = manager.get_stats()
         assert stats.total_allocated_bytes == before.total_allocated_bytes
         waiting = manager.dump_state()["waiting"]
@@ -357,7 +357,7 @@ def test_a_view_outlives_the_eviction_and_its_memory_is_taken_back(tmp_path, loa
         assert manager.dump_state()["waiting"] == []
         del view, again
         check_numbers(manager)
-        force_out(manager, 20)
+        evict(manager, 20)
         assert manager.get_stats().waiting_bytes == 0
         check_numbers(manager)
 
@@ -365,7 +365,7 @@ def test_a_view_outlives_the_eviction_and_its_memory_is_taken_back(tmp_path, loa
 def test_memory_that_nobody_views_any_more_is_not_taken_back(manager):
     access(manager)
     view = manager.access_layer("L20-00")
-    force_out(manager, 20)
+    evict(manager, 20)
     held = manager.get_stats().total_allocated_bytes
     del view
     gc.collect()
@@ -375,9 +375,9 @@ def test_memory_that_nobody_views_any_more_is_not_taken_back(manager):
 
 
 def test_a_view_outlives_eviction_unloading_and_closing(tmp_path):
-    manager = crowd(tmp_path, [20], 5)
+    manager = load_into(tmp_path, [20], 5)
     view = manager.access_layer("L20-00")
-    force_out(manager, 20)
+    evict(manager, 20)
     manager.unload_dimension(20)
     path_of(tmp_path, 20).unlink()
     manager.close()
@@ -393,14 +393,14 @@ def test_what_was_learned_in_it_is_written_and_can_go(manager, tmp_path):
     overlay(manager)
     layer = manager.create_proto_dimension(20, b"new")
     assert manager.crystallize_dimension(20) == [LayerId(20, 1), layer]
-    force_out(manager, 20)
+    evict(manager, 20)
     assert manager.access_layer("L20-01") == content_of(20, 1) + b"|more"
     assert manager.access_layer(layer) == b"new"
     assert manager.get_layer_info(layer).location is ContentLocation.MMAP
 
 
 def test_a_file_for_which_there_is_no_room_is_published_as_evicted(tmp_path):
-    with crowd(tmp_path, [20], 2, pool_configs=[(1, 65_536)]) as manager:
+    with load_into(tmp_path, [20], 2, pool_configs=[(1, 65_536)]) as manager:
         layer = manager.create_proto_dimension(20, bytes(MIB // 2), layer=9)
         view = manager.access_layer("L20-00")
         manager.crystallize_dimension(20)
@@ -425,7 +425,7 @@ def test_a_pickled_manager_has_what_was_evicted(manager):
 
 
 def test_a_pickled_manager_with_more_than_fits_evicts_as_it_loads(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 2) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 2) as manager:
         with pickle.loads(pickle.dumps(manager)) as other:
             assert other.list_layers() == manager.list_layers()
             assert len(evicted(other)) == 2
@@ -452,7 +452,7 @@ def in_child(manager, view, answers):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_brings_back_its_own(manager, tmp_path):
     view = manager.access_layer("L21-00")
-    force_out(manager, 21)
+    evict(manager, 21)
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
     child = context.Process(target=in_child, args=(manager, view, answers))

@@ -5,19 +5,28 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
-import weakref
 from concurrent.futures import CancelledError
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from crowded import MIB, content_of, crowd, evicted, force_out, path_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from searches import find_all, hard_cases
-from shelves import POOLS, shelve
-from test_jit import run_python
-from test_manager import region_file
+from support.eviction import MIB, content_of, evicted, load_into, path_of
+from support.internals import (
+    evict,
+    make_room_for_blocks,
+    mapping_of,
+    region_of,
+    set_needles_of_a_job,
+    set_search_job,
+    set_small_scan_bytes,
+    wait_without_polls,
+)
+from support.processes import run_python
+from support.regions import region_file
+from support.search import find_all, hard_cases
+from support.stores import POOLS, mixed_store
 
 from jessymem import (
     DimensionId,
@@ -41,15 +50,15 @@ from jessymem.scanning.spans import Spans
 @pytest.fixture
 def finely(monkeypatch):
     """Cut even small stores into many jobs, done by threads that hand over a few finds each."""
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(searching, "_JOB_BYTES", (700, 700))
-    monkeypatch.setattr(searching, "_JOB_NEEDLES", 1)
+    set_small_scan_bytes(monkeypatch, 0)
+    set_search_job(monkeypatch, 700)
+    set_needles_of_a_job(monkeypatch, 1)
     monkeypatch.setattr(searching, "N_ROOM", 100)
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    manager, contents = shelve(tmp_path)
+def mixed(tmp_path):
+    manager, contents = mixed_store(tmp_path)
     with manager:
         yield manager, contents
 
@@ -74,8 +83,8 @@ NEEDLES = [
 
 
 @pytest.mark.parametrize("needle", NEEDLES, ids=range(len(NEEDLES)))
-def test_every_kind_of_layer_is_searched(shelf, needle):
-    manager, contents = shelf
+def test_every_kind_of_layer_is_searched(mixed, needle):
+    manager, contents = mixed
     expected = hits_in(contents, needle)
     assert list(manager.find(needle)) == expected
     assert manager.count(needle) == len(expected)
@@ -83,8 +92,8 @@ def test_every_kind_of_layer_is_searched(shelf, needle):
 
 @pytest.mark.parametrize("n_workers", [1, 2, 5])
 @pytest.mark.parametrize("needle", NEEDLES, ids=range(len(NEEDLES)))
-def test_many_threads_and_jobs_find_the_same(shelf, finely, needle, n_workers):
-    manager, contents = shelf
+def test_many_threads_and_jobs_find_the_same(mixed, finely, needle, n_workers):
+    manager, contents = mixed
     if _jit.is_disabled() and len(needle) > 1000:
         pytest.skip("too much for plain Python")
     expected = hits_in(contents, needle)
@@ -100,7 +109,7 @@ def test_many_threads_and_jobs_find_the_same(shelf, finely, needle, n_workers):
 )
 def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, n_room):
     contents, needle = case
-    monkeypatch.setattr(searching, "_JOB_BYTES", (job_bytes, job_bytes))
+    set_search_job(monkeypatch, job_bytes)
     monkeypatch.setattr(searching, "N_ROOM", n_room)
     layers = {LayerId(20 + i % 2, 3 * i): content for i, content in enumerate(contents)}
     for dimension in {each.dimension for each in layers}:
@@ -120,8 +129,8 @@ def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, n_room
 
 
 @pytest.mark.parametrize("form", [bytes, bytearray, memoryview, np.array, lambda n: n[::-1][::-1]])
-def test_needles_come_in_many_forms(shelf, form):
-    manager, contents = shelf
+def test_needles_come_in_many_forms(mixed, form):
+    manager, contents = mixed
     needle = np.frombuffer(b"base", np.uint8) if form is np.array else b"base"
     assert list(manager.find(form(needle))) == hits_in(contents, b"base")
 
@@ -133,8 +142,8 @@ def test_a_string_is_utf8(tmp_path):
         assert manager.count("\u00ef") == 1
 
 
-def test_dimensions_can_be_chosen(shelf):
-    manager, contents = shelf
+def test_dimensions_can_be_chosen(mixed):
+    manager, contents = mixed
     chosen = {each: content for each, content in contents.items() if each.dimension in (16, 19)}
     assert list(manager.find(b"x", [19, "D16", DimensionId(19)])) == hits_in(chosen, b"x")
     assert manager.count(b"x", ["D19"]) == 70_000
@@ -163,17 +172,17 @@ def test_nothing_spans_two_layers(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 99, 100, 101, 1000, 10**6])
 @pytest.mark.parametrize("n_workers", [1, 3])
-def test_a_limit_keeps_the_first_in_order(shelf, finely, limit, n_workers):
-    manager, contents = shelf
+def test_a_limit_keeps_the_first_in_order(mixed, finely, limit, n_workers):
+    manager, contents = mixed
     expected = hits_in(contents, b"e")
     assert list(manager.find(b"e", limit=limit, workers=n_workers)) == expected[:limit]
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_a_limit_ends_the_scan(shelf, finely, monkeypatch, small):
-    manager, _ = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
-    monkeypatch.setattr(crew, "_POLL_SECONDS", None)  # nobody has to wait for a poll
+def test_a_limit_ends_the_scan(mixed, finely, monkeypatch, small):
+    manager, _ = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
+    wait_without_polls(monkeypatch)  # nobody has to wait for a poll
     first, told = threading.Event(), []
     search_on = searching.search.search_on
 
@@ -193,16 +202,16 @@ def test_a_limit_ends_the_scan(shelf, finely, monkeypatch, small):
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "3", True])
-def test_what_is_no_limit(shelf, limit):
+def test_what_is_no_limit(mixed, limit):
     with pytest.raises((ValueError, TypeError), match="limit"):
-        shelf[0].find(b"x", limit=limit)
+        mixed[0].find(b"x", limit=limit)
 
 
 # -- hits ------------------------------------------------------------------------------------------
 
 
-def test_hits_are_a_sequence_over_an_array(shelf):
-    manager, contents = shelf
+def test_hits_are_a_sequence_over_an_array(mixed):
+    manager, contents = mixed
     hits, expected = manager.find(b"base"), hits_in(contents, b"base")
     assert isinstance(hits, Hits) and len(hits) == len(expected) > 2
     assert list(hits) == expected == [hits[i] for i in range(len(hits))]
@@ -219,15 +228,15 @@ def test_hits_are_a_sequence_over_an_array(shelf):
         hits.array["offset"] = 0
 
 
-def test_hits_show_the_first_few(shelf):
-    manager, _ = shelf
+def test_hits_show_the_first_few(mixed):
+    manager, _ = mixed
     assert repr(manager.find(b"base 1")) == "<1 hits: L18-01+0>"
     assert repr(manager.find(b"x", ["D19"])) == "<70,000 hits: L19-05+0, L19-05+1, L19-05+2, ...>"
     assert repr(manager.find(b"nowhere")) == "<0 hits>"
 
 
-def test_hits_outlive_the_manager(shelf):
-    manager, contents = shelf
+def test_hits_outlive_the_manager(mixed):
+    manager, contents = mixed
     hits = manager.find(b"base")
     manager.close()
     assert list(hits) == hits_in(contents, b"base")
@@ -253,29 +262,29 @@ def test_hits_outlive_the_manager(shelf):
         ((b"x",), {"cancel": True}, TypeError, "is_set"),
     ],
 )
-def test_wrong_arguments(shelf, verb, arguments, options, error, message):
+def test_wrong_arguments(mixed, verb, arguments, options, error, message):
     with pytest.raises(error, match=message):
-        getattr(shelf[0], verb)(*arguments, **options)
+        getattr(mixed[0], verb)(*arguments, **options)
 
 
-def test_a_dimension_that_is_not_loaded(shelf):
-    for verb in (shelf[0].find, shelf[0].count):
+def test_a_dimension_that_is_not_loaded(mixed):
+    for verb in (mixed[0].find, mixed[0].count):
         with pytest.raises(DimensionNotFound, match="D02 is not loaded") as caught:
             verb(b"x", [15, 2])
         assert caught.value.dimension == 2
 
 
-def test_a_closed_manager(shelf):
-    manager, _ = shelf
+def test_a_closed_manager(mixed):
+    manager, _ = mixed
     manager.close()
     for verb in (manager.find, manager.count):
         with pytest.raises(InvalidAccess, match="is closed"):
             verb(b"x")
 
 
-def test_a_row_that_was_changed_in_its_file(shelf, tmp_path):
-    manager, contents = shelf
-    region = manager._snapshot.region_of(DimensionId(15))
+def test_a_row_that_was_changed_in_its_file(mixed, tmp_path):
+    manager, contents = mixed
+    region = region_of(manager, 15)
     row_offset = region.layout.rows[3:].ctypes.data - region.data.ctypes.data
     with (tmp_path / "D15" / "region.mmap").open("r+b") as file:
         file.seek(row_offset)
@@ -293,14 +302,14 @@ def scan_threads():
     return [each.name for each in threading.enumerate() if each.name.startswith("jessymem-scan")]
 
 
-def test_small_scans_make_no_thread(shelf, monkeypatch):
+def test_small_scans_make_no_thread(mixed, monkeypatch):
     monkeypatch.setattr(crew, "ThreadPoolExecutor", None)
-    assert shelf[0].count(b"x", ["D16"], workers=8) == 40
+    assert mixed[0].count(b"x", ["D16"], workers=8) == 40
 
 
-def test_threads_are_gone_afterwards(shelf, finely):
+def test_threads_are_gone_afterwards(mixed, finely):
     seen = []
-    shelf[0].count(b"x", workers=3, progress=lambda *_: seen.append(len(scan_threads())))
+    mixed[0].count(b"x", workers=3, progress=lambda *_: seen.append(len(scan_threads())))
     assert max(seen) > 0 and scan_threads() == []
 
 
@@ -315,9 +324,9 @@ def test_as_many_threads_as_cpus(monkeypatch):
 @pytest.mark.parametrize("n_workers", [1, 4])
 @pytest.mark.parametrize("verb", ["find", "count"])
 @pytest.mark.parametrize("small", [False, True])
-def test_progress_rises_to_all_bytes(shelf, finely, monkeypatch, verb, n_workers, small):
-    manager, contents = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
+def test_progress_rises_to_all_bytes(mixed, finely, monkeypatch, verb, n_workers, small):
+    manager, contents = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
     told, caller = [], threading.get_ident()
 
     def progress(n_done, n_total):
@@ -333,10 +342,10 @@ def test_progress_rises_to_all_bytes(shelf, finely, monkeypatch, verb, n_workers
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("small", [False, True])
-def test_what_progress_raises_ends_the_scan(shelf, finely, monkeypatch, error, small):
-    manager, _ = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
-    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+def test_what_progress_raises_ends_the_scan(mixed, finely, monkeypatch, error, small):
+    manager, _ = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
+    mapped = mapping_of(manager, 15)
     told = []
 
     def progress(*numbers):
@@ -352,9 +361,9 @@ def test_what_progress_raises_ends_the_scan(shelf, finely, monkeypatch, error, s
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_a_scan_can_be_cancelled(shelf, finely, monkeypatch, small):
-    manager, contents = shelf
-    monkeypatch.setattr(crew, "_SMALL_BYTES", 2**30 if small else 0)
+def test_a_scan_can_be_cancelled(mixed, finely, monkeypatch, small):
+    manager, contents = mixed
+    set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
     event, told = threading.Event(), []
 
     def progress(*numbers):
@@ -374,9 +383,9 @@ def test_a_scan_can_be_cancelled(shelf, finely, monkeypatch, small):
     assert manager.count(b"base", cancel=event) == len(hits_in(contents, b"base"))
 
 
-def test_cancelling_does_not_wait_for_a_job(shelf, finely, monkeypatch):
+def test_cancelling_does_not_wait_for_a_job(mixed, finely, monkeypatch):
     """The caller is told within a poll although the job goes on until it looks at the stop."""
-    manager, _ = shelf
+    manager, _ = mixed
     event, stopped = threading.Event(), []
 
     def search_on(spans, needle, search, stop):
@@ -392,13 +401,13 @@ def test_cancelling_does_not_wait_for_a_job(shelf, finely, monkeypatch):
     assert stopped and scan_threads() == []
 
 
-def test_an_error_in_a_thread_comes_out(shelf, finely, monkeypatch):
+def test_an_error_in_a_thread_comes_out(mixed, finely, monkeypatch):
     def search_on(*_):
         raise MemoryError("no more")
 
     monkeypatch.setattr(searching.search, "search_on", search_on)
     with pytest.raises(MemoryError, match="no more"):
-        shelf[0].count(b"x", workers=2)
+        mixed[0].count(b"x", workers=2)
     assert scan_threads() == []
 
 
@@ -452,21 +461,21 @@ def test_short_needles_are_compared_whole_and_equal_bytes_far_apart(needle, offs
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def test_a_scan_counts_as_one_reader(shelf, finely):
-    manager, _ = shelf
+def test_a_scan_counts_as_one_reader(mixed, finely):
+    manager, _ = mixed
     manager.count(b"x", workers=3)
     assert manager.get_stats().peak_concurrent_readers == 1
 
 
 def test_a_scan_is_an_access_of_each_of_its_dimensions(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 5, policy="lru", pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21, 22], 5, policy="lru", pool_configs=POOLS) as manager:
         manager.count(b"x", [20, 22])
-        force_out(manager, 21)  # the one that was not read since
+        evict(manager, 21)  # the one that was not read since
 
 
 def test_what_was_evicted_is_mapped_again(tmp_path):
-    with crowd(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
-        force_out(manager, 20)
+    with load_into(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
+        evict(manager, 20)
         needle = content_of(20, 0)[1000:1010]
         assert list(manager.find(needle)) == [(LayerId(20, 0), 1000)]
         assert evicted(manager) == [] and manager.get_stats().reloads == 1
@@ -474,7 +483,7 @@ def test_what_was_evicted_is_mapped_again(tmp_path):
 
 def test_a_store_larger_than_the_budget_is_searched_one_after_the_other(tmp_path):
     numbers = [20, 21, 22, 23, 24]
-    with crowd(tmp_path, numbers, 3, pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, numbers, 3, pool_configs=[(1, 4096)]) as manager:
         assert len(evicted(manager)) >= 2
         told = []
         needle = content_of(22, 0)[5:25]
@@ -489,8 +498,8 @@ def test_a_store_larger_than_the_budget_is_searched_one_after_the_other(tmp_path
 
 
 def test_an_evicted_dimension_whose_file_is_gone(tmp_path):
-    with crowd(tmp_path, [20, 21], 3, pool_configs=[(1, 4096)]) as manager:
-        force_out(manager, 20)
+    with load_into(tmp_path, [20, 21], 3, pool_configs=[(1, 4096)]) as manager:
+        evict(manager, 20)
         path_of(tmp_path, 20).unlink()
         with pytest.raises(DimensionNotFound, match="D20"):
             manager.count(b"x")
@@ -498,7 +507,7 @@ def test_an_evicted_dimension_whose_file_is_gone(tmp_path):
 
 
 def test_no_room_for_one_that_was_evicted(tmp_path):
-    with crowd(tmp_path, [20, 21, 22, 23], 3, pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, [20, 21, 22, 23], 3, pool_configs=[(1, 4096)]) as manager:
         assert evicted(manager) == [20]
         for number in (21, 22, 23):
             manager.pin(number)
@@ -507,11 +516,11 @@ def test_no_room_for_one_that_was_evicted(tmp_path):
         assert manager.count(content_of(21, 1)[:8], [21]) == 1
 
 
-def test_others_may_go_while_some_are_scanned(shelf, finely):
+def test_others_may_go_while_some_are_scanned(mixed, finely):
     """A scan holds what it scans, and nothing else."""
-    manager, contents = shelf
-    gone = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
-    held = weakref.ref(manager._snapshot.region_of(DimensionId(16)).data)
+    manager, contents = mixed
+    gone = mapping_of(manager, 15)
+    held = mapping_of(manager, 16)
     seen = []
 
     def progress(n_done, n_total):
@@ -531,14 +540,14 @@ def test_others_may_go_while_some_are_scanned(shelf, finely):
 
 
 def test_what_is_scanned_is_not_evicted_meanwhile(tmp_path, finely):
-    with crowd(tmp_path, [20, 21, 22], 4, policy="lru", pool_configs=[(1, 4096)]) as manager:
+    with load_into(tmp_path, [20, 21, 22], 4, policy="lru", pool_configs=[(1, 4096)]) as manager:
         seen = []
 
         def progress(n_done, n_total):
             if not seen:
                 manager.access_layer(LayerId(21, 0))
                 manager.access_layer(LayerId(22, 0))
-                manager._make_room_for_blocks(MIB)
+                make_room_for_blocks(manager, MIB)
                 seen.extend(evicted(manager))
 
         manager.count(b"x", [20], workers=2, progress=progress)

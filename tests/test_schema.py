@@ -6,9 +6,9 @@ import struct
 import sys
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
+from support import naive
 
 from jessymem.kernels import schema as s
 

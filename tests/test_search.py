@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from searches import as_needle, as_spans, count_all, find_all, hard_cases, search_all
+from support.search import as_needle, as_spans, count_all, find_all, hard_cases, search_all
 
 from jessymem.kernels import _jit, memory, search, vectors
 from jessymem.kernels import schema as s
@@ -290,7 +290,7 @@ GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
-from searches import as_needle, count_all, find_all, search_all
+from support.search import as_needle, count_all, find_all, search_all
 from jessymem.kernels import _jit, schema as s
 _jit.promote(_jit.SEARCHING)
 page = mmap.PAGESIZE

@@ -7,7 +7,6 @@ import contextvars
 import dataclasses
 import gc
 import json
-import struct
 import threading
 import time
 from collections import deque
@@ -15,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
 import pytest
+from support.internals import before_each_find, readers_of, replace_readers, replace_samples
+from support.regions import write_sparse
 
 from jessymem import (
     ClassUsage,
@@ -40,19 +41,6 @@ MIB = 2**20
 PATIENCE_SECONDS = 30
 
 L01 = LayerId(1, 0)
-
-
-def write_sparse(base, number, n_bytes, n_layers=0):
-    """Write a plain V1 file, a hole for the most part, with layers 0, 1, ... of one byte each."""
-    path = base / f"D{number:02d}" / "region.mmap"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    magic = b"JESSY_MMAP_V1"
-    with path.open("wb") as file:
-        file.write(struct.pack("<II64sQI16s156x", number, 0, b"", n_bytes, n_layers, magic))
-        for layer in range(n_layers):
-            file.write(struct.pack("<HBfIQI", layer, 0, 1.0, 0, n_bytes - 1 - layer, 1))
-        file.truncate(n_bytes)
-    return path
 
 
 def make_manager(base, limit_mb=512, **settings):
@@ -323,13 +311,7 @@ single_read = pytest.mark.parametrize("read", ["access_layer", "load_layer_conte
 @pytest.mark.parametrize("layer", [L01, int(L01), "L01-00"], ids=["id", "number", "string"])
 def test_an_injected_delay_shows(manager, monkeypatch, read, layer):
     assert manager.get_stats().avg_access_latency_us == 0.0
-    find = MmapManager._find
-
-    def find_slowly(self, layer_id):
-        time.sleep(0.01)
-        return find(self, layer_id)
-
-    monkeypatch.setattr(MmapManager, "_find", find_slowly)
+    before_each_find(monkeypatch, lambda: time.sleep(0.01))
     getattr(manager, read)(layer)
     assert manager.get_stats().avg_access_latency_us >= 9_000
     assert n_samples(manager) == 1
@@ -423,8 +405,7 @@ class BusySet(Busy, set):
 
 def test_what_is_measured_meanwhile_does_not_disturb_the_sums():
     sampler = ReadSampler(lambda n: repeat(None, n))
-    sampler._latencies_ns = BusyDeque([1000, 3000])
-    sampler._reader_counts = BusySet([1, 3, 2])
+    replace_samples(sampler, BusyDeque([1000, 3000]), BusySet([1, 3, 2]))
     assert sampler.average_latency_us == 2.0
     assert sampler.peak_readers == 3
 
@@ -436,11 +417,11 @@ def test_an_interrupt_leaves_no_reader_behind():
             raise KeyboardInterrupt
 
     sampler = ReadSampler(lambda n: repeat(None, n))
-    sampler._readers = Interrupted()
+    replace_readers(sampler, Interrupted())
     for read in (sampler.reader, lambda: sampler.measured_read([None])):
         with pytest.raises(KeyboardInterrupt), read():
             pytest.fail("it was interrupted before")
-        assert not sampler._readers
+        assert not readers_of(sampler)
 
 
 @pytest.mark.parametrize(("read", "arguments"), [("reader", ()), ("measured_read", ([None],))])
@@ -448,9 +429,9 @@ def test_a_read_that_fails_leaves_no_reader_behind(read, arguments):
     sampler = ReadSampler(lambda n: repeat(None, n))
     for error in (ValueError, KeyboardInterrupt, GeneratorExit):
         with pytest.raises(error), getattr(sampler, read)(*arguments):
-            assert sampler._readers == {threading.get_ident()}
+            assert readers_of(sampler) == {threading.get_ident()}
             raise error
-        assert not sampler._readers
+        assert not readers_of(sampler)
     with sampler.reader():
         pass
     assert sampler.peak_readers == 1
@@ -557,13 +538,7 @@ def test_a_measured_single_read_is_a_reader(manager):
 
 def test_single_reads_meet_batches(manager, monkeypatch):
     barrier = threading.Barrier(2)
-    find = MmapManager._find
-
-    def find_together(self, layer_id):
-        barrier.wait(PATIENCE_SECONDS)
-        return find(self, layer_id)
-
-    monkeypatch.setattr(MmapManager, "_find", find_together)
+    before_each_find(monkeypatch, lambda: barrier.wait(PATIENCE_SECONDS))
     monkeypatch.setattr(_jit, "promote_for", lambda n_items: barrier.wait(PATIENCE_SECONDS))
     with ThreadPoolExecutor(2) as pool:
         single = pool.submit(manager.access_layer, L01)

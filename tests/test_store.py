@@ -7,25 +7,23 @@ import multiprocessing
 import pickle
 import sys
 import threading
-import weakref
 
 import numpy as np
 import pytest
-from crowded import crowd, force_out
-from shelves import POOLS, shelve, write_packed
-from test_batches import NOT_THERE
-from test_jit import run_python
-from test_manager import region_file
+from support.eviction import load_into
+from support.internals import allocator_of, evict, mapping_of, origins, region_of
+from support.kernels import compiled
+from support.processes import run_python
+from support.regions import region_file, write_packed
+from support.stores import NOT_THERE, POOLS, mixed_store
 
 from jessymem import (
-    DimensionId,
     InvalidAccess,
     LayerId,
     MmapManager,
     RegionBuilder,
     RegionNotFound,
     kernels,
-    processes,
 )
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
@@ -35,15 +33,6 @@ is_compiled = not _jit.is_disabled()
 compiles = pytest.mark.skipif(not is_compiled, reason="compilation is disabled")
 
 RECORD = np.dtype([("a", "u1"), ("b", "<u2")])
-
-
-def compiled(function):
-    """Compile a user's function, where anything is compiled."""
-    if not is_compiled:
-        return function
-    import numba
-
-    return numba.njit(nogil=True)(function)
 
 
 def user_locate(store, layer_id):
@@ -107,8 +96,8 @@ def form(request):
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    manager, contents = shelve(tmp_path)
+def mixed(tmp_path):
+    manager, contents = mixed_store(tmp_path)
     with manager:
         yield manager, contents
 
@@ -116,8 +105,8 @@ def shelf(tmp_path):
 # -- what is found ---------------------------------------------------------------------------------
 
 
-def test_every_layer_is_found(shelf, form):
-    manager, contents = shelf
+def test_every_layer_is_found(mixed, form):
+    manager, contents = mixed
     store = manager.store()
     for layer_id, content in contents.items():
         place = form(user_locate)(store, layer_id)
@@ -131,8 +120,8 @@ def test_every_layer_is_found(shelf, form):
 
 
 @pytest.mark.parametrize("packed", NOT_THERE)
-def test_what_is_not_there_is_empty_and_says_why(shelf, form, packed):
-    store = shelf[0].store()
+def test_what_is_not_there_is_empty_and_says_why(mixed, form, packed):
+    store = mixed[0].store()
     is_dimension = packed >> 16 in (15, 16)
     status = s.NO_SUCH_LAYER if is_dimension else s.NO_DIMENSION
     assert form(user_locate)(store, packed) == (status, s.ABSENT, s.ABSENT, 0, 0)
@@ -141,9 +130,9 @@ def test_what_is_not_there_is_empty_and_says_why(shelf, form, packed):
 
 
 def test_what_was_evicted_says_so(tmp_path, form):
-    with crowd(tmp_path, [20, 21], 4, pool_configs=POOLS) as manager:
+    with load_into(tmp_path, [20, 21], 4, pool_configs=POOLS) as manager:
         held = manager.store()
-        force_out(manager, 20)
+        evict(manager, 20)
         store = manager.store()
         assert form(user_locate)(store, int(LayerId(20, 0))).status == s.EVICTED
         assert form(user_bytes)(store, int(LayerId(20, 0))).shape == (0,)
@@ -155,9 +144,9 @@ def test_what_was_evicted_says_so(tmp_path, form):
         )
 
 
-def test_a_row_that_was_changed_in_its_file_leads_nowhere(shelf, form, tmp_path):
-    manager, contents = shelf
-    region = manager._snapshot.region_of(DimensionId(15))
+def test_a_row_that_was_changed_in_its_file_leads_nowhere(mixed, form, tmp_path):
+    manager, contents = mixed
+    region = region_of(manager, 15)
     row_offset = region.layout.rows[3:].ctypes.data - region.data.ctypes.data
     with region_file(tmp_path, "D15").open("r+b") as file:
         file.seek(row_offset)
@@ -205,8 +194,8 @@ def test_what_is_not_aligned_for_a_dtype_is_empty(tmp_path, form):
         assert False in found
 
 
-def test_all_layers_can_be_walked(shelf, form):
-    manager, contents = shelf
+def test_all_layers_can_be_walked(mixed, form):
+    manager, contents = mixed
     store = manager.store()
     found = np.zeros(len(contents) + 5, np.int64)
     n_found = form(user_walk)(store, found)
@@ -215,16 +204,16 @@ def test_all_layers_can_be_walked(shelf, form):
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1, 14, 65_536, 2**40, -(2**40)])
-def test_there_is_nothing_beyond_the_edges(shelf, form, number):
-    store = shelf[0].store()
+def test_there_is_nothing_beyond_the_edges(mixed, form, number):
+    store = mixed[0].store()
     expected = 15 if number == 14 else 0  # the slot behind those of the core
     assert form(user_edges)(store, number, number) == (0, 0, expected)
     assert form(user_edges)(store, 15, 8)[:2] == (8, 0)
     assert form(user_edges)(store, 15, -1)[:2] == (8, 0)
 
 
-def test_an_unloaded_dimension_leaves_an_empty_slot(shelf, form):
-    manager, contents = shelf
+def test_an_unloaded_dimension_leaves_an_empty_slot(mixed, form):
+    manager, contents = mixed
     manager.unload_dimension(16)
     manager.unload_dimension(15)
     store = manager.store()
@@ -242,10 +231,10 @@ def test_no_layers_at_all(form):
 
 
 @compiles
-def test_threads_and_parallel_loops_read_one_store(shelf):
+def test_threads_and_parallel_loops_read_one_store(mixed):
     import numba
 
-    manager, contents = shelf
+    manager, contents = mixed
     store = manager.store()
     ids = np.tile(store.layer_ids(), 20)
     expected = 20 * sum(map(sum, contents.values()))
@@ -272,13 +261,13 @@ def test_threads_and_parallel_loops_read_one_store(shelf):
 
 
 def test_a_returned_view_keeps_its_memory_alive_alone(tmp_path, form):
-    manager, contents = shelve(tmp_path)
-    mapped = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+    manager, contents = mixed_store(tmp_path)
+    mapped = mapping_of(manager, 15)
     views = {
         layer_id: form(user_bytes)(manager.store(), layer_id)
         for layer_id in contents  # of files, plain ones, overlays, proto layers
     }
-    allocator = manager._allocator
+    allocator = allocator_of(manager)
     manager.close()
     del manager
     gc.collect()
@@ -291,10 +280,10 @@ def test_a_returned_view_keeps_its_memory_alive_alone(tmp_path, form):
     assert allocator.usage[0] == 0
 
 
-def test_a_store_keeps_what_it_leads_to(shelf, form):
-    manager, contents = shelf
+def test_a_store_keeps_what_it_leads_to(mixed, form):
+    manager, contents = mixed
     store = manager.store()
-    region = weakref.ref(manager._snapshot.region_of(DimensionId(15)).data)
+    region = mapping_of(manager, 15)
     manager.update_proto_dimension("L18-02", b"another")
     manager.drop_overlay("L18-01")
     manager.discard_proto_dimension("L19-05")
@@ -310,8 +299,8 @@ def test_a_store_keeps_what_it_leads_to(shelf, form):
     assert manager.get_stats().waiting_bytes == 0
 
 
-def test_a_view_that_is_empty_is_held_and_dropped_like_any_other(shelf, form):
-    store = shelf[0].store()
+def test_a_view_that_is_empty_is_held_and_dropped_like_any_other(mixed, form):
+    store = mixed[0].store()
     views = [form(user_bytes)(store, packed) for packed in NOT_THERE]
     del store
     gc.collect()
@@ -319,8 +308,8 @@ def test_a_view_that_is_empty_is_held_and_dropped_like_any_other(shelf, form):
 
 
 @compiles
-def test_reading_in_a_loop_leaks_nothing(shelf):
-    manager, _ = shelf
+def test_reading_in_a_loop_leaks_nothing(mixed):
+    manager, _ = mixed
     store = manager.store()
     read, view = compiled(user_sum), compiled(user_bytes)
     ids = store.layer_ids()
@@ -338,10 +327,10 @@ FROZEN = "passed to a compiled function as an argument"
 
 
 @compiles
-def test_a_store_is_never_frozen_into_code(shelf):
+def test_a_store_is_never_frozen_into_code(mixed):
     import numba
 
-    store = shelf[0].store()
+    store = mixed[0].store()
     pair = (store, 1)
 
     def closure():
@@ -365,10 +354,10 @@ def test_a_store_is_never_frozen_into_code(shelf):
 
 @compiles
 @pytest.mark.parametrize("wrong", ["tuple", "array", "number"])
-def test_what_is_no_store_is_refused_when_it_is_compiled(shelf, wrong):
+def test_what_is_no_store_is_refused_when_it_is_compiled(mixed, wrong):
     import numba
 
-    store = shelf[0].store()
+    store = mixed[0].store()
     other = {"tuple": tuple(store), "array": store.regions, "number": 7}[wrong]
     read = numba.njit(user_bytes)
     assert len(read(store, int(LayerId(15, 1)))) == 101  # and not taken for the same afterwards
@@ -377,15 +366,15 @@ def test_what_is_no_store_is_refused_when_it_is_compiled(shelf, wrong):
 
 
 @compiles
-def test_a_store_does_not_come_back_from_compiled_code(shelf):
+def test_a_store_does_not_come_back_from_compiled_code(mixed):
     import numba
 
     with pytest.raises(TypeError, match="cannot convert native jessymem"):
-        numba.njit(lambda store: store)(shelf[0].store())
+        numba.njit(lambda store: store)(mixed[0].store())
 
 
-def test_a_store_is_immutable(shelf):
-    store = shelf[0].store()
+def test_a_store_is_immutable(mixed):
+    store = mixed[0].store()
     for array in store:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[1]
@@ -394,8 +383,8 @@ def test_a_store_is_immutable(shelf):
     assert len(store) == 2 and isinstance(store, tuple)
 
 
-def test_a_closed_manager_has_no_store(shelf):
-    manager, _ = shelf
+def test_a_closed_manager_has_no_store(mixed):
+    manager, _ = mixed
     manager.close()
     with pytest.raises(InvalidAccess, match="is closed"):
         manager.store()
@@ -488,8 +477,8 @@ def read_all(store):
     return [kernels.layer_bytes(store, each).tobytes() for each in store.layer_ids().tolist()]
 
 
-def test_a_pickled_store_is_attached_once_while_it_is_held(shelf):
-    manager, contents = shelf
+def test_a_pickled_store_is_attached_once_while_it_is_held(mixed):
+    manager, contents = mixed
     pickled = pickle.dumps(manager.store())
     assert len(pickled) < 2000
     store, again = pickle.loads(pickled), pickle.loads(pickled)
@@ -498,10 +487,10 @@ def test_a_pickled_store_is_attached_once_while_it_is_held(shelf):
     expected = {each: contents[each] for each in contents if each.dimension in (15, 16, 17)}
     expected |= {LayerId(18, layer): b"base %d" % layer for layer in (0, 1, 4)}
     assert dict(zip(store.layer_ids().tolist(), read_all(store), strict=True)) == expected
-    assert len(processes._origins) == 1
+    assert len(origins()) == 1
     del store, again
     gc.collect()
-    assert len(processes._origins) == 0
+    assert len(origins()) == 0
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -509,7 +498,7 @@ def test_a_pickled_store_is_attached_once_while_it_is_held(shelf):
 def test_stores_travel_to_other_processes(tmp_path, method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"there is no {method} here")
-    manager, contents = shelve(tmp_path)
+    manager, contents = mixed_store(tmp_path)
     with manager, multiprocessing.get_context(method).Pool(1) as pool:
         manager.drop_overlay("L18-01")
         manager.discard_proto_dimension("L18-02")
@@ -521,8 +510,8 @@ def test_stores_travel_to_other_processes(tmp_path, method):
         assert manager.get_stats().total_used_bytes == used
 
 
-def test_a_store_whose_files_were_replaced(shelf, tmp_path):
-    manager, _ = shelf
+def test_a_store_whose_files_were_replaced(mixed, tmp_path):
+    manager, _ = mixed
     pickled = pickle.dumps(manager.store())
     builder = RegionBuilder(15, "newer")
     builder.add_layer(0, b"newer")
@@ -531,7 +520,7 @@ def test_a_store_whose_files_were_replaced(shelf, tmp_path):
         pickle.loads(pickled)
 
 
-def test_a_store_made_by_hand_stays_here(shelf):
-    store = Store(*shelf[0].store())
+def test_a_store_made_by_hand_stays_here(mixed):
+    store = Store(*mixed[0].store())
     with pytest.raises(TypeError, match="not made by a manager"):
         pickle.dumps(store)

@@ -1,6 +1,6 @@
 """Both tiers answer alike: plain Python in a fresh process, compiled kernels, and on the way.
 
-The questions and the program that answers them are in `tier_cases`.
+The questions and the program that answers them are in `support.tiers`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tier_cases import build, check_same
+from support.tiers import build, check_same
 
 from jessymem.kernels import _jit
 
@@ -21,9 +21,9 @@ COMPILED_TIERS = ["compiled", "switched", "grown"]
 
 def answers_of(base, tier, **environment):
     """Return what a fresh process answers, and how often it said that the cache has failed."""
-    program = Path(__file__).with_name("tier_cases.py")
     result = subprocess.run(
-        [sys.executable, "-W", "error", program, base, tier],
+        [sys.executable, "-W", "error", "-m", "support.tiers", base, tier],
+        cwd=Path(__file__).parent,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

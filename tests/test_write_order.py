@@ -1,6 +1,6 @@
 """The order of writes, syncs and renames: what is there after a power failure at any instant.
 
-Each scenario is recorded at the seam of the system calls. Every prefix of the recording is replayed
+Each case is recorded as its system calls. Every prefix of the recording is replayed
 on a model of a disk, and every state that the disk may be found in afterwards is opened.
 """
 
@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from disk_model import SYNCS, Call, Disk, Recorder, Tree, materialize, tree_of
-from scenario import Scenario, act
-from write_scenarios import SCENARIOS
+from support.disk_model import SYNCS, Call, Disk, Recorder, Tree, materialize, tree_of
+from support.write_cases import WRITE_CASES
+from support.writes import WriteCase, act
 
 from jessymem import osmem
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="directories are not synced elsewhere")
 
-each_scenario = pytest.mark.parametrize("name", SCENARIOS)
+each_case = pytest.mark.parametrize("name", WRITE_CASES)
 
 
 #: A tree as far as it matters to those who open it: files by path, sorted.
@@ -38,19 +38,19 @@ def as_state(tree: Tree) -> State:
 
 
 class Recording:
-    """A scenario's write as it was recorded, and what becomes of it if the power fails.
+    """A case's write as it was recorded, and what becomes of it if the power fails.
 
     `folder` holds what `disk` shows while the power lasts.
     """
 
     def __init__(
-        self, scenario: Scenario, folder: Path, disk: Disk, verdicts: dict[State, str]
+        self, case: WriteCase, folder: Path, disk: Disk, verdicts: dict[State, str]
     ) -> None:
-        self.scenario = scenario
+        self.case = case
         self.folder = folder
         self._disk = disk
         recorder = Recorder(folder)
-        act(scenario, folder, recorder)
+        act(case, folder, recorder)
         self.calls = recorder.calls
         self._crashed = folder.with_name("crashed")
         self._verdicts = verdicts
@@ -69,7 +69,7 @@ class Recording:
         disk = self.disk_after(self.calls[:n_calls])
         folder = self.folder.with_name(f"killed-{n_calls}")
         materialize(disk.now(), folder)
-        return Recording(self.scenario, folder, disk, self._verdicts)
+        return Recording(self.case, folder, disk, self._verdicts)
 
     def without(self, index: int) -> list[Call]:
         return self.calls[:index] + self.calls[index + 1 :]
@@ -88,7 +88,7 @@ class Recording:
 
         Who finds that there is nothing to write has promised nothing.
         """
-        is_promised = self.scenario.is_promised and len(calls) > 0
+        is_promised = self.case.is_promised and len(calls) > 0
         for n_calls, tree in self.states(calls):
             verdict = self.verdict(tree)
             has_returned = n_calls == len(calls) and is_promised
@@ -100,7 +100,7 @@ class Recording:
         if key not in self._verdicts:
             materialize(tree, self._crashed)
             try:
-                self._verdicts[key] = self.scenario.check(self._crashed)
+                self._verdicts[key] = self.case.check(self._crashed)
             except Exception as error:
                 self._verdicts[key] = f"{type(error).__name__}: {error}"
             shutil.rmtree(self._crashed)
@@ -115,19 +115,19 @@ def record(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     def record(name: str) -> Recording:
         folder = memory_path / "recorded"
         folder.mkdir()
-        SCENARIOS[name].prepare(folder)
-        return Recording(SCENARIOS[name], folder, Disk(tree_of(folder)), {})
+        WRITE_CASES[name].prepare(folder)
+        return Recording(WRITE_CASES[name], folder, Disk(tree_of(folder)), {})
 
     return record
 
 
-@each_scenario
+@each_case
 def test_the_model_ends_where_the_disk_does(name, record):
     recording = record(name)
     assert recording.disk_after(recording.calls).now() == tree_of(recording.folder)
 
 
-@each_scenario
+@each_case
 def test_a_power_failure_at_any_instant_leaves_the_old_or_the_new(name, record):
     recording = record(name)
     assert list(recording.faults(recording.calls)) == []
@@ -135,7 +135,7 @@ def test_a_power_failure_at_any_instant_leaves_the_old_or_the_new(name, record):
     assert seen == ({"new"} if name == "fold back" else {"old", "new"})
 
 
-@each_scenario
+@each_case
 def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, record):
     first = record(name)
     for n_calls in range(len(first.calls) + 1):
@@ -162,7 +162,7 @@ def test_the_name_of_a_directory_that_was_there_before_must_be_synced(record, mo
 
 
 # Folding back syncs for the sake of the other case, in which the newest has its name already.
-@pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - {"fold back"}))
+@pytest.mark.parametrize("name", sorted(WRITE_CASES.keys() - {"fold back"}))
 def test_taking_out_any_sync_breaks_the_promise(name, record):
     recording = record(name)
     syncs = [i for i, call in enumerate(recording.calls) if call.operation in SYNCS]

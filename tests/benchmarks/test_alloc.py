@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.internals import table_of
 
 from jessymem import MemoryConfig, MmapManager
 from jessymem.config import DEFAULT_POOLS
@@ -138,7 +139,7 @@ def manager() -> Iterator[MmapManager]:
 
 def words_of(allocator: PoolAllocator) -> Any:
     """Return what kernels are given."""
-    return allocator._table.argument
+    return table_of(allocator).argument
 
 
 # -- pairs in compiled code, by how full the pool is -----------------------------------------------

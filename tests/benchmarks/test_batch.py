@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from support.internals import snapshot_of
 
 from jessymem import MmapManager
 from jessymem.bench import data, loops
@@ -24,7 +25,7 @@ N_THREADS = 100
 FIRST = 20
 
 
-class Shelf(NamedTuple):
+class Loaded(NamedTuple):
     """A store, and ids in random order as a batch takes them."""
 
     manager: MmapManager
@@ -32,7 +33,7 @@ class Shelf(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=N_LAYERS)
-def shelf(request, tmp_path_factory) -> Iterator[Shelf]:
+def loaded(request, tmp_path_factory) -> Iterator[Loaded]:
     n_layers, is_measured = request.param, request.config.getoption("benchmark_enable")
     if not is_measured:
         n_layers = min(n_layers, 500)
@@ -52,33 +53,33 @@ def shelf(request, tmp_path_factory) -> Iterator[Shelf]:
         _jit.promote()
         known = manager.store().layer_ids()
         n_ids = max(BATCHES) if is_measured else 1000
-        yield Shelf(manager, np.random.default_rng(1).choice(known, n_ids))
+        yield Loaded(manager, np.random.default_rng(1).choice(known, n_ids))
 
 
 @pytest.mark.parametrize("n_ids", BATCHES)
 @pytest.mark.benchmark(group="batch: locate_many")
-def test_locate_many(benchmark, shelf, n_ids):
-    ids = shelf.ids[:n_ids]
-    found = benchmark(shelf.manager.locate_many, ids)
+def test_locate_many(benchmark, loaded, n_ids):
+    ids = loaded.ids[:n_ids]
+    found = benchmark(loaded.manager.locate_many, ids)
     benchmark.extra_info["ns_per_layer"] = per_layer(benchmark, len(ids))
     assert (found["status"] == 0).all()
 
 
 @pytest.mark.benchmark(group="batch: 10,000 layers, one way and another")
 @pytest.mark.parametrize("verb", ["locate_many", "access_many", "gather"])
-def test_verbs(benchmark, shelf, verb):
-    benchmark(getattr(shelf.manager, verb), shelf.ids[:10_000])
+def test_verbs(benchmark, loaded, verb):
+    benchmark(getattr(loaded.manager, verb), loaded.ids[:10_000])
 
 
 @pytest.mark.benchmark(group="batch: 10,000 layers, one way and another")
-def test_numpy_rows(benchmark, shelf):
-    rows = shelf.ids[:10_000] & 0xFFFF
-    table = np.zeros(65_536, shelf.manager._snapshot.resident[0].rows.dtype)
+def test_numpy_rows(benchmark, loaded):
+    rows = loaded.ids[:10_000] & 0xFFFF
+    table = np.zeros(65_536, snapshot_of(loaded.manager).resident[0].rows.dtype)
     benchmark(table.__getitem__, rows)
 
 
 @pytest.mark.benchmark(group="batch: 10,000 layers, one way and another")
-def test_compiled_loop(benchmark, shelf):
+def test_compiled_loop(benchmark, loaded):
     def read(store, ids):
         n_bytes = 0
         for i in range(len(ids)):
@@ -87,22 +88,22 @@ def test_compiled_loop(benchmark, shelf):
 
     if not _jit.is_disabled():
         read = loops.compile_loop(read)
-    store, ids = shelf.manager.store(), shelf.ids[:10_000]
-    n_bytes = int(shelf.manager.locate_many(ids)["size"].sum())
+    store, ids = loaded.manager.store(), loaded.ids[:10_000]
+    n_bytes = int(loaded.manager.locate_many(ids)["size"].sum())
     assert read(store, ids) == n_bytes
     benchmark(read, store, ids)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.benchmark(group="batch: 200 calls of 10,000 ids from threads")
-def test_cores(benchmark, shelf, n_threads):
+def test_cores(benchmark, loaded, n_threads):
     """The same work in one thread and in two: kernels hold no GIL."""
-    ids = shelf.ids[:10_000]
+    ids = loaded.ids[:10_000]
     n_calls = 200 if benchmark.enabled else 2
 
     def locate(n):
         for _ in range(n):
-            shelf.manager.locate_many(ids)
+            loaded.manager.locate_many(ids)
 
     with ThreadPoolExecutor(n_threads) as threads:
         benchmark(lambda: list(threads.map(locate, [n_calls // n_threads] * n_threads)))
@@ -110,14 +111,14 @@ def test_cores(benchmark, shelf, n_threads):
 
 @pytest.mark.parametrize("n_threads", [1, N_THREADS])
 @pytest.mark.benchmark(group="batch: 1,000 ids a call, from threads")
-def test_crowd(benchmark, shelf, n_threads):
+def test_crowd(benchmark, loaded, n_threads):
     """100 Python threads against one, the same work; single reads beside lmdb are in `read`."""
     n_calls = 1000 if benchmark.enabled else N_THREADS
-    ids = shelf.ids[:1000]
+    ids = loaded.ids[:1000]
 
     def locate():
         for _ in range(n_calls // n_threads):
-            shelf.manager.locate_many(ids)
+            loaded.manager.locate_many(ids)
 
     def crowd():
         threads = [threading.Thread(target=locate) for _ in range(n_threads)]

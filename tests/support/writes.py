@@ -1,14 +1,10 @@
-"""What a way to write region files is to its tests, and the pieces that such ways are made of."""
+"""`WriteCase`, one way to write region files, and the pieces that such cases are made of."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from jessymem import (
     DimensionId,
@@ -17,17 +13,13 @@ from jessymem import (
     MmapManager,
     MmapRegion,
     RegionBuilder,
-    osmem,
 )
 from jessymem.regions.files import RegionFiles
-
-Intercept = Callable[..., None]
+from support.system_calls import Intercept, intercepted, writing_in_chunks
 
 DIMENSION = DimensionId(7)
-#: The base path of a scenario's manager, in its folder.
+#: The base path of a case's manager, in its folder.
 BASE = "base"
-#: From so many bytes on a piece is written by a call of its own: small files take several.
-WRITE_CHUNK_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ Layers = dict[int, Layer]
 
 
 @dataclass(frozen=True)
-class Scenario:
+class WriteCase:
     """One way to write, in a folder of its own.
 
     Attributes
@@ -59,7 +51,7 @@ class Scenario:
         Opens the folder as a user would, which tidies it, and returns "old" or "new". Raises on
         anything else, and where a file remains that should not.
     refuse : callable, optional
-        Stands at the seam all the while and raises what the system is to refuse.
+        Sees every system call and raises what the system is to refuse.
     is_promised : bool
         Whether only "new" will do once `act` has returned.
     """
@@ -71,37 +63,10 @@ class Scenario:
     is_promised: bool = True
 
 
-@contextmanager
-def standing_at_the_seam(*intercepts: Intercept | None) -> Iterator[None]:
-    """Let each of `intercepts` see every system call, in this order, until one of them raises."""
-    before = osmem.intercept
-
-    def intercept(operation: str, path: str, *details: Any) -> None:
-        for one in (*intercepts, before):
-            if one is not None:
-                one(operation, path, *details)
-
-    osmem.intercept = intercept
-    try:
-        yield
-    finally:
-        osmem.intercept = before
-
-
-@contextmanager
-def writing_in_chunks() -> Iterator[None]:
-    before = osmem._WRITE_CHUNK_BYTES
-    osmem._WRITE_CHUNK_BYTES = WRITE_CHUNK_BYTES  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        osmem._WRITE_CHUNK_BYTES = before  # type: ignore[misc]
-
-
-def act(scenario: Scenario, folder: Path, watch: Intercept | None = None) -> None:
-    """Run a scenario's write; `watch` sees each call that the system does not refuse."""
-    with writing_in_chunks(), standing_at_the_seam(scenario.refuse, watch):
-        scenario.act(folder)
+def act(case: WriteCase, folder: Path, watch: Intercept | None = None) -> None:
+    """Run a case's write; `watch` sees each call that the system does not refuse."""
+    with writing_in_chunks(), intercepted(case.refuse, watch):
+        case.act(folder)
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -160,19 +125,3 @@ def make_empty(folder: Path) -> None:
 
 
 # -- refusals --------------------------------------------------------------------------------------
-
-
-def refuse_to_replace(operation: str, path: str, *details: Any) -> None:
-    """Refuse what Windows refuses while a file is mapped."""
-    if operation == "rename" and os.path.basename(path) == "region.mmap":
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def refuse_to_remove(operation: str, path: str, *details: Any) -> None:
-    if operation == "remove":
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def refuse_to_sync_directories(operation: str, path: str, *details: Any) -> None:
-    if operation == "sync directory":
-        raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 
 class Recorder:
-    """Stands at the seam and keeps what concerns the disk below one folder."""
+    """Keeps the system calls that concern the disk below one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What the tests of eviction share: dimensions of about a MiB, and more of them than fit."""
+"""Dimensions of about a MiB, in managers whose budget holds some of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jessymem import DimensionId, LayerId, MemoryConfig, MmapManager, RegionBuilder, osmem
 from jessymem.kernels import schema as s
+from support.internals import snapshot_of
 
 MIB = 2**20
 N_LAYERS = 3
@@ -43,7 +44,7 @@ def path_of(base, number):
     return Path(base) / str(DimensionId(number)) / "region.mmap"
 
 
-def crowd(base, numbers, room, policy="lru", n_large=1, **settings):
+def load_into(base, numbers, room, policy="lru", n_large=1, **settings):
     """Return a manager with room for so many MiB, after loading `numbers` in order."""
     config = MemoryConfig(room, base, eviction_policy=policy, simulation="never", **settings)
     for number in numbers:
@@ -61,15 +62,9 @@ def evicted(manager):
     return [DimensionId.parse(each["dimension"]) for each in regions if each["state"] == "evicted"]
 
 
-def force_out(manager, number):
-    """Evict a dimension whatever would keep it."""
-    with manager._writing():
-        manager._evict(DimensionId(number))
-
-
 def charged(manager):
     """Return the bytes that regions in memory cost, as their files tell."""
-    resident = manager._snapshot.resident
+    resident = snapshot_of(manager).resident
     return sum(osmem.round_to_pages(region.size) for region in resident)
 
 
@@ -80,7 +75,7 @@ def check_numbers(manager):
     n_in_memory = sum(each["state"] != "evicted" for each in regions)
     assert stats.active_regions == n_in_memory
     assert stats.total_allocated_bytes == charged(manager) + stats.waiting_bytes
-    for region in manager._snapshot.loaded:
-        slot = manager._snapshot.regions[manager._snapshot.directory[region.dimension_id]]
+    for region in snapshot_of(manager).loaded:
+        slot = snapshot_of(manager).regions[snapshot_of(manager).directory[region.dimension_id]]
         is_in_memory = slot["state"] != s.REGION_EVICTED
-        assert (region.dimension_id in manager._snapshot.readers) == is_in_memory
+        assert (region.dimension_id in snapshot_of(manager).readers) == is_in_memory

@@ -1,4 +1,4 @@
-"""What crystallizes, as scenarios; each is a `Lesson` too, for tests that hold the manager.
+"""What crystallizes, as write cases, and as `Crystallization`s for tests that hold the manager.
 
 The manager lives within `act`, as in a program that is started again after it was killed: it looks
 first whether the layers are there.
@@ -10,25 +10,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from scenario import (
-    BASE,
-    DIMENSION,
-    WRITE_CHUNK_BYTES,
-    Intercept,
-    Layer,
-    Layers,
-    Scenario,
-    build,
-    layers_in,
-    layers_of,
-    refuse_to_replace,
-)
-
 from jessymem import DimensionNotFound, LayerId, MmapManager
+from support.system_calls import WRITE_CHUNK_BYTES, Intercept, refuse_to_replace
+from support.writes import BASE, DIMENSION, Layer, Layers, WriteCase, build, layers_in, layers_of
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Crystallization:
     """Something that is learned in D07 and crystallized.
 
     Attributes
@@ -42,7 +30,7 @@ class Lesson:
     is_whole : bool
         Whether the dimension is crystallized as a whole; otherwise the one layer is.
     refuse : callable, optional
-        As a scenario's.
+        As a write case's.
     """
 
     before: Layers
@@ -122,15 +110,17 @@ PROTO = Layer(
 )
 PROTOS: Layers = {2: PROTO, 3: Layer(b""), 12: Layer(b"t" * 70, "twelve")}
 
-LESSONS: dict[str, Lesson] = {
-    "crystallize": Lesson({}, {3: PROTO}, {}),
-    "crystallize into": Lesson(ON_DISK, {2: PROTO}, {}),
-    "crystallize all": Lesson(ON_DISK, PROTOS, {0: (b"", b"and more"), 9: (b"\n", b"")}, True),
-    "crystallize overlay": Lesson(ON_DISK, {}, {1: (b"\n", b"l" * WRITE_CHUNK_BYTES)}),
-    "crystallize beside": Lesson(ON_DISK, {2: PROTO}, {}, refuse=refuse_to_replace),
+CRYSTALLIZATIONS: dict[str, Crystallization] = {
+    "crystallize": Crystallization({}, {3: PROTO}, {}),
+    "crystallize into": Crystallization(ON_DISK, {2: PROTO}, {}),
+    "crystallize all": Crystallization(
+        ON_DISK, PROTOS, {0: (b"", b"and more"), 9: (b"\n", b"")}, True
+    ),
+    "crystallize overlay": Crystallization(ON_DISK, {}, {1: (b"\n", b"l" * WRITE_CHUNK_BYTES)}),
+    "crystallize beside": Crystallization(ON_DISK, {2: PROTO}, {}, refuse=refuse_to_replace),
 }
 
-CRYSTALLIZE_SCENARIOS: dict[str, Scenario] = {
-    name: Scenario(lesson.prepare, lesson.act, lesson.check, lesson.refuse)
-    for name, lesson in LESSONS.items()
+CRYSTALLIZE_CASES: dict[str, WriteCase] = {
+    name: WriteCase(case.prepare, case.act, case.check, case.refuse)
+    for name, case in CRYSTALLIZATIONS.items()
 }

@@ -1,4 +1,4 @@
-"""What tests of searches share: the oracle, hard inputs, and the kernels called by hand."""
+"""Searches: the oracle, hard inputs, and the kernels called by hand."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What writes region files, as scenarios that can be recorded, replayed, killed and made to fail.
+"""Every way to write region files, to be recorded, replayed, killed and made to fail.
 
-Tests find a scenario by its name in `SCENARIOS`. Here are those that build files
-and tidy them up.
+Tests find a case by its name in `WRITE_CASES`. Here are those that build files and tidy them up.
 """
 
 from __future__ import annotations
@@ -11,25 +10,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crystallize_scenarios import CRYSTALLIZE_SCENARIOS
-from scenario import (
-    DIMENSION,
+from jessymem import RegionIOError
+from jessymem.regions.files import RegionFiles
+from support.crystallizations import CRYSTALLIZE_CASES
+from support.system_calls import (
     WRITE_CHUNK_BYTES,
-    Layer,
-    Layers,
-    Scenario,
-    build,
-    layers_in,
-    make_empty,
+    intercepted,
     refuse_to_remove,
     refuse_to_replace,
     refuse_to_sync_directories,
-    standing_at_the_seam,
+)
+from support.writes import (
+    DIMENSION,
+    Layer,
+    Layers,
+    WriteCase,
+    build,
+    layers_in,
+    make_empty,
     target_in,
 )
-
-from jessymem import RegionIOError
-from jessymem.regions.files import RegionFiles
 
 #: The states differ in length and in every byte; the new one takes more than one write(2).
 STATES: dict[str, Layers] = {
@@ -45,14 +45,14 @@ def build_state(state: str, folder: Path) -> None:
 
 
 def build_beside(state: str, folder: Path) -> None:
-    with standing_at_the_seam(refuse_to_replace):
+    with intercepted(refuse_to_replace):
         build_state(state, folder)
 
 
 def make_alternates(folder: Path) -> None:
     """Leave an older generation under the name, and two newer ones beside it."""
     build_state("older", folder)
-    with standing_at_the_seam(refuse_to_replace, refuse_to_remove):
+    with intercepted(refuse_to_replace, refuse_to_remove):
         build_state("old", folder)
         build_state("new", folder)
 
@@ -75,7 +75,7 @@ def tidy_after_a_write_that_was_not_synced(folder: Path) -> None:
             refused.append(path)
             refuse_to_replace(operation, path)
 
-    with standing_at_the_seam(refuse_once, refuse_to_sync_directories), suppress(RegionIOError):
+    with intercepted(refuse_once, refuse_to_sync_directories), suppress(RegionIOError):
         build_state("new", folder)
     tidy(folder)
 
@@ -89,39 +89,39 @@ def check(folder: Path, old: str | None) -> str:
     return "old"
 
 
-SCENARIOS: dict[str, Scenario] = {
-    "build": Scenario(
+WRITE_CASES: dict[str, WriteCase] = {
+    "build": WriteCase(
         prepare=make_empty,
         act=partial(build_state, "new"),
         check=partial(check, old=None),
     ),
-    "build over": Scenario(
+    "build over": WriteCase(
         prepare=partial(build_state, "old"),
         act=partial(build_state, "new"),
         check=partial(check, old="old"),
     ),
-    "build beside": Scenario(
+    "build beside": WriteCase(
         prepare=partial(build_state, "old"),
         act=partial(build_state, "new"),
         check=partial(check, old="old"),
         refuse=refuse_to_replace,
     ),
-    "build beside another": Scenario(
+    "build beside another": WriteCase(
         prepare=make_one_alternate,
         act=partial(build_state, "new"),
         check=partial(check, old="old"),
         refuse=refuse_to_replace,
     ),
-    "fold back": Scenario(
+    "fold back": WriteCase(
         prepare=make_alternates,
         act=tidy,
         check=partial(check, old="new"),
     ),
-    "tidy after a failed sync": Scenario(
+    "tidy after a failed sync": WriteCase(
         prepare=make_one_alternate,
         act=tidy_after_a_write_that_was_not_synced,
         check=partial(check, old="old"),
         is_promised=False,
     ),
-    **CRYSTALLIZE_SCENARIOS,
+    **CRYSTALLIZE_CASES,
 }

@@ -2,12 +2,12 @@
 
 import struct
 
-import naive
 import numpy as np
 import pytest
-from naive import put, resign, set_row_field
 
 from jessymem import RegionBuilder
+from support import naive
+from support.naive import put, resign, set_row_field
 
 # -- arrays ----------------------------------------------------------------------------------------
 

@@ -1,24 +1,15 @@
-"""What tests of batches and stores share: a manager with every kind of layer, and an oracle."""
+"""A manager with every kind of layer, and what each of them holds."""
 
 from __future__ import annotations
 
-import numpy as np
-from test_manager import region_file
-
 from jessymem import LayerId, MemoryConfig, MmapManager, RegionBuilder
-from jessymem.kernels import schema as s
+from support.regions import region_file, write_packed
 
 POOLS = [(1, 4096), (8, 65_536)]
+NOT_THERE = [int(LayerId(15, 8)), int(LayerId(16, 1)), int(LayerId(2, 0)), 0, -1, 5, 2**62]
 
 
-def write_plain(path):
-    """Take the extension out of a region file, as another writer leaves it."""
-    raw = bytearray(path.read_bytes())
-    raw[s.RESERVED_OFFSET : s.HEADER_BYTES] = bytes(s.HEADER_BYTES - s.RESERVED_OFFSET)
-    path.write_bytes(raw)
-
-
-def shelve(base, **settings):
+def mixed_store(base, **settings):
     """Return a manager and what each of its layers holds, by id.
 
     D15 is dense, D16 has gaps and empty layers, D17 is a plain file with contents at odd places,
@@ -27,7 +18,7 @@ def shelve(base, **settings):
     contents = {}
 
     def build(number, layers):
-        builder = RegionBuilder(number, f"shelf {number}")
+        builder = RegionBuilder(number, f"dimension {number}")
         for layer, content in layers.items():
             builder.add_layer(layer, content)
             contents[LayerId(number, layer)] = content
@@ -51,24 +42,3 @@ def shelve(base, **settings):
         layer_id = manager.create_proto_dimension(number, content, layer=layer)
         contents[layer_id] = content
     return manager, contents
-
-
-def write_packed(path, number, layers):
-    """Write a plain file whose contents follow each other without a gap."""
-    entries = b"".join(
-        np.array([(layer, 0, 1.0, 0)], s.LAYER_ENTRY).tobytes() + bytes(s.LAYER_EXTENT.itemsize)
-        for layer in layers
-    )
-    at = s.HEADER_BYTES + len(entries)
-    pieces, packed = [], bytearray(entries)
-    for i, content in enumerate(layers.values()):
-        place = (i + 1) * s.MIN_ENTRY_BYTES - s.LAYER_EXTENT.itemsize
-        extent = np.array([(at, len(content))], s.LAYER_EXTENT).tobytes()
-        packed[place : place + len(extent)] = extent
-        pieces.append(content)
-        at += len(content)
-    header = np.zeros(1, s.HEADER)
-    header["dimension_id"], header["total_size"] = number, at
-    header["layer_count"], header["magic"] = len(layers), s.MAGIC
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header.tobytes() + packed + b"".join(pieces))

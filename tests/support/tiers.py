@@ -1,6 +1,7 @@
 """What readers ask and what they are told, so that tiers can be compared; see `test_tiers`.
 
-Run as a program it answers in a fresh process: ``tier_cases.py FOLDER TIER`` writes JSON.
+Run as a program it answers in a fresh process: ``python -m support.tiers FOLDER TIER``, in the
+folder `tests`, writes JSON.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from shelves import write_packed
 
 from jessymem import LayerId, MemoryConfig, MmapManager, MmapRegion, RegionBuilder, warmup
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
+from support.regions import region_file, write_packed
 
 N_THREADS = 4
 
@@ -32,17 +33,13 @@ NOT_FOUND = [int(LayerId(15, 8)), int(LayerId(16, 1)), int(LayerId(2, 0)), 0, -1
 MIXED = [*FOUND[::-1], *NOT_FOUND, *FOUND]
 
 
-def region_file(base, number):
-    return base / f"D{number}" / "region.mmap"
-
-
 def build(base):
     for number, layers in {15: DENSE, 16: GAPS, 18: DENSE, 20: BIG, 21: BIG}.items():
         builder = RegionBuilder(number, f"D{number}")
         for layer, content in layers.items():
             builder.add_layer(layer, content, keywords=[f"word{layer}"], depth=layer % 5)
-        builder.build_to_file(region_file(base, number))
-    write_packed(region_file(base, 17), 17, PLAIN)
+        builder.build_to_file(region_file(base, f"D{number}"))
+    write_packed(region_file(base, "D17"), 17, PLAIN)
 
 
 class Answers:
@@ -147,7 +144,7 @@ def ask_of_evicted(answers, base):
         ask_batches(answers, "evicted", manager, batches)
         stats = manager.get_stats()
         manager.access_layer("L20-00")  # so D21 has to go
-        path = region_file(base, 21)
+        path = region_file(base, "D21")
         elsewhere = path.rename(path.with_suffix(".elsewhere"))
         answers.ask("evicted and gone", manager.access_layer, "L21-00")
         ask_batches(answers, "evicted and gone", manager, {"second": both[2:]})
@@ -157,7 +154,7 @@ def ask_of_evicted(answers, base):
 
 def ask_of_damaged(answers, base):
     """Where somebody changes a file under its mapping, what lies outside is refused."""
-    path = region_file(base, 18)
+    path = region_file(base, "D18")
     raw = path.read_bytes()
     table = MmapRegion.from_file(18, path).layout.table_offset
     end_field = s.LAYER.fields["content_end"][1]

@@ -6,14 +6,9 @@ is shared with it. `resign` makes the checksums of a broken file hold again, as 
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
@@ -215,63 +210,3 @@ def resign(raw: bytes, *, contents: bool = False) -> bytes:
 
 
 # -- what the process holds ------------------------------------------------------------------------
-
-HAS_PROC = Path("/proc/self/maps").exists()
-
-
-def open_files() -> list[str]:
-    """Return what every open descriptor leads to, where the system tells."""
-    found = []
-    for name in os.listdir("/proc/self/fd") if HAS_PROC else ():
-        with suppress(OSError):  # the descriptor of the listing itself
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return sorted(found)
-
-
-def opened_since(before: list[str]) -> list[str]:
-    """Return what `open_files` has more now; what earlier tests left may have gone meanwhile."""
-    return list((Counter(open_files()) - Counter(before)).elements())
-
-
-def mappings_of(path: str | os.PathLike[str]) -> list[str]:
-    """Return the mappings of a file, where the system tells."""
-    if not HAS_PROC:
-        return []
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in lines if os.fspath(path) in line]
-
-
-def mapped_bytes() -> int:
-    """Return the length of all mappings of the process, 0 where the system does not tell."""
-    if not HAS_PROC:
-        return 0
-    spans = (
-        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()
-    )
-    return sum(int(end, 16) - int(start, 16) for start, end in spans)
-
-
-class Calls:
-    """Stands at the seam of the system calls: records each, fails the one that it is told to.
-
-    Hints, whose failure is no error, are let through unless they are asked for.
-    """
-
-    def __init__(
-        self, fail_at: int | None = None, number: int = errno.EIO, *, hints: bool = False
-    ) -> None:
-        self.made: list[tuple[str, str]] = []
-        self.fail_at = fail_at
-        self.number = number
-        self.hints = hints
-
-    def __call__(self, operation: str, path: str, *details: object) -> None:
-        if operation == "advise" and not self.hints:
-            return
-        self.made.append((operation, path))
-        if len(self.made) - 1 == self.fail_at:
-            raise OSError(self.number, os.strerror(self.number))
-
-    @property
-    def operations(self) -> list[str]:
-        return [operation for operation, _ in self.made]

@@ -1,6 +1,6 @@
 """Writers that are killed: at each of their system calls in turn, or whenever somebody does it.
 
-`write_until_killed` performs a scenario in one subfolder after the other, and says where it is.
+`write_until_killed` performs a write case in one subfolder after the other, and says where it is.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from scenario import Scenario, act
-from write_scenarios import SCENARIOS
+from support.write_cases import WRITE_CASES
+from support.writes import WriteCase, act
 
 
-def kill_at_each_call(scenario: Scenario, place: Path) -> Iterator[tuple[str, Path]]:
+def kill_at_each_call(case: WriteCase, place: Path) -> Iterator[tuple[str, Path]]:
     """Fork a writer that is killed at its first system call, one at its second, and so on.
 
     Yields the call, or "" when the writer came through, and the folder that it left.
@@ -26,11 +26,11 @@ def kill_at_each_call(scenario: Scenario, place: Path) -> Iterator[tuple[str, Pa
     for n_calls in itertools.count():
         folder = place / str(n_calls)
         folder.mkdir()
-        scenario.prepare(folder)
+        case.prepare(folder)
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _act_and_exit(scenario, folder, n_calls, writing)
+            _act_and_exit(case, folder, n_calls, writing)
         os.close(writing)
         with open(reading, encoding="utf-8") as pipe:
             call = pipe.read()
@@ -41,7 +41,7 @@ def kill_at_each_call(scenario: Scenario, place: Path) -> Iterator[tuple[str, Pa
             return
 
 
-def _act_and_exit(scenario: Scenario, folder: Path, n_calls: int, writing: int) -> None:
+def _act_and_exit(case: WriteCase, folder: Path, n_calls: int, writing: int) -> None:
     made = 0
 
     def kill(operation: str, path: str, *details: Any) -> None:
@@ -53,21 +53,21 @@ def _act_and_exit(scenario: Scenario, folder: Path, n_calls: int, writing: int) 
 
     code = 1
     try:
-        act(scenario, folder, kill)
+        act(case, folder, kill)
         code = 0
     finally:
         os._exit(code)
 
 
 def write_until_killed(name: str, place: Path, tell: Connection) -> None:
-    """Perform a scenario again and again; tell ("acting", 0), ("done", 0), ("acting", 1) ..."""
-    scenario = SCENARIOS[name]
+    """Perform a write case again and again; tell ("acting", 0), ("done", 0), ("acting", 1) ..."""
+    case = WRITE_CASES[name]
     prepared = place / "prepared"
     prepared.mkdir()
-    scenario.prepare(prepared)
+    case.prepare(prepared)
     for number in itertools.count():
         folder = place / str(number)
         shutil.copytree(prepared, folder)
         tell.send(("acting", number))
-        act(scenario, folder)
+        act(case, folder)
         tell.send(("done", number))

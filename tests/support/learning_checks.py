@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jessymem import AllocationFailed, DimensionId, LayerId, LimitExceeded
+from support.internals import allocator_of
 
 DIMENSIONS = (1, 9, 20, 21, 22, 2, 14, 30, 40_000)
 IMMUTABLE = (9, 14)
@@ -118,7 +119,7 @@ class Checks:
 
     def check_memory(self):
         """Nothing is charged but what is there, and nothing waits but for the views held."""
-        allocator, stats = self.manager._allocator, self.manager.get_stats()
+        allocator, stats = allocator_of(self.manager), self.manager.get_stats()
         if allocator is not None:
             assert allocator.validate() == []
         blocks = sum(pool.used_blocks * pool.block_size for pool in stats.per_pool.values())

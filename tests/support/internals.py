@@ -1,0 +1,281 @@
+"""The one place of the tests that knows private names: what nothing public can show or bring about.
+
+A test asks here only where the public way shows less. When something inside gets another name, this
+is the file to edit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, places, processes, references
+from jessymem.bench import footprint, timing
+from jessymem.kernels import _jit, atomics
+from jessymem.pools import supply, table
+from jessymem.pools.table import PoolTable
+from jessymem.regions import entries
+from jessymem.scanning import applying, crew, searching
+
+# -- a manager -------------------------------------------------------------------------------------
+
+
+def snapshot_of(manager: MmapManager) -> Any:
+    """Return the state that readers see now."""
+    return manager._snapshot
+
+
+def region_of(manager: MmapManager, dimension: int | str) -> Any:
+    """Return what stands for a dimension now; None: it is not loaded."""
+    number = DimensionId.parse(dimension) if isinstance(dimension, str) else DimensionId(dimension)
+    return snapshot_of(manager).region_of(number)
+
+
+def mapping_of(manager: MmapManager, dimension: int | str) -> weakref.ref[Any]:
+    """Return what tells, by returning None, that a dimension's mapping is gone."""
+    return weakref.ref(region_of(manager, dimension).data)
+
+
+def budget_of(manager: MmapManager) -> Any:
+    return manager._budget
+
+
+def mark_of(manager: MmapManager, dimension: DimensionId) -> Any:
+    """Return what readers write into, so that the eviction policy sees what is read."""
+    return manager._mark_of(dimension)
+
+
+def kept_errors_of(manager: MmapManager) -> Any:
+    """Return the errors of dimensions that could not be mapped again."""
+    return manager._kept
+
+
+def has_allocator(manager: MmapManager) -> bool:
+    """Tell whether blocks were ever asked for."""
+    return manager._allocator is not None
+
+
+def allocator_of(manager: MmapManager) -> PoolAllocator:
+    """Return a manager's allocator; it is made if there is none yet."""
+    return manager._make_allocator()
+
+
+def writing(manager: MmapManager) -> AbstractContextManager[Any]:
+    """Hold the writers' lock."""
+    return manager._writing()
+
+
+def evict(manager: MmapManager, number: int) -> None:
+    """Evict a dimension whatever would keep it."""
+    with writing(manager):
+        manager._evict(DimensionId(number))
+
+
+def make_room(manager: MmapManager, n_bytes: int) -> None:
+    """Evict what may go until so many bytes are free, as a load does."""
+    with writing(manager):
+        manager._make_room(n_bytes)
+
+
+def make_room_for_blocks(manager: MmapManager, n_bytes: int) -> None:
+    """Evict as an allocation does."""
+    manager._make_room_for_blocks(n_bytes)
+
+
+def replace_check_open(monkeypatch: Any, manager: MmapManager, make_check: Any) -> None:
+    """Let every verb call ``make_check(original)`` where it looks whether the manager is closed."""
+    monkeypatch.setattr(manager, "_check_open", make_check(manager._check_open))
+
+
+def before_each_find(monkeypatch: Any, function: Any) -> None:
+    """Call `function` before every single read looks up its layer."""
+    find = MmapManager._find
+
+    def find_after(self: MmapManager, layer_id: Any) -> Any:
+        function()
+        return find(self, layer_id)
+
+    monkeypatch.setattr(MmapManager, "_find", find_after)
+
+
+def whole_scan(manager: MmapManager, applied: Any, values: Any, threads: Any) -> Any:
+    """Return a function that applies a kernel to all layers, as one worker of a scan does."""
+    with manager._sampler.reader():
+        (spans,) = manager._states(None, threads)
+    (job,) = spans.jobs(1, (2**30, 2**30), is_whole=True)
+    return lambda: applied._apply(spans, values, threads.stop, job)
+
+
+def replace_samples(sampler: Any, latencies_ns: Any, reader_counts: Any) -> None:
+    """Put what was measured of reads in other containers."""
+    sampler._latencies_ns, sampler._reader_counts = latencies_ns, reader_counts
+
+
+def readers_of(sampler: Any) -> set[int]:
+    """Return the threads that are reading now."""
+    return sampler._readers
+
+
+def replace_readers(sampler: Any, readers: set[int]) -> None:
+    sampler._readers = readers
+
+
+def replace_marks(policy: Any, marks: dict[int, Any]) -> None:
+    """Give an eviction policy other marks for its dimensions."""
+    policy._marks = marks
+
+
+def locate_plain(*arguments: Any) -> int:
+    """Look ids up as a batch does that is too small for kernels."""
+    return places._locate_plain(*arguments)
+
+
+def edition_of(ref: references.LayerRef) -> Any:
+    """Return which edition of a file a reference leads to."""
+    return ref._edition
+
+
+def open_regions() -> Any:
+    """Return what references of this process have open, by path and edition."""
+    return references._open_regions
+
+
+def origins() -> Any:
+    """Return what stores that came by pickle were mapped from."""
+    return processes._origins
+
+
+# -- an allocator ----------------------------------------------------------------------------------
+
+
+def table_of(allocator: PoolAllocator) -> Any:
+    """Return the table of pools: the words that kernels share, blocks, and memory behind them."""
+    return allocator._table
+
+
+def empty_table(limit_bytes: int, n_blocks: int) -> PoolTable:
+    """Return a table of no pools whose state has rows for so many blocks, and not for millions.
+
+    A test that copies the state and compares it with what it was would spend its time on zeros.
+    """
+    spare = table._MIN_SPARE
+    table._MIN_SPARE = n_blocks  # type: ignore[misc]
+    try:
+        return PoolTable([], limit_bytes)
+    finally:
+        table._MIN_SPARE = spare  # type: ignore[misc]
+
+
+def budget_lock_of(allocator: PoolAllocator) -> Any:
+    return allocator._budget.lock
+
+
+def replace_eviction(allocator: PoolAllocator, evict: Any) -> None:
+    """Let an allocator that lacks memory call `evict`."""
+    allocator._supply.evict = evict
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+def marked_kernels() -> list[Any]:
+    """Return every function that is marked as a kernel, as plain Python."""
+    return list(_jit._kernels)
+
+
+def first_calls_of(group: str) -> list[Any]:
+    """Return what calls each kernel of a group once, when it is promoted."""
+    return _jit._first_calls[group]
+
+
+def kernel_lock() -> Any:
+    """Return the lock under which kernels are compiled."""
+    return _jit._lock
+
+
+def overload_lock() -> Any:
+    """Return the lock that plain atomics take."""
+    return atomics._lock
+
+
+def forget_compiled(monkeypatch: Any) -> dict[str, int]:
+    """Let no kernel be promoted and no item counted; return the counts of items, by group."""
+    counts: dict[str, int] = {}
+    monkeypatch.setattr(_jit, "_ready", set())
+    monkeypatch.setattr(_jit, "_n_items", counts)
+    return counts
+
+
+def watch_compiled_drivers(monkeypatch: Any) -> list[Any]:
+    """Return a list to which each kernel and dtype is added for which a scan compiles."""
+    compiled: list[Any] = []
+    compile_kernel = applying._compile
+
+    def count(kernel: Any, dtype: Any) -> Any:
+        compiled.append((kernel, dtype))
+        return compile_kernel(kernel, dtype)
+
+    monkeypatch.setattr(applying, "_compile", count)
+    return compiled
+
+
+# -- the system ------------------------------------------------------------------------------------
+
+
+def write_chunk_bytes() -> int:
+    return osmem._WRITE_CHUNK_BYTES
+
+
+def set_write_chunk_bytes(n_bytes: int) -> None:
+    """From so many bytes on a piece is written by a call of its own."""
+    osmem._WRITE_CHUNK_BYTES = n_bytes  # type: ignore[misc]
+
+
+# -- thresholds, set so that little work passes them -----------------------------------------------
+
+
+def set_small_scan_bytes(monkeypatch: Any, n_bytes: int) -> None:
+    """Below so many bytes a scan starts no thread."""
+    monkeypatch.setattr(crew, "_SMALL_BYTES", n_bytes)
+
+
+def wait_without_polls(monkeypatch: Any) -> None:
+    """Let a scan wait for its threads without looking up now and then."""
+    monkeypatch.setattr(crew, "_POLL_SECONDS", None)
+
+
+def set_search_job(monkeypatch: Any, n_bytes: int) -> None:
+    """Let a search be cut into pieces of so many bytes."""
+    monkeypatch.setattr(searching, "_JOB_BYTES", (n_bytes, n_bytes))
+
+
+def set_needles_of_a_job(monkeypatch: Any, n_needles: int) -> None:
+    monkeypatch.setattr(searching, "_JOB_NEEDLES", n_needles)
+
+
+def set_applied_job(monkeypatch: Any, n_bytes: int) -> None:
+    """Let the application of a kernel be cut into pieces of so many bytes."""
+    monkeypatch.setattr(applying, "_JOB_BYTES", (n_bytes, n_bytes))
+
+
+def let_turns_be_short(monkeypatch: Any) -> None:
+    """Let a benchmark measure for as short a time as may be."""
+    monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
+
+
+def hide_footprint(monkeypatch: Any, missing: Path) -> None:
+    """Let the system not tell how much memory a process takes."""
+    monkeypatch.setattr(footprint, "_STATM", missing)
+    monkeypatch.setattr(footprint, "_ROLLUP", missing)
+
+
+def set_grown_share(monkeypatch: Any, share: int) -> None:
+    """Let a pool that is added be so large a part of the limit, as its reciprocal."""
+    monkeypatch.setattr(supply, "_GROWN_SHARE", share)
+
+
+def few_entries() -> int:
+    """Return up to how many entries are parsed without kernels."""
+    return entries._FEW
