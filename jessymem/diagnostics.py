@@ -7,17 +7,16 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jessymem.budget import Usage
+from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.finding import base_of, learned_of
 from jessymem.pools.survey import Survey, survey_of_plans
-from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.metadata import LayerState
-from jessymem.snapshot import Snapshot, Standing
+from jessymem.regions.table import LoadedDimension
 from jessymem.stats import MemoryStats
 
 if TYPE_CHECKING:
-    from jessymem.manager import MmapManager
+    from jessymem.engine.engine import Engine
 
 
 class Moment(NamedTuple):
@@ -28,21 +27,21 @@ class Moment(NamedTuple):
     usage: Usage
 
     @classmethod
-    def of(cls, manager: MmapManager) -> Moment:
+    def of(cls, engine: Engine) -> Moment:
         """Look once."""
         # The snapshot is held, so what it has loaded stays charged.
-        snapshot = manager._snapshot
-        allocator = manager._allocator
+        snapshot = engine.snapshot
+        allocator = engine.present_allocator
         if allocator is not None:
             return cls(snapshot, *allocator.look())
-        blocks = survey_of_plans(manager.config.pool_configs)  # type: ignore[arg-type]
-        return cls(snapshot, blocks, manager._budget.usage())
+        blocks = survey_of_plans(engine.config.pool_configs)  # type: ignore[arg-type]
+        return cls(snapshot, blocks, engine.budget.usage())
 
 
-def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryStats:
+def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
     """Gather the numbers of one moment."""
-    snapshot, blocks, usage = moment or Moment.of(manager)
-    config, sampler = manager.config, manager._sampler
+    snapshot, blocks, usage = moment or Moment.of(engine)
+    config, sampler = engine.config, engine.sampler
     loaded, resident = snapshot.loaded, snapshot.resident
     utilization = usage.total / config.limit_bytes
     used = sum(region.size for region in resident) + blocks.n_requested
@@ -60,9 +59,9 @@ def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryS
         largest_free_run_bytes=blocks.largest_free_run,
         total_allocations=blocks.n_allocations,
         total_deallocations=blocks.n_deallocations,
-        allocation_failures=manager._allocator.n_failures if manager._allocator else 0,
-        evictions=manager._n_evictions,
-        reloads=manager._n_reloads,
+        allocation_failures=engine.present_allocator.n_failures if engine.present_allocator else 0,
+        evictions=engine.n_evictions,
+        reloads=engine.n_reloads,
         dimensions_loaded=len(loaded),
         layers_loaded=sum(region.n_layers for region in loaded),
         active_regions=len(resident),
@@ -75,11 +74,11 @@ def collect_stats(manager: MmapManager, moment: Moment | None = None) -> MemoryS
     )
 
 
-def dump_state(manager: MmapManager) -> dict[str, Any]:
+def dump_state(engine: Engine) -> dict[str, Any]:
     """Write down everything, in types that `json.dumps` takes."""
-    moment = Moment.of(manager)
-    stats = collect_stats(manager, moment)
-    config, snapshot = manager.config, moment.snapshot
+    moment = Moment.of(engine)
+    stats = collect_stats(engine, moment)
+    config, snapshot = engine.config, moment.snapshot
     in_memory = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
@@ -97,14 +96,14 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
             },
         },
         "pools": [dataclasses.asdict(pool) for pool in stats.per_pool.values()],
-        "regions": [_region(region, snapshot, manager._pinned) for region in snapshot.loaded],
+        "regions": [_region(region, snapshot, engine.pinned) for region in snapshot.loaded],
         "layers": [layer for region in snapshot.loaded for layer in _layers(region)],
         "counters": {
             "dimensions_loaded": stats.dimensions_loaded,
             "layers_loaded": stats.layers_loaded,
             "active_regions": stats.active_regions,
             "avg_access_latency_us": stats.avg_access_latency_us,
-            "access_samples": manager._sampler.n_samples,
+            "access_samples": engine.sampler.n_samples,
             "peak_concurrent_readers": stats.peak_concurrent_readers,
             "simulation_mode": stats.simulation_mode,
             "fragmentation_ratio": stats.fragmentation_ratio,
@@ -120,13 +119,15 @@ def dump_state(manager: MmapManager) -> dict[str, Any]:
             for region_id, n_bytes in sorted(moment.usage.waiting.items())
             if region_id not in in_memory  # it was just about to be published again
         ]
-        + (manager._allocator.waiting_blocks() if manager._allocator else []),
+        + (engine.present_allocator.waiting_blocks() if engine.present_allocator else []),
     }
 
 
-def _region(region: Standing, snapshot: Snapshot, pinned: set[DimensionId]) -> dict[str, Any]:
+def _region(
+    region: LoadedDimension, snapshot: Snapshot, pinned: set[DimensionId]
+) -> dict[str, Any]:
     slot = snapshot.regions[snapshot.directory[region.dimension_id]]
-    base = base_of(region)
+    base = region.base
     return {
         "region_id": int(slot["region_id"]),
         "dimension": str(region.dimension_id),
@@ -140,21 +141,22 @@ def _region(region: Standing, snapshot: Snapshot, pinned: set[DimensionId]) -> d
         "created_at": None if base is None else base.layout.created_at,
         "extended": None if base is None else base.layout.is_extended,
         "n_layers": region.n_layers,
-        "n_learned": len(learned_of(region)),
+        "n_learned": len(region.learned),
         "pinned": region.dimension_id in pinned,
     }
 
 
-def _layers(region: Standing) -> list[dict[str, Any]]:
+def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
     """List a region's layers without their keywords: cheap also where there are 65,536."""
-    if isinstance(region, EvictedRegion):  # its names are all that is known
+    region = loaded.resident
+    if region is None:  # its names are all that is known
         unknown = dict.fromkeys(("offset", "size", "depth", "frequency", "parent"))
-        place = {"location": None, "state": LayerState.PERMANENT.value}
-        return [{"layer": str(layer), **unknown, **place} for layer in region.list_layers()]
-    rows, learned = region.rows, learned_of(region)
+        where = {"location": None, "state": LayerState.PERMANENT.value}
+        return [{"layer": str(layer), **unknown, **where} for layer in loaded.list_layers()]
+    rows, learned = region.rows, region.learned
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
     columns = [rows[field].tolist() for field in fields]
-    base = base_of(region)
+    base = region.base
     # A region's own layers are all in one place and one state.
     location = None if base is None else base.location_of(0).value
     state = None if base is None else base.state_of(0).value

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem import osmem
+from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
 from jessymem.ingest.building import region_path
 from jessymem.kernels import schema as s
-from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
 from jessymem.regions.files import RegionFiles

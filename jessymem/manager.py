@@ -1,64 +1,44 @@
-"""`MmapManager`: one method per verb of the contract; the work is done in the rooms below it.
+"""`MmapManager`: what users hold.
 
-A process that only maps and reads should start quickly: rooms that it may never enter are imported
-by the methods that lead there.
+Each method checks its arguments and calls one function below: of the engine, of learning, of the
+allocator. A process that only maps and reads should start quickly, so parts that it may never need
+are imported by the methods that lead there.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+
+import numpy as np
 
 from jessymem import osmem
-from jessymem.batches import BatchVerbs
-from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import CORE_DIMENSIONS, SLOTS
-from jessymem.errors import (
-    DimensionNotFound,
-    DuplicateDimension,
-    InvalidAccess,
-    JessyMemoryError,
-    lets_go,
-)
-from jessymem.eviction import make_policy
+from jessymem.core_dimensions import CORE_DIMENSIONS
+from jessymem.engine import records
+from jessymem.engine.engine import Engine
+from jessymem.errors import JessyMemoryError, lets_go
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
+    LayerId,
+    LayerLike,
     as_dimension_id,
+    as_layer_id,
 )
-from jessymem.kernels import schema as s
-from jessymem.learning.finding import base_of, learned_of, log_lost, unwritten_in
-from jessymem.learning.verbs import LearningVerbs
-from jessymem.loading import Loader, log_region, log_simulation, logged_failure
-from jessymem.locks import Hold, Lock
-from jessymem.logger import logger
-from jessymem.pools.verbs import MemoryVerbs
-from jessymem.pressure import Level, PressureLog
-from jessymem.processes import editions_in, renew_in_forked_children, reopen
-from jessymem.reading import ReadingVerbs
-from jessymem.regions.evicted import EvictedRegion
-from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable
-from jessymem.residency import ResidencyVerbs
-from jessymem.sampling import ReadSampler
-from jessymem.scanning.verbs import ScanningVerbs
-from jessymem.snapshot import Snapshot
+from jessymem.reading import LayerReader
 
 if TYPE_CHECKING:
-    from jessymem.pools.allocator import PoolAllocator
+    from numpy.typing import DTypeLike, NDArray
+
+    from jessymem.pools.offsets import MmapOffset
+    from jessymem.regions.drafts import Content, ContentOrArray
     from jessymem.stats import LoadReport, MemoryStats
 
 
-class MmapManager(
-    ResidencyVerbs, LearningVerbs, ScanningVerbs, BatchVerbs, ReadingVerbs, MemoryVerbs
-):
+class MmapManager(LayerReader):
     """Maps region files and hands out their layers with no copy and no lock.
 
     Threads may share a manager. Readers never wait: they see a layer's old state or its new one,
@@ -76,6 +56,20 @@ class MmapManager(
     ------
     ConfigError
         Naming the field that makes no sense.
+
+    What any method may raise, and does not list again:
+
+    InvalidAccess
+        If the manager is closed, or another thread is crystallizing what is to be changed. Also
+        where a signal handler or a finalizer calls it in the middle of another call of its thread,
+        and it would have to wait.
+    LimitExceeded, AllocationFailed
+        If there is no memory for it: the budget would be passed, or the system refuses.
+    RegionIOError, RegionFormatError, OutOfBounds
+        If a file cannot be read, mapped or written, breaks the format, or was changed while it was
+        mapped.
+    ValueError, TypeError
+        If an argument is not of the form that is asked for.
 
     Notes
     -----
@@ -99,26 +93,7 @@ class MmapManager(
         *,
         base_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._config = MemoryConfig.of(config, base_path)
-        self._budget = Budget(self._config.limit_bytes, SLOTS)
-        self._loader = Loader(self._config, self._budget)
-        self._pressure = PressureLog(self._config)
-        self._allocator = None
-        self._empty = Snapshot.empty(SLOTS)
-        self._snapshot = self._empty
-        self._policy = make_policy(self._config.eviction_policy)
-        self._pinned = set()
-        self._kept = {}
-        self._crystallizing = []
-        self._is_hopeless = False
-        self._n_spared = self._n_evictions = self._n_reloads = 0
-        self._sampler = ReadSampler(self._policy.gate)
-        self._gates = self._sampler.gates
-        self._closed = False
-        self._lock = Lock()
-        self._postponed: deque[Callable[[], None]] = deque()
-        self._budget.afterwards = WeakMethod(self._do_postponed)
-        renew_in_forked_children(self)
+        self._engine = Engine(MemoryConfig.of(config, base_path))
 
     # -- finding and loading -----------------------------------------------------------------------
 
@@ -130,8 +105,8 @@ class MmapManager(
         RegionIOError
             If the directory cannot be listed; one that does not exist holds nothing.
         """
-        self._check_open()
-        return self._loader.discover()
+        self._engine.check_open()
+        return self._engine.loader.discover()
 
     @lets_go
     def load_dimension(
@@ -157,24 +132,14 @@ class MmapManager(
             If it is loaded; one that is simulated is replaced.
         DimensionNotFound
             If there is no file.
-        RegionFormatError
-            If the file breaks the format.
-        RegionIOError
-            If it cannot be opened, mapped or read.
         LimitExceeded
             If it does not fit the budget, also after evicting what may go; or a core file does not
             fit its slot and the headroom.
-        AllocationFailed
-            If the system has no memory left (``load_mode="copy"``).
-        InvalidAccess
-            If the manager is closed.
-        ValueError, TypeError
-            If `dimension_id` or `path` is none.
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.as_path(path).absolute()
-        with self._writing():
-            return self._load(dimension, home)
+        with self._engine.writing():
+            return self._engine.load(dimension, home)
 
     @lets_go
     def load_core_dimensions(self) -> LoadReport:
@@ -188,10 +153,6 @@ class MmapManager(
         -------
         LoadReport
 
-        Raises
-        ------
-        InvalidAccess
-            If the manager is closed.
         """
         return self._load_several(list(CORE_DIMENSIONS))
 
@@ -205,8 +166,6 @@ class MmapManager(
 
         Raises
         ------
-        InvalidAccess
-            If the manager is closed.
         RegionIOError
             If the base path cannot be listed.
         """
@@ -232,39 +191,10 @@ class MmapManager(
             If the dimension is not loaded from a file, or the file is gone.
         RegionFormatError, RegionIOError, LimitExceeded, AllocationFailed
             As `load_dimension`; the old file stays loaded.
-        InvalidAccess
-            If the manager is closed.
-        ValueError, TypeError
-            If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
-        with self._writing():
-            old = self._standing_for(dimension)
-            if isinstance(old, EvictedRegion):
-                evicted, old = old, self._bring_back(dimension)
-                if old.edition != evicted.edition:
-                    return True
-            base, state = base_of(old), old.state
-            del old
-            if base is None or base.path is None:
-                raise DimensionNotFound(
-                    f"{dimension} is {s.REGION_STATES[state]}: there is no file to refresh it from",
-                    dimension=dimension,
-                    path=None,
-                )
-            self._check_calm(dimension)
-            home = self._loader.home_of(dimension)
-            with logged_failure(dimension, home):
-                identify = partial(self._loader.identify, dimension)
-                if self._loader.with_newest(dimension, home, identify) == base.identity:
-                    return False
-                region, region_id = self._map_newest(dimension, home)
-            if region.generation != 0 and region.edition[:2] <= base.edition[:2]:
-                return False
-            del base
-            self._publish_base(region, region_id)
-            log_region("dimension_refreshed", region)
-            return True
+        with self._engine.writing():
+            return self._engine.refresh(dimension)
 
     @lets_go
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
@@ -277,27 +207,30 @@ class MmapManager(
         InvalidAccess
             If it has learned layers, which would be lost: crystallize or discard them first. Or if
             the manager is closed.
-        ValueError, TypeError
-            If `dimension_id` is none.
         """
         dimension = as_dimension_id(dimension_id)
-        self._give_up(partial(self._unload, dimension))
+        self._engine.give_up(self._engine.unload, dimension)
 
-    def _unload(self, dimension: DimensionId) -> None:
-        with self._writing():
-            region = self._standing_for(dimension)
-            self._check_calm(dimension)
-            self._check_nothing_is_lost(region)
-            region_id = self._snapshot.region_id_of(dimension)
-            self._snapshot = self._snapshot.without(dimension)
-            self._budget.retire(region_id)
-            self._policy.forget(int(dimension))
-            self._pinned.discard(dimension)
-            self._loader.settle(dimension, None)
-            self._give_back(layer.block for layer in learned_of(region).values())
-            if isinstance(region, LayerTable):
-                log_region("dimension_unloaded", region)
-            del region
+    @lets_go
+    def pin(self, dimension_id: DimensionLike) -> None:
+        """Keep a dimension in memory, whatever the pressure, until `unpin` or its unloading.
+
+        One that was evicted is mapped again. Pinning twice is pinning once.
+
+        Raises
+        ------
+        DimensionNotFound
+            If it is not loaded.
+        """
+        dimension = as_dimension_id(dimension_id)
+        with self._engine.writing():
+            self._engine.pin(dimension)
+
+    @lets_go
+    def unpin(self, dimension_id: DimensionLike) -> None:
+        """Let a dimension be evicted again; nothing to do for one that is not pinned."""
+        dimension = as_dimension_id(dimension_id)
+        self._engine.give_up(self._engine.unpin, dimension)
 
     def close(self) -> None:
         """Unload everything and take every block back; a second call does nothing.
@@ -306,37 +239,300 @@ class MmapManager(
         that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
         `is_loaded` raises InvalidAccess.
         """
-        self._give_up(self._close)
+        self._engine.afterwards(self._engine.close)
 
-    def _close(self) -> None:
-        with self._lock.hold():
-            with self._budget.lock.hold():  # so that no allocator is made any more
-                was_closed, self._closed = self._closed, True
-                allocator = self._allocator
-            if allocator is not None:
-                allocator.close()
-            region_ids = self._snapshot.region_ids()
-            lost = [layer for region in self._snapshot.loaded for layer in unwritten_in(region)]
-            self._snapshot = self._empty
-            for region_id in region_ids:
-                self._budget.retire(region_id)
-            if was_closed:
-                return
-            log_lost(lost)
-            logger.info("closed", extra={"event": "closed", "base_path": str(self._loader.base)})
+    # -- learning ----------------------------------------------------------------------------------
+
+    @lets_go
+    def create_proto_dimension(
+        self,
+        dimension_id: DimensionLike,
+        content: ContentOrArray,
+        *,
+        layer: int | None = None,
+        name: str = "",
+        frequency: float = 1.0,
+        depth: int = 0,
+        keywords: Iterable[str] = (),
+        parent: LayerLike | None = None,
+    ) -> LayerId:
+        """Make a layer in memory; every reader sees it at once.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+            Loaded or not, on disk or not.
+        content : str, bytes, bytearray, memoryview or ndarray
+            Copied; text becomes UTF-8, and an array stays one, as `RegionBuilder.add_array` takes
+            it. Without content the layer is *created*, with it *active*.
+        layer : int, optional
+            Its number; by default the next one above those on disk and in memory, from 0.
+        name, frequency, depth, keywords, parent
+            As `RegionBuilder.add_layer` takes them.
+
+        Returns
+        -------
+        LayerId
+
+        Raises
+        ------
+        DuplicateLayer
+            If the number is taken, on disk or in memory, or all are.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        LimitExceeded, AllocationFailed
+            If there is no memory for it.
+        RegionIOError, RegionFormatError
+            If the dimension has a file whose numbers cannot be read.
+
+        Notes
+        -----
+        Durability: none before `crystallize_proto_dimension`; `close` lets go of the layer.
+        """
+        item = {
+            "dimension_id": dimension_id,
+            "content": content,
+            "layer": layer,
+            "name": name,
+            "frequency": frequency,
+            "depth": depth,
+            "keywords": keywords,
+            "parent": parent,
+        }
+        return self.create_proto_layers([item])[0]
+
+    @lets_go
+    def create_proto_layers(
+        self, items: Iterable[Mapping[str, Any] | Sequence[Any]]
+    ) -> list[LayerId]:
+        """Make many layers in memory, all of them or none, visible at one instant.
+
+        Parameters
+        ----------
+        items : iterable of mapping, or of (dimension_id, content)
+            A mapping has the names of `create_proto_dimension`'s parameters as keys. Numbers that
+            are given are taken first; the others follow above them.
+
+        Returns
+        -------
+        list of LayerId
+            In the order of the items.
+
+        Raises
+        ------
+        DuplicateLayer, ImmutableDimension
+            As `create_proto_dimension`, for the first item that is wrong.
+        """
+        from jessymem.learning import creation
+
+        return creation.create(self._engine, items)
+
+    @lets_go
+    def update_proto_dimension(self, layer_id: LayerLike, content: ContentOrArray) -> None:
+        """Give a proto layer another content; a reader sees the old one or the new one, whole.
+
+        Views on the old content stay valid; its block goes back with the last of them.
+
+        Raises
+        ------
+        LayerNotFound
+            If there is no such layer.
+        ImmutableDimension
+            If the layer is on disk already, or as `create_proto_dimension`.
+        LimitExceeded, AllocationFailed
+            If there is no memory for it beside the old content, which stays.
+        InvalidAccess
+            If another thread is crystallizing it, or the manager is closed.
+        """
+        from jessymem.learning import writer
+
+        writer.update(self._engine, as_layer_id(layer_id), content)
+
+    @lets_go
+    def discard_proto_dimension(self, layer_id: LayerLike) -> None:
+        """Take a proto layer away from new reads; views that are held stay valid.
+
+        Raises
+        ------
+        LayerNotFound, ImmutableDimension
+            As `update_proto_dimension`.
+        """
+        from jessymem.learning import writer
+
+        writer.discard(self._engine, as_layer_id(layer_id))
+
+    @lets_go
+    def overlay_layer(
+        self, layer_id: LayerLike, content: Content, *, separator: str | bytes = b"\n"
+    ) -> None:
+        """Lay content over a loaded layer: readers get base, separator and content in one view.
+
+        The three are put together once, in a block. A second overlay appends to the first.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+            Of a layer from a file, or a simulated one.
+        content : str, bytes, bytearray or memoryview
+        separator : str or bytes
+            Between what is there and `content`.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        InvalidAccess
+            If the layer is a proto layer, which is updated instead; if another thread is
+            crystallizing it; or if the manager is closed.
+        LimitExceeded, AllocationFailed
+            If there is no memory for the whole.
+        DimensionNotFound
+            If the dimension was evicted and cannot be mapped again.
+        TypeError
+            If the layer is an array, or an argument is not of that form.
+        ValueError
+            If an argument is not of that form, or the whole would pass the format's limit.
+        """
+        from jessymem.learning import writer
+
+        writer.overlay(self._engine, as_layer_id(layer_id), content, separator)
+
+    @lets_go
+    def drop_overlay(self, layer_id: LayerLike) -> None:
+        """Take away all that was laid over a layer; views on it stay valid.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        InvalidAccess
+            If nothing lies over it, another thread is crystallizing it, or the manager is closed.
+        ImmutableDimension
+            If it is on disk already, or under ``read_only``.
+        DimensionNotFound
+            If the dimension was evicted and cannot be mapped again.
+        """
+        from jessymem.learning import writer
+
+        writer.drop(self._engine, as_layer_id(layer_id))
+
+    @lets_go
+    def crystallize_proto_dimension(self, layer_id: LayerLike) -> None:
+        """Write a proto layer, or a layer with what lies over it, into its dimension's file.
+
+        Readers go on meanwhile: from memory up to an instant, from the file from then on.
+
+        Raises
+        ------
+        LayerNotFound
+            If no such layer is loaded.
+        DuplicateLayer
+            If another process has taken the number on disk meanwhile; the proto layer stays.
+        InvalidAccess
+            If another thread is crystallizing it, it is on disk already, it lies over a simulated
+            layer, or the manager is closed.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        RegionIOError
+            If the system refuses a step: up to the renaming everything is as it was, and no file
+            remains. Where only the mapping fails, the layer is on disk and read from memory on.
+        RegionFormatError
+            If the dimension's file cannot be read.
+        LimitExceeded
+            If the file could not be loaded even if nothing else were; it is not written then.
+        AllocationFailed, OutOfBounds
+            If the file has to be copied and there is no memory (``load_mode="copy"``), or if it is
+            changed while it is merged.
+        ValueError, TypeError
+            If `layer_id` is none; or names and keywords together pass the format's limit.
+
+        Notes
+        -----
+        Durability: when this returns, the layer outlives a power failure, as far as the medium
+        keeps its word; see docs/durability.md.
+        """
+        from jessymem.learning import crystallization
+
+        wanted = as_layer_id(layer_id)
+        crystallization.crystallize(self._engine, wanted.dimension, wanted)
+
+    @lets_go
+    def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
+        """Write all that is learned in a dimension into its file, in one go.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+
+        Returns
+        -------
+        list of LayerId
+            What was written, ascending; without anything learned, nothing is.
+
+        Raises
+        ------
+        DimensionNotFound
+            If the dimension is not loaded.
+        DuplicateLayer, ImmutableDimension
+            As `crystallize_proto_dimension`, for the first layer that it holds for; none is
+            written then.
+
+        Notes
+        -----
+        Durability: as `crystallize_proto_dimension`, for all of them at once.
+        """
+        from jessymem.learning import crystallization
+
+        return crystallization.crystallize(self._engine, as_dimension_id(dimension_id))
+
+    # -- blocks of memory, see `PoolAllocator` -----------------------------------------------------
+
+    def allocate(self, size: int) -> MmapOffset:
+        """Take a block of at least `size` bytes; see `PoolAllocator.allocate`."""
+        engine = self._engine
+        return (engine.present_allocator or engine.allocator()).allocate(size)
+
+    def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
+        """Give a block back, now or with its last view; see `PoolAllocator.deallocate`."""
+        engine = self._engine
+        (engine.present_allocator or engine.allocator()).deallocate(offset, size)
+
+    def view(self, offset: MmapOffset, size: int) -> memoryview:
+        """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`."""
+        return self._engine.allocator().view(offset, size)
+
+    def allocate_many(self, sizes: Iterable[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`."""
+        return self._engine.allocator().allocate_many(sizes)
+
+    def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
+        """Give many blocks back, or none; see `PoolAllocator.deallocate_many`."""
+        self._engine.allocator().deallocate_many(offsets)
+
+    def allocate_array(
+        self, shape: int | Sequence[int], dtype: DTypeLike = np.float64
+    ) -> NDArray[Any]:
+        """Return an array in a block of its own; see `PoolAllocator.allocate_array`."""
+        return self._engine.allocator().allocate_array(shape, dtype)
+
+    def trim(self) -> int:
+        """Give memory that is free back to the system; see `PoolAllocator.trim`."""
+        return self._engine.allocator().trim()
 
     # -- seeing ------------------------------------------------------------------------------------
 
     @property
     def config(self) -> MemoryConfig:
         """The settings in force."""
-        return self._config
+        return self._engine.config
 
     def get_stats(self) -> MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
         from jessymem import diagnostics
 
-        return diagnostics.collect_stats(self)
+        return diagnostics.collect_stats(self._engine)
 
     def dump_state(self) -> dict[str, Any]:
         """Return the whole state, ready for `json.dumps`; works on a closed manager too.
@@ -348,13 +544,13 @@ class MmapManager(
         """
         from jessymem import diagnostics
 
-        return diagnostics.dump_state(self)
+        return diagnostics.dump_state(self._engine)
 
     # -- the rest of being an object ---------------------------------------------------------------
 
     def __enter__(self) -> MmapManager:
         """Return the manager itself."""
-        self._check_open()
+        self._engine.check_open()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -363,178 +559,50 @@ class MmapManager(
 
     def __repr__(self) -> str:
         """Show where it looks and what it holds."""
-        state = "closed" if self._closed else f"{len(self._snapshot.loaded)} dimensions"
-        return f"<MmapManager {self._loader.base} {state}>"
+        engine = self._engine
+        state = "closed" if engine.is_closed else f"{len(engine.snapshot.loaded)} dimensions"
+        return f"<MmapManager {engine.loader.base} {state}>"
 
     @lets_go
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
         """Pickle as configuration and loaded generations; what is being learned stays here."""
-        snapshot = self._snapshot
-        self._check_open()
-        loaded = editions_in(snapshot, self._loader)
-        return reopen, (type(self), MemoryConfig.of(self._config, self._loader.base), loaded)
+        from jessymem import pickling
+
+        return _reopen, (type(self), *pickling.reduce_engine(self._engine))
 
     # -- inside ------------------------------------------------------------------------------------
-
-    def _writing(self) -> Writing:
-        return Writing(self)
-
-    def _interrupts(self) -> bool:
-        """Tell whether this was called in the middle of another call of its own thread.
-
-        By a signal handler, say, or by a finalizer that the garbage collector ran. It must not wait
-        then: whoever it would wait for may be waiting for what was interrupted.
-        """
-        return self._budget.lock.is_mine() or self._lock.is_mine()
-
-    def _give_up(self, action: Callable[[], None]) -> None:
-        """Do what gives something back: now, or as soon as what it interrupts is done."""
-        if self._interrupts():
-            self._postponed.append(action)
-        else:
-            action()
-
-    def _do_postponed(self) -> None:
-        while self._postponed and not self._interrupts():
-            try:
-                action = self._postponed.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            try:
-                action()
-            except JessyMemoryError as error:
-                logger.warning(
-                    "not done after what it interrupted: %s",
-                    str(error),
-                    extra={"event": "postponed_failed", "error": type(error).__name__},
-                )
-
-    def _observe_pressure(self) -> list[Level]:
-        with self._budget.lock.hold():
-            return self._pressure.observe(self._budget.total)
-
-    def _make_allocator(self) -> PoolAllocator:
-        from jessymem.pools.allocator import PoolAllocator
-
-        with self._budget.lock.hold():
-            if self._allocator is None:
-                self._check_open()
-                evict = WeakMethod(self._make_room_for_blocks)  # no cycle
-                self._allocator = PoolAllocator.within(
-                    self._config,
-                    self._budget,
-                    self._pressure,
-                    lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
-                )
-            return self._allocator
-
-    def _load(self, dimension: DimensionId, home: Path | None = None) -> int:
-        start = perf_counter()
-        old = self._snapshot.region_of(dimension)
-        if old is not None and old.state not in (s.REGION_SIMULATED, s.REGION_LEARNED):
-            raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
-        if old is not None:
-            self._check_calm(dimension)
-        del old
-        home = home or self._loader.path_of(dimension)
-        with logged_failure(dimension, home):
-            region, region_id = self._map_newest(dimension, home)
-        self._publish_base(region, region_id)
-        self._loader.settle(dimension, home)
-        log_region("dimension_loaded", region, seconds=perf_counter() - start)
-        return region_id
-
-    def _load_simulated(self, dimension: DimensionId) -> None:
-        with logged_failure(dimension, self._loader.path_of(dimension)):
-            region, region_id = self._loader.simulate(dimension)
-        self._publish_base(region, region_id)
-
-    def _publish_base(self, region: MmapRegion, region_id: int) -> None:
-        """Publish a file's layers, with those over them that are being learned."""
-        dimension = region.dimension_id
-        old = self._snapshot.region_of(dimension)
-        replaced = None if old is None else self._snapshot.region_id_of(dimension)
-        with self._laid_over(region, learned_of(old)) as standing:
-            del old
-            self._place((standing, region_id))
-            del standing
-        if replaced is not None:
-            self._budget.retire(replaced)
 
     def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
         from jessymem.stats import LoadReport
 
-        start = perf_counter()
+        engine, start = self._engine, perf_counter()
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
-        with self._writing():
-            simulate = self._loader.wants_simulation()
+        with engine.writing():
+            simulate = engine.loader.wants_simulation()
             for dimension in dimensions:
                 try:
                     if not simulate or dimension not in CORE_DIMENSIONS:
-                        self._load(dimension)
+                        engine.load(dimension)
                         loaded.append(dimension)
-                    elif self.is_loaded(dimension):
+                    elif dimension in engine.snapshot:
                         skipped.append((dimension, "is loaded"))
                     else:
-                        self._load_simulated(dimension)
+                        engine.simulate(dimension)
                         simulated.append(dimension)
                         skipped.append((dimension, "simulated"))
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
             if simulated:
-                log_simulation(simulated, self._loader.base)
+                engine.record(records.of_simulation(simulated, engine.loader.base))
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
-    def _after_fork(self) -> None:
-        self._lock = Lock()
-        self._kept.clear()
-        self._rest_all()
-        snapshot = self._snapshot
-        resident = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
-        self._budget.after_fork(resident)
-        if self._allocator is not None:
-            self._allocator.recount()
-        self._sampler.after_fork()
 
+def _reopen(cls: type[MmapManager], config: MemoryConfig, loaded: list[Any]) -> MmapManager:
+    """Make the manager that a pickled one is in this process; see `pickling.reload`."""
+    from jessymem import pickling
 
-class Writing:
-    """Holds a manager's writer lock, and records afterwards which thresholds were passed."""
-
-    __slots__ = ("_hold", "_manager", "_risen")
-
-    def __init__(self, manager: MmapManager) -> None:
-        self._manager = manager
-        self._risen: list[Level] = []
-        self._hold: Hold | None = None
-
-    def __enter__(self) -> None:
-        """Wait for the lock.
-
-        Raises InvalidAccess if the manager is closed; or where this interrupts a call of its own
-        thread, and the lock is another's.
-        """
-        manager = self._manager
-        is_free_to_wait = manager._lock.is_mine() or not manager._budget.lock.is_mine()
-        self._hold = manager._lock.hold() if is_free_to_wait else manager._lock.hold_if_free()
-        if self._hold is None:
-            raise InvalidAccess(
-                "another thread is writing, and what this call interrupts may be what it waits for"
-            )
-        try:
-            manager._check_open()
-            self._risen += manager._observe_pressure()
-        except BaseException:
-            self._hold = None
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        """Give it back."""
-        manager = self._manager
-        if not exception[1]:
-            self._risen += manager._observe_pressure()
-        self._hold = None
-        budget = manager._budget
-        manager._pressure.record(self._risen, budget.total, waiting_bytes=budget.waiting_bytes)
-        manager._do_postponed()
+    manager = cls(config)
+    pickling.reload(manager._engine, loaded)
+    return manager

@@ -1,12 +1,16 @@
-"""The manager's reading verbs: each binds one snapshot and takes all that it needs from it."""
+"""`LayerReader`: everything that a manager offers to readers, who take no lock.
+
+Each call binds one snapshot and takes all that it needs from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from jessymem.engine.engine import Engine
+from jessymem.engine.policies import Mark
 from jessymem.errors import (
     DimensionNotFound,
     InvalidAccess,
@@ -14,7 +18,6 @@ from jessymem.errors import (
     RegionFormatError,
     lets_go,
 )
-from jessymem.eviction import Mark, Policy
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -24,63 +27,53 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
-from jessymem.learning.finding import base_of, learned_layer
-from jessymem.loading import Loader
-from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.table import LayerTable
-from jessymem.sampling import Gates, ReadSampler
-from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Buffer
+
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
-    from jessymem.places import Located
+    from jessymem.engine.locations import LayersLike
+    from jessymem.kernels.store import Store
     from jessymem.references import LayerRef
     from jessymem.regions.metadata import LayerInfo
+    from jessymem.scanning.crew import CancelToken
+    from jessymem.scanning.hits import Hits
 
 
-class ReadingVerbs:
-    """What a manager offers to readers, who take no lock."""
+class LayerReader:
+    """Reads layers: one, many of one state, or all bytes of all of them.
 
-    _snapshot: Snapshot
-    _sampler: ReadSampler
-    _gates: Gates
-    _loader: Loader
-    _policy: Policy
-    _closed: bool
+    Raises
+    ------
+    What any method may raise, and does not list again:
 
-    if TYPE_CHECKING:
+    InvalidAccess
+        If the manager is closed.
+    LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
+        If a dimension was evicted and cannot be mapped again: there is no room, or its file is
+        gone or cannot be read.
+    OutOfBounds
+        If a file was changed under its mapping so that a layer would lie outside.
+    ValueError, TypeError
+        If an argument is not of the form that is asked for.
+    """
 
-        def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
-        def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None: ...
-        def _located(
-            self, packed: NDArray[np.int64], missing: str
-        ) -> AbstractContextManager[Located]: ...
+    _engine: Engine
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
-        """Tell whether a dimension's layers can be read (simulated and evicted ones too).
-
-        Raises
-        ------
-        ValueError, TypeError
-            If `dimension_id` is none.
-        """
-        return self._snapshot.region_of(as_dimension_id(dimension_id)) is not None
+        """Tell whether a dimension's layers can be read (simulated and evicted ones too)."""
+        return as_dimension_id(dimension_id) in self._engine.snapshot
 
     @lets_go
     def list_dimensions(self) -> list[DimensionId]:
-        """Return the loaded dimensions, ascending.
-
-        Raises
-        ------
-        InvalidAccess
-            If the manager is closed.
-        """
-        snapshot = self._snapshot
-        self._check_open()
-        return [region.dimension_id for region in snapshot.loaded]
+        """Return the loaded dimensions, ascending."""
+        snapshot = self._engine.snapshot
+        self._engine.check_open()
+        return [loaded.dimension_id for loaded in snapshot.loaded]
 
     def access_layer(self, layer_id: LayerLike) -> memoryview:
         """Return a layer's bytes without a copy and without a lock.
@@ -100,24 +93,15 @@ class ReadingVerbs:
         ------
         LayerNotFound
             If no such layer is loaded.
-        OutOfBounds
-            If the file was changed under the mapping so that the layer would lie outside.
-        LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
-            If the dimension was evicted and cannot be mapped again: there is no room, the file is
-            gone, or cannot be read.
-        InvalidAccess
-            If the manager is closed.
-        ValueError, TypeError
-            If `layer_id` is none.
         """
         # One snapshot, two direct indexings, one bounds check, all over zero-copy views of the
         # published tables. A compiled kernel does the same in nanoseconds but costs more than this
         # to call.
         try:
-            content, starts, ends, index, n_bytes, in_memory, mark = self._snapshot.readers[
-                layer_id >> 16  # type: ignore[operator]
-            ]
-            mark[0] = next(self._gates.gate)
+            content, starts, ends, index, n_bytes, in_memory, mark, gates = (
+                self._engine.snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            )
+            mark[0] = next(gates.gate)
             row = number = layer_id & 0xFFFF  # type: ignore[operator]
             if index is not None:
                 row = index[number]
@@ -152,23 +136,22 @@ class ReadingVerbs:
             If the layer is no array, or `layer_id` no id.
         RegionFormatError
             If its description in the file is malformed, or as `access_layer`.
-        LayerNotFound, OutOfBounds, LimitExceeded, DimensionNotFound, RegionIOError,
-        AllocationFailed, InvalidAccess, ValueError
+        LayerNotFound
             As `access_layer`.
         """
         # As `access_layer`, up to the row.
-        snapshot = self._snapshot
         try:
-            door = snapshot.readers[layer_id >> 16]  # type: ignore[operator]
-            door[-1][0] = next(self._gates.gate)
-            row = number = layer_id & 0xFFFF  # type: ignore[operator]
-            if door[3] is not None:
-                row = door[3][number]
-            table = snapshot.handles[snapshot.directory[layer_id >> 16]]  # type: ignore[operator]
-            return table.array_of(row)  # type: ignore[union-attr]
+            snapshot = self._engine.snapshot
+            *_, index, _, _, mark, gates = snapshot.readers[layer_id >> 16]  # type: ignore[operator]
+            mark[0] = next(gates.gate)
+            row = layer_id & 0xFFFF  # type: ignore[operator]
+            if index is not None:
+                row = index[row]
+            table = snapshot.table_at(snapshot.directory[layer_id >> 16])  # type: ignore[operator]
+            return table.array_of(row)
         except (LookupError, StopIteration, TypeError, RegionFormatError):
             pass
-        snapshot = door = table = None  # type: ignore[assignment]  # see `lets_go`
+        snapshot = index = table = None  # type: ignore[assignment]  # see `lets_go`
         return self._array_measured(layer_id)
 
     @lets_go
@@ -192,26 +175,24 @@ class ReadingVerbs:
         InvalidAccess
             If the layer is in no file: it is a proto layer, simulated, or overlaid; or if the
             manager is closed.
-        ValueError, TypeError
-            If `layer_id` is none.
         """
         from jessymem.references import LayerRef
 
         wanted = as_layer_id(layer_id)
-        snapshot = self._snapshot
-        self._check_open()
-        standing = snapshot.standing_for(wanted)
-        if not standing.has_layer(wanted.layer):
-            raise LayerNotFound(f"{wanted} is not in {standing.path or 'memory'}", layer=wanted)
-        if learned_layer(standing, wanted) is not None:
+        snapshot = self._engine.snapshot
+        self._engine.check_open()
+        loaded = snapshot.get_for(wanted)
+        loaded.check_has(wanted)
+        if loaded.learned_layer(wanted.layer) is not None:
             raise InvalidAccess(
                 f"{wanted} is in memory, where no other process sees it: crystallize it first",
                 layer=wanted,
             )
-        if standing.path is None:
+        if loaded.path is None:
             raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
-        ref = LayerRef(self._loader.home_of(wanted.dimension), standing.edition, wanted)
-        base = base_of(standing)
+        home = self._engine.loader.home_of(wanted.dimension)
+        ref = LayerRef(home, loaded.edition, wanted)
+        base = loaded.base
         if base is not None:
             ref._share(base)
         return ref
@@ -227,8 +208,7 @@ class ReadingVerbs:
 
         Raises
         ------
-        LayerNotFound, OutOfBounds, LimitExceeded, DimensionNotFound, RegionIOError,
-        AllocationFailed, InvalidAccess, ValueError, TypeError
+        LayerNotFound
             As `access_layer`.
         RegionFormatError
             As `access_layer`; or if the layer's keywords are malformed.
@@ -237,9 +217,9 @@ class ReadingVerbs:
 
         wanted = as_layer_id(layer_id)
         mark = self._mark_of(wanted.dimension)
-        if not self._sampler.is_due(mark):
+        if not self._engine.sampler.is_due(mark):
             return LoadedContext.of(wanted, *self._find(wanted))
-        with self._sampler.measured_read(mark):
+        with self._engine.sampler.measured_read(mark):
             return LoadedContext.of(wanted, *self._find(wanted))
 
     @lets_go
@@ -265,27 +245,22 @@ class ReadingVerbs:
         ------
         LayerNotFound
             For the first layer that is not loaded, with ``missing="raise"``.
-        LimitExceeded
-            If evicted dimensions have to be mapped again, and all of these do not fit at once.
-        OutOfBounds, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed,
-        InvalidAccess, ValueError, TypeError
-            As `load_layer_context`.
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
-        from jessymem.places import as_packed, raise_missing, table_at
+        from jessymem.engine.locations import as_packed, located_in, raise_missing
 
         if not isinstance(missing, str) or missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
         wanted = flatten_paths(paths)
         packed = as_packed(wanted)
-        with self._located(packed, "raise" if missing == "raise" else "mark") as located:
-            statuses = located.places["status"]
+        with located_in(self._engine, packed, is_strict=missing == "raise") as located:
+            statuses = located.locations["status"]
             if (statuses == s.OUT_OF_BOUNDS).any():  # damage is not skipped
                 raise_missing(located, packed)
             is_found = statuses == s.OK
-            rows = located.places[is_found][["slot", "row"]].tolist()
+            rows = located.locations[is_found][["slot", "row"]].tolist()
             return ContextCollection(
-                LoadedContext.of(layer_id, table_at(located.snapshot, slot), row)
+                LoadedContext.of(layer_id, located.snapshot.table_at(slot), row)
                 for layer_id, (slot, row) in zip(
                     compress(wanted, is_found.tolist()), rows, strict=True
                 )
@@ -297,8 +272,7 @@ class ReadingVerbs:
 
         Raises
         ------
-        LayerNotFound, LimitExceeded, DimensionNotFound, RegionIOError, AllocationFailed,
-        InvalidAccess, ValueError, TypeError
+        LayerNotFound
             As `access_layer`.
         RegionFormatError
             As `access_layer`; or if the layer's keywords, or its description as an array, are
@@ -306,26 +280,16 @@ class ReadingVerbs:
         """
         wanted = as_layer_id(layer_id)
         region, row = self._find(wanted)  # holding no state: what it has may have to go
-        return region.info_of(wanted, row, self._snapshot.children_of(wanted))
+        return region.info_of(wanted, row, self._engine.snapshot.children_of(wanted))
 
     @lets_go
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
-        """Return the loaded layers, ascending; of one dimension or of all.
-
-        Raises
-        ------
-        DimensionNotFound
-            If `dimension_id` is not loaded.
-        InvalidAccess
-            If the manager is closed.
-        ValueError, TypeError
-            If `dimension_id` is none.
-        """
-        snapshot = self._snapshot
-        self._check_open()
+        """Return the loaded layers, ascending; of one dimension or of all."""
+        snapshot = self._engine.snapshot
+        self._engine.check_open()
         if dimension_id is not None:
-            return self._standing_for(as_dimension_id(dimension_id), snapshot).list_layers()
-        return [layer for region in snapshot.loaded for layer in region.list_layers()]
+            return snapshot.get(as_dimension_id(dimension_id)).list_layers()
+        return [layer for loaded in snapshot.loaded for layer in loaded.list_layers()]
 
     @lets_go
     def select(
@@ -345,33 +309,291 @@ class ReadingVerbs:
             Both ends included.
         dimensions : iterable of DimensionId, int or str, optional
             Those that are not loaded have no layers to offer.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If a condition is not of that form.
-        LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
-            If a dimension was evicted and cannot be mapped again: it is, one after the other.
-        InvalidAccess
-            If the manager is closed.
         """
         from jessymem import selection
 
         query = selection.Query.of(keywords, depth, frequency, dimensions)
-        snapshot = self._snapshot
-        self._check_open()
-        wanted = [each for each in snapshot.loaded if query.may_concern(each.dimension_id)]
-        tables = [each for each in wanted if isinstance(each, LayerTable)]
-        if len(tables) == len(wanted):
-            return [layer_id for table in tables for layer_id in query.layers_of(table)]
-        names = [each.dimension_id for each in wanted]
-        del snapshot, wanted, tables  # each may have to go for the next
-        found: list[LayerId] = []
-        for dimension in names:
-            table = self._bring_back_if_loaded(dimension)
-            found += [] if table is None else query.layers_of(table)
-            del table
-        return found
+        return selection.select(self._engine, query)
+
+    @lets_go
+    def locate_many(self, layer_ids: LayersLike, missing: str = "raise") -> NDArray[Any]:
+        """Find many layers in one call, without touching their contents.
+
+        Parameters
+        ----------
+        layer_ids : ndarray of integers, shape (n,), or iterable of LayerId, int or str
+            An array of packed ids is quickest: some nanoseconds a layer.
+        missing : {"raise", "mark"}
+            What to do about layers that are not loaded.
+
+        Returns
+        -------
+        ndarray of LOCATION, shape (n,)
+            In the order of the ids, the caller's own. Fields: ``offset`` and ``size`` of the
+            content in bytes (int64), the offset from the region's first byte, out of which that of
+            a layer in memory may lead; ``region``, the region id (int32); ``status`` (int32), 0
+            where the layer was found, else NO_DIMENSION, NO_SUCH_LAYER or OUT_OF_BOUNDS of
+            `jessymem.kernels.schema`, with region -1; ``slot`` and ``row`` (int32), its rows in the
+            tables of `store`. Locations are those of one state: they keep nothing alive.
+
+        Raises
+        ------
+        LayerNotFound
+            With ``missing="raise"``; its attribute `layers` lists all that are not loaded.
+        OutOfBounds
+            With ``missing="raise"``, if a file was changed under its mapping.
+        """
+        from jessymem.engine.locations import as_packed, is_strict, located_in
+
+        strict = is_strict(missing)
+        with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
+            return located.locations
+
+    @lets_go
+    def access_many(self, layer_ids: LayersLike, missing: str = "raise") -> list[memoryview | None]:
+        """Return the bytes of many layers without a copy, all of one state of the store.
+
+        Parameters
+        ----------
+        layer_ids, missing
+            As `locate_many`.
+
+        Returns
+        -------
+        list of memoryview
+            In the order of the ids; views as `access_layer` hands out, with the same lifetime. None
+            for what is missing, with ``missing="mark"``.
+
+        Raises
+        ------
+        LayerNotFound
+            As `locate_many`.
+        """
+        from jessymem.engine.locations import as_packed, cut_views, is_strict, located_in
+
+        strict = is_strict(missing)
+        with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
+            return cut_views(located)
+
+    @lets_go
+    def gather(
+        self, layer_ids: LayersLike, missing: str = "raise"
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Copy many layers into one contiguous buffer, as Arrow lays out a column of binaries.
+
+        One kernel call for all, without the GIL.
+
+        Parameters
+        ----------
+        layer_ids, missing
+            As `locate_many`.
+
+        Returns
+        -------
+        data : ndarray of uint8, shape (n_bytes,)
+            The contents one behind the other, in the order of the ids. The caller's own memory: not
+            in the budget.
+        offsets : ndarray of int64, shape (n + 1,)
+            Layer i is ``data[offsets[i]:offsets[i + 1]]``; one that is missing is empty, with
+            ``missing="mark"``.
+
+        Raises
+        ------
+        AllocationFailed
+            If the system has no memory for the buffer; or as `locate_many`.
+        LayerNotFound
+            As `locate_many`.
+        """
+        from jessymem.engine.locations import as_packed, copy_out, is_strict, located_in
+
+        strict = is_strict(missing)
+        with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
+            return copy_out(located)
+
+    @lets_go
+    def store(self) -> Store:
+        """Return the present state for use in compiled code, with no lock and no GIL.
+
+        Returns
+        -------
+        Store
+            A tuple of two arrays, to be passed to functions compiled with ``numba.njit``; see
+            `jessymem.kernels`. What it leads to stays in memory, unchanged, while it is held.
+            Layers that were evicted are not in it: read them, or pin their dimensions, before.
+        """
+        from jessymem.pickling import Origin
+
+        snapshot = self._engine.snapshot
+        self._engine.check_open()
+        return Origin(self._engine, snapshot).store()
+
+    # -- scans -------------------------------------------------------------------------------------
+
+    @lets_go
+    def find(
+        self,
+        needle: Buffer | str,
+        dimensions: Iterable[DimensionLike] | None = None,
+        limit: int | None = None,
+        *,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Hits:
+        """Find every place in the layers' contents at which some bytes are.
+
+        Contents are searched as they are stored. A find lies within one layer; finds may overlap.
+
+        Parameters
+        ----------
+        needle : bytes-like or str
+            At least one byte; a string is encoded as UTF-8.
+        dimensions : iterable of DimensionId, int or str, optional
+            Which to search; by default all that are loaded. Evicted ones are mapped again.
+        limit : int, optional
+            Stop after so many finds, the first in order.
+        workers : int, optional
+            Threads; by default one for each CPU that the process may use. A small store is searched
+            in the caller's.
+        progress : callable, optional
+            Called now and then as ``progress(n_done, n_total)``, in bytes, in the caller's thread.
+            Dimensions that still have to be mapped count with the length of their files. What it
+            raises ends the scan.
+        cancel : threading.Event, optional
+            Ends the scan soon after it is set; any object with such an ``is_set`` will do.
+
+        Returns
+        -------
+        Hits
+            Ascending by layer, then by offset in the layer's content. All of one state of the store
+            where everything chosen is in memory; else of one state per dimension, which are then
+            mapped and searched one after the other, so that they need not fit in memory together.
+
+        Raises
+        ------
+        DimensionNotFound
+            If one of `dimensions` is not loaded; or as `access_layer`.
+        concurrent.futures.CancelledError
+            If `cancel` was set.
+        """
+        from jessymem.scanning.crew import Crew
+        from jessymem.scanning.scans import find
+
+        crew = Crew(workers, progress, cancel)
+        return find(self._engine, needle, dimensions, crew, limit)
+
+    @lets_go
+    def count(
+        self,
+        needle: Buffer | str,
+        dimensions: Iterable[DimensionLike] | None = None,
+        *,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> int:
+        """Return at how many places in the layers' contents some bytes are.
+
+        Those that `find` would return, without a list of them.
+
+        Parameters
+        ----------
+        needle, dimensions, workers, progress, cancel
+            As `find`.
+
+        Raises
+        ------
+        concurrent.futures.CancelledError
+            As `find`.
+        """
+        from jessymem.scanning.crew import Crew
+        from jessymem.scanning.scans import count
+
+        return count(self._engine, needle, dimensions, Crew(workers, progress, cancel))
+
+    @overload
+    def scan(
+        self,
+        kernel: Callable[..., Any],
+        dtype: DTypeLike,
+        dimensions: Iterable[DimensionLike] | None = None,
+        *,
+        return_ids: Literal[False] = False,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> NDArray[Any]: ...
+    @overload
+    def scan(
+        self,
+        kernel: Callable[..., Any],
+        dtype: DTypeLike,
+        dimensions: Iterable[DimensionLike] | None = None,
+        *,
+        return_ids: Literal[True],
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
+    @lets_go
+    def scan(
+        self,
+        kernel: Callable[..., Any],
+        dtype: DTypeLike,
+        dimensions: Iterable[DimensionLike] | None = None,
+        *,
+        return_ids: bool = False,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> NDArray[Any] | tuple[NDArray[np.int64], NDArray[Any]]:
+        """Call a compiled function for every layer; return what it makes of each.
+
+        Parameters
+        ----------
+        kernel : callable
+            ``kernel(content, row) -> number``, a function that numba can compile, or has: one that
+            is no dispatcher yet is compiled, and remembered for the next call. `content` is the
+            layer's bytes, a read-only array of uint8; `row` a record of its own, with the fields
+            ``layer_num``, ``depth``, ``frequency``, ``parent`` and the others of LAYER in
+            `jessymem.kernels.schema`. Both end with the call. It runs in several threads at once,
+            without the GIL, on layers in no certain order.
+        dtype : data type
+            Of the values: a boolean or number to which what the kernel returns casts, as
+            `numpy.can_cast` says with ``"same_kind"``.
+        dimensions : iterable of DimensionId, int or str, optional
+            As `find`.
+        return_ids : bool
+            Whether to return the layers' ids too.
+        workers, progress, cancel
+            As `find`; threads share the work layer by layer.
+
+        Returns
+        -------
+        values : ndarray of `dtype`, shape (n,)
+            One for each layer, ascending by layer id.
+        ids : ndarray of int64, shape (n,)
+            With ``return_ids=True``, and before the values: the packed ids of the layers, of the
+            same state.
+
+        Raises
+        ------
+        TypeError
+            If the kernel is no function, cannot be compiled for these arguments, or returns what is
+            no `dtype`; or an argument is not of that form.
+        Exception
+            What the kernel raises, with a note that names it and the layer.
+        concurrent.futures.CancelledError
+            As `find`.
+        """
+        from jessymem.scanning.crew import Crew
+        from jessymem.scanning.scans import scan
+
+        crew = Crew(workers, progress, cancel)
+        ids, values = scan(self._engine, kernel, dtype, dimensions, crew)
+        return (ids, values) if return_ids else values
+
+    # -- as a container ----------------------------------------------------------------------------
 
     def __contains__(self, item: object) -> bool:
         """Tell whether a layer can be read, or a dimension is loaded."""
@@ -381,12 +603,12 @@ class ReadingVerbs:
             wanted = as_layer_id(item)  # type: ignore[arg-type]
         except (ValueError, TypeError):
             return False
-        region = self._snapshot.region_of(wanted.dimension)
-        return region is not None and region.has_layer(wanted.layer)
+        loaded = self._engine.snapshot.find(wanted.dimension)
+        return loaded is not None and loaded.has_layer(wanted.layer)
 
     def __len__(self) -> int:
         """Return how many layers are loaded."""
-        return sum(region.n_layers for region in self._snapshot.loaded)
+        return sum(loaded.n_layers for loaded in self._engine.snapshot.loaded)
 
     def __bool__(self) -> bool:
         """Return True: a manager is there, also when nothing is loaded."""
@@ -400,7 +622,7 @@ class ReadingVerbs:
         if not isinstance(layer_id, int):
             return self.access_layer(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
-        with self._sampler.measured_read(self._mark_of(wanted.dimension)):
+        with self._engine.sampler.measured_read(self._mark_of(wanted.dimension)):
             region, row = self._find(wanted)
             return region.content_of(row)
 
@@ -410,22 +632,24 @@ class ReadingVerbs:
         if not isinstance(layer_id, int):
             return self.array(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
-        with self._sampler.measured_read(self._mark_of(wanted.dimension)):
+        with self._engine.sampler.measured_read(self._mark_of(wanted.dimension)):
             table, row = self._find(wanted)
             return table.array_of(row)
 
     def _find(self, layer_id: LayerId) -> tuple[LayerTable, int]:
         """Return a layer's table, mapped again if it has to be, and its row."""
-        snapshot = self._snapshot
-        self._check_open()
-        standing = snapshot.standing_for(layer_id)
-        if not isinstance(standing, EvictedRegion):
-            return standing, standing.find_row(layer_id)
-        if not standing.has_layer(layer_id.layer):
-            raise LayerNotFound(f"{layer_id} is not in {standing.path}", layer=layer_id)
-        del snapshot, standing  # what else it holds may have to go
+        engine = self._engine
+        snapshot = engine.snapshot
+        engine.check_open()
+        loaded = snapshot.get_for(layer_id)
+        table = loaded.resident
+        if table is not None:
+            return table, table.find_row(layer_id)
+        loaded.check_has(layer_id)
+        del snapshot, loaded  # what else it holds may have to go
         try:
-            table = self._bring_back(layer_id.dimension)
+            with engine.writing():
+                table = engine.bring_back(layer_id.dimension)
         except DimensionNotFound as error:
             if error.path is not None:
                 raise  # the file is gone
@@ -437,19 +661,5 @@ class ReadingVerbs:
 
         Nowhere, if it is not in memory: mapping it again is the access that counts.
         """
-        door = self._snapshot.readers.get(int(dimension))
-        return [None] if door is None else door[-1]
-
-    def _check_open(self) -> None:
-        """Raise InvalidAccess once closed; asked *after* a snapshot is bound, which then has all.
-
-        The other way round a close in between would be answered as a layer that is not there.
-        """
-        if self._closed:
-            raise InvalidAccess(f"the manager of {self._loader.base} is closed")
-
-    def _standing_for(self, dimension: DimensionId, snapshot: Snapshot | None = None) -> Standing:
-        region = (snapshot or self._snapshot).region_of(dimension)
-        if region is None:
-            raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
-        return region
+        path = self._engine.snapshot.readers.get(int(dimension))
+        return [None] if path is None else path[-2]

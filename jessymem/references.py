@@ -228,7 +228,7 @@ class LayerRef:
         return _open_regions.setdefault((self._path, self._edition), region)
 
     def _open(self) -> MmapRegion:
-        from jessymem.processes import edition_gone
+        from jessymem.pickling import edition_gone
         from jessymem.regions.files import RegionFiles
 
         dimension = self._layer_id.dimension

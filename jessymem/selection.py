@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jessymem.engine.engine import Engine
 from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
 from jessymem.regions.table import LayerTable
 
@@ -101,3 +102,23 @@ def as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:
     if isinstance(value, str | bytes | int) or not isinstance(value, Iterable):
         raise TypeError(f"dimensions are a sequence of dimension ids, not {value!r}")
     return frozenset(as_dimension_id(item) for item in value)
+
+
+def select(engine: Engine, query: Query) -> list[LayerId]:
+    """Return the loaded layers that meet a query, ascending; evicted dimensions are mapped."""
+    snapshot = engine.snapshot
+    engine.check_open()
+    wanted = [each for each in snapshot.loaded if query.may_concern(each.dimension_id)]
+    tables = [table for each in wanted if (table := each.resident) is not None]
+    if len(tables) == len(wanted):
+        return [layer_id for table in tables for layer_id in query.layers_of(table)]
+    names = [each.dimension_id for each in wanted]
+    del snapshot, wanted, tables  # each may have to go for the next
+    found: list[LayerId] = []
+    for dimension in names:
+        with engine.writing():
+            # It may have been unloaded meanwhile.
+            table = engine.bring_back(dimension) if dimension in engine.snapshot else None
+        found += [] if table is None else query.layers_of(table)
+        del table
+    return found

@@ -29,8 +29,8 @@ from jessymem import (
     MmapManager,
     OutOfBounds,
     RegionBuilder,
-    places,
 )
+from jessymem.engine import locations
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
 
@@ -98,13 +98,13 @@ def test_both_tiers_write_the_same(tmp_path):
     with manager:
         snapshot = snapshot_of(manager)
         ids = np.array([*shuffled(contents), *NOT_THERE], np.int64)
-        found = places.locate(snapshot, ids)
-        touched, plain = np.zeros_like(found.touched), np.zeros_like(found.places)
+        found = locations.locate(snapshot, ids)
+        touched, plain = np.zeros_like(found.touched), np.zeros_like(found.locations)
         n_missing = locate_plain(
             snapshot.readers, snapshot.directory, snapshot.regions, ids, plain, touched
         )
         assert n_missing == found.n_missing == len(NOT_THERE)
-        assert plain.tolist() == found.places.tolist()
+        assert plain.tolist() == found.locations.tolist()
         assert touched.tolist() == found.touched.tolist()
 
 

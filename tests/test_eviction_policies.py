@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.internals import replace_marks
 
 from jessymem.config import EVICTION_POLICIES
-from jessymem.eviction import make_policy
+from jessymem.engine.policies import make_policy
 
 # -- oracles ---------------------------------------------------------------------------------------
 
@@ -124,7 +124,9 @@ def test_there_is_a_policy_for_every_name():
 
 
 def test_importing_policies_loads_no_numpy():
-    code = "import jessymem.eviction, sys; assert not {'numpy', 'numba'} & sys.modules.keys()"
+    code = (
+        "import jessymem.engine.policies, sys\nassert not {'numpy', 'numba'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

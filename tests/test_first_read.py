@@ -58,7 +58,7 @@ NOT_ENTERED = [
     "jessymem.learning.crystallization",
     "jessymem.learning.layers",
     "jessymem.learning.region",
-    "jessymem.places",
+    "jessymem.engine.locations",
     "jessymem.pools.allocator",
     "jessymem.regions.builder",
     "jessymem.regions.drafts",

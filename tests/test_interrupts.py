@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from support.internals import allocator_of, has_allocator
 
 import jessymem
 from jessymem import JessyMemoryError, MmapManager, MmapOffset, RegionBuilder
@@ -204,8 +205,8 @@ def strike_everywhere(case: Case, verb: str, step: int) -> None:
         assert state_of(case) == before, f"struck at {where}"
     assert n_struck
     case.put_back()
-    if case.manager._allocator is not None:
-        assert case.manager._allocator.validate() == []
+    if has_allocator(case.manager):
+        assert allocator_of(case.manager).validate() == []
     call()
 
 

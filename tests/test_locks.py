@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.internals import budget_of, writing
 
 from jessymem import InvalidAccess, LayerNotFound, MmapManager, RegionBuilder
 from jessymem.locks import Lock
@@ -102,10 +103,10 @@ class OtherWriter:
         assert self.inside.wait(PATIENCE_SECONDS)
 
     def write(self, manager: MmapManager) -> None:
-        with manager._writing():
+        with writing(manager):
             self.inside.set()
             self.go_on.wait(PATIENCE_SECONDS)
-            with manager._budget.changing():
+            with budget_of(manager).changing():
                 pass
 
     def finish(self) -> None:
@@ -119,7 +120,7 @@ def test_what_a_finalizer_gives_up_waits_for_nobody(manager):
     # writes, which will want the lock that `get_stats` holds.
     layer = manager.create_proto_dimension("D21", b"learned")
     other = OtherWriter(manager)
-    with manager._budget.changing():
+    with budget_of(manager).changing():
         other.go_on.set()
         manager.discard_proto_dimension(layer)
     other.finish()
@@ -130,7 +131,7 @@ def test_what_a_finalizer_gives_up_waits_for_nobody(manager):
 
 def test_what_would_have_to_wait_is_refused_at_once(manager):
     other = OtherWriter(manager)
-    with manager._budget.changing():
+    with budget_of(manager).changing():
         with pytest.raises(InvalidAccess, match="another thread is writing"):
             manager.create_proto_dimension("D21", b"learned")
     other.finish()
@@ -151,7 +152,7 @@ def test_what_is_given_up_within_a_write_goes_after_it(give_up, manager):
         "drop": lambda: manager.drop_overlay("L20-00"),
     }
     manager.pin("D20")
-    with manager._writing():
+    with writing(manager):
         before = manager.dump_state()
         calls[give_up]()
         assert manager.dump_state() == before
@@ -160,7 +161,7 @@ def test_what_is_given_up_within_a_write_goes_after_it(give_up, manager):
 
 def test_what_goes_wrong_afterwards_is_recorded(manager, caplog):
     layer = manager.create_proto_dimension("D21", b"learned")
-    with caplog.at_level(logging.WARNING, "jessymem"), manager._writing():
+    with caplog.at_level(logging.WARNING, "jessymem"), writing(manager):
         manager.discard_proto_dimension(layer)
         manager.discard_proto_dimension(layer)
     assert layer not in manager

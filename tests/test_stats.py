@@ -32,8 +32,8 @@ from jessymem import (
 )
 from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS
+from jessymem.engine.sampling import ReadSampler
 from jessymem.kernels import _jit
-from jessymem.sampling import ReadSampler
 
 MIB = 2**20
 
@@ -339,7 +339,7 @@ def test_the_average_is_of_what_was_measured(manager, monkeypatch):
     """Of a clock that stands still in between, each read measured takes one tick more."""
     now = iter(range(1_000_000))
     ticks = [0, 1_000, 10_000, 13_000]
-    monkeypatch.setattr("jessymem.sampling.perf_counter_ns", lambda: ticks[next(now)])
+    monkeypatch.setattr("jessymem.engine.sampling.perf_counter_ns", lambda: ticks[next(now)])
     manager.access_layer(L01)
     assert manager.get_stats().avg_access_latency_us == 1.0
     in_new_thread(lambda: manager.access_layer(L01))
@@ -350,7 +350,7 @@ def test_the_average_is_of_the_latest_4096(monkeypatch):
     """The first reads, of 1 ms each, are forgotten in favour of those of 2 ms."""
     sampler = ReadSampler(lambda n: repeat(None, n))
     ticks = iter([0, 1_000_000] * 4_096 + [0, 2_000_000] * 4_096)
-    monkeypatch.setattr("jessymem.sampling.perf_counter_ns", lambda: next(ticks))
+    monkeypatch.setattr("jessymem.engine.sampling.perf_counter_ns", lambda: next(ticks))
     for average in (1_000.0, 2_000.0):
         for _ in range(4_096):
             with sampler.measured_read([None]):

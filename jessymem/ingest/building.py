@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jessymem import osmem
+from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
@@ -25,7 +26,6 @@ from jessymem.ingest.numbering import (
     number_folders,
 )
 from jessymem.kernels.schema import ENCODING_BYTES, MAX_CONTENT_BYTES
-from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.drafts import Stuff, as_content

@@ -1,4 +1,4 @@
-"""How proto layers come to be: what is asked for, its blocks, its numbers, its publication."""
+"""How proto layers are made: what is asked for, its blocks, its numbers, its publication."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from jessymem.engine.engine import Engine
+from jessymem.engine.records import log_learning
 from jessymem.errors import DuplicateLayer
 from jessymem.ids import DimensionId, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
-from jessymem.learning.finding import learned_of
+from jessymem.learning.checks import check_writable
 from jessymem.learning.layers import LearnedLayer, naming
-from jessymem.learning.region import LearnedRegion, with_learned
+from jessymem.learning.region import with_learned
 from jessymem.pools import storing
 from jessymem.pools.storing import StoredBlock
 from jessymem.regions.drafts import (
@@ -22,11 +24,9 @@ from jessymem.regions.drafts import (
     as_content_or_array,
     make_draft,
 )
-from jessymem.regions.evicted import EvictedRegion
-from jessymem.snapshot import Snapshot, Standing
+from jessymem.regions.table import LoadedDimension
 
 if TYPE_CHECKING:
-    from jessymem.learning.verbs import LearningVerbs
     from jessymem.pools.allocator import PoolAllocator
 
 _OPTIONS: Final = frozenset({"layer", "name", "frequency", "depth", "keywords", "parent"})
@@ -38,6 +38,23 @@ class Request(NamedTuple):
     dimension: DimensionId
     layer: int | None
     draft: LayerDraft
+
+
+def create(engine: Engine, items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[LayerId]:
+    """Make layers in memory, all of them or none; see `MmapManager.create_proto_layers`."""
+    engine.check_open()
+    requests = read_items(items)
+    for request in requests:
+        check_writable(engine, request.dimension)
+    if not requests:
+        return []
+    drafts = [request.draft for request in requests]
+    blocks = store(engine.allocator(), drafts, requests[0].dimension)
+    with engine.writing():
+        ids = publish(engine, requests, blocks)
+    for layer_id, request in zip(ids, requests, strict=True):
+        log_learning("proto_created", layer_id, len(request.draft.content))
+    return ids
 
 
 def read_items(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Request]:
@@ -85,49 +102,39 @@ def store(
 
 
 def publish(
-    manager: LearningVerbs, requests: list[Request], blocks: list[StoredBlock | None]
+    engine: Engine, requests: list[Request], blocks: list[StoredBlock | None]
 ) -> list[LayerId]:
     """Give numbers to stored layers and publish all of them at once; under the writer lock."""
     by_dimension: dict[DimensionId, list[int]] = defaultdict(list)
     for at, request in enumerate(requests):
         by_dimension[request.dimension].append(at)
-    with manager._keeping(by_dimension):  # before anything is built: mapping one evicts others
+    with engine.keeping(by_dimension):  # before anything is built: mapping one evicts others
         for dimension in by_dimension:
-            if isinstance(manager._snapshot.region_of(dimension), EvictedRegion):
-                manager._bring_back(dimension)
+            if dimension in engine.snapshot:
+                engine.bring_back(dimension)
     ids: dict[int, LayerId] = {}
-    placed: list[tuple[LearnedRegion, int]] = []
+    changed: list[tuple[LoadedDimension, int]] = []
     try:
-        for dimension, places in by_dimension.items():
-            on_disk = manager._loader.numbers_on_disk(dimension)
-            standing = manager._snapshot.region_of(dimension)
-            wanted = [requests[at].layer for at in places]
-            numbers = choose_numbers(dimension, standing, on_disk, wanted)
-            ids.update(zip(places, LayerId.in_order(dimension, numbers), strict=True))
-            fresh = [_layer(ids[at], requests[at].draft, blocks[at]) for at in places]
-            if standing is None:
-                region_id = manager._loader.new_region_id()
+        for dimension, chosen in by_dimension.items():
+            on_disk = engine.loader.numbers_on_disk(dimension)
+            loaded = engine.snapshot.find(dimension)
+            wanted = [requests[at].layer for at in chosen]
+            numbers = choose_numbers(dimension, loaded, on_disk, wanted)
+            ids.update(zip(chosen, LayerId.in_order(dimension, numbers), strict=True))
+            fresh = [_layer(ids[at], requests[at].draft, blocks[at]) for at in chosen]
+            if loaded is None:
+                table, region_id = None, engine.loader.new_region_id()
             else:
-                region_id = manager._snapshot.region_id_of(dimension)
-            placed.append((with_learned(dimension, standing, fresh), region_id))
-        manager._place(*placed)
+                table, region_id = loaded.resident, engine.snapshot.region_id_of(dimension)
+            changed.append((with_learned(dimension, table, fresh), region_id))
+        engine.publish(*changed)
     except BaseException:
-        for region, _ in placed:
-            region.retract(manager._snapshot.region_of(region.dimension_id))
+        for dimension in by_dimension:
+            loaded = engine.snapshot.find(dimension)
+            if loaded is not None:
+                loaded.drop_unpublished()
         raise
     return [ids[at] for at in range(len(requests))]
-
-
-def not_standing(
-    snapshot: Snapshot, dimensions: Iterable[DimensionId], blocks: list[StoredBlock | None]
-) -> list[StoredBlock | None]:
-    """Return the blocks that readers are not led to."""
-    standing = {
-        id(layer.block)
-        for dimension in dimensions
-        for layer in learned_of(snapshot.region_of(dimension)).values()
-    }
-    return [block for block in blocks if id(block) not in standing]
 
 
 def _layer(layer_id: LayerId, draft: LayerDraft, block: StoredBlock | None) -> LearnedLayer:
@@ -138,7 +145,7 @@ def _layer(layer_id: LayerId, draft: LayerDraft, block: StoredBlock | None) -> L
 
 def choose_numbers(
     dimension: DimensionId,
-    standing: Standing | None,
+    loaded: LoadedDimension | None,
     on_disk: np.ndarray[Any, np.dtype[np.uint16]],
     wanted: list[int | None],
 ) -> list[int]:
@@ -154,12 +161,12 @@ def choose_numbers(
     for number in given:
         at = int(np.searchsorted(on_disk, number))
         is_on_disk = at < len(on_disk) and int(on_disk[at]) == number
-        if number in seen or is_on_disk or (standing is not None and standing.has_layer(number)):
+        if number in seen or is_on_disk or (loaded is not None and loaded.has_layer(number)):
             layer_id = LayerId(dimension, number)
             where = "twice in one call" if number in seen else "on disk" if is_on_disk else "loaded"
             raise DuplicateLayer(f"{layer_id} is there already: {where}", layer=layer_id)
         seen.add(number)
-    in_memory = standing.numbers if standing is not None else on_disk[:0]
+    in_memory = loaded.numbers if loaded is not None else on_disk[:0]
     n_free = wanted.count(None)
     tops = [int(each[-1]) for each in (on_disk, in_memory) if len(each)]
     start = max([*tops, *given], default=-1) + 1

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
-from weakref import ref
 
 import xxhash
 
+from jessymem.engine.engine import Crystallizing, Engine
+from jessymem.engine.records import Record
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
     DuplicateLayer,
     InvalidAccess,
-    LayerNotFound,
     LimitExceeded,
     empty_frames,
 )
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.finding import learned_layer, learned_of
+from jessymem.learning.checks import check_writable
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
 from jessymem.learning.region import name_of_new
@@ -39,27 +39,9 @@ from jessymem.regions.files import RegionFiles
 from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 
-if TYPE_CHECKING:
-    from jessymem.learning.verbs import LearningVerbs
-
-
-class Running:
-    """One crystallization that has begun.
-
-    Attributes
-    ----------
-    dimension : DimensionId
-    layers : dict of LearnedLayer to LayerState
-        What it writes, and how far that had come before.
-    """
-
-    def __init__(self, dimension: DimensionId) -> None:
-        self.dimension = dimension
-        self.layers: dict[LearnedLayer, LayerState] = {}
-
 
 def crystallize(
-    manager: LearningVerbs, dimension: DimensionId, wanted: LayerId | None = None
+    engine: Engine, dimension: DimensionId, wanted: LayerId | None = None
 ) -> list[LayerId]:
     """Write one learned layer of a dimension, or all, into its file; return which.
 
@@ -69,76 +51,73 @@ def crystallize(
         As `MmapManager.crystallize_proto_dimension`.
     """
     start = perf_counter()
-    running = Running(dimension)
+    check_writable(engine, dimension)
+    if engine.interrupts():
+        raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
+    # Known to others by a reference that ends with this call, whatever ends it.
+    running = Crystallizing(dimension)
+    before: dict[LearnedLayer, LayerState] = {}
+    files: RegionFiles | None = None
     try:
-        with manager._writing():
-            files = manager._loader.files_of(dimension)
-            chosen = _choose(manager, dimension, wanted)
-            running.layers = {layer: layer.state for layer in chosen}
-            # Known by a reference that ends with this call, whatever ends it.
-            manager._crystallizing = [*manager._crystallizing, ref(running)]
-            for layer in running.layers:
+        with engine.writing():
+            files = engine.loader.files_of(dimension)
+            chosen = _choose(engine, dimension, wanted)
+            before = {layer: layer.state for layer in chosen}
+            running.layers = set(map(id, chosen))
+            engine.note_crystallizing(running)
+            for layer in chosen:
                 layer.state = LayerState.CRYSTALLIZING
-        if not running.layers:
+        if not chosen:
             return []
         with files.writing():
-            path = _write(manager, files, chosen)
+            path = _write(engine, files, chosen)
             for layer in chosen:
-                layer.note_placed(files.placed)
-            _publish(manager, dimension, path, chosen)
+                layer.note_written(files.placed)
+            with engine.writing():
+                _publish(engine, dimension, path, running.layers)
     except BaseException:
-        for layer, state in running.layers.items():
+        for layer, state in before.items():
             layer.state = state
-            layer.note_placed(files.placed)
+            if files is not None:
+                layer.note_written(files.placed)
         raise
-    finally:
-        with manager._lock.hold():
-            manager._crystallizing = [ref(each) for each in manager._running() if each != running]
-        for layer in running.layers:
-            layer_id = LayerId(dimension, layer.number)
-            manager._give_back_unless_standing(layer_id, [layer.block])
-    ids = LayerId.in_order(dimension, sorted(layer.number for layer in running.layers))
-    _log(dimension, path, ids, sum(len(layer.content) for layer in running.layers), start)
+    ids = LayerId.in_order(dimension, sorted(layer.number for layer in chosen))
+    _log(dimension, path, ids, sum(len(layer.content) for layer in chosen), start)
     return ids
 
 
-def _choose(
-    manager: LearningVerbs, dimension: DimensionId, wanted: LayerId | None
-) -> list[LearnedLayer]:
+def _choose(engine: Engine, dimension: DimensionId, wanted: LayerId | None) -> list[LearnedLayer]:
     """Return what is to be written, if nobody else is about it; under the writer lock."""
+    layers: list[LearnedLayer]
     if wanted is None:
-        standing = manager._standing_for(dimension)
-        layers = list(learned_of(standing).values())
+        layers = list(engine.snapshot.get(dimension).learned.values())
     else:
-        standing = manager._snapshot.standing_for(wanted)
-        found = learned_layer(standing, wanted)
-        if found is None:
-            if not standing.has_layer(wanted.layer):
-                where = standing.path or "memory"
-                raise LayerNotFound(f"{wanted} is not in {where}", layer=wanted)
+        loaded = engine.snapshot.get_for(wanted)
+        loaded.check_has(wanted)
+        layers = [found] if (found := loaded.learned_layer(wanted.layer)) else []
+        if not layers:
             raise InvalidAccess(
                 f"{wanted} has nothing to crystallize: it is not being learned", layer=wanted
             )
-        layers = [found]
     for layer in layers:
-        layer_id = LayerId(dimension, layer.number)
-        manager._check_not_being_written(layer_id, layer)
+        engine.check_not_crystallizing(dimension, layer)
         if layer.is_over_simulation:
+            layer_id = LayerId(dimension, layer.number)
             raise InvalidAccess(
                 f"{layer_id} lies over a simulated layer, which is never written", layer=layer_id
             )
     return layers
 
 
-def _write(manager: LearningVerbs, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
+def _write(engine: Engine, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
     """Merge what is learned into the dimension's present file; under its lock."""
-    current = _open_current(files, manager._config.load_mode)
+    current = _open_current(files, engine.config.load_mode)
     name = name_of_new(files.dimension) if current is None else current.name
     drafts = merge(files.dimension, current, layers)
     generation = files.next_generation()
     created_at = time.time_ns()
     n_bytes, pieces = write_layout(files.dimension, name.encode(), drafts, generation, created_at)
-    manager._budget.check_possible(files.dimension, n_bytes)
+    engine.budget.check_possible(files.dimension, n_bytes)
     for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
@@ -191,37 +170,28 @@ def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) 
     )
 
 
-def _publish(
-    manager: LearningVerbs, dimension: DimensionId, path: Path, layers: list[LearnedLayer]
-) -> None:
-    """Switch readers over to the new file; where there is no room for it, to its names."""
-    with manager._writing():
-        written = set(map(id, layers))
-        try:
-            region, region_id = manager._map(dimension, path)
-            # Read after the mapping, whose records a handler may have answered with a new layer.
-            left = _others(manager, dimension, written)
-            old_id = manager._snapshot.region_id_of(dimension)
-            with manager._laid_over(region, left) as standing:
-                manager._place((standing, region_id))
-        except (LimitExceeded, AllocationFailed) as error:
-            empty_frames(error)
-            if _others(manager, dimension, written) or dimension in manager._pinned:
-                _log_kept(dimension, path)  # what is to stay in memory would have no file under it
-                return
-            old_id = manager._snapshot.region_id_of(dimension)
-            evicted = EvictedRegion(MmapRegion.from_file(dimension, path))
-            manager._place((evicted, manager._loader.new_region_id()))
-            manager._policy.forget(int(dimension))
-        manager._budget.retire(old_id)
+def _publish(engine: Engine, dimension: DimensionId, path: Path, written: set[int]) -> None:
+    """Switch readers over to the new file; where there is no room for it, to its names.
 
-
-def _others(
-    manager: LearningVerbs, dimension: DimensionId, written: set[int]
-) -> dict[int, LearnedLayer]:
-    """Return the learned layers of a dimension but for those whose `id` is in `written`."""
-    found = learned_of(manager._standing_for(dimension))
-    return {number: layer for number, layer in found.items() if id(layer) not in written}
+    `written` has the `id` of each layer that is in the file now; under the writer lock.
+    """
+    old_id = engine.snapshot.region_id_of(dimension)
+    try:
+        region, region_id = engine.map_file(dimension, path)
+        engine.publish_over(engine.snapshot.get(dimension), region, region_id)
+    except (LimitExceeded, AllocationFailed) as error:
+        empty_frames(error)
+        loaded = engine.snapshot.get(dimension)
+        is_more_learned = any(id(layer) not in written for layer in loaded.learned.values())
+        if is_more_learned or dimension in engine.pinned:
+            # What is to stay in memory would have no file under it.
+            engine.record(_record_of_kept(dimension, path))
+            return
+        evicted = EvictedRegion(MmapRegion.from_file(dimension, path))
+        engine.publish((evicted, engine.loader.new_region_id()))
+        engine.policy.forget(int(dimension))
+        engine.free(layer.block for layer in loaded.learned.values())
+    engine.budget.retire(old_id)
 
 
 def _log(
@@ -244,8 +214,9 @@ def _log(
     )
 
 
-def _log_kept(dimension: DimensionId, path: Path) -> None:
-    logger.warning(
+def _record_of_kept(dimension: DimensionId, path: Path) -> Record:
+    return partial(
+        logger.warning,
         "%s is written to %s, and read from memory on: there is no room to map it",
         dimension,
         path,

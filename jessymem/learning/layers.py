@@ -36,7 +36,7 @@ class LearnedLayer:
         How far it has come; changed under the writer lock.
     attempt : (int, int) or None
         Generation and creation time of the file that was last written with it.
-    placed_generation : int or None
+    written_generation : int or None
         Of the file with which it came to disk; None: it did not, as far as its writer was told.
     is_over_simulation : bool
         Whether a simulated layer lies under it: that is never written.
@@ -48,8 +48,8 @@ class LearnedLayer:
         "draft",
         "is_over_simulation",
         "n_base",
-        "placed_generation",
         "state",
+        "written_generation",
     )
 
     def __init__(
@@ -60,7 +60,7 @@ class LearnedLayer:
         self.n_base = n_base
         self.state = self.resting_state
         self.attempt: tuple[int, int] | None = None
-        self.placed_generation: int | None = None
+        self.written_generation: int | None = None
         self.is_over_simulation = False
 
     @classmethod
@@ -102,14 +102,14 @@ class LearnedLayer:
         """Its state while nobody writes it to disk: created, and active once it has content."""
         return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
 
-    def note_placed(self, generation: int | None) -> None:
+    def note_written(self, generation: int | None) -> None:
         """Note that the region file has it from a generation on; None: it has not."""
         if generation is not None:
-            self.state, self.placed_generation = LayerState.CRYSTALLIZED, generation
+            self.state, self.written_generation = LayerState.CRYSTALLIZED, generation
 
     def is_in(self, file: MmapRegion) -> bool:
         """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
-        placed = self.placed_generation
+        placed = self.written_generation
         is_placed = placed is not None and file.generation >= placed
         is_attempt = self.attempt == (file.generation, file.layout.created_at)
         return (is_placed or is_attempt) and file.has_layer(self.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +10,6 @@ import xxhash
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.finding import base_of
 from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.pools import storing
 from jessymem.regions.drafts import Content, as_content
@@ -49,7 +48,7 @@ def as_addition(layer_id: LayerId, content: Content, separator: str | bytes) -> 
 
 
 def lay_over(
-    blocks: PoolAllocator,
+    blocks: Callable[[], PoolAllocator],
     table: LayerTable,
     layer_id: LayerId,
     old: LearnedLayer | None,
@@ -60,45 +59,39 @@ def lay_over(
     if old is not None:
         draft, n_base = old.draft, old.n_base
     else:
-        base = base_of(table)
-        if base is None:
-            raise AssertionError("what is not learned is in the base")
+        base = table.base
         draft = replace(base.draft_of(base.find_row(layer_id)), content_xxh3=None)
         n_base = len(draft.content)
     if draft.encoding == s.ENCODING_ARRAY:
         raise TypeError(f"{layer_id} is an array: nothing can be laid over it")
     pieces = [draft.content, addition.separator, addition.content]
     with naming(layer_id):
-        fresh = _store(blocks, draft, pieces, n_base, addition.is_text)
+        fresh = _store(blocks(), draft, pieces, n_base, addition.is_text)
     is_simulated = table.state == s.REGION_SIMULATED
     fresh.is_over_simulation = is_simulated if old is None else old.is_over_simulation
     return fresh
 
 
 def lay_again(
-    blocks: PoolAllocator, base: MmapRegion, learned: Iterable[LearnedLayer]
+    blocks: Callable[[], PoolAllocator], base: MmapRegion, learned: Iterable[LearnedLayer]
 ) -> dict[int, LearnedLayer]:
     """Return, by number, new overlays for those whose layer is another in `base`.
 
     Those that a thread is writing stay: it merges them itself.
     """
     fresh: dict[int, LearnedLayer] = {}
-    try:
-        for layer in learned:
-            is_written_now = layer.is_crystallizing
-            if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
-                continue
-            under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
-            if layer.is_over_simulation or not _is_unchanged(under, layer):
-                pieces = [under.content, layer.tail]
-                is_text = layer.draft.encoding == s.ENCODING_TEXT
-                draft = replace(under, content_xxh3=None)
-                with naming(LayerId(base.dimension_id, layer.number)):
-                    relaid = _store(blocks, draft, pieces, len(under.content), is_text)
-                fresh[layer.number] = relaid
-    except BaseException:
-        storing.forget(blocks, [each.block for each in fresh.values()])
-        raise
+    for layer in learned:
+        is_written_now = layer.is_crystallizing
+        if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
+            continue
+        under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
+        if layer.is_over_simulation or not _is_unchanged(under, layer):
+            pieces = [under.content, layer.tail]
+            is_text = layer.draft.encoding == s.ENCODING_TEXT
+            draft = replace(under, content_xxh3=None)
+            with naming(LayerId(base.dimension_id, layer.number)):
+                relaid = _store(blocks(), draft, pieces, len(under.content), is_text)
+            fresh[layer.number] = relaid
     return fresh
 
 

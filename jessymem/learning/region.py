@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -11,8 +11,9 @@ from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.learning import overlays
 from jessymem.learning.layers import LearnedLayer
-from jessymem.learning.room import Room
+from jessymem.learning.rows import SharedRows
 from jessymem.pools.offsets import MmapOffset
 from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.metadata import ContentLocation, LayerState
@@ -22,7 +23,8 @@ from jessymem.regions.table import Edition, LayerTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from jessymem.snapshot import Standing
+    from jessymem.pools.allocator import PoolAllocator
+    from jessymem.pools.storing import StoredBlock
 
 T = TypeVar("T")
 
@@ -32,22 +34,17 @@ _NOTHING = memoryview(b"")
 class LearnedRegion(LayerTable):
     """Learned layers over a base, in a private table; immutable, as all that is published.
 
-    Where both have a layer of one number, the learned one stands.
-
-    Attributes
-    ----------
-    base : MmapRegion or None
-        The dimension's file as it is loaded, or its simulation; None: neither is loaded.
+    Where both have a layer of one number, the learned one counts.
     """
 
     def __init__(
-        self, dimension: DimensionId, base: MmapRegion | None, room: Room, n_rows: int
+        self, dimension: DimensionId, base: MmapRegion | None, shared: SharedRows, n_rows: int
     ) -> None:
         self.dimension_id = dimension
-        self.base = base
-        self.rows = room.rows(n_rows)
-        self.index = room.index(n_rows)
-        self._room = room
+        self._base = base
+        self.rows = shared.rows(n_rows)
+        self.index = shared.index(n_rows)
+        self._shared = shared
         if base is None:
             self.path, self.size, self.generation = None, 0, 0
             self.name = name_of_new(dimension)
@@ -56,7 +53,7 @@ class LearnedRegion(LayerTable):
         else:
             self.path, self.size, self.generation = base.path, base.size, base.generation
             self.name, self.edition, self.state = base.name, base.edition, base.state
-        self._cut_reader(_NOTHING if base is None else base.reader[0], room.in_memory)
+        self._cut_reader(_NOTHING if base is None else base.reader[0], shared.in_memory)
 
     @classmethod
     def over(
@@ -70,35 +67,41 @@ class LearnedRegion(LayerTable):
             If the base's file was changed under its mapping.
         """
         rows = np.zeros(0, s.LAYER) if base is None else _checked(base, base.rows)
-        empty = cls(dimension, base, Room(rows, {}, {}), len(rows))
+        empty = cls(dimension, base, SharedRows(rows, {}, {}), len(rows))
         return empty._merged(sorted(learned, key=_number))
+
+    @property
+    def base(self) -> MmapRegion | None:
+        """The dimension's file as it is loaded, or its simulation; None: neither is loaded."""
+        return self._base
 
     @property
     def learned(self) -> dict[int, LearnedLayer]:
         """Learned layers by number, in a dictionary of the caller's own."""
-        return self._seen(self._room.learned)
+        return self._seen(self._shared.learned)
 
     def learned_layer(self, number: int) -> LearnedLayer | None:
         """Return a learned layer; None where there is none of this number."""
-        return self._room.learned.get(number) if self.has_layer(number) else None
+        return self._shared.learned.get(number) if self.has_layer(number) else None
 
     def with_layers(self, layers: Iterable[LearnedLayer]) -> LearnedRegion:
         """Return the dimension with further layers, or others in the place of their numbers.
 
-        If the result is not published, it is to be told to `retract`.
+        If the result is not published, `drop_unpublished` is to be called.
         """
         given = sorted(layers, key=_number)
-        n_rows, room = len(self.rows), self._room
+        if not given:
+            return self
+        n_rows, shared = len(self.rows), self._shared
         is_above = not n_rows or given[0].number > int(self.rows["layer_num"][-1])
-        if is_above and room.has_space(n_rows, len(given)):
-            room.append(_describe(given, self.base), given)
-            return LearnedRegion(self.dimension_id, self.base, room, room.n_rows)
+        if is_above and shared.has_space(n_rows, len(given)):
+            shared.append(_describe(given, self._base), given)
+            return LearnedRegion(self.dimension_id, self._base, shared, shared.n_rows)
         return self._merged(given)
 
-    def retract(self, before: Standing | None) -> None:
-        """Undo what was added to `before`, which stays published."""
-        if isinstance(before, LearnedRegion) and before._room is self._room:
-            self._room.retract(len(before.rows))
+    def drop_unpublished(self) -> None:
+        """Forget what was added behind this state's rows; under the writer lock."""
+        self._shared.retract(len(self.rows))
 
     def without_layers(self, numbers: Iterable[int]) -> LearnedRegion:
         """Return the dimension without some learned layers; what lies under them is seen again."""
@@ -106,10 +109,10 @@ class LearnedRegion(LayerTable):
         places = np.searchsorted(self.rows["layer_num"], gone)
         rows = self.rows.copy()
         is_under = np.zeros(len(gone), bool)
-        if self.base is not None:
-            is_under[:] = [self.base.has_layer(number) for number in gone.tolist()]
-            under = [self.base.find_row(self._id(number)) for number in gone[is_under].tolist()]
-            restored = _checked(self.base, self.base.rows[under], gone[is_under])
+        if self._base is not None:
+            is_under[:] = [self._base.has_layer(number) for number in gone.tolist()]
+            under = [self._base.find_row(self._id(number)) for number in gone[is_under].tolist()]
+            restored = _checked(self._base, self._base.rows[under], gone[is_under])
             rows[places[is_under]] = restored
         rows = np.delete(rows, places[~is_under])
         learned, in_memory = self.learned, self._in_memory()
@@ -120,7 +123,7 @@ class LearnedRegion(LayerTable):
 
     def _merged(self, given: list[LearnedLayer]) -> LearnedRegion:
         """Put `given` layers among the rows, each in the place of its number."""
-        fresh, rows = _describe(given, self.base), self.rows
+        fresh, rows = _describe(given, self._base), self.rows
         numbers = fresh["layer_num"]
         places = np.searchsorted(rows["layer_num"], numbers)
         is_known = np.zeros(len(numbers), bool)
@@ -146,57 +149,82 @@ class LearnedRegion(LayerTable):
         learned: dict[int, LearnedLayer],
         in_memory: dict[int, memoryview],
     ) -> LearnedRegion:
-        """Return the dimension with other rows, in a room of their own."""
-        room = Room(rows, learned, in_memory)
-        return LearnedRegion(self.dimension_id, self.base, room, len(rows))
+        """Return the dimension with other rows, in arrays of their own."""
+        shared = SharedRows(rows, learned, in_memory)
+        return LearnedRegion(self.dimension_id, self._base, shared, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
 
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
-        learned, base_row = self._find(row)
-        if learned is not None:
-            return learned.draft.name.decode("utf-8", "replace")
-        return self._base.name_of(base_row)
+        match self._find(row):
+            case (base, base_row):
+                return base.name_of(base_row)
+            case learned:
+                return learned.draft.name.decode("utf-8", "replace")
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
-        learned, base_row = self._find(row)
-        if learned is not None:
-            return tuple(each.decode("utf-8", "replace") for each in learned.draft.keywords)
-        return self._base.keywords_of(base_row)
+        match self._find(row):
+            case (base, base_row):
+                return base.keywords_of(base_row)
+            case learned:
+                return tuple(each.decode("utf-8", "replace") for each in learned.draft.keywords)
 
     def read_form(self, row: int) -> ArrayForm | None:
         """Return what makes a layer's content an array; None where it is none."""
-        learned, base_row = self._find(row)
-        if learned is None:
-            return self._base.form_of(base_row)
-        header = learned.draft.array_header
-        return read_description(header) if header else None
+        match self._find(row):
+            case (base, base_row):
+                return base.form_of(base_row)
+            case learned:
+                header = learned.draft.array_header
+                return read_description(header) if header else None
 
     def location_of(self, row: int) -> ContentLocation:
         """Return where a layer's content is."""
-        learned, base_row = self._find(row)
-        return self._base.location_of(base_row) if learned is None else learned.location
+        match self._find(row):
+            case (base, base_row):
+                return base.location_of(base_row)
+            case learned:
+                return learned.location
 
     def state_of(self, row: int) -> LayerState:
         """Return how far a layer has come."""
-        learned, base_row = self._find(row)
-        return self._base.state_of(base_row) if learned is None else learned.state
+        match self._find(row):
+            case (base, base_row):
+                return base.state_of(base_row)
+            case learned:
+                return learned.state
 
     @property
     def content_address(self) -> int:
         """From where the offsets of contents are counted: the base's first byte, or 0."""
-        return 0 if self.base is None else self.base.content_address
+        return 0 if self._base is None else self._base.content_address
 
     def extent_of(self, row: int) -> tuple[int, int]:
         """Return where a layer's content begins and ends; a learned one's in its pool."""
-        learned, _ = self._find(row)
+        learned = self._shared.learned.get(int(self.rows[row]["layer_num"]))
         if learned is None:
             return super().extent_of(row)
         handle = learned.block.handle if learned.block is not None else 0
         start = MmapOffset.from_packed(handle).offset
         return start, start + len(learned.content)
+
+    def rebased(
+        self, base: MmapRegion, blocks: Callable[[], PoolAllocator]
+    ) -> tuple[LayerTable, list[StoredBlock | None]]:
+        """Return the dimension over another base, and blocks to free once that is published.
+
+        What has come to disk with the base is learned no longer; overlays follow a layer that has
+        changed.
+        """
+        learned = self.learned
+        on_disk = {number for number, layer in learned.items() if layer.is_in(base)}
+        left = {number: learned[number] for number in learned.keys() - on_disk}
+        fresh = overlays.lay_again(blocks, base, left.values())
+        replaced = [learned[number].block for number in on_disk | fresh.keys()]
+        table = LearnedRegion.over(self.dimension_id, base, (left | fresh).values())
+        return table if left else base, replaced
 
     def __repr__(self) -> str:
         """Show what it is."""
@@ -207,12 +235,12 @@ class LearnedRegion(LayerTable):
 
     def _in_memory(self) -> dict[int, memoryview]:
         """Return contents by layer number, in a dictionary of the caller's own."""
-        return self._seen(self._room.in_memory)
+        return self._seen(self._shared.in_memory)
 
     def _seen(self, shared: dict[int, T]) -> dict[int, T]:
         """Copy what this state sees of a dictionary that it shares with others."""
         found = shared.copy()  # in one step: a writer may be adding to it
-        if self._room.n_rows == len(self.rows):
+        if self._shared.n_rows == len(self.rows):
             return found
         # Later states have added to it, or an attempt at one that was not published.
         return {number: each for number, each in found.items() if self.has_layer(number)}
@@ -220,19 +248,15 @@ class LearnedRegion(LayerTable):
     def _id(self, number: int) -> LayerId:
         return LayerId(self.dimension_id, number)
 
-    @property
-    def _base(self) -> MmapRegion:
-        if self.base is None:
-            raise AssertionError("a row that is not learned is the base's")
-        return self.base
-
-    def _find(self, row: int) -> tuple[LearnedLayer | None, int]:
-        """Return a row's learned layer, or its row in the base."""
+    def _find(self, row: int) -> LearnedLayer | tuple[MmapRegion, int]:
+        """Return a row's learned layer, or the base and its row there."""
         number = int(self.rows[row]["layer_num"])
-        learned = self._room.learned.get(number)
-        if learned is not None or self.base is None:
-            return learned, -1
-        return None, self.base.find_row(self._id(number))
+        learned = self._shared.learned.get(number)
+        if learned is not None:
+            return learned
+        if self._base is None:
+            raise self.not_found(self._id(number))
+        return self._base, self._base.find_row(self._id(number))
 
 
 def _number(layer: LearnedLayer) -> int:
@@ -248,23 +272,16 @@ def _describe(layers: list[LearnedLayer], base: MmapRegion | None) -> NDArray[np
     return rows
 
 
-def learned_over(
-    dimension: DimensionId, base: MmapRegion | None, learned: Iterable[LearnedLayer]
-) -> LayerTable | None:
-    """Return what stands for a dimension: learned layers over a base, or whichever there is."""
-    layers = list(learned)
-    return LearnedRegion.over(dimension, base, layers) if layers else base
-
-
 def with_learned(
-    dimension: DimensionId, standing: Standing | None, layers: Iterable[LearnedLayer]
+    dimension: DimensionId, table: LayerTable | None, layers: Iterable[LearnedLayer]
 ) -> LearnedRegion:
-    """Return a dimension with further learned layers, or others in the place of their numbers."""
-    if isinstance(standing, LearnedRegion):
-        return standing.with_layers(layers)
-    if standing is not None and not isinstance(standing, MmapRegion):
-        raise AssertionError("an evicted dimension is mapped before anything is laid over it")
-    return LearnedRegion.over(dimension, standing, layers)
+    """Return a dimension with further learned layers, or others in the place of their numbers.
+
+    `table` is what there is of it in memory, if anything.
+    """
+    if isinstance(table, LearnedRegion):
+        return table.with_layers(layers)
+    return LearnedRegion.over(dimension, None if table is None else table.base, layers)
 
 
 def name_of_new(dimension: DimensionId) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
+from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.schema import ANY_SIZE, CALM_LIMIT, REQUEST_BYTES_LIMIT
@@ -30,7 +31,6 @@ from jessymem.pools.supply import Request, Supply
 from jessymem.pools.survey import recover
 from jessymem.pools.views import Views
 from jessymem.pressure import PressureLog
-from jessymem.processes import renew_in_forked_children
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -553,7 +553,8 @@ class PoolAllocator(Seeing):
                 self._free = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE)
                 self._claim = _jit.entry_of(allocation.allocate, words, 1, CALM_LIMIT)
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
+        """Renew locks in a forked child; see `recount`."""
         self._budget.after_fork(set())
         self.recount()
 

@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jessymem.ids import DimensionId, LayerId
+from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions.table import Edition
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LoadedDimension
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from jessymem.regions.region import MmapRegion
 
-
-class EvictedRegion:
-    """The names of a region that was given up for room: two to eight bytes a layer.
-
-    Attributes
-    ----------
-    dimension_id : DimensionId
-    name : str
-        The dimension's.
-    path : pathlib.Path
-        From where it is mapped again.
-    edition : Edition
-        Which file it was.
-    state : int
-        REGION_EVICTED.
-    numbers : ndarray of uint16
-        The layers', ascending.
-    """
+class EvictedRegion(LoadedDimension):
+    """The names of a region that was evicted: two to eight bytes a layer."""
 
     def __init__(self, region: MmapRegion) -> None:
         rows = region.rows
-        self.dimension_id: DimensionId = region.dimension_id
+        self.dimension_id = region.dimension_id
         self.name = region.name
-        self.path: Path | None = region.path
-        self.edition: Edition = region.edition
+        self.path = region.path
+        self.edition = region.edition
         self.state = s.REGION_EVICTED
-        self.numbers: NDArray[np.uint16] = np.array(rows["layer_num"])
+        self._numbers: NDArray[np.uint16] = np.array(rows["layer_num"])
         is_child = rows["parent"] != 0
         self._children = rows["layer_num"][is_child]
         self._parents: NDArray[np.uint32] = rows["parent"][is_child]
         # Where somebody still views it, it can be had back as it is.
-        self._data: weakref.ref[NDArray[np.uint8]] | None = weakref.ref(region.data)
+        self._data: weakref.ref[NDArray[np.uint8]] = weakref.ref(region.data)
         self._identity = region.identity
         self._was = region.state
 
     @property
-    def n_layers(self) -> int:
-        """How many layers there are."""
-        return len(self.numbers)
-
-    def list_layers(self) -> list[LayerId]:
-        """Return the ids of all layers, ascending."""
-        return LayerId.in_order(self.dimension_id, self.numbers.tolist())
+    def numbers(self) -> NDArray[np.uint16]:
+        """The layers' numbers, ascending."""
+        return self._numbers
 
     def has_layer(self, number: int) -> bool:
         """Tell whether there is a layer of this number."""
-        at = int(np.searchsorted(self.numbers, number))
-        return at < len(self.numbers) and int(self.numbers[at]) == number
+        at = int(np.searchsorted(self._numbers, number))
+        return at < len(self._numbers) and int(self._numbers[at]) == number
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
@@ -79,9 +58,7 @@ class EvictedRegion:
 
     def still_viewed(self) -> MmapRegion | None:
         """Return the region, if a view has kept its memory alive."""
-        from jessymem.regions.region import MmapRegion
-
-        data = None if self._data is None else self._data()
+        data = self._data()
         if data is None:
             return None
         return MmapRegion(self.dimension_id, self.path, data, self._was, self._identity)

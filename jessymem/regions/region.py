@@ -298,6 +298,11 @@ class MmapRegion(LayerTable):
 
     # -- for the manager ---------------------------------------------------------------------------
 
+    @property
+    def base(self) -> MmapRegion:
+        """Itself: nothing is learned in it."""
+        return self
+
     def location_of(self, row: int) -> ContentLocation:
         """Return where its contents are, all in one place."""
         return self._standing[0]

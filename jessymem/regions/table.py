@@ -1,13 +1,16 @@
-"""`LayerTable`: what can be asked of one dimension's table of layers, wherever its rows come from.
+"""`LoadedDimension`: what stands for a dimension that is loaded; `LayerTable`: one in memory.
 
-`MmapRegion` has the rows of a file; a dimension that is being learned has those and others in
+`MmapRegion` has the rows of a file; a dimension in which layers are learned has those and others in
 memory. Readers of the manager know this much of either and no more.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,12 +27,144 @@ if TYPE_CHECKING:
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
 
 
+_NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
+
+
 class Edition(NamedTuple):
     """What tells a region from one that is published before or after it; the later is greater."""
 
     generation: int
     made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
     n_bytes: int
+
+
+class LoadedDimension(ABC):
+    """One loaded dimension.
+
+    Its layers are in memory (`LayerTable`: as its file has them, or with learned ones among them),
+    or it was evicted and only its names are (`EvictedRegion`).
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    name : str
+        The dimension's.
+    path : pathlib.Path or None
+        Of the region file; None: there is none.
+    edition : Edition
+        Which of the files that may bear its name it is.
+    state : int
+        REGION_*.
+    resident : LayerTable or None
+        Itself, if it is in memory.
+    base : MmapRegion or None
+        What lies under its learned layers: its file as mapped, or its simulation. None: nothing
+        does, or it is not in memory.
+    """
+
+    dimension_id: DimensionId
+    name: str
+    path: Path | None
+    edition: Edition
+    state: int
+
+    @property
+    def resident(self) -> LayerTable | None:
+        """Itself, if it is in memory."""
+        return None
+
+    @property
+    def base(self) -> Any:
+        """What lies under its learned layers."""
+        return None
+
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether loading its file is no duplicate: it is simulated, or only in memory."""
+        return self.state in (s.REGION_SIMULATED, s.REGION_LEARNED)
+
+    # -- its layers --------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def numbers(self) -> NDArray[np.uint16]:
+        """The layers' numbers, ascending."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.numbers)
+
+    @abstractmethod
+    def has_layer(self, number: int) -> bool:
+        """Tell whether there is a layer of this number."""
+
+    def list_layers(self) -> list[LayerId]:
+        """Return the ids of all layers, ascending."""
+        return LayerId.in_order(self.dimension_id, self.numbers.tolist())
+
+    def still_viewed(self) -> Any:
+        """Return an evicted region as it was, if a view has kept its memory alive; else None."""
+        return None
+
+    def check_has(self, layer_id: LayerId) -> None:
+        """Raise LayerNotFound where there is no such layer."""
+        if layer_id.dimension != self.dimension_id or not self.has_layer(layer_id.layer):
+            raise self.not_found(layer_id)
+
+    def not_found(self, layer_id: LayerId) -> LayerNotFound:
+        """Return the error for a layer that is not here."""
+        return LayerNotFound(f"{layer_id} is not in {self.path or 'memory'}", layer=layer_id)
+
+    @abstractmethod
+    def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
+        """Return this dimension's layers that name `parent`, ascending."""
+
+    @abstractmethod
+    def describe_into(self, slot: Any) -> None:
+        """Fill one REGION row; what it leads to must outlive the row."""
+
+    # -- what is learned ---------------------------------------------------------------------------
+
+    @property
+    def learned(self) -> Mapping[int, Any]:
+        """Learned layers by number; `jessymem.learning` knows more of them."""
+        return _NOTHING
+
+    def learned_layer(self, number: int) -> Any:
+        """Return a learned layer; None where there is none of this number."""
+        return None
+
+    @property
+    def unwritten(self) -> list[LayerId]:
+        """The layers that are in memory alone, ascending."""
+        found = [number for number, layer in self.learned.items() if not layer.is_crystallized]
+        return LayerId.in_order(self.dimension_id, sorted(found))
+
+    def rebased(self, base: Any, blocks: Callable[[], Any]) -> tuple[LayerTable, list[Any]]:
+        """Return what is to stand for the dimension over another base, and blocks to free then.
+
+        Parameters
+        ----------
+        base : MmapRegion
+            A file as mapped, or a simulation.
+        blocks : callable
+            Returns the allocator, where learned layers have to be copied.
+        """
+        return base, []
+
+    def drop_unpublished(self) -> None:  # noqa: B027  # most have nothing to drop
+        """Forget what was added to this dimension for a state that was not published."""
+
+    def forget_crystallizing(self) -> None:
+        """In a forked child: what a thread of the parent was writing, nobody is here."""
+        _rest(self.learned.values())
+
+
+def _rest(layers: Iterable[Any]) -> None:
+    for layer in layers:
+        if layer.is_crystallizing:
+            layer.state = layer.resting_state
 
 
 #: What one read from Python needs: views of the whole region, per row of where its content begins
@@ -41,24 +176,15 @@ Reader: TypeAlias = tuple[
 ]
 
 
-class LayerTable:
+class LayerTable(LoadedDimension):
     """One dimension's layers: ascending rows, and what lies behind them.
 
     Attributes
     ----------
-    dimension_id : DimensionId
-    path : pathlib.Path or None
-        Of the region file; None: there is none.
-    name : str
-        The dimension's.
     size : int
         Length of the region in bytes.
     generation : int
         The file's, 0 for plain V1.
-    edition : Edition
-        Which of the files that may bear its name it is.
-    state : int
-        REGION_*.
     rows : ndarray of LAYER, shape (n,)
         Ascending by layer number.
     index : ndarray of uint16 or None
@@ -67,13 +193,8 @@ class LayerTable:
         What single reads from Python go through.
     """
 
-    dimension_id: DimensionId
-    path: Path | None
-    name: str
     size: int
     generation: int
-    edition: Edition
-    state: int
     rows: NDArray[Any]
     index: NDArray[np.uint16] | None
     reader: Reader
@@ -124,20 +245,16 @@ class LayerTable:
         row = self.find_row(wanted)
         return self.info_of(wanted, row, self.children_of(wanted))
 
-    def list_layers(self) -> list[LayerId]:
-        """Return the ids of all layers, ascending."""
-        return LayerId.in_order(self.dimension_id, self.rows["layer_num"].tolist())
+    @property
+    def resident(self) -> LayerTable:
+        """Itself: it is in memory."""
+        return self
 
     @property
     def numbers(self) -> NDArray[np.uint16]:
         """The layers' numbers, ascending."""
         found: NDArray[np.uint16] = self.rows["layer_num"]
         return found
-
-    @property
-    def n_layers(self) -> int:
-        """How many layers there are."""
-        return len(self.rows)
 
     # -- for the manager ---------------------------------------------------------------------------
 
@@ -169,7 +286,7 @@ class LayerTable:
                 number = int(self.index[number]) if number < len(self.index) else s.NO_LAYER
             if number < len(self.rows):
                 return number
-        raise LayerNotFound(f"{layer_id} is not in {self.path or 'memory'}", layer=layer_id)
+        raise self.not_found(layer_id)
 
     def has_layer(self, number: int) -> bool:
         """Tell whether there is a layer of this number."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from jessymem.engine.locations import Located
+from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
-from jessymem.places import Located, table_at
 from jessymem.regions.table import LayerTable
-from jessymem.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,15 +49,15 @@ class Spans:
     @classmethod
     def of(cls, located: Located, packed: NDArray[np.int64]) -> Spans:
         """Take layers that were all found; of the state only their tables are held."""
-        regions, places = located.snapshot.regions, located.places
-        slots = places["slot"]
+        regions, locations = located.snapshot.regions, located.locations
+        slots = locations["slot"]
         rows = np.empty(len(packed), s.SPAN)
-        rows["address"] = regions["content_address"][slots] + places["offset"]
-        rows["n_bytes"] = places["size"]
+        rows["address"] = regions["content_address"][slots] + locations["offset"]
+        rows["n_bytes"] = locations["size"]
         rows["layer"] = packed
-        rows["row_address"] = regions["table_address"][slots] + places["row"] * s.LAYER_BYTES
+        rows["row_address"] = regions["table_address"][slots] + locations["row"] * s.LAYER_BYTES
         touched = np.flatnonzero(located.touched).tolist()
-        return cls(rows, tuple(table_at(located.snapshot, slot) for slot in touched))
+        return cls(rows, tuple(located.snapshot.table_at(slot) for slot in touched))
 
     def pieces(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""
@@ -100,7 +100,7 @@ class Spans:
 
 def packed_ids(snapshot: Snapshot, dimensions: Iterable[DimensionId]) -> NDArray[np.int64]:
     """Return the packed ids of all layers of some dimensions that are in memory."""
-    tables = ((each, snapshot.region_of(each)) for each in dimensions)
+    tables = ((each, snapshot.find(each)) for each in dimensions)
     return np.concatenate(
         [np.zeros(0, np.int64)]
         + [

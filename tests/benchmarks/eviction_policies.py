@@ -2,7 +2,7 @@
 
 ``python tests/benchmarks/eviction_policies.py`` builds the demo's store, records what its readers
 read, and replays every trace against every policy in a memory that holds only a share of the store.
-The policies are those of `jessymem.eviction` themselves, driven as a manager drives them.
+The policies are those of `jessymem.engine.policies` themselves, driven as a manager drives them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from unittest import mock
 
 from jessymem import ContextCollection, LayerId, MmapManager, NavigationPath, osmem
 from jessymem.demo import run as demo
-from jessymem.eviction import Lfu, Mark, Policy, make_policy
+from jessymem.engine.policies import Lfu, Mark, Policy, make_policy
+from jessymem.engine.sampling import PERIOD
 from jessymem.inspection import find_regions
-from jessymem.sampling import PERIOD
 
 SHARES = (0.25, 0.5, 0.75)
 Trace = Sequence[int]  # the dimensions that were read, in order

@@ -7,7 +7,7 @@ import json
 import eviction_policies as comparison
 import pytest
 
-from jessymem.eviction import make_policy
+from jessymem.engine.policies import make_policy
 
 SIZES = {1: 3, 2: 3, 3: 3}
 

@@ -11,26 +11,27 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, places, processes, references
+from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, pickling, references
 from jessymem.bench import footprint, timing
+from jessymem.engine import locations
 from jessymem.kernels import _jit, atomics
 from jessymem.pools import supply, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
-from jessymem.scanning import applying, crew, searching
+from jessymem.scanning import applying, crew, scans, searching
 
 # -- a manager -------------------------------------------------------------------------------------
 
 
 def snapshot_of(manager: MmapManager) -> Any:
     """Return the state that readers see now."""
-    return manager._snapshot
+    return manager._engine.snapshot
 
 
 def region_of(manager: MmapManager, dimension: int | str) -> Any:
     """Return what stands for a dimension now; None: it is not loaded."""
     number = DimensionId.parse(dimension) if isinstance(dimension, str) else DimensionId(dimension)
-    return snapshot_of(manager).region_of(number)
+    return snapshot_of(manager).find(number)
 
 
 def mapping_of(manager: MmapManager, dimension: int | str) -> weakref.ref[Any]:
@@ -39,7 +40,7 @@ def mapping_of(manager: MmapManager, dimension: int | str) -> weakref.ref[Any]:
 
 
 def budget_of(manager: MmapManager) -> Any:
-    return manager._budget
+    return manager._engine.budget
 
 
 def mark_of(manager: MmapManager, dimension: DimensionId) -> Any:
@@ -49,44 +50,45 @@ def mark_of(manager: MmapManager, dimension: DimensionId) -> Any:
 
 def kept_errors_of(manager: MmapManager) -> Any:
     """Return the errors of dimensions that could not be mapped again."""
-    return manager._kept
+    return manager._engine._kept
 
 
 def has_allocator(manager: MmapManager) -> bool:
     """Tell whether blocks were ever asked for."""
-    return manager._allocator is not None
+    return manager._engine.present_allocator is not None
 
 
 def allocator_of(manager: MmapManager) -> PoolAllocator:
     """Return a manager's allocator; it is made if there is none yet."""
-    return manager._make_allocator()
+    return manager._engine.allocator()
 
 
 def writing(manager: MmapManager) -> AbstractContextManager[Any]:
     """Hold the writers' lock."""
-    return manager._writing()
+    return manager._engine.writing()
 
 
 def evict(manager: MmapManager, number: int) -> None:
     """Evict a dimension whatever would keep it."""
     with writing(manager):
-        manager._evict(DimensionId(number))
+        manager._engine.evict(DimensionId(number))
 
 
 def make_room(manager: MmapManager, n_bytes: int) -> None:
     """Evict what may go until so many bytes are free, as a load does."""
     with writing(manager):
-        manager._make_room(n_bytes)
+        manager._engine.make_room(n_bytes)
 
 
 def make_room_for_blocks(manager: MmapManager, n_bytes: int) -> None:
     """Evict as an allocation does."""
-    manager._make_room_for_blocks(n_bytes)
+    manager._engine._make_room_for_blocks(n_bytes)
 
 
 def replace_check_open(monkeypatch: Any, manager: MmapManager, make_check: Any) -> None:
     """Let every verb call ``make_check(original)`` where it looks whether the manager is closed."""
-    monkeypatch.setattr(manager, "_check_open", make_check(manager._check_open))
+    engine = manager._engine
+    monkeypatch.setattr(engine, "check_open", make_check(engine.check_open))
 
 
 def before_each_find(monkeypatch: Any, function: Any) -> None:
@@ -102,8 +104,9 @@ def before_each_find(monkeypatch: Any, function: Any) -> None:
 
 def whole_scan(manager: MmapManager, applied: Any, values: Any, threads: Any) -> Any:
     """Return a function that applies a kernel to all layers, as one worker of a scan does."""
-    with manager._sampler.reader():
-        (spans,) = manager._states(None, threads)
+    engine = manager._engine
+    with engine.sampler.reader():
+        (spans,) = scans._states(engine, None, threads)
     (job,) = spans.jobs(1, (2**30, 2**30), is_whole=True)
     return lambda: applied._apply(spans, values, threads.stop, job)
 
@@ -129,7 +132,7 @@ def replace_marks(policy: Any, marks: dict[int, Any]) -> None:
 
 def locate_plain(*arguments: Any) -> int:
     """Look ids up as a batch does that is too small for kernels."""
-    return places._locate_plain(*arguments)
+    return locations._locate_plain(*arguments)
 
 
 def edition_of(ref: references.LayerRef) -> Any:
@@ -144,7 +147,7 @@ def open_regions() -> Any:
 
 def origins() -> Any:
     """Return what stores that came by pickle were mapped from."""
-    return processes._origins
+    return pickling._origins
 
 
 # -- an allocator ----------------------------------------------------------------------------------

@@ -7,21 +7,23 @@ go through; both write the same.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
-from jessymem.ids import LayerId, LayerLike, as_integer
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_integer
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
-from jessymem.regions.table import LayerTable
-from jessymem.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from jessymem.engine.engine import Engine
 
     #: Many layers: packed ids in an array of integers, or ids of any kind one by one.
     LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
@@ -37,7 +39,7 @@ class Located(NamedTuple):
     ----------
     snapshot : Snapshot
         The state in which they do.
-    places : ndarray of LOCATION, shape (n,)
+    locations : ndarray of LOCATION, shape (n,)
         In the order of the batch.
     touched : ndarray of uint8
         1 for each slot that any of them is in.
@@ -46,7 +48,7 @@ class Located(NamedTuple):
     """
 
     snapshot: Snapshot
-    places: NDArray[Any]
+    locations: NDArray[Any]
     touched: NDArray[np.uint8]
     n_missing: int
 
@@ -80,11 +82,11 @@ def _as_packed(layer_id: Any) -> int:
 def locate(snapshot: Snapshot, packed: NDArray[np.int64]) -> Located:
     """Find the layers of a batch, by the quicker of two twins."""
     touched = np.zeros(len(snapshot.regions), np.uint8)
-    places = np.empty(len(packed), s.LOCATION)
+    locations = np.empty(len(packed), s.LOCATION)
     _jit.promote_for(len(packed))
     find = lookup.locate_many if _jit.is_promoted() else partial(_locate_plain, snapshot.readers)
-    n_missing = int(find(snapshot.directory, snapshot.regions, packed, places, touched))
-    return Located(snapshot, places, touched, n_missing)
+    n_missing = int(find(snapshot.directory, snapshot.regions, packed, locations, touched))
+    return Located(snapshot, locations, touched, n_missing)
 
 
 def _locate_plain(
@@ -103,10 +105,10 @@ def _locate_plain(
     for number in packed.tolist():
         dimension, layer = number >> s.LAYER_BITS, number & s.MAX_LAYER
         slot = slot_of[dimension] if 0 <= dimension < len(slot_of) else s.ABSENT
-        door = readers.get(dimension) if slot >= 0 else None
-        status, place = s.NO_DIMENSION if slot < 0 else s.EVICTED, _NOWHERE
-        if door is not None:
-            _, starts, ends, index, n_bytes, in_memory, _ = door
+        path = readers.get(dimension) if slot >= 0 else None
+        status, location = s.NO_DIMENSION if slot < 0 else s.EVICTED, _NOWHERE
+        if path is not None:
+            _, starts, ends, index, n_bytes, in_memory, *_ = path
             try:
                 row = layer if index is None else index[layer]
                 start, end = starts[row], ends[row]
@@ -116,39 +118,86 @@ def _locate_plain(
                 status = s.OUT_OF_BOUNDS
                 if start <= end <= n_bytes or layer in in_memory:
                     offset = start if start < 2**63 else start - 2**64
-                    place = (offset, (end - start) % 2**64, region_ids[slot], s.OK, slot, row)
-        if place is _NOWHERE:
-            place = (*_NOWHERE[:3], status, *_NOWHERE[4:])
+                    location = (offset, (end - start) % 2**64, region_ids[slot], s.OK, slot, row)
+        if location is _NOWHERE:
+            location = (*_NOWHERE[:3], status, *_NOWHERE[4:])
             n_missing += 1
         else:
             touched[slot] = 1
-        found.append(place)
+        found.append(location)
     out[:] = found
     return n_missing
 
 
+def is_strict(missing: str) -> bool:
+    """Tell whether what is missing is to be raised, or raise ValueError."""
+    if not isinstance(missing, str) or missing not in ("raise", "mark"):
+        raise ValueError(f"missing is 'raise' or 'mark', not {missing!r}")
+    return missing == "raise"
+
+
+@contextmanager
+def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) -> Iterator[Located]:
+    """Find the layers of a batch in one state, which is held within; evicted ones are mapped.
+
+    Raises LayerNotFound or OutOfBounds if strict.
+    """
+    with engine.sampler.reader():
+        snapshot = engine.snapshot
+        engine.check_open()
+        located = locate(snapshot, packed)
+        is_evicted = located.locations["status"] == s.EVICTED if located.n_missing else False
+        if not np.any(is_evicted):
+            note_missing(located, packed, is_strict)
+            note_accesses(engine, located)
+            yield located
+            return
+        evicted = [LayerId.from_packed(each) for each in packed[is_evicted].tolist()]
+        numbers = np.flatnonzero(located.touched).tolist()
+        found = snapshot.regions["dimension"][numbers].tolist()
+        dimensions = {DimensionId(number) for number in found}
+        dimensions.update(layer_id.dimension for layer_id in evicted)
+        del snapshot, located  # what else they hold may have to go
+        with engine.keeping(dimensions):
+            with engine.writing():
+                snapshot = engine.bring_all_back(evicted)
+            located = locate(snapshot, packed)
+            del snapshot
+            note_missing(located, packed, is_strict)
+            note_accesses(engine, located)
+            yield located
+
+
+def note_accesses(engine: Engine, located: Located) -> None:
+    """Note one access of each dimension in a batch."""
+    slots = np.flatnonzero(located.touched)
+    numbers = located.snapshot.regions["dimension"][slots].tolist()
+    for number, tick in zip(numbers, engine.policy.gate(len(numbers)), strict=True):
+        located.snapshot.readers[number][-2][0] = tick
+
+
 def cut_views(located: Located) -> list[memoryview | None]:
     """Return a fresh view of each layer of a batch, None where it is missing."""
-    snapshot, places = located.snapshot, located.places
+    snapshot, locations = located.snapshot, located.locations
     regions: list[Any] = [None] * len(snapshot.handles)
     is_whole = not located.n_missing
     for slot in np.flatnonzero(located.touched).tolist():
-        content, *_, in_memory = table_at(snapshot, slot).reader
+        content, *_, in_memory = snapshot.table_at(slot).reader
         regions[slot] = content
         is_whole = is_whole and not in_memory
-    starts, ends = places["offset"], places["offset"] + places["size"]
+    starts, ends = locations["offset"], locations["offset"] + locations["size"]
     if is_whole:  # nothing missing, all of it in files
         return [
             regions[slot][start:end]
             for slot, start, end in zip(
-                places["slot"].tolist(), starts.tolist(), ends.tolist(), strict=True
+                locations["slot"].tolist(), starts.tolist(), ends.tolist(), strict=True
             )
         ]
     found: list[memoryview | None] = []
     for status, slot, row, start, end in zip(
-        places["status"].tolist(),
-        places["slot"].tolist(),
-        places["row"].tolist(),
+        locations["status"].tolist(),
+        locations["slot"].tolist(),
+        locations["row"].tolist(),
         starts.tolist(),
         ends.tolist(),
         strict=True,
@@ -158,30 +207,30 @@ def cut_views(located: Located) -> list[memoryview | None]:
         elif 0 <= start <= end <= len(regions[slot]):
             found.append(regions[slot][start:end])
         else:
-            found.append(table_at(snapshot, slot).content_of(row))
+            found.append(snapshot.table_at(slot).content_of(row))
     return found
 
 
 def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Copy the layers of a batch into one buffer; return it and where each begins."""
-    places = located.places
-    offsets = np.zeros(len(places) + 1, np.int64)
+    locations = located.locations
+    offsets = np.zeros(len(locations) + 1, np.int64)
     is_compiled = _jit.is_promoted()
     if is_compiled:
-        n_bytes = int(gather.sum_sizes(places, offsets))
+        n_bytes = int(gather.sum_sizes(locations, offsets))
     else:
-        np.cumsum(places["size"], out=offsets[1:])
+        np.cumsum(locations["size"], out=offsets[1:])
         n_bytes = int(offsets[-1])
     try:
         data = np.empty(n_bytes, np.uint8)
     except MemoryError as error:
         raise AllocationFailed(
-            f"the system refused {n_bytes:,} bytes for {len(places):,} layers",
+            f"the system refused {n_bytes:,} bytes for {len(locations):,} layers",
             reason="os_refused",
             requested=n_bytes,
         ) from error
     if is_compiled:
-        gather.copy_layers(located.snapshot.regions, places, offsets, data)
+        gather.copy_layers(located.snapshot.regions, locations, offsets, data)
         return data, offsets
     target = memoryview(data)
     bounds = offsets.tolist()
@@ -191,14 +240,14 @@ def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return data, offsets
 
 
-def settle(located: Located, packed: NDArray[np.int64], is_strict: bool) -> None:
+def note_missing(located: Located, packed: NDArray[np.int64], is_strict: bool) -> None:
     """Say of what is still evicted that it is not there; if strict, raise what is missing.
 
     All that can be had was mapped again before.
     """
     if not located.n_missing:
         return
-    statuses = located.places["status"]
+    statuses = located.locations["status"]
     statuses[statuses == s.EVICTED] = s.NO_SUCH_LAYER
     if is_strict:
         raise_missing(located, packed)
@@ -206,11 +255,11 @@ def settle(located: Located, packed: NDArray[np.int64], is_strict: bool) -> None
 
 def raise_missing(located: Located, packed: NDArray[np.int64]) -> None:
     """Raise what is wrong with the layers of a batch that were not found."""
-    snapshot, statuses = located.snapshot, located.places["status"]
+    snapshot, statuses = located.snapshot, located.locations["status"]
     damaged = np.flatnonzero(statuses == s.OUT_OF_BOUNDS)
     if len(damaged):
         layer_id = LayerId.from_packed(int(packed[damaged[0]]))
-        table = table_at(snapshot, int(snapshot.directory[layer_id.dimension]))
+        table = snapshot.table_at(int(snapshot.directory[layer_id.dimension]))
         table.content_of(table.find_row(layer_id))  # raises, unless that was mended since
         raise OutOfBounds(
             f"{layer_id} was being changed in its file", offset=0, size=0, region_size=table.size
@@ -222,19 +271,11 @@ def raise_missing(located: Located, packed: NDArray[np.int64]) -> None:
         named = ", ".join(map(str, layers[:_N_NAMED])) + (" ..." if len(layers) > _N_NAMED else "")
         message = f"{len(layers):,} layers are not loaded: {named}"
     elif isinstance(first, LayerId):
-        standing = snapshot.standing_for(first)  # raises where its dimension is not loaded
-        message = f"{first} is not in {standing.path or 'memory'}"
+        # Raises where its dimension is not loaded.
+        message = str(snapshot.get_for(first).not_found(first))
     else:
         message = f"{first} is the number of no layer"
     raise LayerNotFound(message, layer=first, layers=layers)
-
-
-def table_at(snapshot: Snapshot, slot: int) -> LayerTable:
-    """Return the table in a slot in which a layer was located."""
-    table = snapshot.handles[slot]
-    if not isinstance(table, LayerTable):
-        raise AssertionError("a layer that was located is in memory")
-    return table
 
 
 def _as_id(packed: int) -> LayerId | int:

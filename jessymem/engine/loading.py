@@ -1,18 +1,17 @@
 """From a name to a charged and checked region: finding files, mapping them, or simulating them.
 
-`Loader` knows the configuration and the budget, and nothing of what is published: the manager calls
+`Loader` knows the configuration and the budget, and nothing of what is published: the engine calls
 it under its writer lock and publishes what comes back.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
@@ -20,12 +19,10 @@ from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
-from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
+from jessymem.errors import DimensionNotFound, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
-from jessymem.logger import INFO, logger
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +57,7 @@ class Loader:
         """Return where a dimension's region file is: under the base path if it was not told."""
         return self._homes.get(dimension, self.path_of(dimension))
 
-    def settle(self, dimension: DimensionId, home: Path | None) -> None:
+    def note_home(self, dimension: DimensionId, home: Path | None) -> None:
         """Note where a dimension was loaded from; None: from where it belongs."""
         if home is None or home in RegionFiles(dimension, self.path_of(dimension)):
             self._homes.pop(dimension, None)
@@ -71,24 +68,22 @@ class Loader:
         """Return a dimension's files."""
         return RegionFiles(dimension, self.home_of(dimension))
 
-    def find(self, dimension: DimensionId, home: Path) -> Path:
-        """Return the file that counts, after tidying up what killed writers left at `home`.
-
-        Raises RegionIOError.
-        """
-        return RegionFiles(dimension, home).newest_path(tidy=not self._config.read_only)
-
-    def with_newest(self, dimension: DimensionId, home: Path, use: Callable[[Path], T]) -> T:
+    def use_newest(self, dimension: DimensionId, home: Path, use: Callable[[Path], T]) -> T:
         """Return what `use` makes of the file that counts at `home`.
+
+        What killed writers left there is tidied up first.
 
         Raises
         ------
+        RegionIOError
+            If the directory cannot be listed.
         DimensionNotFound, Exception
             What `use` raises; where a generation beside was folded back meanwhile, not before the
             file at `home` was looked for too.
         """
         while True:
-            where = self.find(dimension, home)
+            files = RegionFiles(dimension, home)
+            where = files.newest_path(tidy=not self._config.read_only)
             try:
                 return use(where)
             except DimensionNotFound as error:
@@ -106,7 +101,7 @@ class Loader:
         """
         read = partial(self._numbers_in, dimension)
         try:
-            return self.with_newest(dimension, self.home_of(dimension), read)
+            return self.use_newest(dimension, self.home_of(dimension), read)
         except DimensionNotFound:
             return np.zeros(0, np.uint16)
 
@@ -186,64 +181,3 @@ class Loader:
             return RegionFiles(dimension, self.path_of(dimension)).exists()
         except RegionIOError:
             return True  # the load will say why
-
-
-# -- records ---------------------------------------------------------------------------------------
-
-
-def log_region(event: str, region: LayerTable, **facts: Any) -> None:
-    """Record, at info, that a region was loaded, refreshed, unloaded, evicted, crystallized."""
-    if not logger.isEnabledFor(INFO):
-        return
-    n_layers = region.n_layers
-    logger.info(
-        "%s %s: %d layers, %d bytes, %s",
-        event.removeprefix("dimension_"),
-        region.dimension_id,
-        n_layers,
-        region.size,
-        region.path or "simulated",
-        extra={
-            "event": event,
-            "dimension": str(region.dimension_id),
-            "path": None if region.path is None else str(region.path),
-            "n_layers": n_layers,
-            "n_bytes": region.size,
-            "generation": region.generation,
-            **facts,
-        },
-    )
-
-
-@contextmanager
-def logged_failure(dimension: DimensionId, where: Path) -> Iterator[None]:
-    """Record, as a warning, the error that keeps a dimension from being loaded."""
-    try:
-        yield
-    except JessyMemoryError as error:
-        logger.warning(
-            "not loaded: %s",
-            str(error),  # the error would hold the frames it passed, and their views
-            extra={
-                "event": "load_failed",
-                "dimension": str(dimension),
-                "path": str(where),
-                "error": type(error).__name__,
-                "details": {name: str(value) for name, value in error.details.items()},
-            },
-        )
-        raise
-
-
-def log_simulation(dimensions: list[DimensionId], base: Path) -> None:
-    """Record, as a warning, that bundled content stands in for files."""
-    logger.warning(
-        "simulated %d core dimensions: their content is bundled with the package, not read from %s",
-        len(dimensions),
-        base,
-        extra={
-            "event": "simulation",
-            "dimensions": [str(dimension) for dimension in dimensions],
-            "base_path": str(base),
-        },
-    )

@@ -1,6 +1,6 @@
 """The published state: immutable, replaced whole, kept alive by whoever still reads it.
 
-Readers bind `MmapManager._snapshot` once and take everything from it: the arrays for kernels, and
+Readers bind `Engine.snapshot` once and take everything from it: the arrays for kernels, and
 the same tables cut into views for single reads from Python. A writer builds the next snapshot
 beside it and publishes it with one assignment; the reference count tells when the old one's memory
 may go.
@@ -13,37 +13,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jessymem.errors import LayerNotFound
-from jessymem.eviction import Mark
+from jessymem.aligned import aligned_zeros
+from jessymem.engine.policies import Mark
+from jessymem.engine.sampling import Gates
+from jessymem.errors import DimensionNotFound, LayerNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions.evicted import EvictedRegion
-from jessymem.regions.table import LayerTable
+from jessymem.regions.table import LayerTable, LoadedDimension
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: What a dimension's row stands for.
-Standing: TypeAlias = LayerTable | EvictedRegion
-
-#: A table's `Reader`, and where the read is noted for eviction.
-Door: TypeAlias = tuple[
-    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview], Mark
+#: A table's `Reader`, where a read is noted for eviction, and the threads' gates.
+ReadPath: TypeAlias = tuple[
+    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview], Mark, Gates
 ]
 
 
-class Placed(NamedTuple):
+class Publication(NamedTuple):
     """What is to stand for a dimension from now on."""
 
-    region: Standing
+    loaded: LoadedDimension
     region_id: int
     mark: Mark
+    gates: Gates
 
 
 class _Rows:
     """The base of a region table: while the array lives, so does what it points at."""
 
-    def __init__(self, rows: NDArray[Any], held: tuple[Standing | None, ...]) -> None:
+    def __init__(self, rows: NDArray[Any], held: tuple[LoadedDimension | None, ...]) -> None:
         raw = rows.view(np.uint8)  # whose interface costs a tenth: no fields are spelt out
         self._rows = raw
         self._held = held
@@ -59,9 +58,9 @@ class Snapshot:
         Dimension number to row of `regions`, -1: absent. Read-only.
     regions : ndarray of REGION, shape (n,)
         Rows 0 to 13 are the core slots. Read-only; the array owns the memory behind its addresses.
-    handles : tuple of LayerTable or EvictedRegion or None
+    handles : tuple of LoadedDimension or None
         One per row.
-    readers : dict of int to Door
+    readers : dict of int to ReadPath
         Per dimension that is in memory, what a single read from Python goes through.
     """
 
@@ -71,8 +70,8 @@ class Snapshot:
         self,
         directory: NDArray[np.int32],
         rows: NDArray[Any],
-        handles: tuple[Standing | None, ...],
-        readers: dict[int, Door],
+        handles: tuple[LoadedDimension | None, ...],
+        readers: dict[int, ReadPath],
     ) -> None:
         directory.flags.writeable = False
         self.directory = directory
@@ -84,40 +83,46 @@ class Snapshot:
     @classmethod
     def empty(cls, capacities: dict[DimensionId, int]) -> Snapshot:
         """Return a state with nothing loaded: the core slots, each with its capacity."""
-        rows = np.zeros(s.N_CORE_DIMENSIONS, s.REGION)
+        rows = aligned_zeros(s.N_CORE_DIMENSIONS, s.REGION)
         rows["dimension"] = np.arange(1, s.N_CORE_DIMENSIONS + 1)
         rows["capacity"] = [capacities[DimensionId(number)] for number in rows["dimension"]]
         directory = np.full(s.MAX_DIMENSION + 1, s.ABSENT, s.DIRECTORY)
         return cls(directory, rows, (None,) * len(rows), {})
 
-    def with_regions(self, placed: Iterable[Placed]) -> Snapshot:
-        """Return the state in which each of `placed` stands for its dimension."""
-        directory, rows = self.directory, self.regions.copy()
-        handles, readers = list(self.handles), self.readers.copy()
-        for region, region_id, mark in placed:
-            dimension = region.dimension_id
+    def with_published(self, publications: Iterable[Publication]) -> Snapshot:
+        """Return the state in which each of `publications` stands for its dimension."""
+        directory, handles, readers = self.directory, list(self.handles), self.readers.copy()
+        chosen: list[tuple[int, Publication]] = []
+        for publication in publications:
+            loaded = publication.loaded
+            dimension = loaded.dimension_id
             row = self._row_for(dimension, directory, handles)
             if row == len(handles):
                 handles.append(None)
-                rows = np.concatenate((rows, np.zeros(1, s.REGION)))
             if directory[dimension] != row:
                 if directory is self.directory:
                     directory = directory.copy()  # 256 KiB: only where a dimension is new
                 directory[dimension] = row
-            handles[row] = region
-            rows[row] = _empty_slot(rows[row])
-            region.describe_into(rows[row])
-            rows[row]["region_id"] = region_id
-            if isinstance(region, EvictedRegion):
+            handles[row] = loaded
+            chosen.append((row, publication))
+            table = loaded.resident
+            if table is None:
                 readers.pop(int(dimension), None)
             else:
-                readers[int(dimension)] = (*region.reader, mark)
+                readers[int(dimension)] = (*table.reader, publication.mark, publication.gates)
+        rows = aligned_zeros(len(handles), s.REGION)
+        rows[: len(self.regions)] = self.regions
+        for row, publication in chosen:
+            rows[row] = _empty_slot(rows[row])
+            publication.loaded.describe_into(rows[row])
+            rows[row]["region_id"] = publication.region_id
         return Snapshot(directory, rows, tuple(handles), readers)
 
     def without(self, dimension: DimensionId) -> Snapshot:
         """Return the state in which a loaded dimension's slot is empty."""
         row = int(self.directory[dimension])
-        rows = self.regions.copy()
+        rows = aligned_zeros(len(self.regions), s.REGION)
+        rows[:] = self.regions
         rows[row] = _empty_slot(rows[row])
         if rows[row]["capacity"]:
             rows[row]["dimension"] = dimension
@@ -132,20 +137,45 @@ class Snapshot:
         return bool(self.directory[dimension] != s.ABSENT)
 
     @property
-    def loaded(self) -> list[Standing]:
-        """What stands for the loaded dimensions, evicted ones too, ascending by dimension."""
-        present = [region for region in self.handles if region is not None]
-        return sorted(present, key=lambda region: region.dimension_id)
+    def loaded(self) -> list[LoadedDimension]:
+        """The loaded dimensions, evicted ones too, ascending."""
+        present = [each for each in self.handles if each is not None]
+        return sorted(present, key=lambda each: each.dimension_id)
 
     @property
     def resident(self) -> list[LayerTable]:
         """Of the loaded dimensions those that are in memory, ascending."""
-        return [region for region in self.loaded if not isinstance(region, EvictedRegion)]
+        return [table for each in self.loaded if (table := each.resident) is not None]
 
-    def region_of(self, dimension: DimensionId) -> Standing | None:
+    def find(self, dimension: DimensionId) -> LoadedDimension | None:
         """Return what stands for a dimension, or None."""
         row = self.directory[dimension]
         return None if row == s.ABSENT else self.handles[row]
+
+    def get(self, dimension: DimensionId) -> LoadedDimension:
+        """Return what stands for a dimension, or raise DimensionNotFound."""
+        found = self.find(dimension)
+        if found is None:
+            raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
+        return found
+
+    def get_for(self, layer_id: LayerId) -> LoadedDimension:
+        """Return what stands for a layer's dimension, or raise LayerNotFound."""
+        found = self.find(layer_id.dimension)
+        if found is None:
+            raise LayerNotFound(
+                f"{layer_id}: dimension {layer_id.dimension} is not loaded",
+                layer=layer_id,
+            )
+        return found
+
+    def table_at(self, row: int) -> LayerTable:
+        """Return the table in a row of `regions` in which a layer was located."""
+        loaded = self.handles[row]
+        table = None if loaded is None else loaded.resident
+        if table is None:
+            raise LookupError(f"row {row} holds no table")
+        return table
 
     def region_id_of(self, dimension: DimensionId) -> int:
         """Return the region id of a loaded dimension."""
@@ -153,24 +183,17 @@ class Snapshot:
 
     def region_ids(self) -> list[int]:
         """Return the region ids of all that is loaded."""
-        return [self.region_id_of(region.dimension_id) for region in self.loaded]
-
-    def standing_for(self, layer_id: LayerId) -> Standing:
-        """Return what stands for a layer's dimension, or raise LayerNotFound."""
-        region = self.region_of(layer_id.dimension)
-        if region is None:
-            raise LayerNotFound(
-                f"{layer_id}: dimension {layer_id.dimension} is not loaded",
-                layer=layer_id,
-            )
-        return region
+        return [self.region_id_of(each.dimension_id) for each in self.loaded]
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""
-        return tuple(child for region in self.loaded for child in region.children_of(parent))
+        return tuple(child for each in self.loaded for child in each.children_of(parent))
 
     def _row_for(
-        self, dimension: DimensionId, directory: NDArray[np.int32], handles: list[Standing | None]
+        self,
+        dimension: DimensionId,
+        directory: NDArray[np.int32],
+        handles: list[LoadedDimension | None],
     ) -> int:
         """Choose a slot: the one it has, its core slot, the first that is free, or a new one."""
         if directory[dimension] != s.ABSENT:

@@ -14,7 +14,7 @@ from threading import get_ident, local
 from time import perf_counter_ns
 from typing import Any, Final
 
-from jessymem.eviction import Mark
+from jessymem.engine.policies import Mark
 
 #: One read of a thread in so many is measured, its first always.
 PERIOD: Final = 1024
@@ -35,7 +35,7 @@ class ReadSampler:
     Parameters
     ----------
     make_gate : callable
-        Returns an iterator of so many values as it is asked for: `eviction.Policy.gate`.
+        Returns an iterator of so many values as it is asked for: `policies.Policy.gate`.
 
     Attributes
     ----------

@@ -1,13 +1,12 @@
-"""Managers in other processes: what a pickled one becomes, and what a forked child must renew."""
+"""How managers and stores pickle: as their configuration and the editions that they have loaded."""
 
 from __future__ import annotations
 
-import os
 import sys
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jessymem.config import MemoryConfig
 from jessymem.errors import RegionNotFound
@@ -15,41 +14,33 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
+    from jessymem.engine.engine import Engine
+    from jessymem.engine.snapshot import Snapshot
     from jessymem.kernels.store import Store
-    from jessymem.loading import Loader
-    from jessymem.manager import MmapManager
-    from jessymem.snapshot import Snapshot
 
 
 #: One dimension that is loaded: its number, where its file is (None: it is simulated), its edition.
 Loaded: TypeAlias = tuple[int, Path | None, tuple[int, int, int]]
 
 
-class Renewable(Protocol):
-    """What holds locks."""
-
-    def _after_fork(self) -> None: ...
-
-
-_renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
-
-
-def renew_in_forked_children(owner: Renewable) -> None:
-    """Give `owner` new locks in every child that is forked while it lives."""
-    _renewables.add(owner)
-
-
-def editions_in(snapshot: Snapshot, loader: Loader) -> list[Loaded]:
+def editions_in(engine: Engine, snapshot: Snapshot) -> list[Loaded]:
     """Return what a state has loaded from files or simulates: (dimension, path, edition) each."""
     return [
         (
-            int(region.dimension_id),
-            None if region.path is None else loader.home_of(region.dimension_id),
-            region.edition[:],
+            int(loaded.dimension_id),
+            None if loaded.path is None else engine.loader.home_of(loaded.dimension_id),
+            loaded.edition[:],
         )
-        for region in snapshot.loaded
-        if region.state != s.REGION_LEARNED
+        for loaded in snapshot.loaded
+        if loaded.state != s.REGION_LEARNED
     ]
+
+
+def reduce_engine(engine: Engine) -> tuple[MemoryConfig, list[Loaded]]:
+    """Return what makes an engine like this one in another process, by `reload`."""
+    snapshot = engine.snapshot
+    engine.check_open()
+    return MemoryConfig.of(engine.config, engine.loader.base), editions_in(engine, snapshot)
 
 
 class Origin:
@@ -58,9 +49,8 @@ class Origin:
     Each of its stores holds it.
     """
 
-    def __init__(self, config: MemoryConfig, loader: Loader, snapshot: Snapshot) -> None:
-        self._config = config
-        self._loader = loader
+    def __init__(self, engine: Engine, snapshot: Snapshot) -> None:
+        self._engine = engine
         self._snapshot = snapshot
 
     def store(self) -> Store:
@@ -73,9 +63,10 @@ class Origin:
         return Store(self._snapshot.directory, self._snapshot.regions, self._reduce)
 
     def _reduce(self) -> tuple[Any, ...]:
-        loaded = editions_in(self._snapshot, self._loader)
-        in_memory = tuple(each for each in loaded if each[0] in self._snapshot.readers)
-        return attach_store, (MemoryConfig.of(self._config, self._loader.base), in_memory)
+        engine, readers = self._engine, self._snapshot.readers
+        loaded = editions_in(engine, self._snapshot)
+        in_memory = tuple(each for each in loaded if each[0] in readers)
+        return attach_store, (MemoryConfig.of(engine.config, engine.loader.base), in_memory)
 
 
 def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
@@ -86,15 +77,16 @@ def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
     Raises
     ------
     RegionNotFound, JessyMemoryError
-        As `reopen`.
+        As `reload`.
     """
-    from jessymem.manager import MmapManager
+    from jessymem.engine.engine import Engine
 
     origin = _origins.get((config, loaded))
     if origin is None:
-        # The manager is not closed, which would retire what the store holds: it just ends.
-        manager = reopen(MmapManager, config, loaded)
-        origin = Origin(config, manager._loader, manager._snapshot)
+        # The engine is not closed, which would retire what the store holds: it just ends.
+        engine = Engine(config)
+        reload(engine, loaded)
+        origin = Origin(engine, engine.snapshot)
         _origins[config, loaded] = origin
     return origin.store()
 
@@ -103,33 +95,30 @@ def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
 _origins: weakref.WeakValueDictionary[Any, Origin] = weakref.WeakValueDictionary()
 
 
-def reopen(
-    cls: type[MmapManager],
-    config: MemoryConfig,
-    loaded: Iterable[Loaded],
-) -> MmapManager:
-    """Make a manager that has loaded what a pickled one had: (dimension, path, edition) each.
+def reload(engine: Engine, loaded: Iterable[Loaded]) -> None:
+    """Load what a pickled engine had: (dimension, path, edition) each; or close this one.
 
     Raises
     ------
     RegionNotFound
         If another file is there by now.
+    JessyMemoryError
+        As `MmapManager.load_dimension`.
     """
-    manager = cls(config)
     try:
         for number, path, edition in loaded:
             dimension = DimensionId(number)
-            if path is None:
-                manager._load_simulated(dimension)
-                continue
-            manager.load_dimension(dimension, path)
-            found = manager._standing_for(dimension).edition
+            with engine.writing():
+                if path is None:
+                    engine.simulate(dimension)
+                    continue
+                engine.load(dimension, path)
+                found = engine.snapshot.get(dimension).edition
             if found != edition:
                 raise edition_gone(dimension, path, edition, found)
     except BaseException:
-        manager.close()
+        engine.close()
         raise
-    return manager
 
 
 def edition_gone(
@@ -149,12 +138,3 @@ def edition_gone(
 def _show(edition: tuple[int, int, int]) -> str:
     generation, made_ns, n_bytes = edition
     return f"generation {generation} of {made_ns} ns since 1970 with {n_bytes} bytes"
-
-
-def _renew() -> None:
-    for owner in _renewables:
-        owner._after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -1,8 +1,8 @@
-"""`Room`: the arrays that successive states of one dimension share while layers are only added.
+"""`SharedRows`: arrays that successive states of one dimension share while layers are only added.
 
 A state sees so many rows as there were when it was published; what is written behind them is seen
 by later states alone. So adding a layer above the highest number copies nothing, however many there
-are. Any other change makes a new room. Used under the writer lock.
+are. Any other change makes new ones. Used under the writer lock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from jessymem.aligned import aligned_zeros
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _MIN_ROWS: Final = 64
 
 
-class Room:
+class SharedRows:
     """Rows, index and learned layers, with space for more.
 
     Parameters
@@ -47,7 +48,7 @@ class Room:
         learned: dict[int, LearnedLayer],
         in_memory: dict[int, memoryview],
     ) -> None:
-        self._rows = np.empty(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
+        self._rows = aligned_zeros(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
         self._rows[: len(rows)] = rows
         self._index: NDArray[np.uint16] | None = None
         self.n_rows = len(rows)

@@ -1,0 +1,136 @@
+"""Scans over all bytes of the layers chosen, without the GIL: `find`, `count` and `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jessymem.engine import locations
+from jessymem.engine.engine import Engine
+from jessymem.engine.snapshot import Snapshot
+from jessymem.ids import DimensionId, DimensionLike, as_integer
+from jessymem.scanning.crew import Crew
+from jessymem.scanning.hits import Hits, join_hits
+from jessymem.scanning.needles import Needle
+from jessymem.scanning.searching import count_in, find_in
+from jessymem.scanning.spans import Spans, packed_ids
+from jessymem.selection import as_dimensions
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+    from numpy.typing import DTypeLike, NDArray
+
+
+def find(
+    engine: Engine,
+    needle: Buffer | str,
+    dimensions: Iterable[DimensionLike] | None,
+    crew: Crew,
+    limit: int | None,
+) -> Hits:
+    """Find every place at which some bytes are; see `MmapManager.find`."""
+    wanted = Needle(needle)
+    left = None if limit is None else as_integer(limit, "limit")
+    if left is not None and left < 0:
+        raise ValueError(f"limit is a number of finds, not {limit!r}")
+    parts: list[NDArray[Any]] = []
+    with closing(_states(engine, dimensions, crew)) as states:
+        for spans in states:
+            found, n_found = find_in(spans, wanted, crew, left)
+            del spans  # it may have to go for the next
+            parts += found
+            if left is not None:
+                left -= n_found
+                if left == 0:
+                    break
+    return join_hits(parts)
+
+
+def count(
+    engine: Engine, needle: Buffer | str, dimensions: Iterable[DimensionLike] | None, crew: Crew
+) -> int:
+    """Count the places at which some bytes are; see `MmapManager.count`."""
+    wanted = Needle(needle)
+    n_found = 0
+    with closing(_states(engine, dimensions, crew)) as states:
+        for spans in states:
+            n_found += count_in(spans, wanted, crew)
+            del spans
+    return n_found
+
+
+def scan(
+    engine: Engine,
+    kernel: Callable[..., Any],
+    dtype: DTypeLike,
+    dimensions: Iterable[DimensionLike] | None,
+    crew: Crew,
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Call a compiled function for every layer; return ids and values; see `MmapManager.scan`."""
+    from jessymem.scanning.applying import Applied
+
+    applied = Applied(kernel, dtype)
+    values, ids = [np.zeros(0, applied.dtype)], [np.zeros(0, np.int64)]
+    with closing(_states(engine, dimensions, crew)) as states:
+        for spans in states:
+            values.append(applied.to(spans, crew))
+            ids.append(spans.rows["layer"])
+            del spans
+    return np.concatenate(ids), np.concatenate(values)
+
+
+def _states(
+    engine: Engine, dimensions: Iterable[DimensionLike] | None, crew: Crew
+) -> Generator[Spans, None, None]:
+    """Yield the layers to scan: all at once where all are in memory, else by dimension.
+
+    While they are scanned, this thread counts as a reader and none of them is evicted. Who has
+    scanned them lets go of them, since they may have to go for the next.
+    """
+    with engine.sampler.reader():
+        snapshot = engine.snapshot
+        engine.check_open()
+        if dimensions is None:
+            wanted = [each.dimension_id for each in snapshot.loaded]
+        else:
+            wanted = sorted(as_dimensions(dimensions))
+            for dimension in wanted:
+                snapshot.get(dimension)  # raises where it is not loaded
+        if all(int(dimension) in snapshot.readers for dimension in wanted):
+            with engine.keeping(wanted):
+                spans = _spans_in(engine, snapshot, wanted)
+                del snapshot
+                crew.expect(spans.n_bytes)
+                yield spans
+                return
+        expected = {each.dimension_id: each.edition.n_bytes for each in snapshot.loaded}
+        del snapshot
+        crew.expect(sum(expected[dimension] for dimension in wanted))
+        for dimension in wanted:
+            with engine.keeping([dimension]):
+                with engine.writing():
+                    is_loaded = dimension in engine.snapshot
+                    if is_loaded:
+                        engine.bring_back(dimension)
+                    snapshot = engine.snapshot
+                if not is_loaded:
+                    crew.expect(-expected[dimension])
+                    continue  # unloaded meanwhile
+                spans = _spans_in(engine, snapshot, [dimension])
+                del snapshot
+                crew.expect(spans.n_bytes - expected[dimension])
+                yield spans
+                del spans
+
+
+def _spans_in(engine: Engine, snapshot: Snapshot, dimensions: list[DimensionId]) -> Spans:
+    """Find the layers of dimensions in one state, and note the access."""
+    packed = packed_ids(snapshot, dimensions)
+    located = locations.locate(snapshot, packed)
+    locations.note_missing(located, packed, is_strict=True)
+    locations.note_accesses(engine, located)
+    return Spans.of(located, packed)
