@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from types import FunctionType, ModuleType
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -116,6 +117,22 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
         return function
     types = tuple(map(import_module("numba").typeof, arguments))
     return function.overloads[types].entry_point
+
+
+def plain_forms(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Return a module's kernels as plain Python that calls plain Python, also after promotion.
+
+    For a kernel that takes other arguments as plain Python than compiled: another thread may rebind
+    it, and what it calls, at any moment.
+    """
+    names = dict(vars(module))
+    plain = {
+        each.__name__: FunctionType(each.__code__, names, each.__name__, each.__defaults__)
+        for each in _kernels
+        if isinstance(each, FunctionType) and each.__module__ == module.__name__
+    }
+    names.update(plain)
+    return dict(plain)
 
 
 def count_items(n_items: int, group: str) -> int:

@@ -3,7 +3,7 @@
 `init` is this package's entry point for extensions of numba, which calls it before the first
 function is compiled; so a user's code needs no preparation. Nothing is compiled here. Where two
 threads compile their first functions at once, numba waits for the entry points in one of them only:
-so who makes a store sees to it too. The only module of kernels that imports numba by itself.
+so who makes a store sees to it too. Imports numba by itself, as only `_cache` does besides.
 """
 
 from __future__ import annotations

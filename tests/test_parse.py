@@ -5,7 +5,6 @@ import random
 import struct
 import subprocess
 import sys
-from types import FunctionType
 
 import numpy as np
 import pytest
@@ -19,17 +18,7 @@ from jessymem.kernels import schema as s
 from jessymem.regions import entries
 from jessymem.regions.faults import Source
 
-
-def plain_twins(module):
-    """Return a module's kernels as plain Python that calls plain Python, compiled or not."""
-    twins = {name: getattr(value, "py_func", value) for name, value in vars(module).items()}
-    for name, value in list(twins.items()):
-        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
-            twins[name] = FunctionType(value.__code__, twins, name, value.__defaults__)
-    return twins
-
-
-PLAIN = plain_twins(parse)
+PLAIN = _jit.plain_forms(parse)
 
 
 @pytest.fixture(params=["kernel", "plain"])
@@ -304,6 +293,18 @@ def test_files_that_are_parsed_one_after_the_other_count_together(tmp_path, n_ti
     command = [sys.executable, "-c", PARSE_OFTEN, str(path), str(n_times)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert answer.strip() == str(starts and not _jit.is_disabled())
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_a_thread_that_parses_plainly_is_not_disturbed_by_promotion(monkeypatch):
+    _jit.promote(_jit.PARSING)
+    raw = np.frombuffer(write_plain([Draft(i, keywords=[b"word"]) for i in range(9)]), np.uint8)
+    wanted, _ = entries.read_entries(raw, 9, Source(None, "memory"))
+    # As a thread sees it that has asked just before.
+    monkeypatch.setattr(_jit, "is_promoted", lambda *group: False)
+    monkeypatch.setattr(_jit, "promote", lambda *group: False)
+    rows, _ = entries.read_entries(raw, 9, Source(None, "memory"))
+    assert rows.tobytes() == wanted.tobytes()
 
 
 PARSE_ONCE = """

@@ -14,6 +14,8 @@ from jessymem.regions.faults import Source
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_parse_plainly: Final = _jit.plain_forms(parse)["parse_entries"]
+
 #: So many entries are parsed before it is asked again whether compiled code is worth it.
 _FEW: Final = 256
 
@@ -52,7 +54,7 @@ def read_entries(
             some = parse.parse_entries(data, at, rows.view(parse.PARSED), first, last, fault)
         else:
             last = min(first + _FEW, n_layers)
-            some = parse.parse_entries(view, at, columns, first, last, fault)
+            some = _parse_plainly(view, at, columns, first, last, fault)
         at = int(some)
         if at < 0:
             raise faults.broken_entry(source, at, fault[0])

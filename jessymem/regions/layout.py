@@ -222,11 +222,11 @@ def read_form(layout: Layout, row: Any, source: Source) -> ArrayForm | None:
 
 def build_index(rows: NDArray[Any]) -> NDArray[np.uint16] | None:
     """Map layer_num to row where numbers have gaps; None where each row is its number."""
-    if len(rows) == 0 or int(rows["layer_num"][-1]) == len(rows) - 1:
+    numbers = rows["layer_num"].copy()  # read once: a mapped file may be rewritten meanwhile
+    if len(numbers) == 0 or int(numbers[-1]) == len(numbers) - 1:
         return None
-    numbers = rows["layer_num"]
-    index = np.full(int(numbers[-1]) + 1, s.NO_LAYER, s.LAYER_INDEX)
-    index[numbers] = np.arange(len(rows), dtype=s.LAYER_INDEX)
+    index = np.full(int(numbers.max()) + 1, s.NO_LAYER, s.LAYER_INDEX)
+    index[numbers] = np.arange(len(numbers), dtype=s.LAYER_INDEX)
     return index
 
 
