@@ -57,22 +57,17 @@ class MmapManager(LayerReader):
     ConfigError
         Naming the field that makes no sense.
 
-    What any method may raise, and does not list again:
-
-    InvalidAccess
-        If the manager is closed, or another thread is crystallizing what is to be changed. Also
-        where a signal handler or a finalizer calls it in the middle of another call of its thread,
-        and it would have to wait.
-    LimitExceeded, AllocationFailed
-        If there is no memory for it: the budget would be passed, or the system refuses.
-    RegionIOError, RegionFormatError, OutOfBounds
-        If a file cannot be read, mapped or written, breaks the format, or was changed while it was
-        mapped.
-    ValueError, TypeError
-        If an argument is not of the form that is asked for.
 
     Notes
     -----
+    What any method may raise, and does not list again: InvalidAccess if the manager is closed, if
+    another thread is crystallizing what is to be changed, or where a signal handler or a finalizer
+    calls it in the middle of another call of its thread, and it would have to wait. LimitExceeded
+    or AllocationFailed if there is no memory for it: the budget would be passed, or the system
+    refuses. RegionIOError, RegionFormatError or OutOfBounds if a file cannot be read, mapped or
+    written, breaks the format, or was changed while it was mapped. ValueError or TypeError if an
+    argument is not of the form that is asked for.
+
     Lifetime: a view that was handed out stays valid and unchanged for as long as someone holds it,
     after `unload_dimension`, `refresh` and `close` too. Its memory counts in the budget until then.
 

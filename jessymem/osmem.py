@@ -267,7 +267,7 @@ def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
     """Return the present length of the file under a mapping, or None where `data` is none."""
-    mapping = _file_mapping_of(data)
+    mapping = file_mapping_of(data)
     try:
         return None if mapping is None else int(mapping.size())
     except (OSError, ValueError):
@@ -478,7 +478,7 @@ def _sync_medium(descriptor: int | FileIO) -> bool:
 
 
 def _hint(data: NDArray[np.uint8], name: str) -> bool:
-    mapping, hint = _file_mapping_of(data), getattr(mmap, name, None)
+    mapping, hint = file_mapping_of(data), getattr(mmap, name, None)
     if mapping is None or hint is None or not hasattr(mapping, "madvise"):
         return False
     try:
@@ -489,7 +489,8 @@ def _hint(data: NDArray[np.uint8], name: str) -> bool:
     return True
 
 
-def _file_mapping_of(data: NDArray[np.uint8]) -> FileMapping | None:
+def file_mapping_of(data: NDArray[np.uint8]) -> FileMapping | None:
+    """Return the mapping of a file that an array owns; None where it owns none."""
     mapping = _mapping_of(data)
     return mapping if isinstance(mapping, FileMapping) else None
 

@@ -47,19 +47,13 @@ if TYPE_CHECKING:
 class LayerReader:
     """Reads layers: one, many of one state, or all bytes of all of them.
 
-    Raises
-    ------
-    What any method may raise, and does not list again:
-
-    InvalidAccess
-        If the manager is closed.
-    LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError, AllocationFailed
-        If a dimension was evicted and cannot be mapped again: there is no room, or its file is
-        gone or cannot be read.
-    OutOfBounds
-        If a file was changed under its mapping so that a layer would lie outside.
-    ValueError, TypeError
-        If an argument is not of the form that is asked for.
+    Notes
+    -----
+    What any method may raise, and does not list again: InvalidAccess if the manager is closed.
+    LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError or AllocationFailed if a
+    dimension was evicted and cannot be mapped again: there is no room, or its file is gone or
+    cannot be read. OutOfBounds if a file was changed under its mapping so that a layer would lie
+    outside. ValueError or TypeError if an argument is not of the form that is asked for.
     """
 
     _engine: Engine

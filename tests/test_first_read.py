@@ -122,6 +122,6 @@ def test_who_listens_late_hears_all_that_follows(store):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        "dimension_unloaded loading log_region",
-        "dimension_loaded loading log_region",
+        "dimension_unloaded engine __exit__",
+        "dimension_loaded engine __exit__",
     ]

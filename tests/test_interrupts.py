@@ -31,6 +31,10 @@ STRIDE = 11
 where: list[str] = []  # it struck last
 
 
+#: A file that is closed by its end and not by name is what is to happen here.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
 class Struck(BaseException):
     """What comes from outside."""
 

@@ -179,11 +179,12 @@ def test_an_interrupted_load_leaves_nothing_behind(store, intercept, operation):
     assert not manager.is_loaded("D01")
 
 
-def test_a_manager_that_is_closed_within_a_load_publishes_nothing(store, intercept):
+def test_a_manager_that_is_closed_within_a_load_is_closed_after_it(store, intercept):
     manager = MmapManager(base_path=store)
     intercept(lambda made, path: manager.close() if made == "advise" else None)
+    manager.load_dimension("D01")
     with pytest.raises(InvalidAccess, match="closed"):
-        manager.load_dimension("D01")
+        manager.access_layer("L01-00")
     assert not manager.is_loaded("D01")
     assert manager.get_stats().dimensions_loaded == 0
 

@@ -156,7 +156,7 @@ def test_a_mapping_that_holds_no_descriptor_has_no_length(error, monkeypatch):
         def size(self):
             raise error
 
-    monkeypatch.setattr(osmem, "_file_mapping_of", lambda data: Mapping())
+    monkeypatch.setattr(osmem, "file_mapping_of", lambda data: Mapping())
     assert osmem.mapped_file_bytes(np.zeros(1, np.uint8)) is None
 
 
@@ -205,8 +205,8 @@ class Mapping:
 def data_of(monkeypatch):
     """Make arrays that own a mapping of ours."""
     owned = {}
-    real = osmem._file_mapping_of
-    monkeypatch.setattr(osmem, "_file_mapping_of", lambda data: owned.get(id(data)) or real(data))
+    real = osmem.file_mapping_of
+    monkeypatch.setattr(osmem, "file_mapping_of", lambda data: owned.get(id(data)) or real(data))
 
     def make(mapping):
         data = np.zeros(1, np.uint8)

@@ -7,7 +7,6 @@ import statistics
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from mmap import mmap
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jessymem import osmem
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
@@ -103,11 +103,8 @@ def measure_zero_copy(manager: MmapManager, layers: Sequence[LayerId]) -> Measur
 
 def is_inside_mapping(view: memoryview) -> bool:
     """Tell whether a view's bytes lie in the file mapping that keeps it alive."""
-    owner = view.obj
-    # A copy of a memmap is one by type, too, but has no mapping below it.
-    if not isinstance(owner, np.memmap) or not isinstance(owner.base, mmap):
-        return False
-    return lies_inside(as_array(view), as_array(owner.base))
+    mapping = osmem.file_mapping_of(view.obj)
+    return mapping is not None and lies_inside(as_array(view), as_array(mapping))
 
 
 def lies_inside(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
