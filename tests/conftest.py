@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,69 @@ from support.kernels import TIERS, running
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jessymem-kernels"))
 
 from jessymem import MmapManager, PoolAllocator, RegionBuilder, osmem
+from jessymem.kernels import _jit
+
+#: Tests with threads of their own gain nothing from more processes beside them.
+MAX_PROCESSES = 4
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in a process for each core; parts of it, and measurements, in one."""
+    is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if not is_whole or config.getoption("benchmark_enable") or config.getoption("usepdb"):
+        return 0
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(n_cores or 1, MAX_PROCESSES)
+
+
+def pytest_xdist_setupnodes() -> None:
+    """Compile every kernel, so that the processes of the suite find them in the cache.
+
+    The allocator's take as long as all others: hence two processes.
+    """
+    code = "import sys; from jessymem.kernels import _jit; [*map(_jit.promote, sys.argv[1:])]"
+    others = [group for group in _jit.MODULES if group != _jit.MEMORY]
+    commands = [[sys.executable, "-c", code, *groups] for groups in ([_jit.MEMORY], others)]
+    for process in [subprocess.Popen(command) for command in commands]:
+        assert process.wait() == 0
+
+
+#: Files whose tests run kernels: what a run with bounds checked needs, `-m kernels`.
+KERNELS = frozenset(
+    """
+    test_allocation test_answers test_applied_kernels test_atomics test_batches test_bitmap
+    test_block_views test_budget_kernels test_crowd test_extension test_fuzz test_jit test_layout
+    test_lookup test_parse test_pool_machine test_pool_misuse test_pool_pages test_pool_stress
+    test_pool_supply test_pool_views test_pools test_pressure test_release test_reload
+    test_round_trips test_scans test_schema test_search test_store test_tiers
+    """.split()
+)
+#: Files whose tests start processes, measure, or make every system call fail: as plain Python they
+#: cost much and cover nothing more. The run for coverage leaves them out, `-m "not compiled_only"`.
+COMPILED_ONLY = frozenset(
+    """
+    test_alloc test_array_reads test_asv test_batch test_cold test_crystallize
+    test_crystallize_faults test_docs test_eviction_memory test_eviction_policies_script
+    test_first_read test_jit test_kills test_pool_memory test_pool_processes test_processes
+    test_project test_read test_scan test_tiers test_warming test_write_faults
+    """.split()
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name, files in (("kernels", KERNELS), ("compiled_only", COMPILED_ONLY)):
+            if item.path.stem in files:
+                item.add_marker(name)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at the tests themselves, nor at what they have imported.
+
+    There are some hundred collections, each of which took 0.4 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_row_is_the_kernels_own(mixed):
         (lambda content, row: 7, np.int8, lambda n: 7),
         (lambda content, row: True, bool, lambda n: True),
     ],
-    ids=str,
+    ids=range(7),
 )
 def test_values_of_every_kind(mixed, function, dtype, convert):
     manager, contents = mixed

@@ -82,6 +82,12 @@ ROW_RULES = {
     "name at 2**32 - 1": row_rule(
         0, "name_offset", 2**32 - 1, f"inside the heap of {HEAP_SIZE} bytes with its size"
     ),
+    "name one byte past the heap": row_rule(
+        0,
+        "name_offset",
+        HEAP_SIZE - len("one") + 1,
+        f"inside the heap of {HEAP_SIZE} bytes with its size",
+    ),
     "keywords at 2**32 - 1": row_rule(
         0, "keywords_offset", 2**32 - 1, f"inside the heap of {HEAP_SIZE} bytes with its size"
     ),

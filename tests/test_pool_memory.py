@@ -208,4 +208,4 @@ def write_filled(base, number, n_bytes):
 def test_resident_memory_stays_within_the_limit_while_blocks_and_regions_take_turns(tmp_path):
     write_filled(tmp_path, 20, 12 * MIB)
     write_filled(tmp_path, 21, 20 * MIB)
-    run(IN_TURN, tmp_path, 60)
+    run(IN_TURN, tmp_path, 30)

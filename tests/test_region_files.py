@@ -145,8 +145,15 @@ def test_what_another_process_is_writing_is_left_alone(target, files, other):
 def test_a_writer_waits_for_another_process(target, other):
     regions: list[MmapRegion] = []
     waiting = threading.Thread(target=lambda: regions.append(build(target, b"mine")))
-    waiting.start()
-    time.sleep(0.1)
+    is_waiting = threading.Event()
+
+    def note(operation: str, path: str, *details: object) -> None:
+        if operation == "lock":
+            is_waiting.set()
+
+    with intercepted(note):
+        waiting.start()
+        assert is_waiting.wait(PATIENCE_SECONDS)
     assert not regions
     other.communicate("go on\n", timeout=PATIENCE_SECONDS)
     waiting.join(PATIENCE_SECONDS)
@@ -187,11 +194,14 @@ def test_who_waits_outlives_the_failure_of_who_made_the_directory(target):
     # That one takes the directory away, and with it the lock that is waited for.
     regions: list[MmapRegion] = []
     waiting = threading.Thread(target=lambda: regions.append(build(target)))
+    is_waiting = threading.Event()
 
     def fail(operation: str, path: str, *details: object) -> None:
+        if operation == "lock" and threading.current_thread() is waiting:
+            is_waiting.set()
         if operation == "sync" and threading.current_thread() is not waiting:
             waiting.start()
-            time.sleep(0.1)
+            assert is_waiting.wait(PATIENCE_SECONDS)
             raise OSError(errno.ENOSPC, "full")
 
     with intercepted(fail), pytest.raises(RegionIOError, match="full"):

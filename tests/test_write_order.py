@@ -9,14 +9,23 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.disk_model import SYNCS, Call, Disk, Recorder, Tree, materialize, tree_of
+from support.disk_model import (
+    SYNCS,
+    Call,
+    Disk,
+    Recorder,
+    State,
+    Tree,
+    as_state,
+    materialize,
+    tree_of,
+)
 from support.write_cases import WRITE_CASES
 from support.writes import WriteCase, act
 
@@ -25,16 +34,6 @@ from jessymem import osmem
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="directories are not synced elsewhere")
 
 each_case = pytest.mark.parametrize("name", WRITE_CASES)
-
-
-#: A tree as far as it matters to those who open it: files by path, sorted.
-State = tuple[tuple[str, bytes | None], ...]
-
-
-def as_state(tree: Tree) -> State:
-    """Return a tree whose temporary files have lost what is random in their names."""
-    named = ((re.sub(r"\.\d+-[0-9a-f]{8}\.tmp$", ".tmp", path), tree[path]) for path in tree)
-    return tuple(sorted(named, key=lambda item: (item[0], item[1] or b"")))
 
 
 class Recording:

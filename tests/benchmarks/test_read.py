@@ -157,7 +157,8 @@ def test_access_layer_from_threads(benchmark, manager, n_threads):
     def read(keys: list) -> None:
         read_each(manager.access_layer, keys)
 
-    benchmark(read_in_threads, read, SHUFFLED * 100, n_threads)
+    n_times = 100 if benchmark.enabled else 1
+    benchmark(read_in_threads, read, SHUFFLED * n_times, n_threads)
 
 
 @pytest.mark.parametrize("n_threads", [1, N_THREADS])
@@ -167,7 +168,9 @@ def test_lmdb_from_threads(benchmark, lmdb_environment, n_threads):
         with lmdb_environment.begin(buffers=True) as transaction:
             read_each(transaction.get, keys)
 
-    benchmark(read_in_threads, read, [key_of(layer) for layer in SHUFFLED] * 100, n_threads)
+    n_times = 100 if benchmark.enabled else 1
+    keys = [key_of(layer) for layer in SHUFFLED] * n_times
+    benchmark(read_in_threads, read, keys, n_threads)
 
 
 # -- loading ---------------------------------------------------------------------------------------

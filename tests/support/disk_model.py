@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any, NamedTuple
 
 #: A folder's content: what each file holds by its path, None for a directory.
 Tree = dict[str, bytes | None]
+
+#: A tree as far as it matters to those who open it: files by path, sorted.
+State = tuple[tuple[str, bytes | None], ...]
 
 CHANGES = {"make directory", "create", "write", "sync", "rename", "sync directory", "remove"}
 SYNCS = {"sync", "sync directory"}
@@ -189,6 +193,12 @@ def tree_of(folder: Path) -> Tree:
         path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes()
         for path in folder.rglob("*")
     }
+
+
+def as_state(tree: Tree) -> State:
+    """Return a tree whose temporary files have lost what is random in their names."""
+    named = ((re.sub(r"\.\d+-[0-9a-f]{8}\.tmp$", ".tmp", path), tree[path]) for path in tree)
+    return tuple(sorted(named, key=lambda item: (item[0], item[1] or b"")))
 
 
 def materialize(tree: Tree, folder: Path) -> None:

@@ -46,7 +46,8 @@ def checked_in_child(function):
 
 def with_support(environment):
     """Return this environment and what is given; programs can import `support` in it."""
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | environment
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | environment
 
 
 def run_python(code, *arguments, **environment):

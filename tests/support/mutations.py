@@ -1,0 +1,299 @@
+"""Breaks the source in one place after the other and tells whether the tests see it.
+
+    python tests/support/mutations.py [--list] [--only TEXT] [--from NUMBER] [--whole]
+
+Each mutation is a text of a source file, what stands there instead, and the test files that are to
+see it. It is made in a copy of the tree in a temporary folder. The tests run as plain Python first,
+which compiles nothing; what they do not see is tried once more with compiled kernels. With
+`--whole` all tests are tried, not the files that are named. Exit code 1: a text is not found any
+more, or a mutation was not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+COPIED = ("jessymem", "kernels", "tests", "docs", "README.md", "pyproject.toml")
+
+#: Tests that take longer hang, which is seen too.
+PATIENCE_SECONDS = 600
+
+
+class Mutation(NamedTuple):
+    """What is broken: the first `old` in `file` becomes `new`; `tests` are to see it."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    # -- bitmaps
+    Mutation("kernels/bitmap.py", "word ^ bit(lowest)", "word & bit(lowest)", "bitmap"),
+    Mutation("kernels/bitmap.py", "if first >= WORD_BITS:", "if first > WORD_BITS:", "bitmap"),
+    Mutation("kernels/bitmap.py", "run_start >= n_blocks", "run_start > n_blocks", "bitmap"),
+    Mutation("kernels/bitmap.py", "word & bits == bits", "word & bits != 0", "bitmap"),
+    Mutation(
+        "kernels/bitmap.py",
+        "release_run(words, first, summary, block, done)\n            return",
+        "release_run(words, first, summary, block, 0)\n            return",
+        "bitmap allocation",
+    ),
+    Mutation(
+        "kernels/bitmap.py",
+        "if atomics.load(words, first + word_id) != 0:",
+        "if atomics.load(words, first + word_id) == 0:",
+        "bitmap",
+    ),
+    # -- the budget
+    Mutation(
+        "kernels/budget.py", "while used + n_bytes <=", "while used + n_bytes <", "budget_kernels"
+    ),
+    Mutation(
+        "kernels/budget.py", "while used > peak and", "while used < peak and", "budget_kernels"
+    ),
+    Mutation("kernels/budget.py", "USED, -n_bytes) - n_bytes", "USED, -n_bytes)", "budget_kernels"),
+    Mutation(
+        "kernels/budget.py",
+        "    else:\n        dismiss(state, n_bytes)",
+        "    else:\n        pass",
+        "budget_kernels",
+    ),
+    Mutation(
+        "jessymem/budget.py",
+        "if total > self.limit_bytes:",
+        "if total >= self.limit_bytes:",
+        "manager",
+    ),
+    Mutation(
+        "jessymem/budget.py",
+        "charge.n_headroom > headroom:",
+        "charge.n_headroom >= headroom:",
+        "manager stats",
+    ),
+    Mutation(
+        "jessymem/budget.py", "self._waiting.discard(region_id)", "pass", "stats reload references"
+    ),
+    # -- blocks handed out and given back
+    Mutation("kernels/allocation.py", "if n_bytes < 1:", "if n_bytes < 0:", "allocation"),
+    Mutation(
+        "kernels/allocation.py", "min(n_bytes - done, block_bytes)", "block_bytes", "block_views"
+    ),
+    Mutation(
+        "kernels/allocation.py",
+        "GENERATION_SHIFT) + 1) & _",
+        "GENERATION_SHIFT) + 0) & _",
+        "allocation release",
+    ),
+    Mutation("kernels/release.py", "n_bytes != ANY_SIZE and", "n_bytes == ANY_SIZE and", "release"),
+    Mutation(
+        "kernels/release.py",
+        "if n_bytes > memory.get_word",
+        "if n_bytes >= memory.get_word",
+        "block_views",
+    ),
+    Mutation("kernels/release.py", "VIEWS_MASK == VIEWS_MASK", "VIEWS_MASK == 0", "block_views"),
+    Mutation(
+        "kernels/release.py",
+        "leave(state, handles[j], 0)",
+        "leave(state, handles[j], 1)",
+        "release",
+    ),
+    # -- looking up
+    Mutation(
+        "kernels/lookup.py", "end > memory.load_i64(region + N_BYTES)", "False", "batches store"
+    ),
+    Mutation(
+        "kernels/lookup.py",
+        "if row >= memory",
+        "if row > memory",
+        "lookup batches store answers",
+    ),
+    Mutation("kernels/gather.py", "offsets[places.shape[0]] = total", "pass", "batches"),
+    # -- parsing
+    Mutation("kernels/parse.py", "& 0xFF != 0xFF", "& 0xFE != 0xFE", "parse"),
+    Mutation(
+        "kernels/parse.py",
+        "if n_keywords > MAX_KEYWORDS:",
+        "if n_keywords >= MAX_KEYWORDS:",
+        "parse round_trips",
+    ),
+    Mutation(
+        "kernels/parse.py",
+        "content > data.shape[0]",
+        "content >= data.shape[0]",
+        "parse round_trips",
+    ),
+    Mutation(
+        "kernels/parse.py",
+        "KEYWORD_LENGTH_BYTES < length",
+        "KEYWORD_LENGTH_BYTES <= length",
+        "parse",
+    ),
+    # -- searching
+    Mutation("kernels/search.py", "at += period\n", "at += period + 1\n", "search"),
+    Mutation("kernels/search.py", "at += i - critical + 1", "at += i - critical + 2", "search"),
+    # -- rules of the format
+    Mutation(
+        "jessymem/regions/rules.py",
+        "numbers[1:] <= numbers[:-1]",
+        "numbers[1:] < numbers[:-1]",
+        "layout extension",
+    ),
+    Mutation("jessymem/regions/rules.py", "ends > total", "ends > total + 1", "extension layout"),
+    Mutation(
+        "jessymem/regions/rules.py",
+        "starts[order][1:] < ends",
+        "starts[order][1:] < starts",
+        "layout extension",
+    ),
+    Mutation(
+        "jessymem/regions/rules.py",
+        "> heap_size\n        yield",
+        "> heap_size + 1\n        yield",
+        "extension",
+    ),
+    Mutation(
+        "jessymem/regions/layout.py",
+        "if total_size != len(data):",
+        "if total_size > len(data):",
+        "layout",
+    ),
+    Mutation("jessymem/regions/layout.py", "if any(padding):", "if not padding:", "extension"),
+    Mutation("jessymem/regions/layout.py", "== extension.metadata_xxh3", "!= 0", "extension"),
+    # -- files
+    Mutation(
+        "jessymem/regions/files.py",
+        "if self._generation_of(alternate.path) ==",
+        "if self._generation_of(alternate.path) !=",
+        "region_files",
+    ),
+    Mutation(
+        "jessymem/regions/files.py",
+        "if generation > best:",
+        "if generation < best:",
+        "region_files",
+    ),
+    Mutation("jessymem/regions/files.py", "0, *taken) + 1", "0) + 1", "region_files"),
+    Mutation(
+        "jessymem/regions/files.py", "osmem.sync_file(descriptor, temporary)", "pass", "write_order"
+    ),
+    Mutation(
+        "jessymem/regions/files.py", "osmem.sync_directory(path.parent)", "pass", "write_order"
+    ),
+    Mutation(
+        "jessymem/osmem.py",
+        "found.digest() == expected.digest()",
+        "True",
+        "osmem region_files builder",
+    ),
+    Mutation(
+        "jessymem/osmem.py", "-(-n_bytes // page) * page", "n_bytes // page * page", "osmem stats"
+    ),
+    # -- eviction, reading, references
+    Mutation(
+        "jessymem/eviction.py",
+        "self._marks[each][0])",
+        "-self._marks[each][0])",
+        "eviction_policies",
+    ),
+    Mutation("jessymem/eviction.py", "or not mark[0]:", "or mark[0]:", "eviction_policies"),
+    Mutation(
+        "jessymem/eviction.py",
+        "if self._n_loads > len",
+        "if self._n_loads < len",
+        "eviction_policies",
+    ),
+    Mutation("jessymem/sampling.py", "self._readers.discard(thread)", "pass", "stats"),
+    Mutation(
+        "jessymem/references.py",
+        "if region.edition != self",
+        "if region.edition is self",
+        "references",
+    ),
+]
+
+
+def copy_tree(folder: Path) -> None:
+    """Copy what tests need; the kernels lie in the package, as they are installed."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "jessymem" / "kernels").symlink_to(folder / "kernels", target_is_directory=True)
+
+
+def passes(folder: Path, tests: list[str], **environment: str) -> bool:
+    """Tell whether the tests pass in a copy of the tree."""
+    known = [str(path) for path in map(Path, tests) if (folder / path).exists()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *known]
+    cache = {"PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "cache")}
+    try:
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | cache | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if result.returncode not in (0, 1):
+        raise RuntimeError(result.stdout + result.stderr)
+    return result.returncode == 0
+
+
+def is_seen(mutation: Mutation, is_whole: bool) -> str:
+    """Make a mutation; return how it was seen: "plain" or "compiled"; "" if it was not."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as name:
+        folder = Path(name)
+        copy_tree(folder)
+        path = folder / mutation.file
+        source = path.read_text(encoding="utf-8")
+        path.write_text(source.replace(mutation.old, mutation.new, 1), encoding="utf-8")
+        tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
+        if is_whole:
+            tests = ["tests"]
+        if not passes(folder, tests, NUMBA_DISABLE_JIT="1"):
+            return "plain"
+        return "" if passes(folder, tests, NUMBA_DISABLE_JIT="0") else "compiled"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true", help="only look whether the texts are there")
+    parser.add_argument("--only", default="", help="mutations whose file or text contains this")
+    parser.add_argument("--from", type=int, default=1, dest="first", help="begin with this number")
+    parser.add_argument("--whole", action="store_true", help="try all tests")
+    options = parser.parse_args()
+    n_bad = 0
+    for number, mutation in enumerate(MUTATIONS, 1):
+        if number < options.first or options.only not in f"{mutation.file} {mutation.old}":
+            continue
+        if mutation.old not in (ROOT / mutation.file).read_text(encoding="utf-8"):
+            outcome = "NOT FOUND"
+        elif options.list:
+            outcome = "found"
+        else:
+            outcome = is_seen(mutation, options.whole) or "NOT SEEN"
+        n_bad += outcome.isupper()
+        sys.stdout.write(f"{number:2} {outcome:9} {mutation.file}: {mutation.old!r}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{n_bad} to be looked at\n")
+    return int(n_bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
