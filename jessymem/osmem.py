@@ -489,15 +489,15 @@ def _hint(data: NDArray[np.uint8], name: str) -> bool:
     return True
 
 
-def file_mapping_of(data: NDArray[np.uint8]) -> FileMapping | None:
+def file_mapping_of(data: object) -> FileMapping | None:
     """Return the mapping of a file that an array owns; None where it owns none."""
     mapping = _mapping_of(data)
     return mapping if isinstance(mapping, FileMapping) else None
 
 
-def _mapping_of(data: NDArray[np.uint8]) -> Mapping | None:
+def _mapping_of(data: object) -> Mapping | None:
     """Return the mapping that an array owns; None where it owns none."""
-    owner = data.base
+    owner = getattr(data, "base", None)
     mapping = owner.obj if isinstance(owner, memoryview) else owner
     return mapping if isinstance(mapping, Mapping) else None
 

@@ -210,7 +210,7 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> float:
     return perf_counter() - start
 
 
-def as_array(view: memoryview | bytes | mmap) -> NDArray[np.uint8]:
+def as_array(view: memoryview | bytes | osmem.Mapping) -> NDArray[np.uint8]:
     """Return the bytes of a view as an array, without a copy."""
     return np.frombuffer(view, np.uint8)
 
