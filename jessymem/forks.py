@@ -1,10 +1,17 @@
-"""What a forked child must renew: its objects with locks tell of themselves here."""
+"""What a forked child must renew: objects with locks tell of themselves here; imports are freed.
+
+No hook runs before a fork: it would have to wait for locks that others hold across imports, whose
+locks whoever forks may hold.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+import threading
 import weakref
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Renewable(Protocol):
@@ -23,8 +30,30 @@ def renew_in_forked_children(owner: Renewable) -> None:
 
 
 def _renew() -> None:
+    _free_imports()
     for owner in _renewables:
         owner.after_fork()
+
+
+def _free_imports() -> None:
+    """Let a child import what a thread of the parent was in the middle of importing.
+
+    Python's lock for a module stays with the thread that imports it, which no child has. The module
+    is half-made, so it is forgotten, and made anew by who wants it. Of numba that cannot be done:
+    there `jessymem.kernels` goes on without.
+    """
+    bootstrap: Any = getattr(importlib, "_bootstrap", None)
+    locks = getattr(bootstrap, "_module_locks", {})
+    me = threading.get_ident()
+    for name, find in list(locks.items()):
+        lock = find()
+        owner = getattr(lock, "owner", None)
+        if owner is None or owner == me or name.partition(".")[0] in ("numba", "llvmlite"):
+            continue
+        locks.pop(name, None)
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            del sys.modules[name]
 
 
 if hasattr(os, "register_at_fork"):

@@ -55,10 +55,12 @@ class Origin:
 
     def store(self) -> Store:
         """Return the state's store."""
-        from jessymem.kernels import _numba
+        from jessymem.kernels import _jit
         from jessymem.kernels.store import Store
 
-        if "numba" in sys.modules:
+        if "numba" in sys.modules and not _jit.is_disabled():
+            from jessymem.kernels import _numba
+
             _numba.init()
         return Store(self._snapshot.directory, self._snapshot.regions, self._reduce)
 

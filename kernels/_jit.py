@@ -49,6 +49,8 @@ _registrations: list[Callable[[], None]] = []  # not yet made
 _first_calls: dict[str, list[Callable[[], None]]] = {}
 _ready: set[str] = set()  # groups that are compiled
 _lock = threading.RLock()
+_promoting: set[int] = set()  # threads that import numba, or compile
+_is_left_plain = False  # a forked child, whose parent was in the middle of that
 _n_items: dict[str, int] = {}  # that plain Python has worked on, by group
 
 
@@ -93,8 +95,8 @@ def at_registration(register: Callable[[], None]) -> None:
 
 
 def is_disabled() -> bool:
-    """Tell whether kernels stay plain Python in this process."""
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+    """Tell whether kernels that are not compiled by now stay plain Python in this process."""
+    return _is_left_plain or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
 def is_promoted(group: str = READING) -> bool:
@@ -113,7 +115,7 @@ def entry_of(function: Any, *arguments: Any) -> Callable[..., Any]:
     Called so, it need not tell types apart first, which costs a short kernel twice its own time.
     Where compilation is disabled that is the function itself.
     """
-    if is_disabled():
+    if isinstance(function, FunctionType):
         return function
     types = tuple(map(import_module("numba").typeof, arguments))
     return function.overloads[types].entry_point
@@ -158,13 +160,19 @@ def promote(group: str = READING) -> bool:
     """
     if group in _ready or is_disabled():
         return group in _ready
-    import_modules(group)
-    with compiling():
-        if group in _ready:
-            return True
-        register_overloads()
-        _compile(group)
-        problems = _cache_module().take_problems()
+    is_outermost = (me := threading.get_ident()) not in _promoting
+    try:
+        _promoting.add(me)
+        import_modules(group)
+        with compiling():
+            if group in _ready:
+                return True
+            register_overloads()
+            _compile(group)
+            problems = _cache_module().take_problems()
+    finally:
+        if is_outermost:
+            _promoting.discard(me)
     for problem in problems:
         _warn_of(problem)
     return True
@@ -322,36 +330,41 @@ def _wrap(function: Callable[..., Any]) -> Any:
 
 # -- forks -----------------------------------------------------------------------------------------
 #
-# A child that is forked while another thread compiles would find the locks held by nobody: ours,
-# and the one under which numba compiles also what is not ours. So a fork waits for both.
-
-_held_for_fork: list[Any] = []
-
-
-def _before_fork() -> None:
-    while True:
-        compiler = _loaded_compiler()
-        if compiler is not None:
-            compiler.acquire()
-        _lock.acquire()
-        if compiler is _loaded_compiler():
-            _held_for_fork.append(compiler)
-            return
-        _lock.release()  # numba was imported meanwhile
+# A fork waits for nothing: another thread may hold numba's lock, or ours, across an import that
+# wants a lock of whoever forks. A child that was forked in the middle of that can do without: there
+# everything that was not compiled by then stays plain Python.
 
 
-def _after_fork() -> None:
-    compiler = _held_for_fork.pop()
-    _lock.release()
-    if compiler is not None:
-        compiler.release()
+def _after_fork_in_child() -> None:
+    global _lock, _is_left_plain
+    me = threading.get_ident()
+    compiler = _loaded_compiler()
+    is_half_done = bool(_promoting - {me}) or _is_importing("numba")
+    if compiler is not None and not is_half_done:
+        if compiler.acquire(blocking=False) is False:  # by a user's thread
+            is_half_done = True
+        else:
+            compiler.release()
+    _promoting.intersection_update({me})
+    if not is_half_done:
+        return
+    _lock = threading.RLock()
+    _is_left_plain = True
+    for function in _kernels:
+        if not any(function in _kernels_of(group) for group in _ready):
+            _rebind(function, function)
+
+
+def _is_importing(name: str) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _loaded_compiler() -> Any:
-    return getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    """Return the lock under which numba compiles; None before it is imported."""
+    lock = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    return getattr(lock, "_lock", None)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
+    os.register_at_fork(after_in_child=_after_fork_in_child)

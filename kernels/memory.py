@@ -40,8 +40,9 @@ def argument_of(words: NDArray[np.int64]) -> Words:
 
     The address; the array where bounds are checked, or where compilation is disabled.
     """
-    takes_addresses = not _jit.is_disabled() and not sys.modules["numba"].config.BOUNDSCHECK
-    return words.ctypes.data if takes_addresses else words
+    if _jit.is_disabled() and not _jit.is_promoted(_jit.MEMORY):
+        return words
+    return words if sys.modules["numba"].config.BOUNDSCHECK else words.ctypes.data
 
 
 def empty_state() -> Words:

@@ -320,7 +320,7 @@ class Supply:
         pages.return_run(self.table.argument, self._run)  # if an interrupt left one
         for pool in self.table.pool_ids:
             # In plain Python, looking at every block takes far longer than at a column of them.
-            if _jit.is_disabled() and not retained_in(self.table, pool):
+            if not _jit.is_promoted(_jit.MEMORY) and not retained_in(self.table, pool):
                 continue
             block, n_blocks = 0, 1
             step = max(osmem.page_size() // int(self.table.rows[pool]["block_bytes"]), 1)
