@@ -7,7 +7,6 @@ import statistics
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from mmap import mmap
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -19,6 +18,7 @@ from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
+from jessymem.osmem import FileMapping
 from jessymem.stats import MemoryStats
 
 _N_TIMED_READS: Final = 20_000
@@ -103,11 +103,10 @@ def measure_zero_copy(manager: MmapManager, layers: Sequence[LayerId]) -> Measur
 
 def is_inside_mapping(view: memoryview) -> bool:
     """Tell whether a view's bytes lie in the file mapping that keeps it alive."""
-    owner = view.obj
-    # A copy of a memmap is one by type, too, but has no mapping below it.
-    if not isinstance(owner, np.memmap) or not isinstance(owner.base, mmap):
-        return False
-    return lies_inside(as_array(view), as_array(owner.base))
+    owner: Any = view
+    while isinstance(owner, memoryview | np.ndarray):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    return isinstance(owner, FileMapping) and lies_inside(as_array(view), as_array(owner))
 
 
 def lies_inside(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
@@ -213,7 +212,7 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> float:
     return perf_counter() - start
 
 
-def as_array(view: memoryview | bytes | mmap) -> NDArray[np.uint8]:
+def as_array(view: memoryview | bytes | FileMapping) -> NDArray[np.uint8]:
     """Return the bytes of a view as an array, without a copy."""
     return np.frombuffer(view, np.uint8)
 
