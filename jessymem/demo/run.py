@@ -211,9 +211,10 @@ def build_library(
         for module, path in zip(modules, paths, strict=True):
             package = module.parent.parent if module.name == "__init__.py" else module.parent
             parent = layers.get(package / "__init__.py")
-            layer_id = builder.add_layer(
-                layers[module],
-                read_content(path),
+            layer_id = LayerId(number, layers[module])
+            builder._add(
+                layer_id,
+                read_content(path, layer_id),
                 name=module.as_posix(),
                 depth=len(module.parts) - 1,
                 keywords=module.with_suffix("").parts,

@@ -6,11 +6,12 @@ dimension at a time, each file durable and whole before the next is begun.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jessymem import osmem
 from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
@@ -24,14 +25,17 @@ from jessymem.ingest.numbering import (
     number_files,
     number_folders,
 )
-from jessymem.kernels.schema import ENCODING_BYTES, MAX_CONTENT_BYTES
+from jessymem.kernels.schema import ENCODING_BYTES, ENCODING_TEXT, MAX_CONTENT_BYTES
 from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.drafts import Stuff, as_content
 from jessymem.regions.region import MmapRegion
 
-_NOTHING = Stuff(b"", ENCODING_BYTES)
+_NOTHING: Final = Stuff(b"", ENCODING_BYTES)
+
+#: What is decoded at a time, to find out whether a file is text.
+_PIECE_BYTES: Final = 2**18
 
 #: Called with the bytes that were dealt with since the last call.
 Advance = Callable[[int], object]
@@ -211,22 +215,36 @@ def plan_folder(
     return Plan(tuple(dimensions), tuple(skipped))
 
 
-def read_content(path: Path) -> str | bytes:
-    """Read a file once: as text where it is valid UTF-8, as bytes otherwise.
+def read_content(path: Path, layer_id: LayerId) -> Stuff:
+    """Read a file once, into memory of its own: text where it is valid UTF-8, otherwise bytes.
 
     Raises
     ------
     RegionIOError
         If it cannot be read or is no regular file.
+    ValueError
+        If it is longer than the format allows.
     """
     try:
         view = memoryview(osmem.read_file(path).data)
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", path) from error
-    try:
-        return str(view, "utf-8")
-    except UnicodeDecodeError:
-        return bytes(view)
+    stuff = as_content(view, layer_id, is_copied=False)
+    return stuff._replace(encoding=ENCODING_TEXT) if is_text(view) else stuff
+
+
+def is_text(content: memoryview) -> bool:
+    """Tell whether bytes are valid UTF-8, decoding no more than a piece of them at a time."""
+    at = 0
+    while at < len(content):
+        piece = content[at : at + _PIECE_BYTES]
+        is_last = at + len(piece) == len(content)
+        try:
+            _, n_decoded = codecs.utf_8_decode(piece, "strict", is_last)
+        except UnicodeDecodeError:
+            return False
+        at += n_decoded
+    return True
 
 
 def region_path(data: Path, dimension: DimensionId) -> Path:
@@ -298,7 +316,7 @@ def _check_format(planned: PlannedDimension, folder: Path) -> None:
 def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> Stuff:
     """Read what a file's layer is to hold."""
     if not is_npy(layer.file.name):
-        return as_content(read_content(layer.file.path), layer.layer_id, is_copied=False)
+        return read_content(layer.file.path, layer.layer_id)
     try:
         return read_npy(layer.file.path, layer.layer_id)
     except (ValueError, TypeError) as error:
