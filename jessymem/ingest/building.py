@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from jessymem import osmem
-from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
+from jessymem.budget import Budget
+from jessymem.config import MemoryConfig
+from jessymem.core_dimensions import SLOTS
+from jessymem.errors import (
+    ConfigError,
+    DuplicateDimension,
+    JessyMemoryError,
+    LimitExceeded,
+    RegionIOError,
+)
 from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
 from jessymem.ingest.npy import is_npy, read_npy
@@ -30,6 +39,7 @@ from jessymem.loading import REGION_FILE
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.drafts import Stuff, as_content
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
 _NOTHING: Final = Stuff(b"", ENCODING_BYTES)
@@ -73,7 +83,10 @@ class PlannedDimension:
 
 
 class BuiltDimension(NamedTuple):
-    """One region file that was written, and the sub-folder that it was made of."""
+    """One region file that was written, and the sub-folder that it was made of.
+
+    `fault` says why a manager with default settings could not load it; None: it can.
+    """
 
     dimension_id: DimensionId
     name: str
@@ -83,6 +96,7 @@ class BuiltDimension(NamedTuple):
     n_bytes: int
     generation: int
     is_replaced: bool
+    fault: str | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +156,7 @@ class Plan:
         for layer in planned.layers:
             _add_layer(builder, layer, _read_layer(layer, planned))
             advance(layer.file.n_bytes)
-        if not planned.is_replaced and os.path.lexists(planned.path):
+        if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
             raise _taken([planned.dimension_id], planned.path.parent.parent)
         region = builder.build_to_file(planned.path)
         return BuiltDimension(
@@ -154,6 +168,7 @@ class Plan:
             n_bytes=region.size,
             generation=region.generation,
             is_replaced=planned.is_replaced,
+            fault=fault_by_default(planned.dimension_id, region.size),
         )
 
 
@@ -248,8 +263,34 @@ def is_text(content: memoryview) -> bool:
 
 
 def region_path(data: Path, dimension: DimensionId) -> Path:
-    """Return where a dimension's region file lies under `data`."""
+    """Return where a dimension's region file is written to under `data`."""
     return data / str(dimension) / REGION_FILE
+
+
+def region_files(data: Path, dimension: DimensionId) -> RegionFiles:
+    """Return the files that stand for a dimension under `data`; they know which one is read."""
+    return RegionFiles(dimension, region_path(data, dimension))
+
+
+def newest_path(data: Path, dimension: DimensionId) -> Path:
+    """Return the file that is read for a dimension under `data`; nothing is tidied up.
+
+    Raises
+    ------
+    RegionIOError
+        If the directory cannot be listed.
+    """
+    return region_files(data, dimension).newest_path(tidy=False)
+
+
+def fault_by_default(dimension: DimensionId, n_bytes: int) -> str | None:
+    """Say why a manager with default settings could never load a file; None: it can."""
+    config = MemoryConfig()
+    try:
+        Budget(config.limit_bytes, SLOTS).check_possible(dimension, n_bytes)
+    except LimitExceeded as error:
+        return f"{error} by default"
+    return None
 
 
 def _grown_names(data: Path) -> dict[DimensionId, str | None]:
@@ -261,11 +302,16 @@ def _grown_names(data: Path) -> dict[DimensionId, str | None]:
         if dimension < FIRST_GROWN_DIMENSION:
             continue
         try:
-            region = MmapRegion.from_file(dimension, region_path(data, dimension))
+            region = MmapRegion.from_file(dimension, newest_path(data, dimension))
             names[dimension] = region.layout.header.name
         except JessyMemoryError:
             names[dimension] = None
     return names
+
+
+def _is_taken(dimension: DimensionId, path: Path) -> bool:
+    """Tell whether there is anything where a region file is to be, or stands for it."""
+    return os.path.lexists(path) or RegionFiles(dimension, path).exists()
 
 
 def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
@@ -279,8 +325,8 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
 
 def _plan_dimension(dimension: DimensionId, folder: SourceFolder, data: Path) -> PlannedDimension:
     path = region_path(data, dimension)
-    is_replaced = os.path.lexists(path)
-    if is_replaced and not path.is_file():
+    is_replaced = _is_taken(dimension, path)
+    if os.path.lexists(path) and not path.is_file():
         raise ConfigError(f"{dimension}: {path} is no regular file", field="data", value=path)
     planned = PlannedDimension(
         dimension_id=dimension,

@@ -17,9 +17,9 @@ from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
 from jessymem.errors import DimensionNotFound, JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import plan_folder, region_path
+from jessymem.ingest.building import newest_path, plan_folder
 from jessymem.manager import MmapManager
-from jessymem.regions.region import VERIFY_LEVELS, MmapRegion
+from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.shell import (
     FOLDER,
@@ -84,11 +84,14 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
     Left out, and named on stderr, are hidden files, links that leave SRC, whatever is no
     regular file, files directly in SRC, and sub-folders without files. Everything is checked
     before the first file is written; without --force nothing is, where a region file exists.
+    A file that no manager with default settings could load is written, with a warning.
     """  # noqa: D301 - as above
     plan = plan_folder(source, data, force=force)
     with pictures.show_progress() as progress:
         task = progress.add_task("building", total=plan.n_bytes)
         built = plan.write(lambda n_bytes: progress.advance(task, n_bytes))
+    for line in wording.fault_lines(built):
+        click.echo(line, err=True)
     if as_json:
         write_json(records.build_record(built, plan.skipped))
         return
@@ -175,7 +178,7 @@ def cat(layer: LayerId, data: Path) -> None:
     Only on a terminal are control characters shown as escapes, so that no content can act on
     it.
     """
-    region = MmapRegion.from_file(layer.dimension, region_path(data, layer.dimension))
+    region = inspection.open_newest(data, layer.dimension)
     info = region.get_layer_info(layer)
     write_content(region.read_content(info.offset, info.size))
 
@@ -366,7 +369,7 @@ def bench(
 
 def _reader_of(dimensions: Iterable[DimensionId], data: Path) -> MmapManager:
     """Return a manager that only reads, with a budget for all of `dimensions`."""
-    paths = {region_path(data, dimension) for dimension in dimensions}
+    paths = {newest_path(data, dimension) for dimension in dimensions}
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     return MmapManager(
         MemoryConfig(

@@ -10,6 +10,7 @@ from typing import Final
 
 from jessymem.bench.table import Line, NotRun, Row
 from jessymem.demo.measurements import Measurement
+from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
 from jessymem.regions.metadata import LayerInfo
 from jessymem.warming import WarmupReport
@@ -153,6 +154,11 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     if len(skipped) > _MAX_SKIPPED_SHOWN:
         lines.append(f"skipped {len(skipped) - _MAX_SKIPPED_SHOWN:,} more; --json names them all")
     return lines
+
+
+def fault_lines(built: Sequence[BuiltDimension]) -> list[str]:
+    """Say which of the region files that were written cannot be loaded with default settings."""
+    return [f"Warning: {one_line(each.fault)}" for each in built if each.fault is not None]
 
 
 def warmup_lines(report: WarmupReport) -> list[str]:
