@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from jessymem import osmem
 from jessymem.errors import ConfigError
 from jessymem.ids import as_integer
 from jessymem.kernels.schema import N_POOL_IDS, POOL_BYTES_LIMIT
@@ -163,7 +164,7 @@ class MemoryConfig:
         keep("total_memory_mb", _as_int("total_memory_mb", total, 1))
         if self.total_memory_mb > MAX_TOTAL_MB:
             raise _config_error("total_memory_mb", total, f"at most {MAX_TOTAL_MB:,}")
-        keep("base_path", _as_path(self.base_path))
+        keep("base_path", as_path("base_path", self.base_path))
         keep("pool_configs", _as_pools(self.pool_configs))
         below = 0.0
         for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
@@ -191,14 +192,14 @@ class MemoryConfig:
         return self.total_memory_mb * MIB
 
 
-def _as_path(value: Any) -> Path:
+def as_path(field: str, value: Any) -> Path:
+    """Return a path; raise ConfigError, naming the `field`, for what no file can be called."""
     try:
-        path = Path(os.fspath(value))
+        return osmem.as_path(value)
     except TypeError:
-        raise _config_error("base_path", value, "a path") from None
-    if "\0" in str(path):
-        raise _config_error("base_path", value, "a path without a null character")
-    return path
+        raise _config_error(field, value, "a path") from None
+    except ValueError:  # the system cannot be told of such a name
+        raise _config_error(field, value, "a path that a file can have") from None
 
 
 def _as_pools(value: Any) -> tuple[PoolConfig, ...]:

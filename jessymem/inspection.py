@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem import osmem
-from jessymem.errors import JessyMemoryError, RegionIOError
+from jessymem.config import as_path
+from jessymem.errors import (
+    DimensionNotFound,
+    JessyMemoryError,
+    RegionFormatError,
+    RegionIOError,
+)
 from jessymem.ids import DimensionId
 from jessymem.ingest.building import newest_path
 from jessymem.kernels import schema as s
@@ -73,8 +80,11 @@ def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
     Raises
     ------
     RegionIOError
-        If the directory cannot be listed.
+        If the directory cannot be listed; a file is none.
     """
+    if data.exists() and not data.is_dir():
+        error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        raise RegionIOError.from_os_error(error, "list", data)
     with MmapManager(base_path=data) as manager:
         return [(found, newest_path(data, found)) for found in manager.discover()]
 
@@ -87,11 +97,16 @@ def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
     DimensionId or None, pathlib.Path
         None: whatever dimension the file holds. A directory stands for the newest region file in
         it.
+
+    Raises
+    ------
+    ConfigError
+        If no file can have that name.
     """
     try:
         dimension = DimensionId.parse(target)
     except ValueError:
-        path = Path(target)
+        path = as_path("target", target)
         return None, _newest_in(path) if path.is_dir() else path
     return dimension, newest_path(data, dimension)
 
@@ -126,7 +141,8 @@ def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
     Raises
     ------
     DimensionNotFound, RegionIOError, RegionFormatError
-        As `MmapRegion.from_file`; without a dimension, one that is missing is a RegionIOError.
+        As `MmapRegion.from_file`; without a dimension, a file that is missing is a RegionIOError,
+        but in a folder that is there a DimensionNotFound.
     """
     if dimension is None:
         dimension = _read_dimension(path)
@@ -138,9 +154,21 @@ def _read_dimension(path: Path) -> DimensionId:
     try:
         data, _ = osmem.map_file(path)
     except OSError as error:
+        if error.errno == errno.ENOENT and path.name == REGION_FILE and path.parent.is_dir():
+            raise DimensionNotFound(
+                f"there is no region file ({REGION_FILE}) in the folder {path.parent}",
+                dimension=None,
+                path=os.fspath(path),
+            ) from None
         raise RegionIOError.from_os_error(error, "open", path) from error
-    view = data.view(np.ndarray)
-    return layout.read_header(view, layout.Source(None, os.fspath(path))).dimension
+    try:
+        header = layout.read_header(data.view(np.ndarray), layout.Source(None, os.fspath(path)))
+    except RegionFormatError as error:
+        if error.field not in ("header", "magic"):
+            raise
+        fault = error.message.removeprefix(f"{path}: ")
+        raise RegionFormatError(f"{path} is no region file: {fault}", **error.details) from None
+    return header.dimension
 
 
 def examine(dimension: DimensionId | None, path: Path, level: str | None = None) -> Finding:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from jessymem import osmem
 from jessymem.budget import Budget
-from jessymem.config import MemoryConfig
+from jessymem.config import MemoryConfig, as_path
 from jessymem.core_dimensions import SLOTS
 from jessymem.errors import (
     ConfigError,
@@ -203,11 +203,11 @@ def plan_folder(
         If two files claim one number.
     ConfigError
         If a name, a number or a `dimension.toml` does not fit, a `.npy` file is none or holds
-        objects, or there is nothing to build.
+        objects, no file can have the name of `source` or `data`, or there is nothing to build.
     RegionIOError
         If something cannot be listed or read.
     """
-    source, data = Path(os.fspath(source)), Path(os.fspath(data))
+    source, data = as_path("source", source), as_path("data", data)
     if os.path.realpath(data) == os.path.realpath(source):
         raise ConfigError(
             f"{source}: source and target are the same folder", field="data", value=data

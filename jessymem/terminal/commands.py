@@ -24,6 +24,7 @@ from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.shell import (
     FOLDER,
     Commands,
+    Folder,
     data_option,
     fail_on,
     fail_with,
@@ -50,15 +51,16 @@ def main() -> None:
     Exit codes:  0  fine
                  1  something is wrong with the data
                  2  the command was not understood
+               130  it was interrupted
     """  # noqa: D301 - the mark with which click keeps lines as they are
 
 
 @main.command()
-@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
+@click.argument("source", metavar="SRC", type=Folder(exists=True))
 @data_option("-o", text="Where the region files go.")
 @click.option("--force", is_flag=True, help="Replace region files that exist.")
 @json_option
-def build(source: str, data: Path, force: bool, as_json: bool) -> None:
+def build(source: Path, data: Path, force: bool, as_json: bool) -> None:
     """Make a region file of each sub-folder of SRC.
 
     A sub-folder called D07-name or D07 becomes that dimension. Any other keeps the number that
