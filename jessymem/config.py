@@ -48,7 +48,8 @@ def _as_int(field: str, value: Any, at_least: int) -> int:
 
 
 def _as_share(field: str, value: Any, above: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not above < value <= 1:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not above < value <= 1:
         raise _config_error(field, value, f"a number above {above:g}, at most 1")
     return float(value)
 
@@ -223,6 +224,5 @@ def _as_pools(value: Any) -> tuple[PoolConfig, ...]:
 
 
 def _is_pair(item: Any) -> bool:
-    if isinstance(item, np.ndarray):
-        return item.shape == (2,)
-    return isinstance(item, tuple | list | np.void) and len(item) == 2
+    pair = item.tolist() if isinstance(item, np.ndarray | np.void) else item
+    return isinstance(pair, tuple | list) and len(pair) == 2

@@ -46,7 +46,7 @@ class LoadedContext:
     depth: int = 0
     parent: LayerId | None = None
 
-    __hash__ = None  # type: ignore[assignment]  # a mapped view has none
+    __hash__ = None  # type: ignore[assignment]  # a mapped view cannot be hashed
 
     def __post_init__(self) -> None:
         """Take any bytes for the content."""
@@ -116,7 +116,7 @@ class NavigationPath:
     Raises
     ------
     ValueError, TypeError
-        If an item is no layer id, or a number none.
+        If an item is not a layer id, or `frequency` or `confidence` not a number.
     """
 
     layer_sequence: Iterable[LayerLike]
@@ -217,7 +217,7 @@ class ContextCollection(Sequence[LoadedContext]):
         Returns
         -------
         str
-            Content that is no UTF-8 is shown with U+FFFD in its place.
+            What is not UTF-8 is shown as U+FFFD.
 
         Raises
         ------

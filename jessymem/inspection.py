@@ -80,7 +80,7 @@ def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
     Raises
     ------
     RegionIOError
-        If the directory cannot be listed; a file is none.
+        If `data` cannot be listed, or is not a directory.
     """
     if data.exists() and not data.is_dir():
         error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -167,7 +167,7 @@ def _read_dimension(path: Path) -> DimensionId:
         if error.field not in ("header", "magic"):
             raise
         fault = error.message.removeprefix(f"{path}: ")
-        raise RegionFormatError(f"{path} is no region file: {fault}", **error.details) from None
+        raise RegionFormatError(f"{path} is not a region file: {fault}", **error.details) from None
     return header.dimension
 
 

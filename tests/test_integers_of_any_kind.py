@@ -106,6 +106,12 @@ def test_what_is_no_integer_is_refused(wrong):
         assert caught.value.value is wrong
 
 
+@pytest.mark.parametrize("wrong", [10**400, -(10**400), np.float64("nan"), np.True_])
+def test_what_is_no_share_is_refused(wrong):
+    with pytest.raises(ConfigError, match="warning_threshold must be"):
+        MemoryConfig(warning_threshold=wrong)
+
+
 @pytest.mark.parametrize("wrong", [np.array(5), [np.array(5)], np.array([5, 6]), np.zeros((2, 3))])
 def test_what_is_no_sequence_of_pools_is_refused(wrong):
     with pytest.raises(ConfigError, match="pool_configs must be"):

@@ -91,7 +91,7 @@ def test_a_file_of_another_kind_is_said_to_be_none(content, tmp_path):
     path.write_bytes(content)
     for command in ("inspect", "verify"):
         line = error_of(run(command, path, exit_code=1))
-        assert line.startswith(f"Error: {path} is no region file: ")
+        assert line.startswith(f"Error: {path} is not a region file: ")
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,9 @@ class Plan:
         RegionIOError
             If a file cannot be read or written.
         DuplicateDimension
-            If a region file has appeared where there was none.
+            If a region file has appeared that was not there before.
         ConfigError
-            If a `.npy` file has become none since it was looked at.
+            If what is called `.npy` is no longer such a file.
 
         Notes
         -----
@@ -202,8 +202,9 @@ def plan_folder(
     DuplicateLayer
         If two files claim one number.
     ConfigError
-        If a name, a number or a `dimension.toml` does not fit, a `.npy` file is none or holds
-        objects, no file can have the name of `source` or `data`, or there is nothing to build.
+        If a name, a number or a `dimension.toml` does not fit, what is called `.npy` is not such a
+        file or holds objects, no file can have the name of `source` or `data`, or there is nothing
+        to build.
     RegionIOError
         If something cannot be listed or read.
     """
@@ -236,7 +237,7 @@ def read_content(path: Path, layer_id: LayerId) -> Stuff:
     Raises
     ------
     RegionIOError
-        If it cannot be read or is no regular file.
+        If it cannot be read or is not a regular file.
     ValueError
         If it is longer than the format allows.
     """

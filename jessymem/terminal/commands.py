@@ -237,8 +237,8 @@ def find(
     """Find bytes in the contents of layers.
 
     In the dimensions named, or in all under DATA. Each place is a line: layer, offset in its
-    content, and what is around. Places may overlap; none goes from one layer into the next. Exit
-    code 1 if there is none, or a region file cannot be read.
+    content, and what is around. Places may overlap, and each lies in one layer. Exit code 1 if
+    nothing is found, or a region file cannot be read.
     """
     wanted = parse_needle(ctx, needle, is_hex)
     if is_count and limit is not None:

@@ -49,7 +49,7 @@ class Commands(click.Group):
 
 
 class Folder(click.Path):
-    """A folder; what is none, or can be none, is told as it was typed."""
+    """A folder; what cannot be one is named as it was typed."""
 
     def __init__(self, *, exists: bool = False) -> None:
         super().__init__(exists=exists, file_okay=False, path_type=Path)
