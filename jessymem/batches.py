@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import jessymem
+from jessymem.config import MemoryConfig
 from jessymem.errors import lets_go
+from jessymem.eviction import Policy
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.loading import Loader
+from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from jessymem.config import MemoryConfig
-    from jessymem.eviction import Policy
-    from jessymem.kernels.store import Store
-    from jessymem.loading import Loader
-    from jessymem.places import LayersLike, Located
-    from jessymem.sampling import ReadSampler
+    from jessymem.places import Located
 
 
 class BatchVerbs:
@@ -43,7 +41,9 @@ class BatchVerbs:
         def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
 
     @lets_go
-    def locate_many(self, layer_ids: LayersLike, missing: str = "raise") -> NDArray[Any]:
+    def locate_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> np.typing.NDArray[Any]:
         """Find many layers in one call, without touching their contents.
 
         Parameters
@@ -84,7 +84,9 @@ class BatchVerbs:
             return located.places
 
     @lets_go
-    def access_many(self, layer_ids: LayersLike, missing: str = "raise") -> list[memoryview | None]:
+    def access_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> list[memoryview | None]:
         """Return the bytes of many layers without a copy, all of one state of the store.
 
         Parameters
@@ -111,8 +113,8 @@ class BatchVerbs:
 
     @lets_go
     def gather(
-        self, layer_ids: LayersLike, missing: str = "raise"
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> tuple[np.typing.NDArray[np.uint8], np.typing.NDArray[np.int64]]:
         """Copy many layers into one contiguous buffer, as Arrow lays out a column of binaries.
 
         One kernel call for all, without the GIL.
@@ -145,7 +147,7 @@ class BatchVerbs:
             return copy_out(located)
 
     @lets_go
-    def store(self) -> Store:
+    def store(self) -> jessymem.hints.Store:
         """Return the present state for use in compiled code, with no lock and no GIL.
 
         Returns
@@ -169,7 +171,7 @@ class BatchVerbs:
     # -- inside ------------------------------------------------------------------------------------
 
     @contextmanager
-    def _located(self, packed: NDArray[np.int64], missing: str) -> Iterator[Located]:
+    def _located(self, packed: np.typing.NDArray[np.int64], missing: str) -> Iterator[Located]:
         """Find the layers of a batch in one state, which is held within; evicted ones are mapped.
 
         Raises LayerNotFound or OutOfBounds with ``missing="raise"``.

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakMethod
 
+import jessymem
 from jessymem import osmem
 from jessymem.batches import BatchVerbs
 from jessymem.budget import Budget
@@ -50,10 +51,6 @@ from jessymem.residency import ResidencyVerbs
 from jessymem.sampling import ReadSampler
 from jessymem.scanning.verbs import ScanningVerbs
 from jessymem.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from jessymem.pools.allocator import PoolAllocator
-    from jessymem.stats import LoadReport, MemoryStats
 
 
 class MmapManager(
@@ -177,7 +174,7 @@ class MmapManager(
             return self._load(dimension, home)
 
     @lets_go
-    def load_core_dimensions(self) -> LoadReport:
+    def load_core_dimensions(self) -> jessymem.LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
         Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled
@@ -196,7 +193,7 @@ class MmapManager(
         return self._load_several(list(CORE_DIMENSIONS))
 
     @lets_go
-    def load_all(self) -> LoadReport:
+    def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
         Returns
@@ -332,7 +329,7 @@ class MmapManager(
         """The settings in force."""
         return self._config
 
-    def get_stats(self) -> MemoryStats:
+    def get_stats(self) -> jessymem.MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
         from jessymem import diagnostics
 
@@ -413,7 +410,7 @@ class MmapManager(
         with self._budget.lock.hold():
             return self._pressure.observe(self._budget.total)
 
-    def _make_allocator(self) -> PoolAllocator:
+    def _make_allocator(self) -> jessymem.PoolAllocator:
         from jessymem.pools.allocator import PoolAllocator
 
         with self._budget.lock.hold():
@@ -461,7 +458,7 @@ class MmapManager(
         if replaced is not None:
             self._budget.retire(replaced)
 
-    def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
+    def _load_several(self, dimensions: list[DimensionId]) -> jessymem.LoadReport:
         from jessymem.stats import LoadReport
 
         start = perf_counter()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
 from jessymem.ids import LayerId, LayerLike, as_integer
@@ -20,11 +21,8 @@ from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable
 from jessymem.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    #: Many layers: packed ids in an array of integers, or ids of any kind one by one.
-    LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
+#: Many layers: packed ids in an array of integers, or ids of any kind one by one.
+LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
 
 _N_NAMED: Final = 5  # of the layers that an error is about
 _NOWHERE: Final = (0, 0, s.ABSENT, s.NO_SUCH_LAYER, s.ABSENT, s.ABSENT)

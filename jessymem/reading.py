@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+import jessymem
 from jessymem.errors import (
     DimensionNotFound,
     InvalidAccess,
@@ -32,13 +35,7 @@ from jessymem.sampling import Gates, ReadSampler
 from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.places import Located
-    from jessymem.references import LayerRef
-    from jessymem.regions.metadata import LayerInfo
 
 
 class ReadingVerbs:
@@ -56,7 +53,7 @@ class ReadingVerbs:
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
         def _bring_back_if_loaded(self, dimension: DimensionId) -> LayerTable | None: ...
         def _located(
-            self, packed: NDArray[np.int64], missing: str
+            self, packed: np.typing.NDArray[np.int64], missing: str
         ) -> AbstractContextManager[Located]: ...
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
@@ -131,7 +128,7 @@ class ReadingVerbs:
         content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
-    def array(self, layer_id: LayerLike) -> NDArray[Any]:
+    def array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Return an array's layer as the array that went in, without a copy and without a lock.
 
         Parameters
@@ -172,7 +169,7 @@ class ReadingVerbs:
         return self._array_measured(layer_id)
 
     @lets_go
-    def ref(self, layer_id: LayerLike) -> LayerRef:
+    def ref(self, layer_id: LayerLike) -> jessymem.LayerRef:
         """Return a small reference to a layer of a file, to be sent to other processes.
 
         Parameters
@@ -217,7 +214,7 @@ class ReadingVerbs:
         return ref
 
     @lets_go
-    def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
+    def load_layer_context(self, layer_id: LayerLike) -> jessymem.LoadedContext:
         """Return a layer with its description.
 
         Returns
@@ -245,9 +242,9 @@ class ReadingVerbs:
     @lets_go
     def load_contexts(
         self,
-        paths: NavigationPath | Iterable[LayerLike | NavigationPath],
+        paths: jessymem.NavigationPath | Iterable[LayerLike | jessymem.NavigationPath],
         missing: str = "raise",
-    ) -> ContextCollection:
+    ) -> jessymem.ContextCollection:
         """Return many layers with their descriptions, all of one state of the store.
 
         Parameters
@@ -292,7 +289,7 @@ class ReadingVerbs:
             )
 
     @lets_go
-    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+    def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
         """Describe a layer; its children are found among all loaded layers.
 
         Raises
@@ -405,7 +402,7 @@ class ReadingVerbs:
             return region.content_of(row)
 
     @lets_go
-    def _array_measured(self, layer_id: LayerLike) -> NDArray[Any]:
+    def _array_measured(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Read an array the slow way, as `_access_measured`."""
         if not isinstance(layer_id, int):
             return self.array(as_layer_id(layer_id))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+import jessymem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE
@@ -37,20 +38,17 @@ from jessymem.regions.table import LayerTable
 from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
-    from jessymem.learning.crystallization import Running
     from jessymem.learning.layers import LearnedLayer
-    from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.storing import StoredBlock
-    from jessymem.regions.drafts import Content, ContentOrArray
 
 
 class LearningVerbs:
     """What a manager offers to those who write."""
 
-    _allocator: PoolAllocator | None
+    _allocator: jessymem.PoolAllocator | None
     _budget: Budget
     _config: MemoryConfig
-    _crystallizing: list[ref[Running]]
+    _crystallizing: list[ref[jessymem.hints.Running]]
     _loader: Loader
     _lock: Lock
     _pinned: set[DimensionId]
@@ -62,7 +60,7 @@ class LearningVerbs:
         def _writing(self) -> AbstractContextManager[None]: ...
         def _check_open(self) -> None: ...
         def _give_up(self, action: Callable[[], None]) -> None: ...
-        def _make_allocator(self) -> PoolAllocator: ...
+        def _make_allocator(self) -> jessymem.PoolAllocator: ...
         def _map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]: ...
         def _bring_back(self, dimension: DimensionId) -> LayerTable: ...
         def _keeping(self, dimensions: Iterable[DimensionId]) -> AbstractContextManager[None]: ...
@@ -77,7 +75,7 @@ class LearningVerbs:
     def create_proto_dimension(
         self,
         dimension_id: DimensionLike,
-        content: ContentOrArray,
+        content: jessymem.hints.ContentOrArray,
         *,
         layer: int | None = None,
         name: str = "",
@@ -180,7 +178,9 @@ class LearningVerbs:
         return ids
 
     @lets_go
-    def update_proto_dimension(self, layer_id: LayerLike, content: ContentOrArray) -> None:
+    def update_proto_dimension(
+        self, layer_id: LayerLike, content: jessymem.hints.ContentOrArray
+    ) -> None:
         """Give a proto layer another content; a reader sees the old one or the new one, whole.
 
         Views on the old content stay valid; its block goes back with the last of them.
@@ -249,7 +249,11 @@ class LearningVerbs:
 
     @lets_go
     def overlay_layer(
-        self, layer_id: LayerLike, content: Content, *, separator: str | bytes = b"\n"
+        self,
+        layer_id: LayerLike,
+        content: jessymem.hints.Content,
+        *,
+        separator: str | bytes = b"\n",
     ) -> None:
         """Lay content over a loaded layer: readers get base, separator and content in one view.
 
@@ -419,7 +423,7 @@ class LearningVerbs:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _blocks(self) -> PoolAllocator:
+    def _blocks(self) -> jessymem.PoolAllocator:
         return self._allocator or self._make_allocator()
 
     def _give_back(self, blocks: Iterable[StoredBlock | None]) -> None:
@@ -469,7 +473,7 @@ class LearningVerbs:
         self._check_not_on_its_way(layer_id, layer)
         return layer
 
-    def _running(self) -> list[Running]:
+    def _running(self) -> list[jessymem.hints.Running]:
         """Return the crystallizations that have begun and not ended, however they ended."""
         return [running for each in self._crystallizing if (running := each()) is not None]
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
-
-    from jessymem.pools.allocator import PoolAllocator
-    from jessymem.pools.offsets import MmapOffset
+import jessymem
 
 
 class MemoryVerbs:
@@ -20,12 +16,12 @@ class MemoryVerbs:
     They lie in pools, configured by ``MemoryConfig.pool_configs``; `PoolAllocator` has the details.
     """
 
-    _allocator: PoolAllocator | None
+    _allocator: jessymem.PoolAllocator | None
 
-    def _make_allocator(self) -> PoolAllocator:
+    def _make_allocator(self) -> jessymem.PoolAllocator:
         raise NotImplementedError
 
-    def allocate(self, size: int) -> MmapOffset:
+    def allocate(self, size: int) -> jessymem.MmapOffset:
         """Take a block of at least `size` bytes; see `PoolAllocator.allocate`.
 
         Returns
@@ -48,7 +44,7 @@ class MemoryVerbs:
         """
         return (self._allocator or self._make_allocator()).allocate(size)
 
-    def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
+    def deallocate(self, offset: jessymem.MmapOffset, size: int | None = None) -> None:
         """Give a block back, at once or with the last view on it; see `PoolAllocator.deallocate`.
 
         Raises
@@ -62,7 +58,7 @@ class MemoryVerbs:
         """
         (self._allocator or self._make_allocator()).deallocate(offset, size)
 
-    def view(self, offset: MmapOffset, size: int) -> memoryview:
+    def view(self, offset: jessymem.MmapOffset, size: int) -> memoryview:
         """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`.
 
         Returns
@@ -80,7 +76,9 @@ class MemoryVerbs:
         """
         return (self._allocator or self._make_allocator()).view(offset, size)
 
-    def allocate_many(self, sizes: Iterable[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    def allocate_many(
+        self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
+    ) -> np.typing.NDArray[np.int64]:
         """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`.
 
         Returns
@@ -95,7 +93,7 @@ class MemoryVerbs:
         """
         return (self._allocator or self._make_allocator()).allocate_many(sizes)
 
-    def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
+    def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
         """Give many blocks back, or none; see `PoolAllocator.deallocate_many`.
 
         Raises
@@ -106,8 +104,8 @@ class MemoryVerbs:
         (self._allocator or self._make_allocator()).deallocate_many(offsets)
 
     def allocate_array(
-        self, shape: int | Sequence[int], dtype: DTypeLike = np.float64
-    ) -> NDArray[Any]:
+        self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
+    ) -> np.typing.NDArray[Any]:
         """Return an array in a block of its own; see `PoolAllocator.allocate_array`.
 
         Returns

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from jessymem.ids import LayerId
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class ContentLocation(Enum):

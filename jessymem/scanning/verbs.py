@@ -6,21 +6,18 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
+import jessymem
 from jessymem.errors import lets_go
 from jessymem.ids import DimensionId, DimensionLike, as_integer
+from jessymem.sampling import ReadSampler
 from jessymem.snapshot import Snapshot, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
-    import numpy as np
-    from numpy.typing import DTypeLike, NDArray
-
     from jessymem.places import Located
     from jessymem.regions.table import LayerTable
-    from jessymem.sampling import ReadSampler
-    from jessymem.scanning.crew import CancelToken, Crew
-    from jessymem.scanning.hits import Hits
+    from jessymem.scanning.crew import Crew
     from jessymem.scanning.spans import Spans
 
 
@@ -43,14 +40,14 @@ class ScanningVerbs:
     @lets_go
     def find(
         self,
-        needle: Buffer | str,
+        needle: jessymem.hints.Buffer | str,
         dimensions: Iterable[DimensionLike] | None = None,
         limit: int | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> Hits:
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> jessymem.Hits:
         """Find every place in the layers' contents at which some bytes are.
 
         Contents are searched as they are stored. A find lies within one layer; finds may overlap.
@@ -104,7 +101,7 @@ class ScanningVerbs:
         left = None if limit is None else as_integer(limit, "limit")
         if left is not None and left < 0:
             raise ValueError(f"limit is a number of finds, not {limit!r}")
-        parts: list[NDArray[Any]] = []
+        parts: list[np.typing.NDArray[Any]] = []
         with closing(self._states(dimensions, crew)) as states:
             for spans in states:
                 found, n_found = find_in(spans, wanted, crew, left)
@@ -119,12 +116,12 @@ class ScanningVerbs:
     @lets_go
     def count(
         self,
-        needle: Buffer | str,
+        needle: jessymem.hints.Buffer | str,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
+        cancel: jessymem.hints.CancelToken | None = None,
     ) -> int:
         """Return at how many places in the layers' contents some bytes are.
 
@@ -157,38 +154,38 @@ class ScanningVerbs:
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: Literal[False] = False,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> NDArray[Any]: ...
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> np.typing.NDArray[Any]: ...
     @overload
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: Literal[True],
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]: ...
     @lets_go
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: bool = False,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> NDArray[Any] | tuple[NDArray[np.int64], NDArray[Any]]:
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> np.typing.NDArray[Any] | tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]:
         """Call a compiled function for every layer; return what it makes of each.
 
         Parameters
@@ -229,8 +226,6 @@ class ScanningVerbs:
         AllocationFailed, concurrent.futures.CancelledError, InvalidAccess, ValueError
             As `find`.
         """
-        import numpy as np
-
         from jessymem.scanning.applying import Applied
         from jessymem.scanning.crew import Crew
 
