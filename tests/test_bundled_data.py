@@ -147,7 +147,7 @@ def test_the_hook_names_what_is_imported_by_name():
         sys.modules["PyInstaller.utils.hooks"] = hooks
         from jessymem.__pyinstaller import hook_folders
         found = runpy.run_path(hook_folders()[0] + "/hook-jessymem.py")
-        print(found["hiddenimports"], found["datas"])
+        print(found["hiddenimports"], found["datas"])  # codespell:ignore datas
     """
     (line,) = run(utils, ROOT, ROOT)
     assert line == (
