@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from jessymem import hints as hints
     from jessymem._version import __version__
     from jessymem.config import MemoryConfig, PoolConfig
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
@@ -110,6 +111,8 @@ _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in name
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
+    if name == "hints":  # for annotations
+        return import_module("jessymem.hints")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}"), name)

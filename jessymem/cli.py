@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from signal import SIGINT
 from typing import Any, Final, NoReturn
 
 MISSING: Final = 'jessymem: the command line needs click and rich: pip install "jessymem[cli]"'
@@ -16,6 +17,11 @@ def load_main() -> Callable[..., Any]:
     -------
     callable
         A `click.Group`, or a function that ends the process with exit code 1.
+
+    Raises
+    ------
+    SystemExit
+        With exit code 130, on Ctrl-C meanwhile.
     """
     try:
         from jessymem.terminal.commands import main
@@ -23,6 +29,8 @@ def load_main() -> Callable[..., Any]:
         if (error.name or "").partition(".")[0] not in ("click", "rich"):
             raise
         return refuse
+    except KeyboardInterrupt:
+        sys.exit(128 + SIGINT)  # as a shell has it
     return main
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from jessymem import osmem
 from jessymem.errors import ConfigError
+from jessymem.ids import as_integer
 from jessymem.kernels.schema import N_POOL_IDS, POOL_BYTES_LIMIT
 
 MIB: Final = 2**20
@@ -31,15 +37,27 @@ def _config_error(field: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"{field} must be {expected}, not {value!r}", field=field, value=value)
 
 
-def _check_int(field: str, value: Any, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+def _as_int(field: str, value: Any, at_least: int) -> int:
+    try:
+        number = as_integer(value, field)
+    except TypeError:
+        number = at_least - 1
+    if number < at_least:
         raise _config_error(field, value, f"an integer of at least {at_least}")
+    return number
 
 
-def _check_share(field: str, value: Any, above: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= 1:
+def _as_share(field: str, value: Any, above: float) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not above < value <= 1:
         raise _config_error(field, value, f"a number above {above:g}, at most 1")
     return float(value)
+
+
+def _as_bool(field: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise _config_error(field, value, "True or False")
+    return bool(value)
 
 
 def _check_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -68,9 +86,9 @@ class PoolConfig:
     block_size: int
 
     def __post_init__(self) -> None:
-        """Check both fields."""
-        _check_int("size_mb", self.size_mb, 1)
-        _check_int("block_size", self.block_size, 64)
+        """Check both fields, and keep them as plain integers."""
+        for name, at_least in (("size_mb", 1), ("block_size", 64)):
+            object.__setattr__(self, name, _as_int(name, getattr(self, name), at_least))
         if self.block_size & (self.block_size - 1):
             raise _config_error("block_size", self.block_size, "a power of two")
         if self.size_mb * MIB > POOL_BYTES_LIMIT:
@@ -141,24 +159,24 @@ class MemoryConfig:
     read_only: bool = False
 
     def __post_init__(self) -> None:
-        """Check every field and bring paths and pools to one form."""
-        _check_int("total_memory_mb", self.total_memory_mb, 1)
+        """Check every field and bring it to one form: plain numbers, a path, pools."""
+        total = self.total_memory_mb
+        keep = partial(object.__setattr__, self)
+        keep("total_memory_mb", _as_int("total_memory_mb", total, 1))
         if self.total_memory_mb > MAX_TOTAL_MB:
-            raise _config_error(
-                "total_memory_mb", self.total_memory_mb, f"at most {MAX_TOTAL_MB:,}"
-            )
-        object.__setattr__(self, "base_path", _as_path(self.base_path))
-        object.__setattr__(self, "pool_configs", _as_pools(self.pool_configs))
+            raise _config_error("total_memory_mb", total, f"at most {MAX_TOTAL_MB:,}")
+        keep("base_path", as_path("base_path", self.base_path))
+        keep("pool_configs", _as_pools(self.pool_configs))
         below = 0.0
         for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
-            below = _check_share(name, getattr(self, name), below)
+            below = _as_share(name, getattr(self, name), below)
+            keep(name, below)
         _check_choice("eviction_policy", self.eviction_policy, EVICTION_POLICIES)
         _check_choice("simulation", self.simulation, SIMULATION_MODES)
         _check_choice("advice", self.advice, ADVICE_MODES)
         _check_choice("load_mode", self.load_mode, LOAD_MODES)
         for name in ("zero_on_reuse", "read_only"):
-            if not isinstance(getattr(self, name), bool):
-                raise _config_error(name, getattr(self, name), "True or False")
+            keep(name, _as_bool(name, getattr(self, name)))
 
     @classmethod
     def of(
@@ -175,27 +193,36 @@ class MemoryConfig:
         return self.total_memory_mb * MIB
 
 
-def _as_path(value: Any) -> Path:
+def as_path(field: str, value: Any) -> Path:
+    """Return a path; raise ConfigError, naming the `field`, for what no file can be called."""
     try:
-        path = Path(os.fspath(value))
+        return osmem.as_path(value)
     except TypeError:
-        raise _config_error("base_path", value, "a path") from None
-    if "\0" in str(path):
-        raise _config_error("base_path", value, "a path without a null character")
-    return path
+        raise _config_error(field, value, "a path") from None
+    except ValueError:  # the system cannot be told of such a name
+        raise _config_error(field, value, "a path that a file can have") from None
 
 
 def _as_pools(value: Any) -> tuple[PoolConfig, ...]:
     if not isinstance(value, Iterable) or isinstance(value, str | bytes):
         raise _config_error("pool_configs", value, "a sequence of PoolConfig")
+    try:
+        items = iter(value)
+    except TypeError:  # an array of no axis
+        raise _config_error("pool_configs", value, "a sequence of PoolConfig") from None
     pools: list[PoolConfig] = []
-    for item in value:
+    for item in items:
         if len(pools) == N_POOL_IDS:
             raise _config_error("pool_configs", value, f"no more than {N_POOL_IDS} pools")
         if isinstance(item, PoolConfig):
             pools.append(item)
-        elif isinstance(item, tuple | list) and len(item) == 2:
+        elif _is_pair(item):
             pools.append(PoolConfig(*item))
         else:
             raise _config_error("pool_configs", item, "made of PoolConfig or (size_mb, block_size)")
     return tuple(pools)
+
+
+def _is_pair(item: Any) -> bool:
+    pair = item.tolist() if isinstance(item, np.ndarray | np.void) else item
+    return isinstance(pair, tuple | list) and len(pair) == 2

@@ -6,8 +6,9 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Final, cast, overload
+from typing import Any, Final, cast, overload
 
+from jessymem.content_views import as_content_view
 from jessymem.ids import LayerId, LayerLike, as_layer_id
 from jessymem.regions.table import LayerTable
 
@@ -18,6 +19,9 @@ _MAX_UTF8_BYTES: Final = 4
 @dataclass(frozen=True)
 class LoadedContext:
     """One layer, read: its content without a copy, and what describes it.
+
+    Pickled, copied deeply or made a dictionary, it takes the content's bytes along and leaves the
+    region behind.
 
     Attributes
     ----------
@@ -42,7 +46,24 @@ class LoadedContext:
     depth: int = 0
     parent: LayerId | None = None
 
-    __hash__ = None  # type: ignore[assignment]  # a mapped view has none
+    __hash__ = None  # type: ignore[assignment]  # a mapped view cannot be hashed
+
+    def __post_init__(self) -> None:
+        """Take any bytes for the content."""
+        object.__setattr__(self, "content", as_content_view(self.content))
+
+    def __copy__(self) -> LoadedContext:
+        """Return this one: nothing of it changes."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel with the content as bytes."""
+        return {**self.__dict__, "content": bytes(self.content)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive with the content as a view again."""
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @classmethod
     def of(cls, layer_id: LayerId, region: LayerTable, row: int) -> LoadedContext:
@@ -54,7 +75,8 @@ class LoadedContext:
             As `MmapManager.load_layer_context`.
         """
         record = region.rows[row]
-        return cls(
+        context = cls.__new__(cls)  # its content is a view of ours already
+        context.__dict__.update(
             layer_id=layer_id,
             content=region.content_of(row),
             frequency=float(record["frequency"]),
@@ -64,6 +86,7 @@ class LoadedContext:
             depth=int(record["depth"]),
             parent=region.parent_of(row),
         )
+        return context
 
     @property
     def text(self) -> str:
@@ -93,7 +116,7 @@ class NavigationPath:
     Raises
     ------
     ValueError, TypeError
-        If an item is no layer id, or a number none.
+        If an item is not a layer id, or `frequency` or `confidence` not a number.
     """
 
     layer_sequence: Iterable[LayerLike]
@@ -133,16 +156,25 @@ def flatten_paths(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) 
     return wanted
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class ContextCollection(Sequence[LoadedContext]):
     """Contexts in the order of the paths they were loaded for; an immutable sequence.
 
     Parameters
     ----------
     contexts : iterable of LoadedContext
+        Kept as a tuple.
     """
 
-    def __init__(self, contexts: Iterable[LoadedContext]) -> None:
-        self._contexts = tuple(contexts)
+    contexts: Iterable[LoadedContext]
+
+    def __post_init__(self) -> None:
+        """Take the contexts out of whatever they came in."""
+        object.__setattr__(self, "contexts", tuple(self.contexts))
+
+    @property
+    def _contexts(self) -> tuple[LoadedContext, ...]:
+        return cast("tuple[LoadedContext, ...]", self.contexts)
 
     def __len__(self) -> int:
         """Return how many contexts there are."""
@@ -185,7 +217,7 @@ class ContextCollection(Sequence[LoadedContext]):
         Returns
         -------
         str
-            Content that is no UTF-8 is shown with U+FFFD in its place.
+            What is not UTF-8 is shown as U+FFFD.
 
         Raises
         ------

@@ -6,7 +6,6 @@ Names and layers are read from a file when somebody asks for them: most processe
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from jessymem.config import MIB
@@ -36,12 +35,19 @@ class CoreDimension(NamedTuple):
 
 @lru_cache(maxsize=1)
 def core_dimensions() -> dict[DimensionId, CoreDimension]:
-    """Return the core dimensions by id, ascending, as ``data/dimensions.json`` has them."""
+    """Return the core dimensions by id, ascending, as ``data/dimensions.json`` has them.
+
+    Raises
+    ------
+    RegionIOError
+        If the package was installed or frozen without its data.
+    """
     import json
 
-    text = Path(__file__).with_name("data").joinpath("dimensions.json").read_text("utf-8")
+    from jessymem.bundled import read_bundled
+
     found = {}
-    for entry in json.loads(text)["dimensions"]:
+    for entry in json.loads(read_bundled("dimensions.json"))["dimensions"]:
         dimension = DimensionId.parse(entry["id"])
         found[dimension] = CoreDimension(dimension, entry["name"], tuple(entry["layers"]))
     return found

@@ -28,7 +28,7 @@ class DimensionId(int):
     ValueError
         If the number is out of range.
     TypeError
-        If it is no integer.
+        If it is not an integer.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class LayerId(int):
     ValueError
         If a number is out of range or a string does not parse.
     TypeError
-        If a number is no integer.
+        If a number is not an integer.
 
     Examples
     --------

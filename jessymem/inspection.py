@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem import osmem
+from jessymem.config import as_path
 from jessymem.engine.loading import REGION_FILE
-from jessymem.errors import JessyMemoryError, RegionIOError
+from jessymem.errors import (
+    DimensionNotFound,
+    JessyMemoryError,
+    RegionFormatError,
+    RegionIOError,
+)
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import region_path
+from jessymem.ingest.building import newest_path
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
@@ -73,10 +80,13 @@ def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
     Raises
     ------
     RegionIOError
-        If the directory cannot be listed.
+        If `data` cannot be listed, or is not a directory.
     """
+    if data.exists() and not data.is_dir():
+        error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        raise RegionIOError.from_os_error(error, "list", data)
     with MmapManager(base_path=data) as manager:
-        return [(found, _newest(data, found)) for found in manager.discover()]
+        return [(found, newest_path(data, found)) for found in manager.discover()]
 
 
 def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
@@ -85,19 +95,44 @@ def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
     Returns
     -------
     DimensionId or None, pathlib.Path
-        None: whatever dimension the file holds. A directory stands for the region file in it.
+        None: whatever dimension the file holds. A directory stands for the newest region file in
+        it.
+
+    Raises
+    ------
+    ConfigError
+        If no file can have that name.
     """
     try:
         dimension = DimensionId.parse(target)
     except ValueError:
-        path = Path(target)
-        return None, path / REGION_FILE if path.is_dir() else path
-    return dimension, _newest(data, dimension)
+        path = as_path("target", target)
+        return None, _newest_in(path) if path.is_dir() else path
+    return dimension, newest_path(data, dimension)
 
 
-def _newest(data: Path, dimension: DimensionId) -> Path:
-    """Return the file that counts for a dimension under `data`; nothing is tidied up."""
-    return RegionFiles(dimension, region_path(data, dimension)).newest_path(tidy=False)
+def _newest_in(folder: Path) -> Path:
+    """Return the file that is read for the dimension that a folder holds."""
+    path = folder / REGION_FILE
+    try:
+        dimension = _read_dimension(path)
+    except JessyMemoryError:
+        try:
+            dimension = DimensionId.parse(os.path.basename(os.path.abspath(folder)))
+        except ValueError:
+            return path
+    return RegionFiles(dimension, path).newest_path(tidy=False)
+
+
+def open_newest(data: Path, dimension: DimensionId) -> MmapRegion:
+    """Map the file that is read for a dimension under `data`, whatever the budget says.
+
+    Raises
+    ------
+    DimensionNotFound, RegionIOError, RegionFormatError
+        As `MmapRegion.from_file`.
+    """
+    return MmapRegion.from_file(dimension, newest_path(data, dimension))
 
 
 def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
@@ -106,16 +141,34 @@ def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
     Raises
     ------
     DimensionNotFound, RegionIOError, RegionFormatError
-        As `MmapRegion.from_file`; without a dimension, one that is missing is a RegionIOError.
+        As `MmapRegion.from_file`; without a dimension, a file that is missing is a RegionIOError,
+        but in a folder that is there a DimensionNotFound.
     """
     if dimension is None:
-        try:
-            data, _ = osmem.map_file(path)
-        except OSError as error:
-            raise RegionIOError.from_os_error(error, "open", path) from error
-        view = data.view(np.ndarray)
-        dimension = layout.read_header(view, layout.Source(None, os.fspath(path))).dimension
+        dimension = _read_dimension(path)
     return MmapRegion.from_file(dimension, path)
+
+
+def _read_dimension(path: Path) -> DimensionId:
+    """Return which dimension a region file says that it holds."""
+    try:
+        data, _ = osmem.map_file(path)
+    except OSError as error:
+        if error.errno == errno.ENOENT and path.name == REGION_FILE and path.parent.is_dir():
+            raise DimensionNotFound(
+                f"there is no region file ({REGION_FILE}) in the folder {path.parent}",
+                dimension=None,
+                path=os.fspath(path),
+            ) from None
+        raise RegionIOError.from_os_error(error, "open", path) from error
+    try:
+        header = layout.read_header(data.view(np.ndarray), layout.Source(None, os.fspath(path)))
+    except RegionFormatError as error:
+        if error.field not in ("header", "magic"):
+            raise
+        fault = error.message.removeprefix(f"{path}: ")
+        raise RegionFormatError(f"{path} is not a region file: {fault}", **error.details) from None
+    return header.dimension
 
 
 def examine(dimension: DimensionId | None, path: Path, level: str | None = None) -> Finding:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
@@ -29,13 +30,6 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.reading import LayerReader
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
-
-    from jessymem.pools.offsets import MmapOffset
-    from jessymem.regions.drafts import Content, ContentOrArray
-    from jessymem.stats import LoadReport, MemoryStats
 
 
 class MmapManager(LayerReader):
@@ -137,7 +131,7 @@ class MmapManager(LayerReader):
             return self._engine.load(dimension, home)
 
     @lets_go
-    def load_core_dimensions(self) -> LoadReport:
+    def load_core_dimensions(self) -> jessymem.LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
         Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled
@@ -152,7 +146,7 @@ class MmapManager(LayerReader):
         return self._load_several(list(CORE_DIMENSIONS))
 
     @lets_go
-    def load_all(self) -> LoadReport:
+    def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
         Returns
@@ -242,7 +236,7 @@ class MmapManager(LayerReader):
     def create_proto_dimension(
         self,
         dimension_id: DimensionLike,
-        content: ContentOrArray,
+        content: jessymem.hints.ContentOrArray,
         *,
         layer: int | None = None,
         name: str = "",
@@ -323,7 +317,9 @@ class MmapManager(LayerReader):
         return creation.create(self._engine, items)
 
     @lets_go
-    def update_proto_dimension(self, layer_id: LayerLike, content: ContentOrArray) -> None:
+    def update_proto_dimension(
+        self, layer_id: LayerLike, content: jessymem.hints.ContentOrArray
+    ) -> None:
         """Give a proto layer another content; a reader sees the old one or the new one, whole.
 
         Views on the old content stay valid; its block goes back with the last of them.
@@ -358,7 +354,11 @@ class MmapManager(LayerReader):
 
     @lets_go
     def overlay_layer(
-        self, layer_id: LayerLike, content: Content, *, separator: str | bytes = b"\n"
+        self,
+        layer_id: LayerLike,
+        content: jessymem.hints.Content,
+        *,
+        separator: str | bytes = b"\n",
     ) -> None:
         """Lay content over a loaded layer: readers get base, separator and content in one view.
 
@@ -484,31 +484,33 @@ class MmapManager(LayerReader):
 
     # -- blocks of memory, see `PoolAllocator` -----------------------------------------------------
 
-    def allocate(self, size: int) -> MmapOffset:
+    def allocate(self, size: int) -> jessymem.MmapOffset:
         """Take a block of at least `size` bytes; see `PoolAllocator.allocate`."""
         engine = self._engine
         return (engine.present_allocator or engine.allocator()).allocate(size)
 
-    def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
+    def deallocate(self, offset: jessymem.MmapOffset, size: int | None = None) -> None:
         """Give a block back, now or with its last view; see `PoolAllocator.deallocate`."""
         engine = self._engine
         (engine.present_allocator or engine.allocator()).deallocate(offset, size)
 
-    def view(self, offset: MmapOffset, size: int) -> memoryview:
+    def view(self, offset: jessymem.MmapOffset, size: int) -> memoryview:
         """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`."""
         return self._engine.allocator().view(offset, size)
 
-    def allocate_many(self, sizes: Iterable[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    def allocate_many(
+        self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
+    ) -> np.typing.NDArray[np.int64]:
         """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`."""
         return self._engine.allocator().allocate_many(sizes)
 
-    def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
+    def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
         """Give many blocks back, or none; see `PoolAllocator.deallocate_many`."""
         self._engine.allocator().deallocate_many(offsets)
 
     def allocate_array(
-        self, shape: int | Sequence[int], dtype: DTypeLike = np.float64
-    ) -> NDArray[Any]:
+        self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
+    ) -> np.typing.NDArray[Any]:
         """Return an array in a block of its own; see `PoolAllocator.allocate_array`."""
         return self._engine.allocator().allocate_array(shape, dtype)
 
@@ -523,7 +525,7 @@ class MmapManager(LayerReader):
         """The settings in force."""
         return self._engine.config
 
-    def get_stats(self) -> MemoryStats:
+    def get_stats(self) -> jessymem.MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
         from jessymem import diagnostics
 
@@ -567,7 +569,7 @@ class MmapManager(LayerReader):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _load_several(self, dimensions: list[DimensionId]) -> LoadReport:
+    def _load_several(self, dimensions: list[DimensionId]) -> jessymem.LoadReport:
         from jessymem.stats import LoadReport
 
         engine, start = self._engine, perf_counter()

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
+
+import jessymem
 from jessymem.engine.engine import Engine
 from jessymem.engine.policies import Mark
 from jessymem.errors import (
@@ -30,18 +33,7 @@ from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
     import numpy as np
-    from numpy.typing import DTypeLike, NDArray
-
-    from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
-    from jessymem.engine.locations import LayersLike
-    from jessymem.kernels.store import Store
-    from jessymem.references import LayerRef
-    from jessymem.regions.metadata import LayerInfo
-    from jessymem.scanning.crew import CancelToken
-    from jessymem.scanning.hits import Hits
 
 
 class LayerReader:
@@ -109,7 +101,7 @@ class LayerReader:
         content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
         return self._access_measured(layer_id)
 
-    def array(self, layer_id: LayerLike) -> NDArray[Any]:
+    def array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Return an array's layer as the array that went in, without a copy and without a lock.
 
         Parameters
@@ -149,7 +141,7 @@ class LayerReader:
         return self._array_measured(layer_id)
 
     @lets_go
-    def ref(self, layer_id: LayerLike) -> LayerRef:
+    def ref(self, layer_id: LayerLike) -> jessymem.LayerRef:
         """Return a small reference to a layer of a file, to be sent to other processes.
 
         Parameters
@@ -192,7 +184,7 @@ class LayerReader:
         return ref
 
     @lets_go
-    def load_layer_context(self, layer_id: LayerLike) -> LoadedContext:
+    def load_layer_context(self, layer_id: LayerLike) -> jessymem.LoadedContext:
         """Return a layer with its description.
 
         Returns
@@ -219,9 +211,9 @@ class LayerReader:
     @lets_go
     def load_contexts(
         self,
-        paths: NavigationPath | Iterable[LayerLike | NavigationPath],
+        paths: jessymem.NavigationPath | Iterable[LayerLike | jessymem.NavigationPath],
         missing: str = "raise",
-    ) -> ContextCollection:
+    ) -> jessymem.ContextCollection:
         """Return many layers with their descriptions, all of one state of the store.
 
         Parameters
@@ -261,7 +253,7 @@ class LayerReader:
             )
 
     @lets_go
-    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+    def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
         """Describe a layer; its children are found among all loaded layers.
 
         Raises
@@ -310,7 +302,9 @@ class LayerReader:
         return selection.select(self._engine, query)
 
     @lets_go
-    def locate_many(self, layer_ids: LayersLike, missing: str = "raise") -> NDArray[Any]:
+    def locate_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> np.typing.NDArray[Any]:
         """Find many layers in one call, without touching their contents.
 
         Parameters
@@ -344,7 +338,9 @@ class LayerReader:
             return located.locations
 
     @lets_go
-    def access_many(self, layer_ids: LayersLike, missing: str = "raise") -> list[memoryview | None]:
+    def access_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> list[memoryview | None]:
         """Return the bytes of many layers without a copy, all of one state of the store.
 
         Parameters
@@ -371,8 +367,8 @@ class LayerReader:
 
     @lets_go
     def gather(
-        self, layer_ids: LayersLike, missing: str = "raise"
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
+    ) -> tuple[np.typing.NDArray[np.uint8], np.typing.NDArray[np.int64]]:
         """Copy many layers into one contiguous buffer, as Arrow lays out a column of binaries.
 
         One kernel call for all, without the GIL.
@@ -405,7 +401,7 @@ class LayerReader:
             return copy_out(located)
 
     @lets_go
-    def store(self) -> Store:
+    def store(self) -> jessymem.hints.Store:
         """Return the present state for use in compiled code, with no lock and no GIL.
 
         Returns
@@ -426,14 +422,14 @@ class LayerReader:
     @lets_go
     def find(
         self,
-        needle: Buffer | str,
+        needle: jessymem.hints.Buffer | str,
         dimensions: Iterable[DimensionLike] | None = None,
         limit: int | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> Hits:
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> jessymem.Hits:
         """Find every place in the layers' contents at which some bytes are.
 
         Contents are searched as they are stored. A find lies within one layer; finds may overlap.
@@ -479,12 +475,12 @@ class LayerReader:
     @lets_go
     def count(
         self,
-        needle: Buffer | str,
+        needle: jessymem.hints.Buffer | str,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
+        cancel: jessymem.hints.CancelToken | None = None,
     ) -> int:
         """Return at how many places in the layers' contents some bytes are.
 
@@ -509,38 +505,38 @@ class LayerReader:
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: Literal[False] = False,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> NDArray[Any]: ...
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> np.typing.NDArray[Any]: ...
     @overload
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: Literal[True],
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[Any]]: ...
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]: ...
     @lets_go
     def scan(
         self,
         kernel: Callable[..., Any],
-        dtype: DTypeLike,
+        dtype: np.typing.DTypeLike,
         dimensions: Iterable[DimensionLike] | None = None,
         *,
         return_ids: bool = False,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
-        cancel: CancelToken | None = None,
-    ) -> NDArray[Any] | tuple[NDArray[np.int64], NDArray[Any]]:
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> np.typing.NDArray[Any] | tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]:
         """Call a compiled function for every layer; return what it makes of each.
 
         Parameters
@@ -621,7 +617,7 @@ class LayerReader:
             return region.content_of(row)
 
     @lets_go
-    def _array_measured(self, layer_id: LayerLike) -> NDArray[Any]:
+    def _array_measured(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Read an array the slow way, as `_access_measured`."""
         if not isinstance(layer_id, int):
             return self.array(as_layer_id(layer_id))

@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import numpy as np
+
+import jessymem
 from jessymem import osmem
 from jessymem.errors import lets_go
 from jessymem.ids import LayerId, LayerLike, as_layer_id
 from jessymem.regions.table import Edition
 
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
-
-    from jessymem.regions.region import MmapRegion
-
 #: By path and edition, what a manager that made references, or a reference, has open here.
-_open_regions: Final[weakref.WeakValueDictionary[tuple[str, Edition], MmapRegion]] = (
+_open_regions: Final[weakref.WeakValueDictionary[tuple[str, Edition], jessymem.MmapRegion]] = (
     weakref.WeakValueDictionary()
 )
 
@@ -67,7 +65,7 @@ class LayerRef:
         self._path = os.fspath(osmem.as_path(path).absolute())
         self._edition = Edition(*edition)
         self._layer_id = as_layer_id(layer_id)
-        self._region: MmapRegion | None = None
+        self._region: jessymem.MmapRegion | None = None
 
     @property
     def layer_id(self) -> LayerId:
@@ -110,7 +108,7 @@ class LayerRef:
         return region.content_of(region.find_row(self._layer_id))
 
     @lets_go
-    def array(self) -> NDArray[Any]:
+    def array(self) -> np.typing.NDArray[Any]:
         """Return the layer as the array that it is, without a copy.
 
         Returns
@@ -131,7 +129,9 @@ class LayerRef:
 
     # -- as an array -------------------------------------------------------------------------------
 
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(
+        self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None
+    ) -> np.typing.NDArray[Any]:
         """Return the layer as NumPy asks for it; what is no array is one of bytes."""
         import numpy as np
 
@@ -206,7 +206,7 @@ class LayerRef:
         return self._path, self._edition, self._layer_id
 
     @lets_go
-    def _as_array(self) -> NDArray[Any]:
+    def _as_array(self) -> np.typing.NDArray[Any]:
         import numpy as np
 
         region = self._attach()
@@ -215,7 +215,7 @@ class LayerRef:
             return region.array_of(row)
         return np.frombuffer(region.content_of(row), np.uint8)
 
-    def _attach(self) -> MmapRegion:
+    def _attach(self) -> jessymem.MmapRegion:
         if self._region is None:
             region = _open_regions.get((self._path, self._edition))
             if region is None:
@@ -223,11 +223,11 @@ class LayerRef:
             self._region = region
         return self._region
 
-    def _share(self, region: MmapRegion) -> MmapRegion:
+    def _share(self, region: jessymem.MmapRegion) -> jessymem.MmapRegion:
         """Let references to this edition use a region of it; return the one that they do use."""
         return _open_regions.setdefault((self._path, self._edition), region)
 
-    def _open(self) -> MmapRegion:
+    def _open(self) -> jessymem.MmapRegion:
         from jessymem.pickling import edition_gone
         from jessymem.regions.files import RegionFiles
 

@@ -9,9 +9,10 @@ from there, with no lock and no GIL. What they return as an array keeps that mem
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from jessymem.kernels import lookup, memory
 from jessymem.kernels._jit import READING, Int, kernel, on_promotion
@@ -27,9 +28,6 @@ from jessymem.kernels.schema import (
     REGION,
     REGION_BYTES,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
 
 _LAYER_NUM = LAYER.fields["layer_num"][1]  # type: ignore[index]
 _DIMENSION = REGION.fields["dimension"][1]  # type: ignore[index]

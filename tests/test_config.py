@@ -39,7 +39,7 @@ def test_defaults():
 
 REFUSED = [
     ("total_memory_mb", [0, -1, 1.5, "280", None, True]),
-    ("base_path", [None, 5, b"bytes", "null\0character", ["a"]]),
+    ("base_path", [None, 5, b"bytes", "null\0character", "\ud800x", Path("\ud800x"), ["a"]]),
     ("pool_configs", [None, 5, "32x4096", b"", [5], [(32,)], [(32, 4096, 1)], [None], ["ab"]]),
     ("warning_threshold", [0, 0.0, -0.1, 1.1, "0.75", None, True, float("nan"), float("inf")]),
     ("eviction_threshold", [0.75, 0.7, 1.01, None, float("nan")]),

@@ -427,9 +427,9 @@ def test_each_file_is_opened_once(plan, intercept):
 
 def test_content_that_cannot_be_read_is_an_error_with_its_path(tmp_path):
     with pytest.raises(RegionIOError, match=r"cannot read .*gone"):
-        read_content(tmp_path / "gone")
+        read_content(tmp_path / "gone", LayerId(15, 0))
     with pytest.raises(RegionIOError, match="cannot read"):
-        read_content(tmp_path)
+        read_content(tmp_path, LayerId(15, 0))
 
 
 def test_file_that_is_gone_between_plan_and_write_leaves_the_old_region(plan, make, data):

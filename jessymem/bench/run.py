@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -21,6 +20,7 @@ from jessymem.bench.loops import NotCompiled
 from jessymem.bench.peers import NotInstalled
 from jessymem.bench.setting import NotThere, Setting
 from jessymem.bench.table import LINES, NotRun, Outcome, Row
+from jessymem.bundled import read_bundled
 
 #: Families of the table, in its order, and the rooms that measure them.
 FAMILIES: Final = {
@@ -67,7 +67,7 @@ class BenchReport:
 @cache
 def accepted_misses() -> dict[str, str]:
     """Return the evidence for each target that is known to be missed, by the key of its line."""
-    text = (files("jessymem.data") / "accepted_misses.json").read_text(encoding="utf-8")
+    text = read_bundled("accepted_misses.json")
     found: dict[str, str] = json.loads(text)
     return found
 

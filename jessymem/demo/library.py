@@ -34,7 +34,8 @@ def library_sources(root: Path) -> dict[str, list[Path]]:
     Returns
     -------
     dict of str to list of pathlib.Path
-        Packages by name in sorted order, then `TOP_LEVEL`; the files of each sorted, none without.
+        Packages by name in sorted order, then `TOP_LEVEL`; the files of each sorted. Packages
+        without files are left out.
     """
     found = {TOP_LEVEL: _sources_in(root)}
     for folder in _folders_in(root):

@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jessymem import osmem
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
+from jessymem.osmem import FileMapping
 from jessymem.stats import MemoryStats
 
 _N_TIMED_READS: Final = 20_000
@@ -103,8 +103,10 @@ def measure_zero_copy(manager: MmapManager, layers: Sequence[LayerId]) -> Measur
 
 def is_inside_mapping(view: memoryview) -> bool:
     """Tell whether a view's bytes lie in the file mapping that keeps it alive."""
-    mapping = osmem.file_mapping_of(view.obj)
-    return mapping is not None and lies_inside(as_array(view), as_array(mapping))
+    owner: Any = view
+    while isinstance(owner, memoryview | np.ndarray):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    return isinstance(owner, FileMapping) and lies_inside(as_array(view), as_array(owner))
 
 
 def lies_inside(part: NDArray[np.uint8], whole: NDArray[np.uint8]) -> bool:
@@ -210,7 +212,7 @@ def time_call(function: Callable[..., Any], *arguments: Any) -> float:
     return perf_counter() - start
 
 
-def as_array(view: memoryview | bytes | osmem.Mapping) -> NDArray[np.uint8]:
+def as_array(view: memoryview | bytes | FileMapping) -> NDArray[np.uint8]:
     """Return the bytes of a view as an array, without a copy."""
     return np.frombuffer(view, np.uint8)
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from jessymem import osmem
-from jessymem.config import MemoryConfig
+from jessymem.config import MemoryConfig, as_path
 from jessymem.core_dimensions import core_dimensions
 from jessymem.demo import measurements as measure
 from jessymem.demo.library import library_folder, library_sources
@@ -120,8 +120,10 @@ def run_demo(
         If there are region files under `data`.
     RegionIOError, RegionFormatError, LimitExceeded
         If a file cannot be read, written or loaded.
+    ConfigError
+        If no file can have the name of `data`.
     """
-    data = Path(os.fspath(data))
+    data = as_path("data", data)
     for dimension, path in find_regions(data):
         raise DuplicateDimension(
             f"{dimension}: {path} is there already; the demo needs a place without region files",
@@ -211,9 +213,10 @@ def build_library(
         for module, path in zip(modules, paths, strict=True):
             package = module.parent.parent if module.name == "__init__.py" else module.parent
             parent = layers.get(package / "__init__.py")
-            layer_id = builder.add_layer(
-                layers[module],
-                read_content(path),
+            layer_id = LayerId(number, layers[module])
+            builder._add(
+                layer_id,
+                read_content(path, layer_id),
                 name=module.as_posix(),
                 depth=len(module.parts) - 1,
                 keywords=module.with_suffix("").parts,

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
@@ -21,12 +22,10 @@ from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from jessymem.engine.engine import Engine
 
-    #: Many layers: packed ids in an array of integers, or ids of any kind one by one.
-    LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
+#: Many layers: packed ids in an array of integers, or ids of any kind one by one.
+LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
 
 _N_NAMED: Final = 5  # of the layers that an error is about
 _NOWHERE: Final = (0, 0, s.ABSENT, s.NO_SUCH_LAYER, s.ABSENT, s.ABSENT)

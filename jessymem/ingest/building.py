@@ -6,15 +6,25 @@ dimension at a time, each file durable and whole before the next is begun.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jessymem import osmem
+from jessymem.budget import Budget
+from jessymem.config import MemoryConfig, as_path
+from jessymem.core_dimensions import SLOTS
 from jessymem.engine.loading import REGION_FILE
-from jessymem.errors import ConfigError, DuplicateDimension, JessyMemoryError, RegionIOError
+from jessymem.errors import (
+    ConfigError,
+    DuplicateDimension,
+    JessyMemoryError,
+    LimitExceeded,
+    RegionIOError,
+)
 from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
 from jessymem.ingest.npy import is_npy, read_npy
@@ -25,13 +35,17 @@ from jessymem.ingest.numbering import (
     number_files,
     number_folders,
 )
-from jessymem.kernels.schema import ENCODING_BYTES, MAX_CONTENT_BYTES
+from jessymem.kernels.schema import ENCODING_BYTES, ENCODING_TEXT, MAX_CONTENT_BYTES
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.drafts import Stuff, as_content
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
-_NOTHING = Stuff(b"", ENCODING_BYTES)
+_NOTHING: Final = Stuff(b"", ENCODING_BYTES)
+
+#: What is decoded at a time, to find out whether a file is text.
+_PIECE_BYTES: Final = 2**18
 
 #: Called with the bytes that were dealt with since the last call.
 Advance = Callable[[int], object]
@@ -69,7 +83,10 @@ class PlannedDimension:
 
 
 class BuiltDimension(NamedTuple):
-    """One region file that was written, and the sub-folder that it was made of."""
+    """One region file that was written, and the sub-folder that it was made of.
+
+    `fault` says why a manager with default settings could not load it; None: it can.
+    """
 
     dimension_id: DimensionId
     name: str
@@ -79,6 +96,7 @@ class BuiltDimension(NamedTuple):
     n_bytes: int
     generation: int
     is_replaced: bool
+    fault: str | None
 
 
 @dataclass(frozen=True)
@@ -122,9 +140,9 @@ class Plan:
         RegionIOError
             If a file cannot be read or written.
         DuplicateDimension
-            If a region file has appeared where there was none.
+            If a region file has appeared that was not there before.
         ConfigError
-            If a `.npy` file has become none since it was looked at.
+            If what is called `.npy` is no longer such a file.
 
         Notes
         -----
@@ -138,7 +156,7 @@ class Plan:
         for layer in planned.layers:
             _add_layer(builder, layer, _read_layer(layer, planned))
             advance(layer.file.n_bytes)
-        if not planned.is_replaced and os.path.lexists(planned.path):
+        if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
             raise _taken([planned.dimension_id], planned.path.parent.parent)
         region = builder.build_to_file(planned.path)
         return BuiltDimension(
@@ -150,6 +168,7 @@ class Plan:
             n_bytes=region.size,
             generation=region.generation,
             is_replaced=planned.is_replaced,
+            fault=fault_by_default(planned.dimension_id, region.size),
         )
 
 
@@ -183,12 +202,13 @@ def plan_folder(
     DuplicateLayer
         If two files claim one number.
     ConfigError
-        If a name, a number or a `dimension.toml` does not fit, a `.npy` file is none or holds
-        objects, or there is nothing to build.
+        If a name, a number or a `dimension.toml` does not fit, what is called `.npy` is not such a
+        file or holds objects, no file can have the name of `source` or `data`, or there is nothing
+        to build.
     RegionIOError
         If something cannot be listed or read.
     """
-    source, data = Path(os.fspath(source)), Path(os.fspath(data))
+    source, data = as_path("source", source), as_path("data", data)
     if os.path.realpath(data) == os.path.realpath(source):
         raise ConfigError(
             f"{source}: source and target are the same folder", field="data", value=data
@@ -211,27 +231,67 @@ def plan_folder(
     return Plan(tuple(dimensions), tuple(skipped))
 
 
-def read_content(path: Path) -> str | bytes:
-    """Read a file once: as text where it is valid UTF-8, as bytes otherwise.
+def read_content(path: Path, layer_id: LayerId) -> Stuff:
+    """Read a file once, into memory of its own: text where it is valid UTF-8, otherwise bytes.
 
     Raises
     ------
     RegionIOError
-        If it cannot be read or is no regular file.
+        If it cannot be read or is not a regular file.
+    ValueError
+        If it is longer than the format allows.
     """
     try:
         view = memoryview(osmem.read_file(path).data)
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", path) from error
-    try:
-        return str(view, "utf-8")
-    except UnicodeDecodeError:
-        return bytes(view)
+    stuff = as_content(view, layer_id, is_copied=False)
+    return stuff._replace(encoding=ENCODING_TEXT) if is_text(view) else stuff
+
+
+def is_text(content: memoryview) -> bool:
+    """Tell whether bytes are valid UTF-8, decoding no more than a piece of them at a time."""
+    at = 0
+    while at < len(content):
+        piece = content[at : at + _PIECE_BYTES]
+        is_last = at + len(piece) == len(content)
+        try:
+            _, n_decoded = codecs.utf_8_decode(piece, "strict", is_last)
+        except UnicodeDecodeError:
+            return False
+        at += n_decoded
+    return True
 
 
 def region_path(data: Path, dimension: DimensionId) -> Path:
-    """Return where a dimension's region file lies under `data`."""
+    """Return where a dimension's region file is written to under `data`."""
     return data / str(dimension) / REGION_FILE
+
+
+def region_files(data: Path, dimension: DimensionId) -> RegionFiles:
+    """Return the files that stand for a dimension under `data`; they know which one is read."""
+    return RegionFiles(dimension, region_path(data, dimension))
+
+
+def newest_path(data: Path, dimension: DimensionId) -> Path:
+    """Return the file that is read for a dimension under `data`; nothing is tidied up.
+
+    Raises
+    ------
+    RegionIOError
+        If the directory cannot be listed.
+    """
+    return region_files(data, dimension).newest_path(tidy=False)
+
+
+def fault_by_default(dimension: DimensionId, n_bytes: int) -> str | None:
+    """Say why a manager with default settings could never load a file; None: it can."""
+    config = MemoryConfig()
+    try:
+        Budget(config.limit_bytes, SLOTS).check_possible(dimension, n_bytes)
+    except LimitExceeded as error:
+        return f"{error} by default"
+    return None
 
 
 def _grown_names(data: Path) -> dict[DimensionId, str | None]:
@@ -243,11 +303,16 @@ def _grown_names(data: Path) -> dict[DimensionId, str | None]:
         if dimension < FIRST_GROWN_DIMENSION:
             continue
         try:
-            region = MmapRegion.from_file(dimension, region_path(data, dimension))
+            region = MmapRegion.from_file(dimension, newest_path(data, dimension))
             names[dimension] = region.layout.header.name
         except JessyMemoryError:
             names[dimension] = None
     return names
+
+
+def _is_taken(dimension: DimensionId, path: Path) -> bool:
+    """Tell whether there is anything where a region file is to be, or stands for it."""
+    return os.path.lexists(path) or RegionFiles(dimension, path).exists()
 
 
 def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
@@ -261,8 +326,8 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
 
 def _plan_dimension(dimension: DimensionId, folder: SourceFolder, data: Path) -> PlannedDimension:
     path = region_path(data, dimension)
-    is_replaced = os.path.lexists(path)
-    if is_replaced and not path.is_file():
+    is_replaced = _is_taken(dimension, path)
+    if os.path.lexists(path) and not path.is_file():
         raise ConfigError(f"{dimension}: {path} is no regular file", field="data", value=path)
     planned = PlannedDimension(
         dimension_id=dimension,
@@ -298,7 +363,7 @@ def _check_format(planned: PlannedDimension, folder: Path) -> None:
 def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> Stuff:
     """Read what a file's layer is to hold."""
     if not is_npy(layer.file.name):
-        return as_content(read_content(layer.file.path), layer.layer_id, is_copied=False)
+        return read_content(layer.file.path, layer.layer_id)
     try:
         return read_npy(layer.file.path, layer.layer_id)
     except (ValueError, TypeError) as error:

@@ -30,7 +30,7 @@ class SourceFile(NamedTuple):
     Attributes
     ----------
     name : str
-        Its path relative to the dimension's folder, with ``/``; what is no UTF-8 becomes U+FFFD.
+        Its path relative to the dimension's folder, with ``/``; what is not UTF-8 becomes U+FFFD.
     path : pathlib.Path
         Where it lies; no link.
     n_bytes : int
@@ -67,13 +67,13 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
 
     Links are followed as long as they stay inside the source. Left out and reported are hidden
     files and folders, links that lead out of the source, to nothing or back to a folder that they
-    lie in, whatever is no regular file, files outside every sub-folder, and `excluded`.
+    lie in, whatever is not a regular file, files outside every sub-folder, and `excluded`.
 
     Parameters
     ----------
     source : pathlib.Path
     excluded : pathlib.Path
-        A folder that is no source, wherever it lies; it need not exist.
+        A folder that is not read, wherever it lies; it need not exist.
 
     Returns
     -------
@@ -178,11 +178,11 @@ class _Walk:
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:
-    """Tell a Windows directory junction; Python 3.11 knows none."""
+    """Tell a Windows directory junction, which Python 3.11 cannot do."""
     ask = getattr(entry, "is_junction", None)
     return bool(ask is not None and ask())
 
 
 def _as_text(name: str) -> str:
-    """Return a file's name as Unicode text, also where its bytes are none."""
+    """Return a file's name as Unicode text, also where its bytes are not valid text."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
     RegionIOError
         If it cannot be read.
     ConfigError
-        If it is no TOML, or a key or the type of its value is not of the form above.
+        If it is not TOML, or a key or the type of its value is not of the form above.
     """
     manifest = Manifest(path)
     table = _parse(manifest)
@@ -159,7 +159,7 @@ def _take(
     expected: str,
     default: Any,
 ) -> Any:
-    """Return a key's value, or `default` where it is not there; a bool is no number."""
+    """Return a key's value, or `default` where it is not there; a bool is not a number."""
     value = table.get(key, default)
     if key in table and (isinstance(value, bool) or not isinstance(value, types)):
         raise manifest.error(f"{where}{key}", value, f"expected {expected}, got {value!r}")

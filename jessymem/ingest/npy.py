@@ -36,9 +36,9 @@ def read_npy(
     Raises
     ------
     RegionIOError
-        If it cannot be read or is no regular file.
+        If it cannot be read or is not a regular file.
     NoDescription
-        If it is none, holds objects, or is longer or shorter than it says.
+        If it is not a `.npy` file, holds objects, or is longer or shorter than it says.
     TypeError, ValueError
         As `RegionBuilder.add_array`.
     """

@@ -47,7 +47,7 @@ def number_folders(
     DuplicateDimension
         If two folders claim one number.
     ConfigError
-        If a folder claims a number that no dimension has, or none is left.
+        If a folder claims a number that no dimension has, or no number is left.
     """
     claims: dict[DimensionId, SourceFolder] = {}
     for folder in folders:

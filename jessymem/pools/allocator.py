@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 from weakref import WeakMethod
 
 import numpy as np
@@ -31,9 +31,6 @@ from jessymem.pools.supply import Request, Supply
 from jessymem.pools.survey import recover
 from jessymem.pools.views import Views
 from jessymem.pressure import PressureLog
-
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
 
 # Bound once: they stand in the way of every allocation.
 _as_offset: Final = int.__new__
@@ -223,7 +220,9 @@ class PoolAllocator(Seeing):
         self._check_open()
         return memoryview(self._views.owner_of(handle, n_bytes))
 
-    def allocate_many(self, sizes: Iterable[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    def allocate_many(
+        self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
+    ) -> np.typing.NDArray[np.int64]:
         """Take a block for each of `sizes`, or none at all, in one call without the GIL.
 
         Parameters
@@ -274,7 +273,7 @@ class PoolAllocator(Seeing):
             raise
         return claimed
 
-    def deallocate_many(self, offsets: Iterable[int] | NDArray[np.int64]) -> None:
+    def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
         """Give many blocks back, or none at all, in one call without the GIL.
 
         Parameters
@@ -309,8 +308,8 @@ class PoolAllocator(Seeing):
                 _log_block("deallocated", MmapOffset.from_packed(handle), None)
 
     def allocate_array(
-        self, shape: int | Sequence[int], dtype: DTypeLike = np.float64
-    ) -> NDArray[Any]:
+        self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
+    ) -> np.typing.NDArray[Any]:
         """Return an array in a block of its own.
 
         Parameters

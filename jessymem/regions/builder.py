@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,6 @@ from jessymem.regions.drafts import (
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class RegionBuilder:
@@ -133,7 +130,7 @@ class RegionBuilder:
     def add_array(
         self,
         layer: int,
-        array: NDArray[Any],
+        array: np.typing.NDArray[Any],
         *,
         name: str = "",
         frequency: float = 1.0,

@@ -6,21 +6,19 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 from jessymem.regions.arrays import describe_array
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 
 Content: TypeAlias = str | bytes | bytearray | memoryview
-ContentOrArray: TypeAlias = "Content | NDArray[Any]"
+ContentOrArray: TypeAlias = Content | NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from jessymem.ids import LayerId
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class ContentLocation(Enum):
@@ -38,7 +37,7 @@ class LayerInfo:
     ----------
     layer_id : LayerId
     name : str
-        Empty where its writer gave none; plain V1 files have no layer names.
+        Empty where its writer gave no name; plain V1 files have no layer names.
     frequency : float
         A finite 32-bit float, in the writer's unit.
     depth : int
@@ -54,7 +53,7 @@ class LayerInfo:
     location : ContentLocation
     state : LayerState
     dtype : numpy.dtype or None
-        Of an array; None for what is none.
+        Of an array; None where the content is not an array.
     shape : tuple of int or None
         Of an array.
     """
@@ -83,8 +82,8 @@ class RegionMetadata:
     version : int
         Of the file format: 1.
     generation : int
-        Grows by one each time a writer of this package replaces the file; 0: plain V1, which has
-        none.
+        Grows by one each time a writer of this package replaces the file; 0: plain V1, which does
+        not say.
     created_at : int
         Nanoseconds since 1970-01-01 UTC; 0 where the file does not say.
     dimension_name : str

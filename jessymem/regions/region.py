@@ -7,10 +7,11 @@ import operator
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.computed_once import computed_once
 from jessymem.config import ADVICE_MODES, LOAD_MODES
@@ -34,13 +35,6 @@ from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.table import Edition, LayerTable
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from jessymem.regions.arrays import ArrayForm
-    from jessymem.regions.drafts import LayerDraft
-    from jessymem.regions.metadata import ContentLocation, LayerState, RegionMetadata
-
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
 
@@ -61,7 +55,7 @@ class MmapRegion(LayerTable):
         self,
         dimension_id: DimensionId,
         path: Path | None,
-        data: NDArray[np.uint8],
+        data: np.typing.NDArray[np.uint8],
         state: int,
         identity: osmem.FileIdentity | None,
     ) -> None:
@@ -207,7 +201,7 @@ class MmapRegion(LayerTable):
         """
         return str(self.read_content(offset, size), "utf-8", "replace")
 
-    def read_array(self, layer_id: LayerLike) -> NDArray[Any]:
+    def read_array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Return a layer as the array that it is, without a copy.
 
         Returns
@@ -273,7 +267,7 @@ class MmapRegion(LayerTable):
         return True
 
     @computed_once
-    def metadata(self) -> RegionMetadata:
+    def metadata(self) -> jessymem.RegionMetadata:
         """All that is known of the region and its layers, without contents."""
         from jessymem.regions.metadata import RegionMetadata
 
@@ -303,16 +297,16 @@ class MmapRegion(LayerTable):
         """Itself: nothing is learned in it."""
         return self
 
-    def location_of(self, row: int) -> ContentLocation:
+    def location_of(self, row: int) -> jessymem.ContentLocation:
         """Return where its contents are, all in one place."""
         return self._standing[0]
 
-    def state_of(self, row: int) -> LayerState:
+    def state_of(self, row: int) -> jessymem.LayerState:
         """Return how far its layers have come: on disk, or simulated."""
         return self._standing[1]
 
     @computed_once
-    def _standing(self) -> tuple[ContentLocation, LayerState]:
+    def _standing(self) -> tuple[jessymem.ContentLocation, jessymem.LayerState]:
         """Where its contents are and how far they have come, looked up once for all layers."""
         from jessymem.regions.metadata import ContentLocation, LayerState
 
@@ -331,11 +325,11 @@ class MmapRegion(LayerTable):
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
         return tuple(piece.decode("utf-8", "replace") for piece in self._raw_keywords(row))
 
-    def read_form(self, row: int) -> ArrayForm | None:
+    def read_form(self, row: int) -> jessymem.hints.ArrayForm | None:
         """Return what makes a layer's content an array; None where it is none."""
         return layout.read_form(self.layout, self.rows[row], self._source)
 
-    def draft_of(self, row: int) -> LayerDraft:
+    def draft_of(self, row: int) -> jessymem.hints.LayerDraft:
         """Return the layer in a row as it would be written again: byte for byte, checksum included.
 
         Raises
@@ -345,12 +339,12 @@ class MmapRegion(LayerTable):
         """
         return self._drafts(np.array([row]))[0]
 
-    def drafts(self, without: Collection[int] = ()) -> list[LayerDraft]:
+    def drafts(self, without: Collection[int] = ()) -> list[jessymem.hints.LayerDraft]:
         """Return all layers as they would be written again, but for some numbers."""
         chosen = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
         return self._drafts(np.flatnonzero(chosen))
 
-    def _drafts(self, places: NDArray[np.intp]) -> list[LayerDraft]:
+    def _drafts(self, places: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
         """Make drafts of some rows; whole columns are read, since a record costs ten times more."""
         from jessymem.regions.drafts import LayerDraft
 

@@ -10,22 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.computed_once import computed_once
 from jessymem.errors import LayerNotFound, OutOfBounds
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from jessymem.regions.arrays import ArrayForm
-    from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState
-
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -87,7 +81,7 @@ class LoadedDimension(ABC):
 
     @property
     @abstractmethod
-    def numbers(self) -> NDArray[np.uint16]:
+    def numbers(self) -> np.typing.NDArray[np.uint16]:
         """The layers' numbers, ascending."""
 
     @property
@@ -195,12 +189,12 @@ class LayerTable(LoadedDimension):
 
     size: int
     generation: int
-    rows: NDArray[Any]
-    index: NDArray[np.uint16] | None
+    rows: np.typing.NDArray[Any]
+    index: np.typing.NDArray[np.uint16] | None
     reader: Reader
 
     @computed_once
-    def forms(self) -> dict[int, ArrayForm]:
+    def forms(self) -> dict[int, jessymem.hints.ArrayForm]:
         """Forms by row, of arrays that were asked for."""
         return {}
 
@@ -212,15 +206,15 @@ class LayerTable(LoadedDimension):
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
         raise NotImplementedError
 
-    def location_of(self, row: int) -> ContentLocation:
+    def location_of(self, row: int) -> jessymem.ContentLocation:
         """Return where a layer's content is."""
         raise NotImplementedError
 
-    def state_of(self, row: int) -> LayerState:
+    def state_of(self, row: int) -> jessymem.LayerState:
         """Return how far a layer has come."""
         raise NotImplementedError
 
-    def read_form(self, row: int) -> ArrayForm | None:
+    def read_form(self, row: int) -> jessymem.hints.ArrayForm | None:
         """Return what makes a layer's content an array; None where it is none.
 
         Raises RegionFormatError where its description is malformed.
@@ -229,7 +223,7 @@ class LayerTable(LoadedDimension):
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def get_layer_info(self, layer_id: LayerLike) -> LayerInfo:
+    def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
         """Describe one layer; its children are those of this region.
 
         Raises
@@ -251,9 +245,9 @@ class LayerTable(LoadedDimension):
         return self
 
     @property
-    def numbers(self) -> NDArray[np.uint16]:
+    def numbers(self) -> np.typing.NDArray[np.uint16]:
         """The layers' numbers, ascending."""
-        found: NDArray[np.uint16] = self.rows["layer_num"]
+        found: np.typing.NDArray[np.uint16] = self.rows["layer_num"]
         return found
 
     # -- for the manager ---------------------------------------------------------------------------
@@ -294,7 +288,9 @@ class LayerTable(LoadedDimension):
             return number < len(self.index) and self.index[number] != s.NO_LAYER
         return number < len(self.rows)
 
-    def info_of(self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]) -> LayerInfo:
+    def info_of(
+        self, layer_id: LayerId, row: int, children: tuple[LayerId, ...]
+    ) -> jessymem.LayerInfo:
         """Describe the layer in a row; its number is not read again, the file may be rewritten."""
         from jessymem.regions.metadata import LayerInfo
 
@@ -339,7 +335,7 @@ class LayerTable(LoadedDimension):
             region_size=self.size,
         )
 
-    def array_of(self, row: int) -> NDArray[Any]:
+    def array_of(self, row: int) -> np.typing.NDArray[Any]:
         """Return a layer's content as the array that it is.
 
         Raises
@@ -367,7 +363,7 @@ class LayerTable(LoadedDimension):
             region_size=self.size,
         )
 
-    def form_of(self, row: int) -> ArrayForm | None:
+    def form_of(self, row: int) -> jessymem.hints.ArrayForm | None:
         """Return what makes a layer's content an array, read once; None where it is none."""
         form = self.forms.get(row)
         if form is None:
@@ -412,6 +408,6 @@ class LayerTable(LoadedDimension):
         self.reader = content, starts, ends, index, len(content), in_memory
 
 
-def address_of(array: NDArray[Any]) -> int:
+def address_of(array: np.typing.NDArray[Any]) -> int:
     """Return where an array's first byte lies."""
     return array.ctypes.data

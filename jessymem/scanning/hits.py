@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _N_SHOWN: Final = 3
 _N_TOGETHER: Final = 4_096
@@ -45,12 +42,12 @@ class Hits(Sequence[Hit]):
 
     __slots__ = ("_array",)
 
-    def __init__(self, array: NDArray[Any]) -> None:
+    def __init__(self, array: np.typing.NDArray[Any]) -> None:
         array.flags.writeable = False
         self._array = array
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> np.typing.NDArray[Any]:
         """The finds as a read-only structured array.
 
         Fields ``layer``, the packed layer id, and ``offset``, both int64.
@@ -100,6 +97,6 @@ class Hits(Sequence[Hit]):
         return f"<{len(self):,} hits: {', '.join(shown)}{more}>" if shown else "<0 hits>"
 
 
-def join_hits(parts: list[NDArray[Any]]) -> Hits:
+def join_hits(parts: list[np.typing.NDArray[Any]]) -> Hits:
     """Put finds together that follow each other."""
     return Hits(np.concatenate(parts) if parts else np.zeros(0, s.HIT))

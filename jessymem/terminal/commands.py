@@ -17,13 +17,14 @@ from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
 from jessymem.errors import DimensionNotFound, JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import plan_folder, region_path
+from jessymem.ingest.building import newest_path, plan_folder
 from jessymem.manager import MmapManager
-from jessymem.regions.region import VERIFY_LEVELS, MmapRegion
+from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.shell import (
     FOLDER,
     Commands,
+    Folder,
     data_option,
     fail_on,
     fail_with,
@@ -50,15 +51,16 @@ def main() -> None:
     Exit codes:  0  fine
                  1  something is wrong with the data
                  2  the command was not understood
+               130  it was interrupted
     """  # noqa: D301 - the mark with which click keeps lines as they are
 
 
 @main.command()
-@click.argument("source", metavar="SRC", type=click.Path(exists=True, file_okay=False))
+@click.argument("source", metavar="SRC", type=Folder(exists=True))
 @data_option("-o", text="Where the region files go.")
 @click.option("--force", is_flag=True, help="Replace region files that exist.")
 @json_option
-def build(source: str, data: Path, force: bool, as_json: bool) -> None:
+def build(source: Path, data: Path, force: bool, as_json: bool) -> None:
     """Make a region file of each sub-folder of SRC.
 
     A sub-folder called D07-name or D07 becomes that dimension. Any other keeps the number that
@@ -84,11 +86,14 @@ def build(source: str, data: Path, force: bool, as_json: bool) -> None:
     Left out, and named on stderr, are hidden files, links that leave SRC, whatever is no
     regular file, files directly in SRC, and sub-folders without files. Everything is checked
     before the first file is written; without --force nothing is, where a region file exists.
+    A file that no manager with default settings could load is written, with a warning.
     """  # noqa: D301 - as above
     plan = plan_folder(source, data, force=force)
     with pictures.show_progress() as progress:
         task = progress.add_task("building", total=plan.n_bytes)
         built = plan.write(lambda n_bytes: progress.advance(task, n_bytes))
+    for line in wording.fault_lines(built):
+        click.echo(line, err=True)
     if as_json:
         write_json(records.build_record(built, plan.skipped))
         return
@@ -175,7 +180,7 @@ def cat(layer: LayerId, data: Path) -> None:
     Only on a terminal are control characters shown as escapes, so that no content can act on
     it.
     """
-    region = MmapRegion.from_file(layer.dimension, region_path(data, layer.dimension))
+    region = inspection.open_newest(data, layer.dimension)
     info = region.get_layer_info(layer)
     write_content(region.read_content(info.offset, info.size))
 
@@ -232,8 +237,8 @@ def find(
     """Find bytes in the contents of layers.
 
     In the dimensions named, or in all under DATA. Each place is a line: layer, offset in its
-    content, and what is around. Places may overlap; none goes from one layer into the next. Exit
-    code 1 if there is none, or a region file cannot be read.
+    content, and what is around. Places may overlap, and each lies in one layer. Exit code 1 if
+    nothing is found, or a region file cannot be read.
     """
     wanted = parse_needle(ctx, needle, is_hex)
     if is_count and limit is not None:
@@ -366,7 +371,7 @@ def bench(
 
 def _reader_of(dimensions: Iterable[DimensionId], data: Path) -> MmapManager:
     """Return a manager that only reads, with a budget for all of `dimensions`."""
-    paths = {region_path(data, dimension) for dimension in dimensions}
+    paths = {newest_path(data, dimension) for dimension in dimensions}
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     return MmapManager(
         MemoryConfig(

@@ -8,19 +8,30 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from signal import SIGINT
+from typing import Any, Final, NoReturn
 
 import click
 
-from jessymem.config import MemoryConfig
-from jessymem.errors import JessyMemoryError
+from jessymem.config import MemoryConfig, as_path
+from jessymem.errors import ConfigError, JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.inspection import Finding
 from jessymem.terminal.wording import one_line, visible
 
 
 class Commands(click.Group):
-    """Commands whose errors are one line on stderr, and for which a closed pipe is no error."""
+    """Commands whose errors are one line on stderr, and for which a closed pipe is no error.
+
+    Ctrl-C ends them with exit code 130.
+    """
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read the arguments."""
+        try:
+            return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            _end_interrupted()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -31,11 +42,31 @@ class Commands(click.Group):
         except BrokenPipeError:
             _abandon_stdout()
             ctx.exit(0)
+        except KeyboardInterrupt:
+            _end_interrupted()
         except (JessyMemoryError, OSError) as error:
             raise click.ClickException(one_line(str(error))) from error
 
 
-FOLDER: Final = click.Path(file_okay=False, path_type=Path)
+class Folder(click.Path):
+    """A folder; what cannot be one is named as it was typed."""
+
+    def __init__(self, *, exists: bool = False) -> None:
+        super().__init__(exists=exists, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Take a path."""
+        shown = visible(os.fspath(value))
+        try:
+            path = as_path("folder", value)
+        except ConfigError:
+            self.fail(f"no folder can be called '{shown}'", param, ctx)
+        if path.exists() and not path.is_dir():
+            self.fail(f"'{shown}' is a file; it takes a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER: Final = Folder()
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
@@ -104,6 +135,15 @@ def fail_with(errors: Iterable[JessyMemoryError]) -> None:
         click.echo(f"Error: {one_line(str(error))}", err=True)
     if errors:
         raise click.exceptions.Exit(1)
+
+
+def _end_interrupted() -> NoReturn:
+    """End with exit code 130; whoever was to read the output may have been interrupted too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _abandon_stdout()
+    raise click.exceptions.Exit(128 + SIGINT)  # as a shell has it
 
 
 def _tolerate_names(stream: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from jessymem.bench.table import Line, NotRun, Row
 from jessymem.demo.measurements import Measurement
+from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
 from jessymem.regions.metadata import LayerInfo
 from jessymem.warming import WarmupReport
@@ -28,7 +29,7 @@ _MAX_SKIPPED_SHOWN: Final = 20
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Write what is no visible character as an escape such as ``\x1b``, but what is in `keep`."""
+    r"""Write invisible characters as escapes such as ``\x1b``, but what is in `keep`."""
     if text.isprintable():
         return text
     kept = keep + _JOINERS
@@ -52,7 +53,7 @@ def one_line(message: str) -> str:
 def excerpt(content: memoryview, start: int, n_bytes: int) -> tuple[str, str, str]:
     """Return as text what is before a find in its line, the find itself, and what follows in it.
 
-    Nothing is made visible yet; what is no UTF-8 is U+FFFD, and what is long is cut.
+    Nothing is made visible yet; what is not UTF-8 is U+FFFD, and what is long is cut.
     """
     end = start + n_bytes
     before = _decode_torn(content[max(start - _CONTEXT_CHARS, 0) : start]).rpartition("\n")[2]
@@ -153,6 +154,11 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     if len(skipped) > _MAX_SKIPPED_SHOWN:
         lines.append(f"skipped {len(skipped) - _MAX_SKIPPED_SHOWN:,} more; --json names them all")
     return lines
+
+
+def fault_lines(built: Sequence[BuiltDimension]) -> list[str]:
+    """Say which of the region files that were written cannot be loaded with default settings."""
+    return [f"Warning: {one_line(each.fault)}" for each in built if each.fault is not None]
 
 
 def warmup_lines(report: WarmupReport) -> list[str]:

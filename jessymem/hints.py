@@ -1,0 +1,61 @@
+"""Names of this package that annotations use and that it does not export.
+
+Where importing a class would cost a fresh process time, or go in a circle, an annotation says
+`jessymem.LoadReport`, `np.typing.NDArray`, or `jessymem.hints.Content` for what is listed here. It
+is a string until `typing.get_type_hints` looks at it, and only then are these modules imported.
+Types that no public signature names are imported under TYPE_CHECKING as ever.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+    from jessymem.engine.locations import LayersLike
+    from jessymem.kernels.store import Store
+    from jessymem.regions.arrays import ArrayForm
+    from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
+    from jessymem.scanning.crew import CancelToken
+
+__all__ = [
+    "ArrayForm",
+    "Buffer",
+    "CancelToken",
+    "Content",
+    "ContentOrArray",
+    "LayerDraft",
+    "LayersLike",
+    "Store",
+]
+
+_HOME_OF: Final = {
+    "ArrayForm": "jessymem.regions.arrays",
+    "Buffer": "collections.abc",
+    "CancelToken": "jessymem.scanning.crew",
+    "Content": "jessymem.regions.drafts",
+    "ContentOrArray": "jessymem.regions.drafts",
+    "LayerDraft": "jessymem.regions.drafts",
+    "LayersLike": "jessymem.engine.locations",
+    "Store": "jessymem.kernels.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(_HOME_OF[name])
+    if name == "Buffer" and not hasattr(home, name):  # Python 3.11
+        value: Any = bytes | bytearray | memoryview | import_module("numpy").ndarray
+    else:
+        value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the names."""
+    return sorted(__all__)
