@@ -180,8 +180,12 @@ def _as_path(value: Any) -> Path:
         path = Path(os.fspath(value))
     except TypeError:
         raise _config_error("base_path", value, "a path") from None
-    if "\0" in str(path):
-        raise _config_error("base_path", value, "a path without a null character")
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise _config_error("base_path", value, "a path that a directory can have")
     return path
 
 
