@@ -24,7 +24,7 @@ from jessymem.regions.drafts import (
 )
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.region import MmapRegion, check_load_mode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,7 +190,12 @@ class RegionBuilder:
         self._drafts[layer_id.layer] = make_draft(layer_id, stuff, **description)
         return layer_id
 
-    def build_to_file(self, path: str | os.PathLike[str]) -> MmapRegion:
+    def build_to_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        load_mode: str = "map",
+    ) -> MmapRegion:
         """Write the region and map it.
 
         Readers of an older file under that name keep it until they let go. A file of the same
@@ -200,6 +205,8 @@ class RegionBuilder:
         ----------
         path : path-like
             Missing directories are made.
+        load_mode : {"map", "copy"}
+            How the new file is opened; files that are there are looked at in the same way.
 
         Returns
         -------
@@ -213,10 +220,11 @@ class RegionBuilder:
             If the system refuses a step; the old file is untouched and no temporary file remains.
             Where only the last steps fail (syncing the directory, mapping the new file), the new
             file is in place already, whole.
-        ValueError, TypeError
-            If names and keywords together pass the format's limit for metadata, or `path` is none.
         RegionFormatError
-            If the file that is there has the highest generation that there is.
+            If names and keywords together pass the format's limit for metadata, or the file that is
+            there has the highest generation that there is.
+        ValueError, TypeError
+            If `path` is none, or `load_mode` not one of those.
 
         Notes
         -----
@@ -225,7 +233,7 @@ class RegionBuilder:
         (before that, the name of each directory that was made). When this returns the file outlives
         a power failure, as far as the medium keeps its word.
         """
-        files = RegionFiles(self._dimension, osmem.as_path(path))
+        files = RegionFiles(self._dimension, osmem.as_path(path), check_load_mode(load_mode))
         with files.writing():
             generation = files.next_generation()
             _, pieces = write_layout(
@@ -235,7 +243,7 @@ class RegionBuilder:
                 generation=generation,
                 created_at=time.time_ns(),
             )
-            return MmapRegion.from_file(self._dimension, files.put(pieces, generation))
+            return files.open(files.put(pieces, generation))
 
     def build_to_memory(self) -> MmapRegion:
         """Lay the region out in private memory, as it would stand in a file.
@@ -249,7 +257,7 @@ class RegionBuilder:
         ------
         AllocationFailed
             If the system has no memory left.
-        ValueError
+        RegionFormatError
             As `build_to_file`.
         """
         drafts = list(self._drafts.values())

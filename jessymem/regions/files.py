@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jessymem import osmem
+from jessymem import osmem, system_calls
 from jessymem.computed_once import computed_once
 from jessymem.errors import (
+    AllocationFailed,
     DimensionNotFound,
     JessyMemoryError,
     RegionFormatError,
@@ -68,17 +69,22 @@ class RegionFiles:
     dimension : DimensionId
     target : pathlib.Path
         The region file, which may not exist yet.
+    load_mode : {"map", "copy"}
+        How the files are opened.
     """
 
-    def __init__(self, dimension: DimensionId, target: Path) -> None:
+    def __init__(self, dimension: DimensionId, target: Path, load_mode: str = "map") -> None:
         self.dimension = dimension
         self.target = target
+        self.load_mode = load_mode
         self._lock = target.with_name(f".{target.name}.lock")
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.placed: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
+        # What was read of the last file that was copied, with the path and the file it was.
+        self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -240,7 +246,7 @@ class RegionFiles:
             raise
         self._made = []  # in use from here on
         with self._as_region_error("sync the directory of"):
-            osmem.sync_directory(path.parent)
+            osmem.sync_directory(self.target.parent)
         self._remove_alternates(generation)
         return path
 
@@ -252,20 +258,23 @@ class RegionFiles:
 
         A writer that made the directory and failed takes it away again, also from under who waits.
         """
+        directory = self.target.parent
         with ExitStack() as lock:
             for n_left in reversed(range(_LOCK_ATTEMPTS)):
                 try:
                     with self._as_region_error("make the directory of"):
-                        self._made += osmem.make_directory(self.target.parent)
+                        self._made += osmem.make_directory(directory)
                     with self._as_region_error("lock"):
                         lock.enter_context(osmem.locked(self._lock, timeout))
                     break
                 except RegionIOError as error:
                     if error.errno != errno.ENOENT or not n_left:
                         raise
-            with self._as_region_error("make the directory of"):
-                if not self.target.exists():  # it would vouch for its directory
-                    osmem.sync_name(self.target.parent, made_here=bool(self._made))
+            if not os.path.exists(self.target):  # it would vouch for its directory
+                with self._as_region_error("sync the directories above"):
+                    refusal = osmem.sync_name(directory, made_here=bool(self._made))
+                if refusal is not None:
+                    system_calls.tell("sync directory", directory, refusal)
             yield
 
     def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
@@ -303,7 +312,7 @@ class RegionFiles:
                 # A network file system may tell of a rename that was done as failed, when it has
                 # tried it again.
                 if self._has_arrived(path, written, pieces):
-                    return path
+                    return self.target
                 if error.errno not in _NOT_REPLACED or not osmem.may_replace(path):
                     raise
                 path = self._beside(generation)
@@ -350,7 +359,7 @@ class RegionFiles:
         for alternate in list(self._alternates):
             if alternate.generation > generation:
                 continue
-            with suppress(OSError):
+            with suppress(OSError, AllocationFailed):  # the write is done, whatever they say
                 if self._generation_of(alternate.path) == alternate.generation:
                     osmem.remove_file(alternate.path)
                     self._alternates.remove(alternate)
@@ -383,12 +392,18 @@ class RegionFiles:
     def _beside(self, generation: int) -> Path:
         return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
 
-    def open(self, path: Path, load_mode: str = "map") -> MmapRegion:
+    def open(self, path: Path, load_mode: str | None = None) -> MmapRegion:
         """Map or copy one of the files, whatever the budget says; see `MmapRegion.from_file`."""
-        return MmapRegion.from_file(self.dimension, path, load_mode=load_mode)
+        mode = load_mode or self.load_mode
+        region = MmapRegion.from_file(self.dimension, path, load_mode=mode)
+        if mode == "copy":
+            self._copied = path, region.identity, region.generation
+        return region
 
     def _generation_of(self, path: Path) -> int:
         """Return a file's generation, -1 where there is none or it breaks the format."""
+        if self._copied is not None and self._copied[:2] == (path, osmem.identity_at(path)):
+            return self._copied[2]  # a copy is not made twice
         try:
             return self.open(path).generation
         except (DimensionNotFound, RegionFormatError):
@@ -452,6 +467,8 @@ class RegionFiles:
         except OSError as error:
             if isinstance(error, RegionIOError):
                 raise
+            if isinstance(error, osmem.NameNotSynced):
+                operation = "sync the directories above"
             raise RegionIOError.from_os_error(
                 error, operation, self.target, self.dimension
             ) from error
