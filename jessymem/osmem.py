@@ -13,8 +13,8 @@ import os
 import stat
 import sys
 from _io import FileIO
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
-from jessymem import system_calls
+from jessymem import lock_files, system_calls
 from jessymem.descriptors import File, open_descriptor, open_file
 from jessymem.errors import AllocationFailed
 
@@ -50,7 +50,6 @@ CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED"
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
 _READ_CHUNK_BYTES: Final = 2**18
-_LOCK_POLL_SECONDS: Final = 0.01
 _N_INTERRUPTED: Final = 1_000  # times that a call is made again
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
@@ -335,57 +334,9 @@ def holds(path: Path, pieces: Iterable[Any]) -> bool:
     return found.digest() == expected.digest()
 
 
-@contextmanager
-def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Keep out every other thread and process that asks for the same lock.
-
-    Its file is removed while it is held; who waits on the removed one notices and starts over. So
-    nothing stays behind but after a kill.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of the lock file.
-    timeout : float
-        In seconds.
-
-    Raises
-    ------
-    OSError
-        ETIMEDOUT if others hold it for longer; or why there can be no lock.
-    """
-    from filelock import FileLock, Timeout  # 20 ms that only writers need
-
-    call("lock", path, lambda: None)
-    lock = FileLock(path, timeout=timeout, poll_interval=_LOCK_POLL_SECONDS)
-    try:
-        lock.acquire()
-        while not _leads_to(path, lock):  # it was removed while this waited for it
-            lock.release()
-            lock.acquire()
-    except Timeout:
-        raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
-    try:
-        yield
-    finally:
-        if os.name != "nt":  # there it goes by itself
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
-
-
-def _leads_to(path: Path, lock: Any) -> bool:
-    """Tell whether a lock that is held is on the file that its path leads to.
-
-    filelock asks whether the file has a name left; a network file system may have renamed it.
-    """
-    descriptor = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
-    if os.name == "nt" or not isinstance(descriptor, int):
-        return True
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def locked(path: Path, timeout: float) -> AbstractContextManager[None]:
+    """Keep out every other thread and process that asks for the same lock; `lock_files.hold`."""
+    return lock_files.hold(path, timeout, lock_files.Seam(call, attempt))
 
 
 def copy_mode(source: Path, file: FileIO) -> None:

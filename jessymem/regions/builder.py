@@ -223,6 +223,9 @@ class RegionBuilder:
         RegionFormatError
             If names and keywords together pass the format's limit for metadata, or the file that is
             there has the highest generation that there is.
+        InvalidAccess
+            If this thread is writing the same file already, and a signal handler, a finalizer or a
+            handler of records has led here.
         ValueError, TypeError
             If `path` is none, or `load_mode` not one of those.
 

@@ -20,6 +20,7 @@ from jessymem.computed_once import computed_once
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
+    InvalidAccess,
     JessyMemoryError,
     RegionFormatError,
     RegionIOError,
@@ -204,6 +205,9 @@ class RegionFiles:
         ------
         RegionIOError
             If the directory cannot be made, or the lock not be had.
+        InvalidAccess
+            If this thread is within `writing` already, and came here from a signal handler, a
+            finalizer or a handler of records.
         """
         self._made = []
         try:
@@ -268,6 +272,11 @@ class RegionFiles:
                         lock.enter_context(osmem.locked(self._lock, timeout))
                     break
                 except RegionIOError as error:
+                    if error.errno == errno.EDEADLK:
+                        raise InvalidAccess(
+                            f"{self.dimension}: this thread is in the middle of writing "
+                            f"{self.target}"
+                        ) from None
                     if error.errno != errno.ENOENT or not n_left:
                         raise
             if not os.path.exists(self.target):  # it would vouch for its directory
