@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import numpy as np
 import xxhash
 
-from jessymem import lock_files, system_calls
+from jessymem import attributes, lock_files, system_calls
 from jessymem.descriptors import File, open_descriptor, open_file
 from jessymem.errors import AllocationFailed
 
@@ -339,16 +339,9 @@ def locked(path: Path, timeout: float) -> AbstractContextManager[None]:
     return lock_files.hold(path, timeout, lock_files.Seam(call, attempt))
 
 
-def copy_mode(source: Path, file: FileIO) -> None:
-    """Give an open file the permissions of `source`, if that is there and the system keeps them."""
-    if not hasattr(os, "fchmod"):
-        return
-    try:
-        mode = stat.S_IMODE(os.stat(source).st_mode)
-    except FileNotFoundError:
-        return
-    if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
-        attempt("set mode", source, partial(os.fchmod, file.fileno(), mode), source.parent)
+def keep_attributes(source: Path, file: FileIO) -> None:
+    """Give an open file owner, group, attributes and mode of `source`; `attributes.keep`."""
+    attributes.keep(source, file, attempt)
 
 
 def sync_directory(path: Path) -> None:

@@ -293,7 +293,7 @@ class RegionFiles:
         with self._as_region_error("close"):
             try:
                 with self._as_region_error("write"):
-                    osmem.copy_mode(self.target, file)
+                    osmem.keep_attributes(self.target, file)
                     osmem.write_pieces(file, temporary, pieces)
                 with self._as_region_error("sync"):
                     osmem.sync_file(file, temporary)
