@@ -51,6 +51,7 @@ _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
 _READ_CHUNK_BYTES: Final = 2**18
 _N_INTERRUPTED: Final = 1_000  # times that a call is made again
+_N_LINKS: Final = 40
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
 _READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
@@ -168,6 +169,26 @@ def fault_of_substitute(path: Path, substitute: Path) -> str | None:
     except FileNotFoundError:
         return None
     return None if found.st_uid == owner else "its owner is not the region file's"
+
+
+def behind_links(path: Path) -> Path:
+    """Return where a file is that `path` may be a link to; links of its directories stay.
+
+    A link counts if it is this user's, the superuser's, or of the owner of its directory: another's
+    could have a file of this user replaced wherever it is. Raises OSError where it does not count,
+    or leads nowhere.
+    """
+    for _ in range(_N_LINKS):
+        try:
+            link = os.readlink(path)
+        except OSError:
+            return path  # none; or opening it will say why
+        if os.name != "nt":
+            owner = call("stat", path, partial(os.lstat, path)).st_uid
+            if owner not in (0, os.geteuid(), os.stat(path.parent).st_uid):
+                raise PermissionError(errno.EPERM, f"{path} is another user's link")
+        path = path.parent / link
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def list_directory(path: Path) -> list[str]:

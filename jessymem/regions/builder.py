@@ -204,7 +204,7 @@ class RegionBuilder:
         Parameters
         ----------
         path : path-like
-            Missing directories are made.
+            Missing directories are made. Of a link the file behind it is replaced.
         load_mode : {"map", "copy"}
             How the new file is opened; files that are there are looked at in the same way.
 
