@@ -7,14 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
-from support.system_calls import intercepted
+from support.system_calls import intercepted, refuse_to_replace
 
 from jessymem import (
     DimensionId,
+    ImmutableDimension,
     MmapManager,
     MmapRegion,
     RegionBuilder,
     RegionIOError,
+    osmem,
 )
 from jessymem.regions.files import RegionFiles
 
@@ -190,6 +192,45 @@ def test_a_name_beyond_the_limit_is_a_clear_error(name, tmp_path):
     assert caught.value.errno == errno.ENAMETOOLONG
     assert caught.value.operation not in ("make the directory of", "sync the directories above")
     assert names_in(tmp_path) == []
+
+
+# -- what may not be replaced ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimension", ["D09", "D14"])
+def test_an_immutable_file_is_replaced_only_where_that_is_said(dimension, tmp_path):
+    target = tmp_path / dimension / "region.mmap"
+    assert build(target, b"first", dimension).generation == 1
+    before = osmem.identify(target)
+    with pytest.raises(ImmutableDimension) as caught:
+        build(target, b"second", dimension)
+    assert isinstance(caught.value, PermissionError)
+    assert caught.value.dimension == DimensionId.parse(dimension)
+    assert "replace_immutable=True" in str(caught.value) and str(target) in str(caught.value)
+    assert osmem.identify(target) == before and names_in(target.parent) == ["region.mmap"]
+    region = build(target, b"second", dimension, replace_immutable=True)
+    assert region.generation == 2 and content_of(target, dimension) == b"second"
+
+
+def test_an_immutable_file_counts_whatever_it_holds_and_wherever_it_lies(tmp_path):
+    target = tmp_path / "region.mmap"
+    target.write_bytes(b"damaged")
+    with pytest.raises(ImmutableDimension):
+        build(target, b"new", "D09")
+    target.unlink()
+    build(target, b"one", "D09")
+    with intercepted(refuse_to_replace):
+        build(target, b"two", "D09", replace_immutable=True)
+    target.unlink()
+    with pytest.raises(ImmutableDimension):
+        build(target, b"three", "D09")
+    assert content_of(target, "D09") == b"two"  # folded back
+
+
+def test_other_dimensions_are_replaced_without_a_word(tmp_path):
+    for content in (b"one", b"two"):
+        build(tmp_path / "region.mmap", content, "D08")
+    assert content_of(tmp_path / "region.mmap", "D08") == b"two"
 
 
 # -- generations of files that are gone ------------------------------------------------------------

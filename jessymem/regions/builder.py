@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jessymem import osmem
-from jessymem.errors import DuplicateLayer
+from jessymem.core_dimensions import IMMUTABLE
+from jessymem.errors import DuplicateLayer, ImmutableDimension
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
@@ -194,6 +195,7 @@ class RegionBuilder:
         self,
         path: str | os.PathLike[str],
         *,
+        replace_immutable: bool = False,
         load_mode: str = "map",
     ) -> MmapRegion:
         """Write the region and map it.
@@ -205,6 +207,8 @@ class RegionBuilder:
         ----------
         path : path-like
             Missing directories are made. Of a link the file behind it is replaced.
+        replace_immutable : bool
+            Whether a file of D09 or D14 may be replaced.
         load_mode : {"map", "copy"}
             How the new file is opened; files that are there are looked at in the same way.
 
@@ -220,6 +224,8 @@ class RegionBuilder:
             If the system refuses a step; the old file is untouched and no temporary file remains.
             Where only the last steps fail (syncing the directory, mapping the new file), the new
             file is in place already, whole.
+        ImmutableDimension
+            If there is a file of D09 or D14, and `replace_immutable` is not set.
         RegionFormatError
             If names and keywords together pass the format's limit for metadata, or the file that is
             there has the highest generation that there is.
@@ -238,6 +244,12 @@ class RegionBuilder:
         """
         files = RegionFiles(self._dimension, osmem.as_path(path), check_load_mode(load_mode))
         with files.writing():
+            if self._dimension in IMMUTABLE and not replace_immutable and files.exists():
+                raise ImmutableDimension(
+                    f"{self._dimension} never changes: {files.target} is replaced only with "
+                    "replace_immutable=True",
+                    dimension=self._dimension,
+                )
             generation = files.next_generation()
             _, pieces = write_layout(
                 self._dimension,
