@@ -163,16 +163,15 @@ class MmapManager(LayerReader):
 
     @lets_go
     def refresh(self, dimension_id: DimensionLike) -> bool:
-        """Adopt the newer file that another process published under the loaded one's name.
+        """Adopt the file that another process has published under the loaded one's name.
 
         Readers go on meanwhile; views that are held keep the old file's bytes.
 
         Returns
         -------
         bool
-            False if the file is still the same, or neither of a higher generation nor, at the same
-            one, created later. Plain V1 files have no generations: there another file under the
-            name counts as newer.
+            False if it is still the same one. Any other is adopted, as when an evicted dimension
+            is mapped again: also an older generation, to which somebody has gone back.
 
         Raises
         ------

@@ -1,7 +1,8 @@
 """Every call to the operating system, behind one seam.
 
 Files are opened, mapped, advised, written, synced and renamed here and nowhere else. Each call
-first passes `intercept`, which tests replace to record it or to make it fail.
+first passes `intercept`, which tests replace to record it or to make it fail; what a failure means
+is in the table of `jessymem.system_calls`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ import os
 import stat
 import sys
 from _io import FileIO
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
 
+from jessymem import attributes, lock_files, system_calls
+from jessymem.descriptors import File, open_descriptor, open_file
 from jessymem.errors import AllocationFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+R = TypeVar("R")
 
 #: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError in
 #: its place. Details: of a write the bytes that are left to write, of a rename its source.
@@ -44,7 +50,8 @@ CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED"
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
 _READ_CHUNK_BYTES: Final = 2**18
-_LOCK_POLL_SECONDS: Final = 0.01
+_N_INTERRUPTED: Final = 1_000  # times that a call is made again
+_N_LINKS: Final = 40
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 # A pipe or device in a file's place must be refused, not waited for.
 _READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
@@ -59,12 +66,12 @@ class FileIdentity(NamedTuple):
     modified_ns: int
 
 
-class Descriptor(int):
-    """An open descriptor that is closed when nobody holds this any more."""
+class NotMappable(OSError):
+    """A file system lets no file be mapped."""
 
-    def __del__(self) -> None:
-        with suppress(OSError):
-            os.close(self)
+
+class NameNotSynced(OSError):
+    """The name of a directory could not be made durable."""
 
 
 class Mapping(mmap.mmap):
@@ -117,8 +124,7 @@ def round_to_pages(n_bytes: int) -> int:
 
 def identify(path: Path) -> FileIdentity:
     """Stat `path`; raise OSError where it is missing or no regular file."""
-    _pass("stat", path)
-    return _identity(os.stat(path))
+    return call("stat", path, lambda: _identity(os.stat(path)))
 
 
 def identity_of(file: FileIO) -> FileIdentity:
@@ -153,8 +159,7 @@ def fault_of_substitute(path: Path, substitute: Path) -> str | None:
     It has to be a regular file, and its owner the owner of `path`, where that is there, or this
     user. Raises OSError where it cannot be looked at.
     """
-    _pass("stat", substitute)
-    found = os.lstat(substitute)
+    found = call("stat", substitute, lambda: os.lstat(substitute))
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
     if os.name == "nt" or found.st_uid == os.geteuid():
@@ -166,10 +171,29 @@ def fault_of_substitute(path: Path, substitute: Path) -> str | None:
     return None if found.st_uid == owner else "its owner is not the region file's"
 
 
+def behind_links(path: Path) -> Path:
+    """Return where a file is that `path` may be a link to; links of its directories stay.
+
+    A link counts if it is this user's, the superuser's, or of the owner of its directory: another's
+    could have a file of this user replaced wherever it is. Raises OSError where it does not count,
+    or leads nowhere.
+    """
+    for _ in range(_N_LINKS):
+        try:
+            link = os.readlink(path)
+        except OSError:
+            return path  # none; or opening it will say why
+        if os.name != "nt":
+            owner = call("stat", path, partial(os.lstat, path)).st_uid
+            if owner not in (0, os.geteuid(), os.stat(path.parent).st_uid):
+                raise PermissionError(errno.EPERM, f"{path} is another user's link")
+        path = path.parent / link
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
 def list_directory(path: Path) -> list[str]:
     """Return the names in a directory; raise OSError where it cannot be listed."""
-    _pass("list", path)
-    return os.listdir(path)
+    return call("list", path, lambda: os.listdir(path))
 
 
 def admit_all(n_bytes: int) -> object:
@@ -181,18 +205,16 @@ def map_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByte
 
     `admit` is called with the open file's length before anything is mapped; what it raises passes,
     and what it returns is held for as long as the memory is. A file without bytes cannot be mapped
-    and comes back as an empty array. Raises OSError, also where `path` is no regular file.
+    and comes back as an empty array. Where the file system has no shared mappings it is a private
+    one, which is read-only all the same. Raises OSError, also where `path` is no regular file;
+    NotMappable where there are no mappings at all.
     """
     file, identity = _open_regular(path)
     with file:
         kept = admit(identity.n_bytes)
         if identity.n_bytes == 0:
             return FileBytes(np.empty(0, np.uint8), identity)
-        _pass("map", path)
-        try:
-            mapping = FileMapping(file.fileno(), identity.n_bytes, access=mmap.ACCESS_READ)
-        except ValueError as error:  # shorter by now than when it was opened
-            raise OSError(errno.EIO, str(error)) from error
+        mapping = _map_whole(file, path, identity.n_bytes)
         mapping.kept = kept
         # A plain array, which holds the mapping's buffer: nobody can close it under a view, nor
         # make it writeable.
@@ -207,10 +229,9 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
         target = _private_mapping(identity.n_bytes)
         target.kept = kept
         view = memoryview(target)[: identity.n_bytes]
-        _pass("read", path)
         n_read = 0
         while n_read < len(view):
-            step = file.readinto(view[n_read:])
+            step = call("read", path, partial(file.readinto, view[n_read:]))
             if not step:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             n_read += step
@@ -236,8 +257,8 @@ class PrivateMemory(NamedTuple):
         if not CAN_GIVE_BACK:
             return False
         try:
-            _pass("give back", "")
-            self.mapping.madvise(mmap.MADV_DONTNEED, offset, n_bytes)
+            give = partial(self.mapping.madvise, mmap.MADV_DONTNEED, offset, n_bytes)
+            call("give back", "", give)
         except OSError:
             return False
         return True
@@ -293,8 +314,7 @@ def let_go_of_pages(data: NDArray[np.uint8]) -> bool:
 
 def create_file(path: Path) -> FileIO:
     """Create a file that must not exist, with the permissions that the user's mask leaves."""
-    _pass("create", path)
-    return FileIO(path, "x+")
+    return call("create", path, lambda: File(path, "x+"))
 
 
 def write_pieces(file: FileIO, path: Path, pieces: Iterable[Any]) -> int:
@@ -314,9 +334,7 @@ def write_pieces(file: FileIO, path: Path, pieces: Iterable[Any]) -> int:
 
 def sync_file(file: FileIO, path: Path) -> None:
     """Wait until the file's bytes are on the medium, as far as the system can tell."""
-    _pass("sync", path)
-    if not _sync_medium(file):
-        os.fsync(file)
+    call("sync", path, partial(_sync, file))
 
 
 def holds(path: Path, pieces: Iterable[Any]) -> bool:
@@ -327,83 +345,30 @@ def holds(path: Path, pieces: Iterable[Any]) -> bool:
     expected, found = xxhash.xxh3_128(), xxhash.xxh3_128()
     for piece in pieces:
         expected.update(piece)
-    _pass("open", path)
-    with open(path, "rb", buffering=0) as file:
-        _pass("read", path)
+    with call("open", path, partial(_open_to_read, path)) as file:
         buffer = memoryview(bytearray(_READ_CHUNK_BYTES))
-        while n_read := file.readinto(buffer):
+        take = partial(file.readinto, buffer)
+        n_read = call("read", path, take)
+        while n_read:
             found.update(buffer[:n_read])
+            n_read = take()
     return found.digest() == expected.digest()
 
 
-@contextmanager
-def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Keep out every other thread and process that asks for the same lock.
-
-    Its file is removed while it is held; who waits on the removed one notices and starts over. So
-    nothing stays behind but after a kill.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Of the lock file.
-    timeout : float
-        In seconds.
-
-    Raises
-    ------
-    OSError
-        ETIMEDOUT if others hold it for longer; or why there can be no lock.
-    """
-    from filelock import FileLock, Timeout  # 20 ms that only writers need
-
-    _pass("lock", path)
-    lock = FileLock(path, timeout=timeout, poll_interval=_LOCK_POLL_SECONDS)
-    try:
-        lock.acquire()
-        while not _leads_to(path, lock):  # it was removed while this waited for it
-            lock.release()
-            lock.acquire()
-    except Timeout:
-        raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
-    try:
-        yield
-    finally:
-        if os.name != "nt":  # there it goes by itself
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
+def locked(path: Path, timeout: float) -> AbstractContextManager[None]:
+    """Keep out every other thread and process that asks for the same lock; `lock_files.hold`."""
+    return lock_files.hold(path, timeout, lock_files.Seam(call, attempt))
 
 
-def _leads_to(path: Path, lock: Any) -> bool:
-    """Tell whether a lock that is held is on the file that its path leads to.
-
-    filelock asks whether the file has a name left; a network file system may have renamed it.
-    """
-    descriptor = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
-    if os.name == "nt" or not isinstance(descriptor, int):
-        return True
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def copy_mode(source: Path, file: FileIO) -> None:
-    """Give an open file the permissions of `source`, if that is there and the system has them."""
-    if hasattr(os, "fchmod"):
-        with suppress(FileNotFoundError):
-            os.fchmod(file.fileno(), stat.S_IMODE(os.stat(source).st_mode))
+def keep_attributes(source: Path, file: FileIO) -> None:
+    """Give an open file owner, group, attributes and mode of `source`; `attributes.keep`."""
+    attributes.keep(source, file, attempt)
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the medium; skipped where that cannot be asked."""
-    if os.name == "nt":
-        return
-    _pass("sync directory", path)
-    descriptor = _open_descriptor(path, os.O_RDONLY | _CLOEXEC)
-    if not _sync_medium(descriptor):
-        os.fsync(descriptor)
+    """Wait until the names in a directory are on the medium, where that can be asked."""
+    if os.name != "nt":
+        attempt("sync directory", path, partial(_sync_names, path), path)
 
 
 def close_file(file: FileIO) -> None:
@@ -413,14 +378,12 @@ def close_file(file: FileIO) -> None:
 
 def replace_file(source: Path, target: Path) -> None:
     """Rename `source` over `target` in one step."""
-    _pass("rename", target, os.fspath(source))
-    os.replace(source, target)
+    call("rename", target, lambda: os.replace(source, target), os.fspath(source))
 
 
 def remove_file(path: Path) -> None:
     """Remove a file; one that is gone already is no error."""
-    _pass("remove", path)
-    path.unlink(missing_ok=True)
+    call("remove", path, lambda: path.unlink(missing_ok=True))
 
 
 def make_directory(path: Path) -> list[Path]:
@@ -428,7 +391,7 @@ def make_directory(path: Path) -> list[Path]:
 
     Each is on the medium before anything is made in it, also the one that was there before: who
     made that may have been killed. The caller has to `sync_name` the last. If one cannot be made or
-    synced, all are removed again.
+    synced, all are removed again. Raises OSError; where it is the sync, NameNotSynced.
     """
     missing = []
     level = path
@@ -440,10 +403,11 @@ def make_directory(path: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for level in reversed(missing):
-            sync_name(level.parent, made_here=bool(made))
-            _pass("make directory", level)
+            refusal = sync_name(level.parent, made_here=bool(made))
+            if refusal is not None:
+                system_calls.tell("sync directory", path, refusal)
             with suppress(FileExistsError):  # another process was quicker
-                level.mkdir()
+                call("make directory", level, level.mkdir)
                 made.append(level)
     except BaseException:
         for level in reversed(made):
@@ -453,13 +417,60 @@ def make_directory(path: Path) -> list[Path]:
     return made
 
 
-def sync_name(path: Path, *, made_here: bool) -> None:
-    """Wait until a directory's name is on the medium; of others' as far as we may ask for that."""
+def sync_name(path: Path, *, made_here: bool) -> OSError | None:
+    """Wait until a directory's name is on the medium; of others' as far as we may ask for that.
+
+    Returns what the system answers that cannot be asked for it at all; raises NameNotSynced.
+    """
+    above = path.absolute().parent
     try:
-        sync_directory(path.absolute().parent)
+        if os.name != "nt":
+            call("sync directory", above, partial(_sync_names, above))
     except OSError as error:
+        if system_calls.is_optional("sync directory", error):
+            return error.with_traceback(None)
         if made_here or error.errno not in (errno.EACCES, errno.EPERM):
+            raise NameNotSynced(error.errno, error.strerror) from error
+    return None
+
+
+def call(operation: str, path: str | Path, do: Callable[[], R], *details: Any) -> R:
+    """Make a system call, which passes the seam first; one that a signal interrupts, again."""
+    for _ in range(_N_INTERRUPTED):
+        try:
+            _pass(operation, path, *details)
+            return do()
+        except InterruptedError:
+            continue
+    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def attempt(operation: str, path: str | Path, do: Callable[[], Any], place: Path) -> bool:
+    """Make a call without which the work may go on; return whether it was done.
+
+    If not, that is told once for each directory, `place`. Raises OSError where the call is vital.
+    """
+    try:
+        call(operation, path, do)
+    except OSError as error:
+        if not system_calls.is_optional(operation, error):
             raise
+        system_calls.tell(operation, place, error)
+        return False
+    return True
+
+
+def _sync_names(path: Path) -> None:
+    descriptor = open_descriptor(path, os.O_RDONLY | _CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        del descriptor  # an error that is kept holds this frame
+
+
+def _sync(descriptor: int | FileIO) -> None:
+    if not _sync_medium(descriptor):
+        os.fsync(descriptor)
 
 
 def _sync_medium(descriptor: int | FileIO) -> bool:
@@ -482,8 +493,7 @@ def _hint(data: NDArray[np.uint8], name: str) -> bool:
     if mapping is None or hint is None or not hasattr(mapping, "madvise"):
         return False
     try:
-        _pass("advise", "")
-        mapping.madvise(hint)
+        call("advise", "", partial(mapping.madvise, hint))
     except OSError:
         return False
     return True
@@ -516,30 +526,52 @@ def _identity(status: os.stat_result) -> FileIdentity:
 
 
 def _open_regular(path: Path) -> tuple[FileIO, FileIdentity]:
-    _pass("open", path)
-    _identity(os.stat(path))  # of a directory the next step would leave the descriptor open
-    # One step for the interpreter: no interrupt finds a descriptor that nobody holds.
-    file = next(map(FileIO, map(os.open, (path,), (_READ_FLAGS,))))
+    file = call("open", path, partial(_open_checked, path))
     try:
-        _pass("stat", path)
-        return file, _identity(os.fstat(file.fileno()))
+        return file, call("stat", path, lambda: _identity(os.fstat(file.fileno())))
     except BaseException:
         file.close()
         raise
 
 
-def _open_descriptor(path: Path, flags: int) -> Descriptor:
-    return next(map(Descriptor, map(os.open, (path,), (flags,))))
+def _open_checked(path: Path) -> FileIO:
+    _identity(os.stat(path))  # of a directory the next step would leave the descriptor open
+    return _open_to_read(path)
+
+
+def _open_to_read(path: Path) -> File:
+    return open_file(path, _READ_FLAGS)
+
+
+def _map_whole(file: FileIO, path: Path, n_bytes: int) -> FileMapping:
+    """Map a file read-only, shared if that can be; raise OSError, NotMappable if neither can."""
+    share = partial(FileMapping, file.fileno(), n_bytes, access=mmap.ACCESS_READ)
+    try:
+        try:
+            return call("map", path, share)
+        except OSError as error:
+            if os.name == "nt" or not system_calls.is_optional("map", error):
+                raise
+            shared = error.with_traceback(None)  # which holds this frame
+        take = partial(FileMapping, file.fileno(), n_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        try:
+            mapping = call("map unshared", path, take)
+        except OSError as error:
+            if not system_calls.is_optional("map unshared", error):
+                raise
+            raise NotMappable(error.errno, error.strerror) from None
+    except ValueError as error:  # shorter by now than when it was opened
+        raise OSError(errno.EIO, str(error)) from error
+    system_calls.tell("map", path.parent, shared)
+    return mapping
 
 
 def _private_mapping(n_bytes: int) -> Mapping:
     """Map anonymous memory that a forked child does not share; at least one page."""
     length = max(round_to_pages(n_bytes), page_size())
+    flags = () if os.name == "nt" else (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)
     try:
-        _pass("map private", "")
-        if os.name == "nt":
-            return Mapping(-1, length)
-        return Mapping(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return call("map private", "", lambda: Mapping(-1, length, *flags))
     except OSError as error:
         raise AllocationFailed(
             f"the system refused {length:,} bytes of memory: {error}",
@@ -552,6 +584,10 @@ def _write(file: FileIO, path: Path, piece: Any) -> int:
     view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
     n_written = 0
     while n_written < len(view):
-        _pass("write", path, view[n_written:])
-        n_written += os.write(file.fileno(), view[n_written:])
+        left = view[n_written:]
+        n_written += call("write", path, partial(_write_some, file, left), left)
     return n_written
+
+
+def _write_some(file: FileIO, piece: memoryview) -> int:
+    return os.write(file.fileno(), piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from jessymem import (
     LayerNotFound,
     MmapManager,
     MmapRegion,
+    RegionBuilder,
     RegionIOError,
     osmem,
 )
@@ -527,3 +529,43 @@ def test_a_child_crystallizes_what_a_thread_of_the_parent_was_about(manager):
         assert states(manager, other) == "crystallizing"
     assert errors == []
     assert bytes(manager.access_layer(other)) == b"other"
+
+
+def test_a_file_that_others_have_removed_is_written_whole(tmp_path):
+    builder = RegionBuilder("D20", "Name")
+    for number in range(10):
+        builder.add_layer(number, b"%d" % number)
+    builder.build_to_file(tmp_path / "D20" / "region.mmap")
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        layer = manager.create_proto_dimension("D20", b"learned")
+        shutil.rmtree(tmp_path / "D20")
+        manager.crystallize_dimension("D20")
+        assert len(manager.list_layers("D20")) == 11
+        assert bytes(manager.access_layer(layer)) == b"learned"
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        assert [bytes(manager.access_layer(each)) for each in manager.list_layers("D20")] == [
+            *(b"%d" % number for number in range(10)),
+            b"learned",
+        ]
+
+
+def test_a_write_of_a_file_within_a_write_of_it_is_refused_at_once(tmp_path, intercept):
+    with MmapManager(64, base_path=tmp_path) as manager:
+        layers = [manager.create_proto_dimension("D20", b"%d" % number) for number in range(2)]
+        caught = []
+
+        def call_again(operation, path, *details):
+            if operation == "sync" and not caught:
+                caught.append(None)
+                with pytest.raises(InvalidAccess) as error:
+                    manager.crystallize_proto_dimension(layers[1])
+                caught.append(error.value)
+
+        intercept(call_again)
+        manager.crystallize_proto_dimension(layers[0])
+        intercept(None)
+        assert len(caught) == 2
+        manager.crystallize_proto_dimension(layers[1])
+        assert manager.get_layer_info(layers[1]).state.name == "PERMANENT"

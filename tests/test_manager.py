@@ -7,7 +7,7 @@ import os
 import pickle
 
 import pytest
-from support.internals import region_of, replace_check_open, snapshot_of
+from support.internals import evict, region_of, replace_check_open, snapshot_of
 from support.naive import Draft, write_plain
 from support.regions import build_region, region_file, write_sparse
 from support.system import mappings_of, open_files
@@ -24,6 +24,7 @@ from jessymem import (
     LimitExceeded,
     MemoryConfig,
     MmapManager,
+    MmapRegion,
     NavigationPath,
     RegionBuilder,
     RegionFormatError,
@@ -472,16 +473,27 @@ def test_refresh_adopts_a_newer_file_and_old_views_stay(store):
     assert not manager.refresh("D20")
 
 
-def test_refresh_does_not_go_back(store):
+@pytest.mark.parametrize("is_evicted", [False, True])
+def test_a_file_that_was_rolled_back_is_adopted_however_it_is_met(is_evicted, store):
     path = region_file(store, "D20")
-    old_bytes = path.read_bytes()
+    old_bytes, old = path.read_bytes(), MmapRegion.from_file("D20", path)
     build_region(store, "D20", b"newer")
     manager = MmapManager(base_path=store)
     manager.load_dimension("D20")
     path.unlink()
     path.write_bytes(old_bytes)
+    if is_evicted:
+        evict(manager, 20)
+    else:
+        assert manager.refresh("D20")
+    expected = bytes(old.read_content(*extent_of(old, "L20-00")))
+    assert bytes(manager.access_layer("L20-00")) == expected != b"newer"
     assert not manager.refresh("D20")
-    assert bytes(manager.access_layer("L20-00")) == b"newer"
+
+
+def extent_of(region: MmapRegion, layer: str) -> tuple[int, int]:
+    info = region.get_layer_info(layer)
+    return info.offset, info.size
 
 
 def test_refresh_takes_any_other_plain_file(store):

@@ -256,7 +256,7 @@ class Engine:
             if self.loader.use_newest(dimension, home, identify) == base.identity:
                 return False
         region, region_id = self.map(dimension, home)
-        if region.generation != 0 and region.edition[:2] <= base.edition[:2]:
+        if region.edition == base.edition:
             return False
         del base
         self.publish_base(region, region_id)

@@ -59,14 +59,17 @@ class Loader:
 
     def note_home(self, dimension: DimensionId, home: Path | None) -> None:
         """Note where a dimension was loaded from; None: from where it belongs."""
-        if home is None or home in RegionFiles(dimension, self.path_of(dimension)):
+        if home is None or home in self._files_at(dimension, self.path_of(dimension)):
             self._homes.pop(dimension, None)
         else:
             self._homes[dimension] = home
 
     def files_of(self, dimension: DimensionId) -> RegionFiles:
         """Return a dimension's files."""
-        return RegionFiles(dimension, self.home_of(dimension))
+        return self._files_at(dimension, self.home_of(dimension))
+
+    def _files_at(self, dimension: DimensionId, home: Path) -> RegionFiles:
+        return RegionFiles(dimension, home, self._config.load_mode)
 
     def use_newest(self, dimension: DimensionId, home: Path, use: Callable[[Path], T]) -> T:
         """Return what `use` makes of the file that counts at `home`.
@@ -82,7 +85,7 @@ class Loader:
             file at `home` was looked for too.
         """
         while True:
-            files = RegionFiles(dimension, home)
+            files = self._files_at(dimension, home)
             where = files.newest_path(tidy=not self._config.read_only)
             try:
                 return use(where)
@@ -109,7 +112,7 @@ class Loader:
         identity = self.identify(dimension, where)
         known = self._numbers.get(dimension)
         if known is None or known[0] != identity:
-            region = MmapRegion.from_file(dimension, where)
+            region = MmapRegion.from_file(dimension, where, load_mode=self._config.load_mode)
             known = self._numbers[dimension] = identity, np.array(region.numbers)
         return known[1]
 
@@ -178,6 +181,6 @@ class Loader:
     def _is_file(self, dimension: DimensionId) -> bool:
         """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""
         try:
-            return RegionFiles(dimension, self.path_of(dimension)).exists()
+            return self._files_at(dimension, self.path_of(dimension)).exists()
         except RegionIOError:
             return True  # the load will say why

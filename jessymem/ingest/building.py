@@ -158,7 +158,8 @@ class Plan:
             advance(layer.file.n_bytes)
         if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
             raise _taken([planned.dimension_id], planned.path.parent.parent)
-        region = builder.build_to_file(planned.path)
+        # What may be replaced was asked of the user when the plan was made.
+        region = builder.build_to_file(planned.path, replace_immutable=planned.is_replaced)
         return BuiltDimension(
             dimension_id=planned.dimension_id,
             name=planned.name,

@@ -112,9 +112,13 @@ def _choose(engine: Engine, dimension: DimensionId, wanted: LayerId | None) -> l
 def _write(engine: Engine, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
     """Merge what is learned into the dimension's present file; under its lock."""
     current = _open_current(files, engine.config.load_mode)
+    above = 0
+    if current is None and (mapped := _base_of(engine, files.dimension)) is not None:
+        # Others have removed the file: what is mapped of it would be lost with the next state.
+        current, above = mapped, mapped.generation
     name = name_of_new(files.dimension) if current is None else current.name
     drafts = merge(files.dimension, current, layers)
-    generation = files.next_generation()
+    generation = files.next_generation(above)
     created_at = time.time_ns()
     n_bytes, pieces = write_layout(files.dimension, name.encode(), drafts, generation, created_at)
     engine.budget.check_possible(files.dimension, n_bytes)
@@ -129,6 +133,13 @@ def _open_current(files: RegionFiles, load_mode: str) -> MmapRegion | None:
         return files.open(files.newest_path(tidy=False), load_mode)
     except DimensionNotFound:
         return None
+
+
+def _base_of(engine: Engine, dimension: DimensionId) -> MmapRegion | None:
+    """Return what is mapped of a dimension's file, if anything."""
+    loaded = engine.snapshot.find(dimension)
+    base: MmapRegion | None = None if loaded is None else loaded.base
+    return None if base is None or base.path is None else base
 
 
 def merge(
@@ -187,7 +198,9 @@ def _publish(engine: Engine, dimension: DimensionId, path: Path, written: set[in
             # What is to stay in memory would have no file under it.
             engine.record(_record_of_kept(dimension, path))
             return
-        evicted = EvictedRegion(MmapRegion.from_file(dimension, path))
+        evicted = EvictedRegion(
+            MmapRegion.from_file(dimension, path, load_mode=engine.config.load_mode)
+        )
         engine.publish((evicted, engine.loader.new_region_id()))
         engine.policy.forget(int(dimension))
         engine.free(layer.block for layer in loaded.learned.values())

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jessymem import osmem
-from jessymem.errors import DuplicateLayer
+from jessymem.core_dimensions import IMMUTABLE
+from jessymem.errors import DuplicateLayer, ImmutableDimension
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
@@ -24,7 +25,7 @@ from jessymem.regions.drafts import (
 )
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
-from jessymem.regions.region import MmapRegion
+from jessymem.regions.region import MmapRegion, check_load_mode
 
 
 class RegionBuilder:
@@ -187,7 +188,13 @@ class RegionBuilder:
         self._drafts[layer_id.layer] = make_draft(layer_id, stuff, **description)
         return layer_id
 
-    def build_to_file(self, path: str | os.PathLike[str]) -> MmapRegion:
+    def build_to_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        replace_immutable: bool = False,
+        load_mode: str = "map",
+    ) -> MmapRegion:
         """Write the region and map it.
 
         Readers of an older file under that name keep it until they let go. A file of the same
@@ -196,7 +203,11 @@ class RegionBuilder:
         Parameters
         ----------
         path : path-like
-            Missing directories are made.
+            Missing directories are made. Of a link the file behind it is replaced.
+        replace_immutable : bool
+            Whether a file of D09 or D14 may be replaced.
+        load_mode : {"map", "copy"}
+            How the new file is opened; files that are there are looked at in the same way.
 
         Returns
         -------
@@ -210,10 +221,16 @@ class RegionBuilder:
             If the system refuses a step; the old file is untouched and no temporary file remains.
             Where only the last steps fail (syncing the directory, mapping the new file), the new
             file is in place already, whole.
-        ValueError, TypeError
-            If names and keywords together pass the format's limit for metadata, or `path` is none.
+        ImmutableDimension
+            If there is a file of D09 or D14, and `replace_immutable` is not set.
         RegionFormatError
-            If the file that is there has the highest generation that there is.
+            If names and keywords together pass the format's limit for metadata, or the file that is
+            there has the highest generation that there is.
+        InvalidAccess
+            If this thread is writing the same file already, and a signal handler, a finalizer or a
+            handler of records has led here.
+        ValueError, TypeError
+            If `path` is none, or `load_mode` not one of those.
 
         Notes
         -----
@@ -222,8 +239,14 @@ class RegionBuilder:
         (before that, the name of each directory that was made). When this returns the file outlives
         a power failure, as far as the medium keeps its word.
         """
-        files = RegionFiles(self._dimension, osmem.as_path(path))
+        files = RegionFiles(self._dimension, osmem.as_path(path), check_load_mode(load_mode))
         with files.writing():
+            if self._dimension in IMMUTABLE and not replace_immutable and files.exists():
+                raise ImmutableDimension(
+                    f"{self._dimension} never changes: {files.target} is replaced only with "
+                    "replace_immutable=True",
+                    dimension=self._dimension,
+                )
             generation = files.next_generation()
             _, pieces = write_layout(
                 self._dimension,
@@ -232,7 +255,7 @@ class RegionBuilder:
                 generation=generation,
                 created_at=time.time_ns(),
             )
-            return MmapRegion.from_file(self._dimension, files.put(pieces, generation))
+            return files.open(files.put(pieces, generation))
 
     def build_to_memory(self) -> MmapRegion:
         """Lay the region out in private memory, as it would stand in a file.
@@ -246,7 +269,7 @@ class RegionBuilder:
         ------
         AllocationFailed
             If the system has no memory left.
-        ValueError
+        RegionFormatError
             As `build_to_file`.
         """
         drafts = list(self._drafts.values())

@@ -103,6 +103,11 @@ def encode_text(text: object, what: str) -> bytes:
     """Return text as UTF-8; `what` names it in the error."""
     if not isinstance(text, str):
         raise TypeError(f"{what} is a string, not {type(text).__name__}")
+    if len(text) > s.MAX_CONTENT_BYTES:  # no text is shorter as UTF-8
+        raise ValueError(
+            f"{what} is {len(text):,} characters; the format allows no text of more than "
+            f"{s.MAX_CONTENT_BYTES:,} bytes"
+        )
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -111,16 +116,14 @@ def encode_text(text: object, what: str) -> bytes:
 
 def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
     """Take text or bytes as they are; with `is_copied`, what could change is copied."""
+    _check_length(content, who)
     if isinstance(content, str):
         data, encoding = encode_text(content, f"{who}: the content"), s.ENCODING_TEXT
     elif isinstance(content, bytes | bytearray | memoryview):
         data, encoding = _as_bytes(content, who, is_copied), s.ENCODING_BYTES
     else:
         raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
-    if len(data) > s.MAX_CONTENT_BYTES:
-        raise ValueError(
-            f"{who}: content of {len(data):,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
-        )
+    _check_length(data, who)
     return Stuff(data, encoding)
 
 
@@ -134,6 +137,18 @@ def as_content_or_array(content: object, who: LayerId | DimensionId, *, is_copie
     """Take an array as an array, and anything else as text or bytes."""
     take = as_array if isinstance(content, np.ndarray) else as_content
     return take(content, who, is_copied=is_copied)
+
+
+def _check_length(content: Any, who: LayerId | DimensionId) -> None:
+    """Refuse what is too long before it is copied; no text is shorter as UTF-8."""
+    try:
+        n_bytes = content.nbytes if isinstance(content, memoryview) else len(content)
+    except (TypeError, ValueError):
+        return  # no content at all, or a view that was released
+    if n_bytes > s.MAX_CONTENT_BYTES:
+        raise ValueError(
+            f"{who}: content of {n_bytes:,} bytes; the format allows {s.MAX_CONTENT_BYTES:,}"
+        )
 
 
 def _as_bytes(

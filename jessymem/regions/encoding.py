@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import xxhash
 
+from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.regions import faults
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.layout import Extension
 
@@ -38,7 +40,7 @@ def write_layout(
 
     Raises
     ------
-    ValueError
+    RegionFormatError
         If the metadata would pass MAX_METADATA_BYTES.
     """
     drafts = sorted(drafts, key=lambda draft: draft.layer)
@@ -46,13 +48,10 @@ def write_layout(
     entries_size = len(drafts) * s.MIN_ENTRY_BYTES + sum(map(len, keywords))
     table_offset = _align(s.HEADER_BYTES + entries_size)
     heap_offset = table_offset + len(drafts) * s.LAYER_BYTES
-    rows, heap = _fill_table(drafts, keywords)
+    rows, heap = _fill_table(dimension, drafts, keywords)
     content_start = _align(heap_offset + len(heap))
     if content_start > s.MAX_METADATA_BYTES:
-        raise ValueError(
-            f"{dimension}: names, keywords and tables of {len(drafts)} layers take "
-            f"{content_start:,} bytes, the format allows {s.MAX_METADATA_BYTES:,}"
-        )
+        raise _too_much(dimension, content_start)
     contents, total_size = _place_contents(drafts, rows, content_start)
     metadata = bytearray(content_start - s.HEADER_BYTES)
     entries = _join_entries(drafts, keywords, rows)
@@ -93,8 +92,15 @@ def _encode_header(
     return raw + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(raw))
 
 
+def _too_much(dimension: DimensionId, n_bytes: int) -> RegionFormatError:
+    """Return the error for names, keywords and tables that take more than the format allows."""
+    source = faults.Source(dimension, "what is to be written")
+    expected = f"<= {s.MAX_METADATA_BYTES} bytes of names, keywords and tables"
+    return faults.broken(source, "metadata", s.HEADER_BYTES, expected, n_bytes)
+
+
 def _fill_table(
-    drafts: Sequence[LayerDraft], keywords: Sequence[bytes]
+    dimension: DimensionId, drafts: Sequence[LayerDraft], keywords: Sequence[bytes]
 ) -> tuple[NDArray[Any], bytes]:
     """Make the rows, all but their extents, and the heap that they point into."""
     rows = np.zeros(len(drafts), s.LAYER)
@@ -106,10 +112,7 @@ def _fill_table(
     sizes = {kind: np.array([len(text) for text in texts[kind]], "u8") for kind in texts}
     ends = np.cumsum(sum(sizes.values()))
     if len(drafts) and int(ends[-1]) > s.MAX_METADATA_BYTES:
-        raise ValueError(
-            f"names and keywords take {int(ends[-1]):,} bytes, "
-            f"the format allows {s.MAX_METADATA_BYTES:,}"
-        )
+        raise _too_much(dimension, int(ends[-1]))
     starts = ends - sum(sizes.values())
     for kind, n_bytes in sizes.items():
         rows[f"{kind}_offset"] = np.where(n_bytes, starts, 0) if kind == "array" else starts

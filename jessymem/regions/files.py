@@ -15,10 +15,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jessymem import osmem
+import xxhash
+
+from jessymem import osmem, system_calls
 from jessymem.computed_once import computed_once
 from jessymem.errors import (
+    AllocationFailed,
     DimensionNotFound,
+    InvalidAccess,
     JessyMemoryError,
     RegionFormatError,
     RegionIOError,
@@ -39,6 +43,10 @@ _LOCK_ATTEMPTS: Final = 10
 
 # What a system says that does not let a mapped file be replaced, and others say for other reasons.
 _NOT_REPLACED: Final = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EINVAL)
+
+# File systems allow so many bytes to a name, of which what is made beside a file adds a few.
+_MAX_NAME_BYTES: Final = 255
+_N_ADDED_BYTES: Final = 40
 
 # No listing of a directory: there is none, or it may be passed but not looked at.
 _NOT_LISTED: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
@@ -67,26 +75,32 @@ class RegionFiles:
     ----------
     dimension : DimensionId
     target : pathlib.Path
-        The region file, which may not exist yet.
+        The region file, which may not exist yet, or a link to it.
+    load_mode : {"map", "copy"}
+        How the files are opened.
     """
 
-    def __init__(self, dimension: DimensionId, target: Path) -> None:
+    def __init__(self, dimension: DimensionId, target: Path, load_mode: str = "map") -> None:
         self.dimension = dimension
         self.target = target
-        self._lock = target.with_name(f".{target.name}.lock")
+        self.load_mode = load_mode
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.placed: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
+        # What was read of the last file that was copied, with the path and the file it was.
+        self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
 
     # -- looking -----------------------------------------------------------------------------------
 
     def __contains__(self, path: Path) -> bool:
         """Tell whether `path` is the region file, or names a generation beside it."""
-        if path.parent != self.target.parent:
+        if path == self.target:
+            return True
+        if path.parent != self._file.parent:
             return False
-        return path == self.target or self._alternate_name.fullmatch(path.name) is not None
+        return self._alternate_name.fullmatch(path.name) is not None
 
     def exists(self) -> bool:
         """Tell whether any file stands for the region; if in doubt, yes."""
@@ -154,10 +168,15 @@ class RegionFiles:
         for alternate in self._list().alternates:
             yield alternate.path
 
-    def next_generation(self) -> int:
+    def next_generation(self, above: int = 0) -> int:
         """Return the generation of the next write; 1 where nothing readable precedes it.
 
         Within `writing` only.
+
+        Parameters
+        ----------
+        above : int
+            A generation that is known of a file that may be gone: the next one is higher.
 
         Raises
         ------
@@ -167,7 +186,7 @@ class RegionFiles:
             If the present one is the highest that there is.
         """
         path = self._newest(self._alternates)
-        present = self._generation_of(path)
+        present = max(self._generation_of(path), above)
         # Above every name that is taken, also by a file that is broken; or if there is no number
         # above, one that nobody has.
         taken = {alternate.generation for alternate in self._alternates}
@@ -198,6 +217,9 @@ class RegionFiles:
         ------
         RegionIOError
             If the directory cannot be made, or the lock not be had.
+        InvalidAccess
+            If this thread is within `writing` already, and came here from a signal handler, a
+            finalizer or a handler of records.
         """
         self._made = []
         try:
@@ -227,8 +249,8 @@ class RegionFiles:
             Up to the renaming nothing has changed, and the temporary file is gone. If a directory
             cannot be synced, the new file is in place, but may not outlive a power failure.
         """
-        name = f".{self.target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        temporary = self.target.with_name(name)
+        name = f".{self._short_name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        temporary = self._file.with_name(name)
         self.placed = None
         try:
             written = self._write(temporary, pieces)
@@ -240,7 +262,7 @@ class RegionFiles:
             raise
         self._made = []  # in use from here on
         with self._as_region_error("sync the directory of"):
-            osmem.sync_directory(path.parent)
+            osmem.sync_directory(self._file.parent)
         self._remove_alternates(generation)
         return path
 
@@ -252,20 +274,28 @@ class RegionFiles:
 
         A writer that made the directory and failed takes it away again, also from under who waits.
         """
+        directory = self._file.parent
         with ExitStack() as lock:
             for n_left in reversed(range(_LOCK_ATTEMPTS)):
                 try:
                     with self._as_region_error("make the directory of"):
-                        self._made += osmem.make_directory(self.target.parent)
+                        self._made += osmem.make_directory(directory)
                     with self._as_region_error("lock"):
                         lock.enter_context(osmem.locked(self._lock, timeout))
                     break
                 except RegionIOError as error:
+                    if error.errno == errno.EDEADLK:
+                        raise InvalidAccess(
+                            f"{self.dimension}: this thread is in the middle of writing "
+                            f"{self.target}"
+                        ) from None
                     if error.errno != errno.ENOENT or not n_left:
                         raise
-            with self._as_region_error("make the directory of"):
-                if not self.target.exists():  # it would vouch for its directory
-                    osmem.sync_name(self.target.parent, made_here=bool(self._made))
+            if not os.path.exists(self._file):  # it would vouch for its directory
+                with self._as_region_error("sync the directories above"):
+                    refusal = osmem.sync_name(directory, made_here=bool(self._made))
+                if refusal is not None:
+                    system_calls.tell("sync directory", directory, refusal)
             yield
 
     def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
@@ -275,7 +305,7 @@ class RegionFiles:
         with self._as_region_error("close"):
             try:
                 with self._as_region_error("write"):
-                    osmem.copy_mode(self.target, file)
+                    osmem.keep_attributes(self.target, file)
                     osmem.write_pieces(file, temporary, pieces)
                 with self._as_region_error("sync"):
                     osmem.sync_file(file, temporary)
@@ -290,12 +320,12 @@ class RegionFiles:
     def _rename(
         self, temporary: Path, generation: int, written: osmem.FileIdentity, pieces: list[Any]
     ) -> Path:
-        """Give the written file its name; return which that is.
+        """Give the written file its name; return which that is, `target` for the file behind it.
 
         It is not believed that it has the name before the name leads to it: others may have removed
         or replaced the temporary file.
         """
-        path = self.target
+        path = self._file
         with self._as_region_error("rename"):
             try:
                 osmem.replace_file(temporary, path)
@@ -303,7 +333,7 @@ class RegionFiles:
                 # A network file system may tell of a rename that was done as failed, when it has
                 # tried it again.
                 if self._has_arrived(path, written, pieces):
-                    return path
+                    return self.target
                 if error.errno not in _NOT_REPLACED or not osmem.may_replace(path):
                     raise
                 path = self._beside(generation)
@@ -313,7 +343,7 @@ class RegionFiles:
                     raise error from None
             if not self._has_arrived(path, written, pieces):
                 raise OSError(errno.EIO, "another file has got the name")
-        return path
+        return self.target if path == self._file else path
 
     @staticmethod
     def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: list[Any]) -> bool:
@@ -337,9 +367,9 @@ class RegionFiles:
             generation = self._generation_of(newest)
             with suppress(OSError):  # mapped by somebody
                 if newest != self.target:
-                    osmem.replace_file(newest, self.target)
+                    osmem.replace_file(newest, self._file)
                 # Also where it had its name already: who gave it that may not have synced it.
-                osmem.sync_directory(self.target.parent)
+                osmem.sync_directory(self._file.parent)
                 self._remove_alternates(generation)
 
     def _remove_alternates(self, generation: int) -> None:
@@ -350,7 +380,7 @@ class RegionFiles:
         for alternate in list(self._alternates):
             if alternate.generation > generation:
                 continue
-            with suppress(OSError):
+            with suppress(OSError, AllocationFailed):  # the write is done, whatever they say
                 if self._generation_of(alternate.path) == alternate.generation:
                     osmem.remove_file(alternate.path)
                     self._alternates.remove(alternate)
@@ -381,14 +411,38 @@ class RegionFiles:
             )
 
     def _beside(self, generation: int) -> Path:
-        return self.target.with_name(f"{self.target.stem}.g{generation}{self.target.suffix}")
+        return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")
 
-    def open(self, path: Path, load_mode: str = "map") -> MmapRegion:
+    @computed_once
+    def _file(self) -> Path:
+        """Where `target` leads to: what is replaced, and beside which others are made."""
+        with self._as_region_error("follow the link"):
+            return osmem.behind_links(self.target)
+
+    @computed_once
+    def _lock(self) -> Path:
+        return self._file.with_name(f".{self._short_name}.lock")
+
+    @computed_once
+    def _short_name(self) -> str:
+        """Name of the file, or where a longer one would not fit, one that stands for it."""
+        encoded = os.fsencode(self._file.name)
+        if len(encoded) <= _MAX_NAME_BYTES - _N_ADDED_BYTES:
+            return self._file.name
+        return f"region-{xxhash.xxh3_128_hexdigest(encoded)}"
+
+    def open(self, path: Path, load_mode: str | None = None) -> MmapRegion:
         """Map or copy one of the files, whatever the budget says; see `MmapRegion.from_file`."""
-        return MmapRegion.from_file(self.dimension, path, load_mode=load_mode)
+        mode = load_mode or self.load_mode
+        region = MmapRegion.from_file(self.dimension, path, load_mode=mode)
+        if mode == "copy":
+            self._copied = path, region.identity, region.generation
+        return region
 
     def _generation_of(self, path: Path) -> int:
         """Return a file's generation, -1 where there is none or it breaks the format."""
+        if self._copied is not None and self._copied[:2] == (path, osmem.identity_at(path)):
+            return self._copied[2]  # a copy is not made twice
         try:
             return self.open(path).generation
         except (DimensionNotFound, RegionFormatError):
@@ -408,25 +462,25 @@ class RegionFiles:
     def _list(self) -> Listing:
         with self._as_region_error("list the directory of"):
             try:
-                names = osmem.list_directory(self.target.parent)
+                names = osmem.list_directory(self._file.parent)
             except OSError as error:
                 if error.errno not in _NOT_LISTED:
                     raise
                 names = []
         found = Listing([], [], [], [])
         for name in names:
-            if name == self.target.name:
+            if name == self._file.name:
                 continue
             match = self._alternate_name.fullmatch(name)
             if match:
-                beside = self.target.with_name(name)
+                beside = self._file.with_name(name)
                 fault = self._fault_of(beside)
                 if fault is None:
                     found.alternates.append(Alternate(int(match[1]), beside))
                 else:
                     found.ignored.append((beside, fault))
             elif self._leftover_name.fullmatch(name):
-                found.leftovers.append(self.target.with_name(name))
+                found.leftovers.append(self._file.with_name(name))
             elif name == self._lock.name:
                 found.locks.append(self._lock)
         found.alternates.sort(reverse=True)
@@ -437,12 +491,12 @@ class RegionFiles:
 
     @computed_once
     def _alternate_name(self) -> re.Pattern[str]:
-        stem, suffix = re.escape(self.target.stem), re.escape(self.target.suffix)
+        stem, suffix = re.escape(self._file.stem), re.escape(self._file.suffix)
         return re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
 
     @computed_once
     def _leftover_name(self) -> re.Pattern[str]:
-        name = re.escape(self.target.name)
+        name = re.escape(self._short_name)
         return re.compile(rf"\.{name}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
 
     @contextmanager
@@ -452,6 +506,8 @@ class RegionFiles:
         except OSError as error:
             if isinstance(error, RegionIOError):
                 raise
+            if isinstance(error, osmem.NameNotSynced):
+                operation = "sync the directories above"
             raise RegionIOError.from_os_error(
                 error, operation, self.target, self.dimension
             ) from error

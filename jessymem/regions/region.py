@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 import jessymem
-from jessymem import osmem
+from jessymem import osmem, system_calls
 from jessymem.computed_once import computed_once
 from jessymem.config import ADVICE_MODES, LOAD_MODES
 from jessymem.errors import (
@@ -36,6 +36,13 @@ from jessymem.regions import faults, layout
 from jessymem.regions.table import Edition, LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
+
+
+def check_load_mode(load_mode: str) -> str:
+    """Return a way to open files; raise ValueError where it is none."""
+    if load_mode not in LOAD_MODES:
+        raise ValueError(f"load_mode is one of {', '.join(LOAD_MODES)}, not {load_mode!r}")
+    return load_mode
 
 
 class MmapRegion(LayerTable):
@@ -92,7 +99,8 @@ class MmapRegion(LayerTable):
             The dimension that the file must hold.
         path : path-like
         load_mode : {"map", "copy"}
-            "copy" reads the file into private memory instead.
+            "copy" reads the file into private memory instead, and so does "map" where the file
+            system lets no file be mapped.
         advice : {"willneed", "random", "sequential", "none"}
             What the system is told of the mapping.
 
@@ -109,12 +117,9 @@ class MmapRegion(LayerTable):
         """
         dimension = as_dimension_id(dimension_id)
         where = osmem.as_path(path)
-        for name, value, choices in (
-            ("load_mode", load_mode, LOAD_MODES),
-            ("advice", advice, ADVICE_MODES),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        check_load_mode(load_mode)
+        if advice not in ADVICE_MODES:
+            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {advice!r}")
         return cls.admitted(dimension, where, load_mode, advice, osmem.admit_all)
 
     @classmethod
@@ -139,6 +144,11 @@ class MmapRegion(LayerTable):
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
         try:
             data, identity = take(where, admit)
+        except osmem.NotMappable as error:
+            empty_frames(error)
+            region = cls.admitted(dimension, where, "copy", advice, admit)
+            system_calls.tell("map unshared", where.parent, error)
+            return region
         except OSError as error:
             empty_frames(error)
             if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jessymem.system_calls import CALLS
+
 #: A folder's content: what each file holds by its path, None for a directory.
 Tree = dict[str, bytes | None]
 
@@ -25,7 +27,7 @@ State = tuple[tuple[str, bytes | None], ...]
 CHANGES = {"make directory", "create", "write", "sync", "rename", "sync directory", "remove"}
 SYNCS = {"sync", "sync directory"}
 #: What leaves the disk as it is. Locks die with their holders and are nothing that must last.
-OTHERS = {"lock", "list", "open", "stat", "read", "map", "map private", "advise", "give back"}
+OTHERS = CALLS.keys() - CHANGES
 
 
 class Call(NamedTuple):

@@ -1,0 +1,225 @@
+"""Locks between writers: a file that is there, and locked, while somebody writes.
+
+It is `flock` on POSIX systems, which other programs reach through `filelock`; on Windows it is
+`filelock`. `jessymem.osmem` passes in how a system call is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from jessymem.descriptors import File, open_file
+
+if os.name != "nt":
+    import fcntl
+
+_POLL_SECONDS: Final = 0.01
+#: Who waits no longer for what this thread itself holds just gets no lock.
+_BRIEF_SECONDS: Final = 1.0
+_N_OPENINGS: Final = 1_000  # others may make and remove the file in turns
+_FLAGS: Final = (
+    getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+)
+_HELD: Final = (errno.EAGAIN, errno.EWOULDBLOCK)
+#: These leave a lock file that may be another's by now.
+_NOT_MINE: Final = (*_HELD, errno.ETIMEDOUT, errno.EDEADLK)
+
+
+class Seam(NamedTuple):
+    """How system calls are made: ``call(operation, path, do)``, raising what `do` raises.
+
+    `attempt` does the same and returns whether that was done, if the work can go on without.
+    """
+
+    call: Callable[[str, Path, Callable[[], Any]], Any]
+    attempt: Callable[[str, Path, Callable[[], Any], Path], bool]
+
+
+class Lock:
+    """A lock that is held for as long as this is, or until `file` is closed.
+
+    Attributes
+    ----------
+    file : File
+        The open lock file.
+    inode : (int, int)
+        Which file that is: device and number.
+    thread : (int, int)
+        Whose it is: process and thread.
+    """
+
+    def __init__(self, file: File, inode: tuple[int, int]) -> None:
+        self.file = file
+        self.inode = inode
+        self.thread = (os.getpid(), get_ident())
+
+
+#: What threads of this process hold, by the lock file's inode.
+_held: Final[WeakValueDictionary[tuple[int, int], Lock]] = WeakValueDictionary()
+
+
+@contextmanager
+def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
+    """Keep out every other thread and process that asks for the same lock.
+
+    Its file is removed while it is held; who waits on the removed one notices and starts over. So
+    nothing stays behind but after a kill, and what stays then, the next one takes over. Whoever may
+    write to the directory may open the file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Of the lock file.
+    timeout : float
+        In seconds.
+    seam : Seam
+
+    Raises
+    ------
+    OSError
+        ETIMEDOUT if others hold it for longer, EDEADLK if this thread does and would wait for
+        itself; or why there can be no lock.
+    """
+    if os.name == "nt":
+        with _hold_by_filelock(path, timeout, seam):
+            yield
+        return
+    lock = _acquire(path, timeout, seam)
+    try:
+        yield
+    finally:
+        _held.pop(lock.inode, None)  # the next file may have the same number
+        _remove(path, lock.inode)
+        with suppress(OSError):  # for children too that were forked meanwhile
+            fcntl.flock(lock.file, fcntl.LOCK_UN)
+        lock.file.close()
+
+
+def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
+    while True:
+        file, inode, is_new = _open(path, seam)
+        try:
+            _wait_for(file, path, inode, timeout, seam)
+            if _inode_at(path) == inode:  # it was not removed while this waited for it
+                lock = _held[inode] = Lock(file, inode)
+                return lock
+        except BaseException as error:
+            if is_new and not (isinstance(error, OSError) and error.errno in _NOT_MINE):
+                _remove(path, inode)
+            file.close()
+            raise
+        file.close()
+
+
+def _wait_for(file: File, path: Path, inode: tuple[int, int], timeout: float, seam: Seam) -> None:
+    deadline = time.monotonic() + timeout
+    take = partial(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        try:
+            seam.call("lock", path, take)
+            return
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+        holder = _held.get(inode) if timeout > _BRIEF_SECONDS else None
+        if holder is not None and holder.thread == (os.getpid(), get_ident()):
+            raise OSError(errno.EDEADLK, "this thread is writing there")
+        if time.monotonic() >= deadline:
+            raise TimeoutError(errno.ETIMEDOUT, "others are writing there")
+        time.sleep(_POLL_SECONDS)
+
+
+def _open(path: Path, seam: Seam) -> tuple[File, tuple[int, int], bool]:
+    """Open the lock file, which is made if need be; return which it is, and whether it is new."""
+    for _ in range(_N_OPENINGS):
+        is_new = True
+        try:
+            file = _open_with(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            is_new = False
+            try:
+                file = _open_existing(path)
+            except FileNotFoundError:  # let go of meanwhile
+                continue
+        try:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "the lock is no regular file")
+            inode = found.st_dev, found.st_ino
+            if is_new:
+                _share(path, file, found, seam)
+        except BaseException:
+            file.close()
+            raise
+        return file, inode, is_new
+    raise TimeoutError(errno.ETIMEDOUT, "others are writing there")
+
+
+def _open_existing(path: Path) -> File:
+    try:
+        return _open_with(path, os.O_RDWR)
+    except PermissionError:  # of a writer who let nobody write to it: locking takes less
+        return _open_with(path, os.O_RDONLY)
+
+
+def _open_with(path: Path, flags: int) -> File:
+    return open_file(path, flags | _FLAGS)
+
+
+def _share(path: Path, file: File, found: os.stat_result, seam: Seam) -> None:
+    """Let everybody open a new lock file who may make one in its directory."""
+    directory = os.stat(path.parent)
+    wanted = 0
+    if directory.st_mode & stat.S_IWGRP:
+        wanted |= stat.S_IRGRP | stat.S_IWGRP
+        if found.st_gid != directory.st_gid:
+            change = partial(os.fchown, file.fileno(), -1, directory.st_gid)
+            seam.attempt("set owner", path, change, path.parent)
+    if directory.st_mode & stat.S_IWOTH:
+        wanted |= stat.S_IROTH | stat.S_IWOTH
+    mode = stat.S_IMODE(found.st_mode)
+    if wanted & ~mode:
+        seam.attempt(
+            "set mode", path, partial(os.fchmod, file.fileno(), mode | wanted), path.parent
+        )
+
+
+def _inode_at(path: Path) -> tuple[int, int] | None:
+    """Return which file a path leads to; a network file system may have renamed the lock file."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _remove(path: Path, inode: tuple[int, int]) -> None:
+    """Remove a lock file, not the one that another has in its place."""
+    with suppress(OSError):
+        if _inode_at(path) == inode:
+            path.unlink()
+
+
+@contextmanager
+def _hold_by_filelock(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=timeout, poll_interval=_POLL_SECONDS)
+    try:
+        seam.call("lock", path, lock.acquire)
+    except Timeout:
+        raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
+    try:
+        yield
+    finally:
+        lock.release()
