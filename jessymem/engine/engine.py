@@ -64,7 +64,7 @@ _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 
 
 class Crystallizing:
-    """One crystallization that has begun; it ends when nobody holds this any more.
+    """One crystallization that has begun; it ends with this object at the latest.
 
     Attributes
     ----------
@@ -72,14 +72,16 @@ class Crystallizing:
     thread : int
     layers : set of int
         The `id` of each learned layer that it writes.
+    is_over : bool
     """
 
-    __slots__ = ("__weakref__", "dimension", "layers", "thread")
+    __slots__ = ("__weakref__", "dimension", "is_over", "layers", "thread")
 
     def __init__(self, dimension: DimensionId) -> None:
         self.dimension = dimension
         self.thread = get_ident()
         self.layers: set[int] = set()
+        self.is_over = False
 
 
 class Engine:
@@ -433,29 +435,26 @@ class Engine:
 
         Raises InvalidAccess where this thread is in the middle of another one of the dimension.
         """
-        for each in self._live_crystallizing():
-            running = each()
-            mine = crystallizing.dimension, crystallizing.thread
-            if running is not None and (running.dimension, running.thread) == mine:
-                raise InvalidAccess(
-                    f"{mine[0]}: this call interrupts another one that is writing the file",
-                    dimension=mine[0],
-                )
-        self._crystallizing = [*self._live_crystallizing(), ref(crystallizing)]
+        mine = crystallizing.dimension, crystallizing.thread
+        running = self._running()
+        if any((each.dimension, each.thread) == mine for each in running):
+            raise InvalidAccess(
+                f"{mine[0]}: this call interrupts another one that is writing the file",
+                dimension=mine[0],
+            )
+        self._crystallizing = list(map(ref, [*running, crystallizing]))
 
-    def check_not_crystallizing(self, dimension: DimensionId, layer: object = None) -> None:
+    def check_not_crystallizing(self, dimension: DimensionId, layer: Any = None) -> None:
         """Raise InvalidAccess where a dimension, or one learned layer of it, is being written."""
-        for each in self._live_crystallizing():
-            running = each()
-            if running is None or running.dimension != dimension:
-                continue
-            if layer is None or id(layer) in running.layers:
-                who = dimension if layer is None else LayerId(dimension, layer.number)  # type: ignore[attr-defined]
+        for each in self._running():
+            if each.dimension == dimension and (layer is None or id(layer) in each.layers):
+                who = dimension if layer is None else LayerId(dimension, layer.number)
                 kind = "dimension" if layer is None else "layer"
                 raise InvalidAccess(f"{who} is being crystallized by another thread", **{kind: who})
 
-    def _live_crystallizing(self) -> list[ref[Crystallizing]]:
-        return [each for each in self._crystallizing if each() is not None]
+    def _running(self) -> list[Crystallizing]:
+        found = [each() for each in self._crystallizing]
+        return [each for each in found if each is not None and not each.is_over]
 
     # -- blocks ------------------------------------------------------------------------------------
 

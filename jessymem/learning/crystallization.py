@@ -81,6 +81,8 @@ def crystallize(
             if files is not None:
                 layer.note_written(files.placed)
         raise
+    finally:
+        running.is_over = True
     ids = LayerId.in_order(dimension, sorted(layer.number for layer in chosen))
     _log(dimension, path, ids, sum(len(layer.content) for layer in chosen), start)
     return ids
