@@ -68,6 +68,11 @@ class Usage(NamedTuple):
     waiting: dict[int, int]  # per region id: retired, still viewed
     per_class: dict[str, ClassUsage]
 
+    @property
+    def n_region_bytes(self) -> int:
+        """What regions are charged."""
+        return sum(each.allocated_bytes for each in self.per_class.values())
+
 
 class Budget:
     """Counts bytes against a limit, exactly and under any number of threads.
@@ -83,8 +88,8 @@ class Budget:
     lock : Lock
         Held while something other than a single count changes. Never wait for another lock, nor
         for a log handler, while holding it.
-    make_room : callable
-        Called, under the lock, with how many bytes of freed pages should go back to the system.
+    trim : callable
+        Returns what gives pages of freed blocks back to the system, called under the lock; or None.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge went back.
     afterwards : callable
@@ -93,7 +98,7 @@ class Budget:
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
         self.limit_bytes = limit_bytes
-        self.make_room: Callable[[int], object] = lambda n_bytes: None
+        self.trim: Callable[[], Callable[[], object] | None] = lambda: None
         self.on_fall: Callable[[int], object] = lambda used: None
         self.afterwards: Callable[[], Callable[[], object] | None] = lambda: None
         self._capacities = capacities
@@ -112,6 +117,7 @@ class Budget:
         self._is_added_up = True
         self._waiting: set[int] = set()  # region ids
         self._peak = 0
+        self._postponed: deque[Callable[[], object]] = deque()
         self._words: NDArray[Any] | None = None
         self._argument: memory.Words = None
 
@@ -253,6 +259,22 @@ class Budget:
         """As `changing`, but never wait: says whether nobody, nor this thread, was at it."""
         return Changing(self, waits=False)
 
+    def postpone(self, action: Callable[[], object]) -> None:
+        """Call `action` when this thread has given the lock back, which it holds.
+
+        For what must not happen under the lock, in a call that interrupted its holder.
+        """
+        self._postponed.append(action)
+
+    def do_postponed(self) -> None:
+        """Call what was postponed, if this thread does not hold the lock."""
+        while self._postponed and not self.lock.is_mine():
+            try:
+                action = self._postponed.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            action()
+
     def after_fork(self, live: set[int]) -> None:
         """Start over in a forked child: `live` regions are loaded, retired ones still wait.
 
@@ -260,6 +282,7 @@ class Budget:
         where there are any, are made good by the allocator, which recounts its blocks.
         """
         self.lock = Lock()
+        self._postponed.clear()  # the parent does it
         self._waiting -= live  # a thread of the parent was about to unload them
         gone = self._entries.keys() - live - self._waiting
         self._entries = {each: self._entries[each] for each in self._entries.keys() - gone}
@@ -338,8 +361,8 @@ class Budget:
             self._peak = max(self._peak, total)
             return True
         code = budget.charge(self._argument, n_bytes, s.LIMIT)
-        if code == s.RETAINED:
-            self.make_room(n_bytes)
+        if code == s.RETAINED and (trim := self.trim()) is not None:
+            trim()
             code = budget.charge(self._argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
@@ -392,6 +415,7 @@ class Changing:
         """Give it back."""
         self._hold = None
         self._budget.reconcile()
+        self._budget.do_postponed()
         afterwards = self._budget.afterwards()
         if afterwards is not None:
             afterwards()

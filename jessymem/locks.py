@@ -61,7 +61,9 @@ class Lock:
         while (first := self._first()) is not mine:
             if first is None or (found := self._claims.get(first)) is None:
                 continue
-            ended = found[1]
+            thread, ended, _ = found
+            if thread == get_ident():
+                return Hold(None)  # this interrupted a call that waited, and whose turn it is now
             if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
                 ended.release()  # for the others who wait
         return hold

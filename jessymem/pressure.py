@@ -1,11 +1,13 @@
 """Memory pressure, said once per crossing: records when use passes a threshold of the budget.
 
-Where blocks are allocated, the shared words hold what a kernel has to know of it: up to where
-nobody need be told, and below which fall a level may speak again.
+Where blocks are allocated, the shared words hold what a kernel has to know of it: the quiet limit,
+up to which no threshold, record or eviction is involved, and below which fall a level may speak
+again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jessymem.config import MemoryConfig
@@ -37,7 +39,8 @@ class PressureLog:
         self.warning = self._level("warning", config.warning_threshold, INFO)
         self.eviction = self._level("eviction", config.eviction_threshold, WARNING)
         self.critical = self._level("critical", config.critical_threshold, ERROR)
-        self._spoken: set[Level] = set()
+        # Always these three: a call that interrupts another under the lock may change it too.
+        self._has_spoken = dict.fromkeys((self.warning, self.eviction, self.critical), False)
         self._last_used = 0
         self._words: NDArray[Any] | None = None
         self._evicts = False
@@ -46,6 +49,10 @@ class PressureLog:
         """Keep an allocator's words up to date; `evicts` tells whether it has anything to evict."""
         self._words, self._evicts = words, evicts
         self._tell_kernels()
+
+    def detach(self) -> None:
+        """Change the words no more; kernels claim nothing by them then."""
+        self._words = None
 
     def observe(self, used: int) -> list[Level]:
         """Return the levels that use is above and was not before; what it fell below is re-armed.
@@ -58,26 +65,29 @@ class PressureLog:
         risen = [
             level
             for level in (self.warning, self.eviction)
-            if used > level.above_bytes and level not in self._spoken
+            if used > level.above_bytes and not self._has_spoken[level]
         ]
-        self._spoken.update(risen)
+        for level in risen:
+            self._has_spoken[level] = True
         self._tell_kernels()
         return risen
 
     def refuse(self) -> list[Level]:
         """Note that an allocation would pass the critical level; return that, if it is news."""
-        risen = [] if self.critical in self._spoken else [self.critical]
-        self._spoken.add(self.critical)
+        risen = [] if self._has_spoken[self.critical] else [self.critical]
+        self._has_spoken[self.critical] = True
         self._tell_kernels()
         return risen
 
     def rearm(self, used: int) -> None:
         """Let levels speak again that use has fallen well below."""
         self._last_used = used
-        self._spoken = {level for level in self._spoken if used >= level.rearm_bytes}
+        for level in self._has_spoken:
+            if used < level.rearm_bytes:
+                self._has_spoken[level] = False
         self._tell_kernels()
 
-    def record(self, levels: list[Level], used: int, **facts: Any) -> None:
+    def record(self, levels: Sequence[Level], used: int, **facts: Any) -> None:
         """Write the records; no lock may be held, since a handler may do what it likes."""
         for level in levels:
             logger.log(
@@ -103,13 +113,17 @@ class PressureLog:
         return Level(name, share, severity, int(share * self._limit), int(rearm))
 
     def _tell_kernels(self) -> None:
-        if self._words is None:
+        words = self._words
+        if words is None:
             return
-        calm = self.critical.above_bytes
+        quiet = self.critical.above_bytes
         if self._evicts:
-            calm = min(calm, self.eviction.above_bytes)
+            quiet = min(quiet, self.eviction.above_bytes)
         for level in (self.eviction, self.warning):
-            if level not in self._spoken:
-                calm = min(calm, level.above_bytes)
-        self._words[s.CALM_LIMIT] = calm
-        self._words[s.REARM_BELOW] = max((level.rearm_bytes for level in self._spoken), default=-1)
+            if not self._has_spoken[level]:
+                quiet = min(quiet, level.above_bytes)
+        words[s.QUIET_LIMIT] = quiet
+        words[s.REARM_BELOW] = max(
+            level.rearm_bytes if has_spoken else -1
+            for level, has_spoken in self._has_spoken.items()
+        )

@@ -20,7 +20,6 @@ from jessymem.kernels.schema import (
     BLOCK_CONTINUED,
     BLOCK_DIRTY,
     BLOCK_WORDS,
-    CALM_LIMIT,
     FIRST_POOL,
     FRAGMENTED,
     FREE_COUNTS,
@@ -30,6 +29,7 @@ from jessymem.kernels.schema import (
     NO_POOL_ID,
     OK,
     POOL_FULL,
+    QUIET_LIMIT,
     TOO_LARGE,
     ZERO_ON_REUSE,
 )
@@ -108,7 +108,7 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
         code = budget.admit(state, block_bytes)
         if code != OK:
             budget.release(state, block_bytes)
-            blocks.put_back(state, pool, block, 1)
+            blocks.release(state, pool, block, 1)
             return code
     elif zero:
         address = blocks.field(state, pool, blocks.ADDRESS) + (
@@ -164,7 +164,7 @@ def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int
         if code != OK:
             budget.release(state, n_blocks * block_bytes)
     if code != OK:
-        blocks.put_back(state, pool, block, n_blocks)
+        blocks.release(state, pool, block, n_blocks)
         return code
     if zero:
         zero_dirty(state, pool, block, n_bytes)
@@ -257,6 +257,6 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
 def _call_first() -> None:
     state = memory.empty_state()
     sizes = np.ones(1, np.int64)
-    allocate(state, 1, CALM_LIMIT)
-    allocate_any(state, 1, CALM_LIMIT, 0)
-    allocate_many(state, sizes, CALM_LIMIT, np.zeros(2, np.int64))
+    allocate(state, 1, QUIET_LIMIT)
+    allocate_any(state, 1, QUIET_LIMIT, 0)
+    allocate_many(state, sizes, QUIET_LIMIT, np.zeros(2, np.int64))

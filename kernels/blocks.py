@@ -146,7 +146,7 @@ def count_off(state: Words, pool: Int, n_blocks: Int) -> bool:
 
 
 @kernel
-def put_back(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
+def release(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
     """Make claimed blocks free again: their bits first, the free count last."""
     if n_blocks == 1:
         bitmap.release_block(state, field(state, pool, BITMAP), field(state, pool, SUMMARY), block)
@@ -227,4 +227,4 @@ def _call_first() -> None:
     resolve(state, 0, 0)
     close_pool(state, 0)
     publish(state, FREE_COUNTS, 0)
-    put_back(state, 0, 0, 0)
+    release(state, 0, 0, 0)

@@ -56,7 +56,7 @@ def claim_dirty_run(state: Words, pool: Int, start: Int, step: Int, run: NDArray
     """Claim the next free blocks in a row whose pages were used, a few at a time; return how many.
 
     Always `step` together: as many as share a page. They are missing to allocations meanwhile.
-    `run` then holds pool, first block and how many; it is what `return_run` takes, also after an
+    `run` then holds pool, first block and how many; it is what `release_run` takes, also after an
     interrupt.
     """
     n_all = blocks.field(state, pool, blocks.N_BLOCKS)
@@ -78,10 +78,10 @@ def claim_dirty_run(state: Words, pool: Int, start: Int, step: Int, run: NDArray
 
 
 @kernel
-def return_run(state: Words, run: NDArray[Any]) -> None:
+def release_run(state: Words, run: NDArray[Any]) -> None:
     """Make claimed blocks free again, once."""
     if run[2] > 0:
-        blocks.put_back(state, run[0], run[1], run[2])
+        blocks.release(state, run[0], run[1], run[2])
     run[2] = 0
 
 
@@ -103,5 +103,5 @@ def _call_first() -> None:
     state = memory.empty_state()
     run = np.zeros(3, np.int64)
     claim_dirty_run(state, 0, 0, 1, run)
-    return_run(state, run)
+    release_run(state, run)
     mark_clean(state, 0, 0, 0)

@@ -19,7 +19,7 @@ from jessymem.kernels.schema import (
     BLOCK_ALLOCATED,
     BLOCK_DIRTY,
     BLOCK_FREE,
-    BLOCK_LEAVING,
+    BLOCK_RELEASING,
     BLOCK_WAITING,
     FREE_COUNTS,
     GENERATION_SHIFT,
@@ -58,7 +58,7 @@ def free_continued(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
 def finish(state: Words, pool: Int, block: Int) -> Int:
     """Make a block free whose status says so by now, with the rest of its run; return IS_* flags.
 
-    Its charge goes first, its place in the free count last.
+    Its charge goes first, the free count follows last.
     """
     n_bytes = memory.get_word(state, blocks.block_at(state, pool, block) + blocks.REQUESTED)
     n_blocks = blocks.blocks_for(state, pool, n_bytes)
@@ -67,14 +67,14 @@ def finish(state: Words, pool: Int, block: Int) -> Int:
     flags = budget.release(state, n_blocks << blocks.field(state, pool, blocks.BLOCK_SHIFT))
     is_grown = blocks.field(state, pool, blocks.KIND) == POOL_GROWN
     n_all = blocks.field(state, pool, blocks.N_BLOCKS)
-    blocks.put_back(state, pool, block, n_blocks)
+    blocks.release(state, pool, block, n_blocks)
     if is_grown and atomics.load(state, FREE_COUNTS + pool) == n_all:
         flags |= IS_EMPTY
     return flags
 
 
 @kernel
-def let_go(state: Words, pool: Int, block: Int, status: Int) -> Int:
+def release_or_retire(state: Words, pool: Int, block: Int, status: Int) -> Int:
     """Free a block, or let it wait for its views, if its status is still `status`.
 
     Return IS_* flags, or NONE where another thread has changed it.
@@ -105,7 +105,7 @@ def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
             return blocks.why_not_owned(state, status, handle)
         if n_bytes != ANY_SIZE and n_bytes != memory.get_word(state, at + blocks.REQUESTED):
             return WRONG_SIZE
-        flags = let_go(state, pool, block, status)
+        flags = release_or_retire(state, pool, block, status)
     return flags
 
 
@@ -126,8 +126,8 @@ def undo(state: Words, handle: Int) -> None:
 
 
 @kernel
-def set_leaving(state: Words, handle: Int) -> Int:
-    """Mark a block as being given back together with others; return OK or the code why not."""
+def mark_releasing(state: Words, handle: Int) -> Int:
+    """Mark a block for release together with others; return OK or the code why not."""
     pool = blocks.pool_of(handle)
     block = blocks.find_block(state, pool, blocks.offset_of(handle))
     if block < 0:
@@ -135,23 +135,23 @@ def set_leaving(state: Words, handle: Int) -> Int:
     at = blocks.block_at(state, pool, block)
     status = atomics.load(state, at)
     while blocks.is_owned(status, handle):
-        if atomics.compare_and_swap(state, at, status, (status & ~STATE_MASK) | BLOCK_LEAVING):
+        if atomics.compare_and_swap(state, at, status, (status & ~STATE_MASK) | BLOCK_RELEASING):
             return OK
         status = atomics.load(state, at)
     return blocks.why_not_owned(state, status, handle)
 
 
 @kernel
-def leave(state: Words, handle: Int, is_leaving: Int) -> Int:
-    """Give back a block that is marked as leaving, or unmark it; return IS_* flags."""
+def release_marked(state: Words, handle: Int, is_released: Int) -> Int:
+    """Give back a block that is marked for release, or unmark it; return IS_* flags."""
     pool = blocks.pool_of(handle)
     block = blocks.find_block(state, pool, blocks.offset_of(handle))
     at = blocks.block_at(state, pool, block)
     flags: Int = NONE
     while flags == NONE:
         status = atomics.load(state, at)
-        if is_leaving:
-            flags = let_go(state, pool, block, status)
+        if is_released:
+            flags = release_or_retire(state, pool, block, status)
         elif atomics.compare_and_swap(state, at, status, (status & ~STATE_MASK) | BLOCK_ALLOCATED):
             flags = OK
     return flags
@@ -176,15 +176,15 @@ def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -
     for i in range(n_handles):
         if i + PREFETCHED_AHEAD < n_handles:
             prefetch_block(state, handles[i + PREFETCHED_AHEAD])
-        code = set_leaving(state, handles[i])
+        code = mark_releasing(state, handles[i])
         if code != OK:
             for j in range(i):
-                leave(state, handles[j], 0)
+                release_marked(state, handles[j], 0)
             failed[0] = i
             return code
     flags: Int = OK
     for i in range(n_handles):
-        flags |= leave(state, handles[i], 1)
+        flags |= release_marked(state, handles[i], 1)
     return flags
 
 
@@ -235,7 +235,7 @@ def retire_pool(state: Words, pool: Int) -> Int:
         at = blocks.block_at(state, pool, block)
         status = atomics.load(state, at)
         while status & STATE_MASK == BLOCK_ALLOCATED:
-            let_go(state, pool, block, status)
+            release_or_retire(state, pool, block, status)
             status = atomics.load(state, at)
         if status & STATE_MASK == BLOCK_WAITING:
             n_waiting += 1

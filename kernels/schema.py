@@ -231,7 +231,7 @@ HIT: Final = np.dtype([("layer", "i8"), ("offset", "i8")])  # packed layer id, i
 #   SEGMENTS_AT  per pool: its bitmap, the summary of it, BLOCK[n_blocks]
 #
 # A *block* is the unit of one pool, a *run* a number of neighbouring blocks handed out as one. A
-# *handle* is what the caller gets: pool, place and generation in one integer.
+# *handle* is what the caller gets: pool, offset and generation in one integer.
 
 WORD_BYTES: Final = 8
 WORD_BITS: Final = 64
@@ -247,7 +247,7 @@ RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and fr
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
 CRITICAL_LIMIT: Final = LIMIT + 1  # what blocks may fill
-CALM_LIMIT: Final = LIMIT + 2  # up to here nobody need be told
+QUIET_LIMIT: Final = LIMIT + 2  # up to here no threshold, record or eviction is involved
 RESIDENT_LIMIT: Final = LIMIT + 3
 REARM_BELOW: Final = LIMIT + 4  # a fall of USED below is worth a note
 FIRST_POOL: Final = LIMIT + 5  # the pool of the smallest blocks, NO_POOL_ID: there is none
@@ -274,7 +274,7 @@ POOL: Final = np.dtype(
         ("rollbacks", "i8"),  # runs that lost a word to another thread and were undone
         ("first_generation", "i8"),  # of blocks never handed out since the pool was made
         ("past_allocations", "i8"),  # of earlier pools under this id
-        ("max_blocks", "i8"),  # what the words have room for
+        ("max_blocks", "i8"),  # for which there are words
         ("padding", "i8"),
     ]
 )
@@ -291,9 +291,9 @@ BLOCK: Final = np.dtype([("status", "i8"), ("n_requested", "i8")])
 STATE_MASK: Final = 7
 BLOCK_FREE: Final = 0
 BLOCK_ALLOCATED: Final = 1  # the first block of what was handed out
-BLOCK_WAITING: Final = 2  # given back, and still viewed
+BLOCK_WAITING: Final = 2  # retired: given back, and still viewed
 BLOCK_CONTINUED: Final = 3  # a further block of a run
-BLOCK_LEAVING: Final = 4  # being given back together with others
+BLOCK_RELEASING: Final = 4  # being given back together with others
 BLOCK_DIRTY: Final = 8  # handed out since its pages were last given back
 ONE_VIEW: Final = 16
 VIEWS_MASK: Final = (2**20 - 1) * ONE_VIEW
@@ -338,7 +338,7 @@ BAD_SIZE: Final = -25
 TOO_LARGE: Final = -26  # for the short way; the long one takes it
 ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
 IS_CLOSED: Final = -28
-IS_AWAKENING: Final = -29  # nothing is compiled yet
+NOT_STARTED: Final = -29  # nothing is compiled yet; the allocator starts first
 
 # Why nothing was given back or viewed.
 NOT_A_POOL: Final = -40

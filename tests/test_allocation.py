@@ -269,19 +269,19 @@ def test_a_full_pool_changes_nothing(tier):
 def test_a_block_over_the_limit_is_given_back(tier, kernel):
     pools = half_used(tier)
     limit = pools["USED"] + 63
-    pools.state[s.CALM_LIMIT] = pools.state[s.CRITICAL_LIMIT] = limit
+    pools.state[s.QUIET_LIMIT] = pools.state[s.CRITICAL_LIMIT] = limit
     before = pools.state.copy()
     assert getattr(pools, kernel)(64) == s.OVER_LIMIT
     assert_unchanged(pools, before, peak=8 * 64)
     assert pools.failures() == [0]  # the pool had a block
-    pools.state[s.CALM_LIMIT] = pools.state[s.CRITICAL_LIMIT] = limit + 1
+    pools.state[s.QUIET_LIMIT] = pools.state[s.CRITICAL_LIMIT] = limit + 1
     assert getattr(pools, kernel)(64) >= 0
     pools.check()
 
 
 def test_a_limit_is_that_of_the_call(tier):
     pools = Pools(tier, (64, 3))
-    pools.state[s.CALM_LIMIT] = 64
+    pools.state[s.QUIET_LIMIT] = 64
     assert pools.allocate(64) >= 0
     assert pools.allocate(64) == s.OVER_LIMIT
     assert pools.allocate_any(64) >= 0

@@ -94,14 +94,14 @@ def test_views_that_go_while_many_are_given_back_let_the_block_go(plain, monkeyp
     pools = Pools(plain, (64, 4))
     handles = [pools.allocate(64) for _ in range(2)]
     pools.view(handles[0])
-    real = release.leave
+    real = release.release_marked
 
     def leave(*arguments):
-        monkeypatch.setattr(release, "leave", real)
+        monkeypatch.setattr(release, "release_marked", real)
         assert pools.drop(handles[0]) == s.OK
         return real(*arguments)
 
-    monkeypatch.setattr(release, "leave", leave)
+    monkeypatch.setattr(release, "release_marked", leave)
     assert pools.free_many(*handles) == (s.OK, -99)
     assert (pools.n_free(), pools["USED"]) == (4, 0)
     pools.check()
@@ -254,7 +254,7 @@ def test_runs_of_used_blocks_are_claimed(tier, states, start, run):
     words = pools.table.words_of(0)
     assert int(words[0]) & claimed == 0
     if n_blocks:
-        blocks.put_back(pools.argument, 0, first, n_blocks)
+        blocks.release(pools.argument, 0, first, n_blocks)
     assert pools.state.tolist() == before.tolist()
     pools.check()
 

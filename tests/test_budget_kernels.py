@@ -59,7 +59,7 @@ class Words:
         (2**40, 2**62, 2**40, s.OVER_LIMIT),
     ],
 )
-@pytest.mark.parametrize("limit_at", ["LIMIT", "CRITICAL_LIMIT", "CALM_LIMIT"])
+@pytest.mark.parametrize("limit_at", ["LIMIT", "CRITICAL_LIMIT", "QUIET_LIMIT"])
 def test_reserve_goes_up_to_its_limit_and_no_byte_further(
     tier, used, n_bytes, limit, code, limit_at
 ):

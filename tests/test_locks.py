@@ -130,6 +130,7 @@ def test_what_a_finalizer_gives_up_waits_for_nobody(manager):
 
 
 def test_what_would_have_to_wait_is_refused_at_once(manager):
+    manager.deallocate(manager.allocate(1))
     other = OtherWriter(manager)
     with budget_of(manager).changing():
         with pytest.raises(InvalidAccess, match="another thread is writing"):

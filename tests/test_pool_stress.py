@@ -88,7 +88,7 @@ def take_all_but(table, kept):
     argument = memory.argument_of(table.state)
     handles = {}
     for _ in range(table.n_free(0)):
-        handle = int(allocation.allocate(argument, 64, s.CALM_LIMIT))
+        handle = int(allocation.allocate(argument, 64, s.QUIET_LIMIT))
         handles[blocks.offset_of(handle) // 64] = handle
     for block in kept:
         assert release.deallocate(argument, handles[block], s.ANY_SIZE) == s.OK
@@ -137,7 +137,7 @@ def claim_and_free(state, n_bytes, n_pairs):
     """Hold one block at a time; return how many claims failed."""
     n_failed = 0
     for _ in range(n_pairs):
-        handle = allocation.allocate(state, n_bytes, s.CALM_LIMIT)
+        handle = allocation.allocate(state, n_bytes, s.QUIET_LIMIT)
         if handle < 0:
             n_failed += 1
         else:
@@ -149,7 +149,7 @@ def claim_and_free_runs(state, n_bytes, n_pairs):
     """Hold one run at a time; return how many were claimed."""
     n_claimed = 0
     for _ in range(n_pairs):
-        handle = allocation.allocate_any(state, n_bytes, s.CALM_LIMIT, 0)
+        handle = allocation.allocate_any(state, n_bytes, s.QUIET_LIMIT, 0)
         if handle >= 0:
             n_claimed += 1
             release.deallocate(state, handle, n_bytes)
@@ -357,7 +357,7 @@ def test_no_claim_fails_where_another_pool_has_a_block():
     for pool, n_kept in ((0, 1), (1, 3)):
         size = 64 << pool
         for _ in range(66 - n_kept):
-            assert allocation.allocate(argument, size, s.CALM_LIMIT) >> s.HANDLE_POOL_SHIFT == pool
+            assert allocation.allocate(argument, size, s.QUIET_LIMIT) >> s.HANDLE_POOL_SHIFT == pool
     for _ in range(N_CROWDS):
         assert run_together([lambda: loop(argument, 64, 100_000 // SLOWNESS)] * 4) == [0] * 4
     assert validate(table) == []
@@ -382,7 +382,7 @@ def test_runs_that_lose_to_single_blocks_are_rolled_back_and_nothing_is_lost():
     assert n_claimed > 0
     assert table.rows[0]["rollbacks"] > 0
     assert (table.n_free(0), int(table.state[s.USED])) == (200, 0)
-    assert allocation.allocate_any(argument, 200 * 64, s.CALM_LIMIT, 0) >= 0
+    assert allocation.allocate_any(argument, 200 * 64, s.QUIET_LIMIT, 0) >= 0
     assert validate(table) == []
 
 
@@ -394,7 +394,7 @@ def all_blocks(table):
     handles = np.zeros(table.n_free(0), np.int64)
     sizes = np.full(len(handles), 64, np.int64)
     argument = memory.argument_of(table.state)
-    assert allocation.allocate_many(argument, sizes, s.CALM_LIMIT, handles) == s.OK
+    assert allocation.allocate_many(argument, sizes, s.QUIET_LIMIT, handles) == s.OK
     return handles
 
 
@@ -486,7 +486,7 @@ def test_trimming_takes_nothing_that_is_owned():
     allocator.deallocate(allocator.allocate(1))
     table = table_of(allocator)
     table.state[s.RESIDENT_LIMIT] = 300 * KIB
-    arena = np.frombuffer(table._memory[0].mapping, np.int64)
+    arena = np.frombuffer(table.arena.view(0, 0, 2 * MIB), np.int64)
     watch = Watch(table.state)
     n_given = []
 

@@ -7,8 +7,8 @@ from typing import Any, Final, SupportsIndex
 
 from jessymem.kernels import schema as s
 
-# A place that no handle can say (any offset, no generation) is a negative integer: three numbers
-# side by side, inverted.
+# What no handle can say (any offset, no generation) is a negative integer: the three numbers side
+# by side, inverted.
 _WIDE_BITS: Final = 64
 _WIDE_MASK: Final = 2**_WIDE_BITS - 1
 
@@ -67,33 +67,33 @@ class MmapOffset(int):
     @property
     def pool_id(self) -> int:
         """The pool."""
-        return _unpack(self)[0]
+        return unpack(self)[0]
 
     @property
     def offset(self) -> int:
         """Bytes from the start of the pool."""
-        return _unpack(self)[1]
+        return unpack(self)[1]
 
     @property
     def generation(self) -> int:
         """Which owner of the block; -1: any."""
-        return _unpack(self)[2]
+        return unpack(self)[2]
 
     @property
     def is_checked(self) -> bool:
-        """Whether it names one owner, at a place where a block can begin."""
+        """Whether it names one owner, and an offset at which a block can begin."""
         return self >= 0
 
     def __repr__(self) -> str:
         """Show the three numbers."""
-        pool_id, offset, generation = _unpack(self)
+        pool_id, offset, generation = unpack(self)
         return f"MmapOffset(pool_id={pool_id}, offset={offset}, generation={generation})"
 
     __str__ = __repr__
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the three numbers."""
-        return MmapOffset, _unpack(self)
+        return MmapOffset, unpack(self)
 
 
 def _pack(pool_id: int, offset: int, generation: int) -> int:
@@ -104,7 +104,8 @@ def _pack(pool_id: int, offset: int, generation: int) -> int:
     return pool_id << s.HANDLE_POOL_SHIFT | granule << s.HANDLE_GENERATION_BITS | generation
 
 
-def _unpack(packed: int) -> tuple[int, int, int]:
+def unpack(packed: int) -> tuple[int, int, int]:
+    """Return pool id, offset and generation."""
     number = int(packed)
     if number < 0:
         wide = ~number

@@ -1,78 +1,104 @@
-"""What happens when blocks run out: room is made within the budget, or an error says why not.
+"""`Supply`: the slow way to a block, and back.
 
-Freed pages go back to the system, pools are made where nothing fits and unmapped once they are
-empty, others are asked to evict, thresholds are noted. All of it under the budget's lock, but for
-evicting and writing records: those may wait for whatever they like.
+Where the kernel alone does not serve: because a threshold of the budget would be passed, pages have
+to be cleared or trimmed, a pool has to be made, others have to evict, something is to be recorded
+or refused. Arrays change under the budget's lock; evicting and recording wait for whatever they
+like, so they never happen under it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from threading import get_ident
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
 
 import numpy as np
 
 from jessymem import osmem
 from jessymem.budget import Budget
-from jessymem.config import MIB, MemoryConfig
+from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
-from jessymem.kernels import _jit, blocks, memory, pages
-from jessymem.kernels import budget as charges
+from jessymem.kernels import _jit, allocation, memory, release
 from jessymem.kernels import schema as s
-from jessymem.logger import DEBUG, WARNING, logger
+from jessymem.logger import DEBUG
 from jessymem.pools import failures
-from jessymem.pools.survey import retained_in, survey
+from jessymem.pools.growth import GROWTH_BYTES, GrownPool, Growth
+from jessymem.pools.offsets import MmapOffset, unpack
+from jessymem.pools.records import Records, is_enabled_for
+from jessymem.pools.survey import survey
 from jessymem.pools.table import PoolTable
+from jessymem.pools.trimmer import Trimmer
+from jessymem.pools.views import Views
 from jessymem.pressure import Level, PressureLog
 
-#: A pool that is made where nothing fitted is no smaller, as far as the budget has room.
-GROWTH_BYTES: Final = 8 * MIB
-
-#: The blocks of a pool that is made where there is none at all.
-_FIRST_BLOCK_BYTES: Final = (4096, 2**18)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NOTHING_FITS: Final = (s.POOL_FULL, s.FRAGMENTED, s.NO_POOL)
 
-#: How much address space pools that were made may take, as a multiple of the budget: one block in
-#: each keeps it from going back.
-_GROWN_SHARE: Final = 4
 
-
-@dataclass(frozen=True)
 class Request:
-    """What is claimed.
+    """One block that is wanted, or many together, and what was claimed for them.
+
+    Parameters
+    ----------
+    sizes : int or ndarray of int64
+        In bytes.
+    zero : int
+        Whether the kernel clears a single block; many are cleared as the words say.
 
     Attributes
     ----------
-    sizes : sequence of int
-        In bytes.
-    n_failing : callable
-        After a failure: what a new pool must hold at once.
-    undo : callable
-        Gives back what was claimed, should telling of it fail; takes what the claim returned.
+    claimed : list of int, or ndarray of int64
+        The handles; 0, or a code, where nothing is claimed.
     """
 
-    sizes: Sequence[int]
-    n_failing: Callable[[], int]
-    undo: Callable[[int], object]
+    __slots__ = ("_handles", "_zero", "claimed", "sizes")
+
+    def __init__(self, sizes: int | NDArray[np.int64], zero: int = 0) -> None:
+        self.sizes = sizes
+        self._zero = zero
+        self.claimed: Any = [0]
+        self._handles: Any = None
+        if not isinstance(sizes, int):
+            self._handles = np.zeros(len(sizes) + 1, np.int64)
+            self.claimed = self._handles[: len(sizes)]
+
+    def claim(self, words: memory.Words, limit_at: int) -> int:
+        """Claim up to the limit in that word; return OK or the code why nothing was claimed.
+
+        What was claimed is noted at once: an interrupt of Python finds it.
+        """
+        if not isinstance(self.sizes, int):
+            return int(allocation.allocate_many(words, self.sizes, limit_at, self._handles))
+        self.claimed[0] = int(allocation.allocate_any(words, self.sizes, limit_at, self._zero))
+        return s.OK if self.claimed[0] > 0 else int(self.claimed[0])
 
     @property
-    def n_bytes(self) -> int:
-        """In all."""
-        return sum(self.sizes)
+    def each(self) -> list[int]:
+        """The sizes one by one."""
+        return [self.sizes] if isinstance(self.sizes, int) else self.sizes.tolist()
+
+    @property
+    def n_failing(self) -> int:
+        """After a failure: what a new pool must hold at once."""
+        if isinstance(self.sizes, int):
+            return self.sizes
+        return int(self.sizes[self._handles[-1]])
 
 
 class Supply:
-    """Makes room for one allocator.
+    """Serves one allocator.
 
     Attributes
     ----------
     table : PoolTable
+    views : Views
     evict : callable or None
+    is_closed : bool
     n_failures : int
         Calls for memory that were refused.
     """
@@ -85,12 +111,18 @@ class Supply:
         evict: Callable[[int], object] | None,
     ) -> None:
         self.table = PoolTable(config.pool_configs, config.limit_bytes)  # type: ignore[arg-type]
+        # Weak: memory goes with the last reference, and waits for no collector of cycles.
+        self.views = Views(self.table, WeakMethod(self.follow_up))
         self.evict = evict
+        self.is_closed = False
         self.n_failures = 0
         self._budget = budget
         self._pressure = pressure
+        self._growth = Growth(self.table, budget, pressure.critical.above_bytes)
+        self._trimmer = Trimmer(self.table)
+        self._records = Records(self.table, budget, pressure)
+        self._zeroes = config.zero_on_reuse
         self._evicting: set[int] = set()  # threads
-        self._run = np.zeros(3, np.int64)  # what is claimed to be trimmed; see `pages`
         state = self.table.state
         state[s.LIMIT] = state[s.RESIDENT_LIMIT] = config.limit_bytes
         state[s.CRITICAL_LIMIT] = pressure.critical.above_bytes
@@ -98,136 +130,127 @@ class Supply:
         if not osmem.CAN_GIVE_BACK:
             state[s.RESIDENT_LIMIT] = s.REQUEST_BYTES_LIMIT
 
-    def attach(self) -> None:
-        """Count in the shared words from now on."""
-        self._budget.attach(self.table.state)
-        self.table.argument = memory.argument_of(self.table.state)
-        trim = WeakMethod(self._trim)  # no cycle: memory goes with the last reference
-        self._budget.make_room = lambda n_bytes: (give_back := trim()) and give_back()
-        self._budget.on_fall = self._pressure.rearm
-        self._pressure.attach(self.table.state, self.evict is not None)
-
-    def claim(self, attempt: Callable[[], int], request: Request) -> int:
-        """Claim up to the critical threshold, making room for as long as that helps.
-
-        Parameters
-        ----------
-        attempt : callable
-            Claims; returns what kernels return.
-        request : Request
-            What for.
-
-        Returns
-        -------
-        int
-            What `attempt` returned, 0 or more.
+    def start(self) -> memory.Words:
+        """Compile, and count in the shared words from now on; return what kernels take.
 
         Raises
         ------
-        LimitExceeded, AllocationFailed
-            As `PoolAllocator.allocate`.
         InvalidAccess
-            If the allocator was closed meanwhile.
+            If the allocator is closed, or what this interrupts is changing the budget: its numbers
+            may be half-way.
         """
-        counts = Counter(request.sizes)  # of many, most are alike
-        cost = sum(n * self._cost_of(size) for size, n in counts.items())
-        self._make_calm(cost)
+        self.check_open()
+        if self.table.argument is None and self._budget.lock.is_mine():
+            raise InvalidAccess(
+                "blocks cannot be handed out for the first time in the middle of a call that "
+                "changes the budget"
+            )
+        _jit.promote(_jit.MEMORY)
+        with self._budget.lock.hold():
+            self.check_open()
+            if self.table.argument is None:
+                self._budget.attach(self.table.state)
+                self._budget.trim = WeakMethod(self._trimmer.trim)
+                self._budget.on_fall = self._pressure.rearm
+                self._pressure.attach(self.table.state, self.evict is not None)
+                self.table.argument = memory.argument_of(self.table.state)
+            return self.table.argument
+
+    # -- the way to a block ------------------------------------------------------------------------
+
+    def allocate(self, n_bytes: int, handle: int) -> int:
+        """Take a block, or keep the one that the kernel has taken; return its handle.
+
+        `handle` is that one, or the code why there is none. Raises as `PoolAllocator.allocate`;
+        nothing is claimed then.
+        """
+        is_large = n_bytes > int(self.table.state[s.INLINE_LIMIT])
+        request = Request(n_bytes, int(self._zeroes and not is_large))
+        request.claimed[0] = handle
+        try:
+            if handle < 0:
+                if self.views.ended:
+                    self.views.collect_ended()
+                if not is_large or self._attempt(request, s.QUIET_LIMIT) != s.OK:
+                    self._claim(request)
+                handle = int(request.claimed[0])
+                if is_large and self._zeroes:
+                    with suppress(KeyError):  # closed meanwhile, and unmapped
+                        self.table.clear(*unpack(handle)[:2], n_bytes)
+            if self.is_closed:
+                raise failures.closed()
+            if is_enabled_for(DEBUG):
+                self._record(request)
+            return handle  # in here: an interrupt may come before it too
+        except BaseException:
+            self._undo(request)
+            raise
+
+    def allocate_many(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take a block for each size, or none; return their handles.
+
+        Raises as `PoolAllocator.allocate_many`; nothing is claimed then.
+        """
+        request = Request(sizes)
+        try:
+            if self._attempt(request, s.QUIET_LIMIT) != s.OK:
+                self._claim(request)
+            if self.is_closed:
+                raise failures.closed()
+            if is_enabled_for(DEBUG):
+                self._record(request)
+            claimed: NDArray[np.int64] = request.claimed
+            return claimed
+        except BaseException:
+            self._undo(request)
+            raise
+
+    def _claim(self, request: Request) -> None:
+        """Claim up to the critical threshold, with whatever helps; raise if nothing does."""
+        sizes = request.each
+        n_bytes = sum(sizes)
+        # Of many, most are alike.
+        cost = sum(n * self.table.cost_of(size) for size, n in Counter(sizes).items())
+        is_possible = cost <= self._pressure.critical.above_bytes
+        if is_possible:
+            self._evict_ahead(cost)
         risen: list[Level] = []
-        made: list[dict[str, int]] = []
-        result = s.NO_POOL
+        made: list[GrownPool] = []
         try:
             with self._budget.changing() as is_nested:
-                if cost > self._pressure.critical.above_bytes:
-                    raise self._over_limit(request.n_bytes)
+                if not is_possible:
+                    raise self._over_limit(n_bytes)
                 if not is_nested:
-                    self.release_empty_pools()
-                result = attempt()
-                while result < 0:
-                    self._mend(result, request, is_nested, made)
-                    result = attempt()
+                    self._growth.release_empty_pools()
+                while (code := self._attempt(request, s.CRITICAL_LIMIT)) != s.OK:
+                    self._remove_obstacle(code, request, n_bytes, made, is_nested=is_nested)
                 risen += self._pressure.observe(self._budget.total)
         except JessyMemoryError as error:
             if made:
-                self.note_empty()
+                self._release_empty_pools()
             if isinstance(error, LimitExceeded):
                 with self._budget.lock.hold():
                     risen += self._pressure.refuse()
             if not isinstance(error, InvalidAccess):
-                self._note_failure(error, request.n_bytes)
-            raise
-        except BaseException:
-            if result >= 0:
-                request.undo(result)
+                with self._budget.lock.hold():
+                    self.n_failures += 1
+                self._records.write_failure(error, n_bytes)
             raise
         finally:
-            try:
-                self._record(risen, made, request.n_bytes)
-            except BaseException:
-                if result >= 0:
-                    request.undo(result)
-                raise
-        return int(result)
+            for pool in made:
+                self._records.write_pool(pool)
+            if risen:
+                self._records.write_levels(risen, n_bytes)
 
-    def trim(self) -> int:
-        """Give back freed pages and empty pools; return how many bytes."""
-        with self._budget.changing() as is_nested:
-            return 0 if is_nested else self._trim() + self.release_empty_pools()
+    def _attempt(self, request: Request, limit_at: int) -> int:
+        return s.IS_CLOSED if self.is_closed else request.claim(self.table.argument, limit_at)
 
-    def note_fall(self) -> None:
-        """Let thresholds speak again that use has fallen below; if others are busy, at its next."""
-        with self._budget.changing_if_idle() as is_idle:
-            if is_idle:
-                self._pressure.rearm(int(self.table.state[s.USED]))
-
-    def note_empty(self) -> None:
-        """Unmap grown pools that are empty; if others are busy, the next slow call does it."""
-        with self._budget.changing_if_idle() as is_idle:
-            if is_idle:
-                self.release_empty_pools()
-
-    def release_empty_pools(self) -> int:
-        """Unmap grown pools in which nothing is left; return how many bytes. Under the lock."""
-        n_given = 0
-        for pool in self.table.pool_ids:
-            if self._is_grown(pool) and self._close(pool):
-                n_given += self.table.n_bytes_of(pool)
-                charges.dismiss(self.table.argument, retained_in(self.table, pool))
-                self.table.remove(pool)
-        return n_given
-
-    def leave_when_empty(self, *, always_trim: bool = False) -> None:
-        """After closing: give pages back, and the mappings once no block is in use any more.
-
-        Looking through all blocks for each that comes back would be quadratic: while others are in
-        use it waits until there is something to give. A kernel that is still at work has counted
-        its block off, so its pool cannot be closed yet.
-        """
-        if self.table.is_gone:
-            return
-        state = self.table.state
-        is_in_use = state[s.USED] > state[s.OF_REGIONS]
-        if is_in_use and not always_trim and state[s.RESIDENT] - state[s.USED] < GROWTH_BYTES:
-            return
-        self._trim()
-        are_closed = [self._close(pool) for pool in self.table.pool_ids]
-        if all(are_closed):
-            self.table.let_go()
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _close(self, pool: int) -> bool:
-        """Let nobody claim from a pool any more, if all of it is free; tell whether nobody can."""
-        if self.table.n_free(pool) == s.CLOSED_POOL:
-            return True  # by a call that was interrupted
-        return bool(blocks.close_pool(self.table.argument, pool) == s.OK)
-
-    def _make_calm(self, cost: int) -> None:
+    def _evict_ahead(self, cost: int) -> None:
         """Have others evict to below the warning threshold before that for eviction is passed."""
-        after = self._budget.total + cost
         thread = get_ident()
-        is_hopeless = cost > self._pressure.critical.above_bytes
-        if self.evict is None or is_hopeless or thread in self._evicting:
+        if self.evict is None or thread in self._evicting or self._budget.lock.is_mine():
             return
+        after = self._budget.total + cost
         if after > self._pressure.eviction.above_bytes:
             self._evicting.add(thread)
             try:
@@ -235,40 +258,24 @@ class Supply:
             finally:
                 self._evicting.discard(thread)
 
-    def _mend(
-        self, code: int, request: Request, is_nested: bool, made: list[dict[str, int]]
+    def _remove_obstacle(
+        self,
+        code: int,
+        request: Request,
+        n_bytes: int,
+        made: list[GrownPool],
+        *,
+        is_nested: bool,
     ) -> None:
-        """Remove the reason why nothing was claimed, or raise it."""
-        n_failing = request.n_failing()
-        if code == s.IS_CLOSED:
-            raise failures.closed()
-        if code in _NOTHING_FITS and self._has_room(n_failing):
-            if is_nested:
-                raise failures.no_memory(code, n_failing, "what this interrupted is making room")
-            made.append(self._grow(code, n_failing))
-        elif code != s.RETAINED or is_nested or not self._trim():
-            raise self._over_limit(request.n_bytes)
-
-    def _record(self, risen: list[Level], made: list[dict[str, int]], n_bytes: int) -> None:
-        for facts in made:
-            logger.info("made a pool", extra={"event": "pool_grown", **facts})
-        if risen:
-            self._pressure.record(risen, self._budget.total, **self._facts(n_bytes))
-
-    def _block_bytes_for(self, n_bytes: int) -> int:
-        """Return the size of the blocks that fit `n_bytes` best, or of the largest."""
-        sizes = [int(self.table.rows[pool]["block_bytes"]) for pool in self.table.pool_ids]
-        if not sizes:
-            smallest, largest = _FIRST_BLOCK_BYTES
-            return min(max(1 << (n_bytes - 1).bit_length(), smallest), largest)
-        return min((size for size in sizes if size >= n_bytes), default=sizes[-1])
-
-    def _cost_of(self, n_bytes: int) -> int:
-        block_bytes = self._block_bytes_for(n_bytes)
-        return -(-n_bytes // block_bytes) * block_bytes
-
-    def _has_room(self, n_bytes: int) -> bool:
-        return self._budget.total + self._cost_of(n_bytes) <= self._pressure.critical.above_bytes
+        """Remove the reason why nothing was claimed, or raise it; under the lock."""
+        self.check_open()
+        if code in _NOTHING_FITS:
+            pool = self._growth.make_pool(code, request.n_failing, may_change=not is_nested)
+            if pool is not None:
+                made.append(pool)
+                return
+        if code != s.RETAINED or is_nested or not self._trimmer.trim():
+            raise self._over_limit(n_bytes)
 
     def _over_limit(self, n_bytes: int) -> LimitExceeded:
         found = survey(self.table)
@@ -284,95 +291,136 @@ class Supply:
             waiting=waiting,
         )
 
-    def _grow(self, code: int, n_bytes: int) -> dict[str, int]:
-        """Make a pool in which `n_bytes` fit; return what was made, or raise AllocationFailed."""
-        block_bytes, needed = self._block_bytes_for(n_bytes), self._cost_of(n_bytes)
-        room = self._pressure.critical.above_bytes - self._budget.total
-        grown = [pool for pool in self.table.pool_ids if self._is_grown(pool)]
-        alike = [pool for pool in grown if self.table.rows[pool]["block_bytes"] == block_bytes]
-        # As much again as was made before, so that pools stay few.
-        wanted = max(GROWTH_BYTES, sum(map(self.table.n_bytes_of, alike)))
-        size = max(needed, min(wanted, room) // block_bytes * block_bytes)
-        left = _GROWN_SHARE * self._budget.limit_bytes - sum(map(self.table.n_bytes_of, grown))
-        if size > left:
-            size = needed
-        if size > min(left, s.POOL_BYTES_LIMIT):
-            raise failures.no_memory(
-                code,
-                n_bytes,
-                "the pools made so far take all the address space that the budget allows",
-            )
-        try:
-            fresh = osmem.private_memory(size)
-            self.table.add(block_bytes, size, fresh, 0, s.POOL_GROWN)
-        except AllocationFailed as error:
-            if error.reason == "os_refused":
-                raise
-            raise failures.no_memory(code, n_bytes, str(error)) from None
-        return {"n_bytes": size, "block_size": block_bytes, "requested_bytes": n_bytes}
+    def _record(self, request: Request) -> None:
+        for handle, n_bytes in zip(map(int, request.claimed), request.each, strict=True):
+            self._records.write_block("allocated", MmapOffset.from_packed(handle), n_bytes)
 
-    def _is_grown(self, pool: int) -> bool:
-        return bool(self.table.rows[pool]["kind"] == s.POOL_GROWN)
+    def _undo(self, request: Request) -> None:
+        for handle in map(int, request.claimed):
+            if handle > 0:
+                self.undo(handle)
 
-    def _trim(self) -> int:
-        """Give back the pages of freed blocks; return how many bytes. Under the lock."""
-        n_given = 0
-        pages.return_run(self.table.argument, self._run)  # if an interrupt left one
-        for pool in self.table.pool_ids:
-            # In plain Python, looking at every block takes far longer than at a column of them.
-            if not _jit.is_promoted(_jit.MEMORY) and not retained_in(self.table, pool):
-                continue
-            block, n_blocks = 0, 1
-            step = max(osmem.page_size() // int(self.table.rows[pool]["block_bytes"]), 1)
-            while n_blocks:
-                pages.claim_dirty_run(self.table.argument, pool, block, step, self._run)
-                _, block, n_blocks = self._run.tolist()
-                if n_blocks:
-                    n_given += self._give_back(pool, block, n_blocks)
-                pages.return_run(self.table.argument, self._run)
-                block += n_blocks
-        return n_given
+    def undo(self, handle: int) -> None:
+        """Give back what was claimed by a call that then failed."""
+        release.deallocate(self.table.argument, handle, s.ANY_SIZE)
+        if self.is_closed:
+            self.retire_blocks()
 
-    def _give_back(self, pool: int, block: int, n_blocks: int) -> int:
-        """Give back the pages of claimed blocks; return how many bytes."""
-        size = int(self.table.rows[pool]["block_bytes"])
-        if not self.table.give_back(pool, block * size, n_blocks * size):
-            return 0
-        pages.mark_clean(self.table.argument, pool, block, n_blocks)
-        return n_blocks * size
+    # -- the way back ------------------------------------------------------------------------------
 
-    def _facts(self, n_bytes: int) -> dict[str, Any]:
-        """Gather what a record of pressure or failure tells."""
-        with self._budget.changing():
-            found = survey(self.table)
-            block_bytes = self._block_bytes_for(n_bytes)
-            fitting = [
-                each.pool_id for each in found.per_pool.values() if each.block_size == block_bytes
-            ]
-        return {
-            "pool": fitting[0] if fitting else None,
-            "requested_bytes": n_bytes,
-            "largest_free_run_bytes": found.largest_free_run,
-            "waiting_bytes": self._budget.waiting_bytes + found.n_waiting,
-        }
+    def deallocate_many(self, handles: NDArray[np.int64]) -> None:
+        """Give many blocks back, or none; raises as `PoolAllocator.deallocate_many`."""
+        failed = np.zeros(1, np.int64)
+        code = int(release.deallocate_many(self.table.argument, handles, failed))
+        if self.is_closed:
+            self.retire_blocks()  # which may have passed by blocks that were on their way
+        if code < 0:
+            code = s.IS_CLOSED if self.is_closed else code
+            offset = MmapOffset.from_packed(handles[failed[0]])
+            raise failures.wrong_block(code, offset, s.ANY_SIZE, self.table)
+        self.follow_up(code)
+        if is_enabled_for(DEBUG):
+            for handle in handles.tolist():
+                offset = MmapOffset.from_packed(handle)
+                self._records.write_block("deallocated", offset, None)
 
-    def _note_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
-        with self._budget.lock.hold():
-            self.n_failures += 1
-        # The limit is told by the record of pressure, once per crossing.
-        severity = DEBUG if isinstance(error, LimitExceeded) else WARNING
-        if not logger.isEnabledFor(severity):
+    def end_deallocation(self, code: int, handle: int, n_bytes: int) -> None:
+        """Do what remains after the kernel gave a block back, or raise why it did not."""
+        offset = MmapOffset.from_packed(handle)
+        if code < 0:
+            raise failures.wrong_block(code, offset, n_bytes, self.table)
+        self.follow_up(code)
+        if is_enabled_for(DEBUG):
+            self._records.write_block("deallocated", offset, None)
+
+    def follow_up(self, flags: int) -> None:
+        """Do what a kernel noted when it gave something back; waits for nobody.
+
+        Where others are busy with the budget, the next slow call does it.
+        """
+        if not (flags & (s.IS_REARMED | s.IS_EMPTY) or self.is_closed):
             return
-        logger.log(
-            severity,
-            "not allocated: %s",
-            str(error),  # the error would hold the frames it passed, and their views
-            extra={
-                "event": "allocation_failed",
-                "error": type(error).__name__,
-                "reason": getattr(error, "reason", None),
-                "used_bytes": self._budget.total,
-                "limit_bytes": self._budget.limit_bytes,
-                **self._facts(n_bytes),
-            },
-        )
+        with self._budget.changing_if_idle() as is_idle:
+            if is_idle and flags & s.IS_REARMED:
+                self._pressure.rearm(int(self.table.state[s.USED]))
+            if is_idle and flags & s.IS_EMPTY:
+                self._growth.release_empty_pools()
+            if is_idle and self.is_closed:
+                self._unmap_when_unused()
+
+    def _release_empty_pools(self) -> None:
+        with self._budget.changing_if_idle() as is_idle:
+            if is_idle:
+                self._growth.release_empty_pools()
+
+    # -- pools and pages ---------------------------------------------------------------------------
+
+    def add_pool(self, block_bytes: int, n_bytes: int) -> int:
+        """Make a further pool; return its id. Raises as `PoolAllocator.add_pool`."""
+        with self._budget.changing() as is_nested:
+            self.check_open()
+            if is_nested:
+                raise AllocationFailed(
+                    "no further pool: what this interrupts may be making one",
+                    reason="no_pool",
+                    requested=n_bytes,
+                )
+            mapped = self.table.arena.map_pool(n_bytes)
+            return self.table.add(block_bytes, n_bytes, mapped, 0, s.POOL_FIXED)
+
+    def trim(self) -> int:
+        """Give back freed pages and empty pools; return how many bytes."""
+        if self.table.argument is None:
+            return 0
+        self.views.collect_ended()
+        with self._budget.changing() as is_nested:
+            if is_nested:
+                return 0
+            return self._trimmer.trim() + self._growth.release_empty_pools()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise InvalidAccess if the allocator is closed."""
+        if self.is_closed:
+            raise failures.closed()
+
+    def close(self) -> None:
+        """Let nobody claim any more, and take every block back."""
+        with self._budget.changing():
+            if self.is_closed:
+                return
+            self.is_closed = True
+            self._pressure.detach()
+            state = self.table.state
+            state[s.QUIET_LIMIT] = state[s.CRITICAL_LIMIT] = -1
+        self.retire_blocks()
+
+    def retire_blocks(self) -> None:
+        """After `close`: take back what is still handed out, and unmap what nobody views."""
+        with self._budget.changing() as is_nested:
+            if self.table.argument is None:
+                self.table.unmap()
+            elif not self.table.is_unmapped:
+                for pool in self.table.pool_ids:
+                    release.retire_pool(self.table.argument, pool)
+                if not is_nested:
+                    self._unmap_when_unused(always_trim=True)
+
+    def _unmap_when_unused(self, *, always_trim: bool = False) -> None:
+        """After `close`: give pages back, and the mappings once no block is in use any more.
+
+        Looking through all blocks for each that comes back would be quadratic: while others are in
+        use it waits until there is something to give. A kernel that is still at work has counted
+        its block off, so its pool cannot be closed yet.
+        """
+        if self.table.is_unmapped:
+            return
+        state = self.table.state
+        is_in_use = state[s.USED] > state[s.OF_REGIONS]
+        if is_in_use and not always_trim and state[s.RESIDENT] - state[s.USED] < GROWTH_BYTES:
+            return
+        self._trimmer.trim()
+        are_closed = [self._growth.close_pool(pool) for pool in self.table.pool_ids]
+        if all(are_closed):
+            self.table.unmap()

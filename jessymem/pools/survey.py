@@ -127,7 +127,7 @@ class _Pool:
 
     @computed_once
     def is_live(self) -> Any:
-        return (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_LEAVING)
+        return (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_RELEASING)
 
     @property
     def n_allocations(self) -> int:
@@ -267,7 +267,7 @@ def _pool_differences(table: PoolTable, pool: _Pool) -> Iterator[str]:
     missing = np.flatnonzero((table.words_of(pool.pool_id) != 0) & ~hints[:n_words])
     if len(missing):
         yield f"the summary misses {len(missing)} words, the first is {missing[0]}"
-    if (pool.state == s.BLOCK_LEAVING).any():
+    if (pool.state == s.BLOCK_RELEASING).any():
         yield "a block is half-way out"
     expected = _continued(pool)
     torn = np.flatnonzero(expected != (pool.state == s.BLOCK_CONTINUED))
@@ -299,8 +299,8 @@ def recover(table: PoolTable) -> Survey:
     for number in table.pool_ids:
         pool = _Pool(table, number)
         blocks = table.blocks_of(number)
-        leaving = pool.state == s.BLOCK_LEAVING
-        blocks["status"][leaving] += s.BLOCK_ALLOCATED - s.BLOCK_LEAVING
+        releasing = pool.state == s.BLOCK_RELEASING
+        blocks["status"][releasing] += s.BLOCK_ALLOCATED - s.BLOCK_RELEASING
         orphaned = (pool.state == s.BLOCK_CONTINUED) & ~_continued(pool)
         blocks["status"][orphaned] &= ~s.STATE_MASK
         is_free = blocks["status"] & s.STATE_MASK == s.BLOCK_FREE

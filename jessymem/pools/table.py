@@ -1,8 +1,8 @@
-"""An allocator's arrays: the state that kernels work on, and the memory that its pools lie in.
+"""`PoolTable`: the words that kernels work on, and which pools they describe.
 
-The state is one array of words (`jessymem.kernels.schema` describes it). Its length is settled at
-the start, with room for pools that may be added: it lies in memory that is committed only where
-it is touched. Rows are written here before others can reach them, or under the lock of the budget.
+They are one array (`jessymem.kernels.schema` describes it), made once and long enough for pools
+that may be added: it lies in memory that is committed only where it is touched. Rows are written
+here before others can reach them, or under the lock of the budget.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
 from jessymem.kernels import blocks, memory
 from jessymem.kernels import schema as s
+from jessymem.pools.arena import Arena
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,11 @@ _MIN_SPARE: Final = 2**22
 _MAX_SPARE: Final = 2**26
 _DEFAULT_BLOCK_BYTES: Final = 4096
 
+#: The blocks of a pool that is made where there is none at all.
+_FIRST_BLOCK_BYTES: Final = (4096, 2**18)
+
+_NEXT: Final = s.word_of(s.POOL, "next_pool")
+
 
 class PoolTable:
     """The pools of one allocator.
@@ -38,7 +44,9 @@ class PoolTable:
     Attributes
     ----------
     state : ndarray of int64
-        What kernels take; the array owns its memory.
+        The words; the array owns its memory.
+    arena : Arena
+        What the pools lie in.
     rows : ndarray of POOL, shape (N_POOL_IDS,)
         The same words seen as rows.
     argument : Words or None
@@ -48,8 +56,7 @@ class PoolTable:
 
     def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
         ordered = sorted(configs, key=lambda config: config.block_size)
-        self._memory: dict[int, osmem.PrivateMemory] = {}
-        self._starts: dict[int, int] = {}
+        self.arena = Arena()
         self.argument: memory.Words = None
         self.state = self._new_state(ordered, limit_bytes)
         rows_end = s.POOLS_AT + s.N_POOL_IDS * s.POOL_WORDS
@@ -58,10 +65,10 @@ class PoolTable:
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
         if ordered:
-            arena = osmem.private_memory(sum(config.size_mb for config in ordered) * MIB)
+            mapped = self.arena.map_pool(sum(config.size_mb for config in ordered) * MIB)
             start = 0
             for config in ordered:
-                self.add(config.block_size, config.size_mb * MIB, arena, start, s.POOL_FIXED)
+                self.add(config.block_size, config.size_mb * MIB, mapped, start, s.POOL_FIXED)
                 start += config.size_mb * MIB
 
     # -- what is there -----------------------------------------------------------------------------
@@ -75,6 +82,23 @@ class PoolTable:
             found.append(pool)
             pool = int(self.rows[pool]["next_pool"])
         return found
+
+    @property
+    def grown_ids(self) -> list[int]:
+        """Of these, the pools that were made where nothing fitted."""
+        return [pool for pool in self.pool_ids if self.rows[pool]["kind"] == s.POOL_GROWN]
+
+    def block_bytes_for(self, n_bytes: int) -> int:
+        """Return the size of the blocks that fit `n_bytes` best, or of the largest."""
+        sizes = [int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids]
+        if not sizes:
+            smallest, largest = _FIRST_BLOCK_BYTES
+            return min(max(1 << (n_bytes - 1).bit_length(), smallest), largest)
+        return min((size for size in sizes if size >= n_bytes), default=sizes[-1])
+
+    def cost_of(self, n_bytes: int) -> int:
+        """Return the bytes of the blocks that `n_bytes` take where they fit best."""
+        return whole_blocks(n_bytes, self.block_bytes_for(n_bytes))
 
     def has(self, pool: int) -> bool:
         """Tell whether there is a pool of this id."""
@@ -104,14 +128,14 @@ class PoolTable:
         row = self.rows[pool]
         return self.state[row["bitmap_at"] : row["bitmap_at"] + row["n_words"]]
 
-    def memory_at(self, pool: int, offset: int, n_bytes: int) -> memoryview:
-        """Return a part of a pool's memory; it keeps the mapping alive."""
-        start = self._starts[pool] + offset
-        return memoryview(self._memory[pool].mapping)[start : start + n_bytes]
-
-    def give_back(self, pool: int, offset: int, n_bytes: int) -> bool:
-        """Give whole pages of a pool back to the system; tell whether it took them."""
-        return self._memory[pool].give_back(self._starts[pool] + offset, n_bytes)
+    def clear(self, pool: int, offset: int, n_bytes: int) -> None:
+        """Make a large allocation read as zeros: new pages in place of the old ones."""
+        block_bytes = int(self.rows[pool]["block_bytes"])
+        has_own_pages = block_bytes >= osmem.page_size()
+        if not has_own_pages or not self.arena.return_pages(
+            pool, offset, whole_blocks(n_bytes, block_bytes)
+        ):
+            np.frombuffer(self.arena.view(pool, offset, n_bytes), np.uint8)[:] = 0
 
     # -- making and unmaking -----------------------------------------------------------------------
 
@@ -132,8 +156,7 @@ class PoolTable:
         row = self.rows[pool]
         # From here on the id is taken, also for a signal handler that interrupts this.
         row["kind"] = kind
-        self._memory[pool], self._starts[pool] = mapped, start
-        row["address"] = mapped.address + start
+        row["address"] = self.arena.assign(pool, mapped, start)
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
         row["failures"] = row["rollbacks"] = 0
@@ -143,7 +166,7 @@ class PoolTable:
             self.blocks_of(pool)["status"] = row["first_generation"] << s.GENERATION_SHIFT
         self._publish(s.FREE_COUNTS + pool, n_blocks)
         self._link(pool)
-        self._settle_sizes()
+        self._set_inline_limit()
         return pool
 
     def remove(self, pool: int) -> None:
@@ -153,7 +176,7 @@ class PoolTable:
         """
         self._unlink(pool)
         self._finish_removing(pool)
-        self._settle_sizes()
+        self._set_inline_limit()
 
     def finish_interrupted(self) -> None:
         """Unmake pools that are not in the chain: an interrupt or a fork cut their change short."""
@@ -172,18 +195,18 @@ class PoolTable:
         end += int(row["n_blocks"]) * s.BLOCK_WORDS
         row["n_blocks"] = 0  # what follows may be done twice
         self.state[start:end] = 0
-        self._memory.pop(pool, None)
-        self._starts.pop(pool, None)
+        self.arena.release(pool)
         row["kind"] = s.POOL_ABSENT
 
-    def let_go(self) -> None:
-        """Forget the pools' memory; what is viewed stays mapped by its views."""
-        self._memory.clear()
+    def unmap(self) -> None:
+        """Forget the pools' memory for good; what is viewed stays mapped by its views."""
+        self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
+        self.arena.release_pools()
 
     @property
-    def is_gone(self) -> bool:
-        """Whether `let_go` was called, or there never was a pool."""
-        return not self._memory
+    def is_unmapped(self) -> bool:
+        """Whether `unmap` was called, or there never was a pool."""
+        return self.arena.is_empty
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -194,8 +217,7 @@ class PoolTable:
         n_words += _segment_words(n_spare)
         for config in configs:
             n_words += _segment_words(2 * config.n_blocks)
-        mapped = osmem.private_memory(n_words * s.WORD_BYTES)
-        return np.frombuffer(mapped.mapping, np.int64, n_words)
+        return self.arena.map_words(n_words)
 
     def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
         """Return an id without a pool, whose words fit so many blocks of that size.
@@ -211,11 +233,11 @@ class PoolTable:
             return int(known[self.rows["max_blocks"][known].argmin()])
         fresh = np.flatnonzero(self.rows["block_bytes"] == 0)
         if not len(fresh):
-            raise _no_room(n_bytes, f"all {s.N_POOL_IDS} pool ids are taken")
+            raise _no_space(n_bytes, f"all {s.N_POOL_IDS} pool ids are taken")
         # Powers of two, so that pools of growing sizes find their words again.
         max_blocks = 1 << (n_blocks - 1).bit_length()
         if self._next_word + _segment_words(max_blocks) > len(self.state):
-            raise _no_room(n_bytes, "there are no rows left for so many blocks")
+            raise _no_space(n_bytes, "there are no rows left for so many blocks")
         row, n_words = self.rows[fresh[0]], _words_for(max_blocks)
         row["block_bytes"] = block_bytes
         row["block_shift"] = block_bytes.bit_length() - 1
@@ -241,7 +263,7 @@ class PoolTable:
             self._publish(s.FIRST_POOL, pool)
 
     def _unlink(self, pool: int) -> None:
-        """Take a pool out of the chain; a thread that stands on it finds its way on."""
+        """Take a pool out of the chain; a thread that has come to it finds its way on."""
         after = self.rows[pool]["next_pool"]
         ids = self.pool_ids
         where = ids.index(pool)
@@ -254,16 +276,21 @@ class PoolTable:
         else:
             blocks.publish(self.argument, at, value)
 
-    def _settle_sizes(self) -> None:
+    def _set_inline_limit(self) -> None:
         largest = max((int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids), default=0)
         self.state[s.INLINE_LIMIT] = min(largest, INLINE_BYTES)
 
 
+def whole_blocks(n_bytes: int, block_bytes: int) -> int:
+    """Return the bytes of the blocks that `n_bytes` take."""
+    return -(-n_bytes // block_bytes) * block_bytes
+
+
 def _next_at(pool: int) -> int:
-    return s.POOLS_AT + pool * s.POOL_WORDS + s.word_of(s.POOL, "next_pool")
+    return s.POOLS_AT + pool * s.POOL_WORDS + _NEXT
 
 
-def _no_room(n_bytes: int, why: str) -> AllocationFailed:
+def _no_space(n_bytes: int, why: str) -> AllocationFailed:
     return AllocationFailed(
         f"no further pool of {n_bytes:,} bytes: {why}", reason="no_pool", requested=n_bytes
     )

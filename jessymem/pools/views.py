@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Calls what `map` would, and keeps nothing. In C: no interrupt comes between the calls.
+_call_each: Final[Any] = deque
+_call: Final[Any] = operator.call
+
+
 class Views:
     """Makes the arrays that views are slices of, and notes their end.
 
@@ -27,14 +35,22 @@ class Views:
     ----------
     table : PoolTable
     follow_up : callable
-        Called with IS_* flags after blocks went back; must not wait, since it runs in finalizers.
+        Returns what is called with IS_* flags after blocks went back, or None. That must not wait,
+        since it runs in finalizers.
+
+    Attributes
+    ----------
+    ended : deque of int
+        The handles of views that are gone, until they are collected.
     """
 
-    def __init__(self, table: PoolTable, follow_up: Callable[[int], object]) -> None:
+    def __init__(
+        self, table: PoolTable, follow_up: Callable[[], Callable[[int], object] | None]
+    ) -> None:
         self._table = table
         self._follow_up = follow_up
-        # What finalizers let go of, until somebody takes it in.
-        self._dropped: deque[int] = deque()
+        self.ended: deque[int] = deque()
+        self._given_back: deque[int] = deque()  # of views that keep their block, until collected
 
     def owner_of(
         self, handle: int, n_bytes: int, content: Iterable[Any] | None = None
@@ -50,7 +66,7 @@ class Views:
             As `PoolAllocator.view`.
         """
         code, offset = int(s.STALE), MmapOffset.from_packed(handle)
-        finalizer = None
+        ending: weakref.finalize[Any, Any] | None = None
         try:
             code = int(release.add_view(self._table.argument, handle, n_bytes))
             if code == s.OUT_OF_BOUNDS:
@@ -62,50 +78,51 @@ class Views:
                 )
             if code != s.OK:
                 raise failures.wrong_block(code, offset, n_bytes, self._table)
-            memory = self._table.memory_at(offset.pool_id, offset.offset, n_bytes)
+            memory = self._table.arena.view(offset.pool_id, offset.offset, n_bytes)
             if content is not None:
                 _fill(np.frombuffer(memory, np.uint8), content)
                 memory = memory.toreadonly()
             owner = np.frombuffer(memory, np.uint8)
-            end = handle if content is None else ~handle
-            finalizer = weakref.finalize(owner, self._drop, end)
-            finalizer.atexit = False
+            ends = [partial(self.ended.append, handle), self.collect_ended]
+            if content is not None:
+                ends.insert(0, partial(self._given_back.append, handle))
+            ending = weakref.finalize(owner, _call_each, map(_call, ends), 0)
+            ending.atexit = False
         except BaseException:
-            if code == s.OK and finalizer is None:
-                self._drop(handle)
+            if code == s.OK and ending is None:
+                self.ended.append(handle)
+                self.collect_ended()
             raise
         return owner
 
-    def take_in(self) -> None:
-        """Take in what finalizers let go of; any number of threads at once.
+    def collect_ended(self) -> None:
+        """Give back what the views that are gone were on; any number of threads at once.
 
-        Nobody may be left to do it for the others: while that thread is off the processor they
-        would run out of blocks. Where compilation is disabled, a finalizer that
-        interrupts an atomic leaves its handle to whoever comes next.
+        A finalizer, so it may run anywhere, and waits for nothing. Nobody may be left to do it for
+        the others: while that thread is off the processor they would run out of blocks. Where
+        compilation is disabled, a finalizer that interrupts an atomic leaves its handle to whoever
+        comes next.
         """
+        if atomics.is_interrupted():
+            return
+        deallocate: Any = release.deallocate
+        drop_view: Any = release.drop_view
+        words = repeat(self._table.argument)
         flags, is_any = 0, False
-        while self._dropped and not atomics.is_interrupted():
-            try:
-                handle = self._dropped.popleft()
-            except IndexError:  # another thread was quicker
-                break
-            is_kept = handle < 0
-            handle = ~handle if is_kept else handle
-            flags |= int(release.drop_view(self._table.argument, handle))
-            if is_kept:  # of one that was given back already nothing comes but a code
-                code = int(release.deallocate(self._table.argument, handle, s.ANY_SIZE))
-                flags |= max(code, 0)
-            is_any = True
-        if is_any:
-            self._follow_up(flags)
-
-    def _drop(self, handle: int) -> None:
-        """Take a noted view back; a finalizer, so it may run anywhere and waits for nothing.
-
-        An inverted handle: the block too.
-        """
-        self._dropped.append(handle)
-        self.take_in()
+        # Each handle is taken and passed on in one step of C: an interrupt loses none.
+        try:
+            while self._given_back:
+                is_any = True
+                take = iter(self._given_back.popleft, None)
+                code = next(map(deallocate, words, take, repeat(s.ANY_SIZE)))
+                flags |= max(int(code), 0)  # of what was given back before comes but a code
+            while self.ended:
+                is_any = True
+                flags |= int(next(map(drop_view, words, iter(self.ended.popleft, None))))
+        except IndexError:  # another thread was quicker
+            pass
+        if is_any and (follow_up := self._follow_up()) is not None:
+            follow_up(flags)
 
 
 def _fill(target: NDArray[np.uint8], pieces: Iterable[Any]) -> None:

@@ -20,7 +20,7 @@ from support.internals import table_of
 from jessymem import MemoryConfig, MmapManager
 from jessymem.config import DEFAULT_POOLS
 from jessymem.kernels import _jit, allocation, release
-from jessymem.kernels.schema import ANY_SIZE, CALM_LIMIT, OK
+from jessymem.kernels.schema import ANY_SIZE, OK, QUIET_LIMIT
 from jessymem.pools.allocator import PoolAllocator
 
 KIB = 2**10
@@ -67,7 +67,7 @@ def loops() -> SimpleNamespace:
     def pairs(words, n_bytes, n_pairs):
         n_wrong = 0
         for _ in range(n_pairs):
-            handle = allocate(words, n_bytes, CALM_LIMIT)
+            handle = allocate(words, n_bytes, QUIET_LIMIT)
             n_wrong += deallocate(words, handle, ANY_SIZE) != OK
         return n_wrong
 
@@ -81,10 +81,10 @@ def loops() -> SimpleNamespace:
     @njit(nogil=True)
     def churn(words, n_bytes, order):
         n_wrong = 0
-        live = [allocate(words, n_bytes, CALM_LIMIT) for _ in range(N_LIVE)]
+        live = [allocate(words, n_bytes, QUIET_LIMIT) for _ in range(N_LIVE)]
         for i in order:
             n_wrong += deallocate(words, live[i], ANY_SIZE) != OK
-            live[i] = allocate(words, n_bytes, CALM_LIMIT)
+            live[i] = allocate(words, n_bytes, QUIET_LIMIT)
         for handle in live:
             n_wrong += deallocate(words, handle, ANY_SIZE) != OK
         return n_wrong

@@ -15,7 +15,7 @@ from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, pickling, r
 from jessymem.bench import footprint, timing
 from jessymem.engine import locations
 from jessymem.kernels import _jit, atomics
-from jessymem.pools import supply, table
+from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
 from jessymem.scanning import applying, crew, scans, searching
@@ -175,6 +175,11 @@ def budget_lock_of(allocator: PoolAllocator) -> Any:
     return allocator._budget.lock
 
 
+def changing_budget_of(allocator: PoolAllocator) -> AbstractContextManager[bool]:
+    """Hold the budget's lock as a call does that changes something: what comes then is nested."""
+    return allocator._budget.changing()
+
+
 def replace_eviction(allocator: PoolAllocator, evict: Any) -> None:
     """Let an allocator that lacks memory call `evict`."""
     allocator._supply.evict = evict
@@ -276,7 +281,7 @@ def hide_footprint(monkeypatch: Any, missing: Path) -> None:
 
 def set_grown_share(monkeypatch: Any, share: int) -> None:
     """Let a pool that is added be so large a part of the limit, as its reciprocal."""
-    monkeypatch.setattr(supply, "_GROWN_SHARE", share)
+    monkeypatch.setattr(growth, "_GROWN_SHARE", share)
 
 
 def few_entries() -> int:

@@ -53,7 +53,7 @@ def add_pool(table, block_bytes, n_blocks, kind=s.POOL_FIXED):
 
 def set_limits(state, limit):
     """Set every limit to the same; no threshold is waiting to speak."""
-    for at in (s.LIMIT, s.CRITICAL_LIMIT, s.CALM_LIMIT, s.RESIDENT_LIMIT):
+    for at in (s.LIMIT, s.CRITICAL_LIMIT, s.QUIET_LIMIT, s.RESIDENT_LIMIT):
         state[at] = limit
     state[s.REARM_BELOW] = -1
 
@@ -101,7 +101,7 @@ def changed(before, after):
 
 # -- pools and the kernels on them -----------------------------------------------------------------
 
-CALM, CRITICAL = s.CALM_LIMIT, s.CRITICAL_LIMIT
+CALM, CRITICAL = s.QUIET_LIMIT, s.CRITICAL_LIMIT
 
 
 class Pools:
@@ -163,7 +163,7 @@ class Pools:
         size = int(self.table.rows[pool]["block_bytes"])
         self.bytes_of(pool)[block * size : (block + n_blocks) * size] = 0
         pages.mark_clean(self.argument, pool, block, n_blocks)
-        blocks.put_back(self.argument, pool, block, n_blocks)
+        blocks.release(self.argument, pool, block, n_blocks)
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Pools:
         return place_of(self.table, handle)
 
     def bytes_of(self, pool):
-        return np.frombuffer(self.table.memory_at(pool, 0, self.table.n_bytes_of(pool)), np.uint8)
+        return np.frombuffer(self.table.arena.view(pool, 0, self.table.n_bytes_of(pool)), np.uint8)
 
     def take_all(self, pool, n_bytes=None):
         """Take every free block of a pool by itself, the lowest first; return their handles."""

@@ -1,0 +1,100 @@
+"""`Arena`: the memory that one allocator's words and pools lie in.
+
+It is unmapped when the last reference goes, and never by the end of the interpreter: a daemon
+thread in compiled code that has let go of the GIL works on until the process is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+from typing import Any, Final
+from weakref import WeakSet
+
+import numpy as np
+
+from jessymem import osmem
+
+
+class Arena:
+    """Mappings, and which part of them is which pool's."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[int, osmem.PrivateMemory] = {}  # by pool
+        self._starts: dict[int, int] = {}  # of the pool, in its mapping
+        self._words: osmem.PrivateMemory | None = None
+        _arenas.add(self)
+
+    def map_words(self, n_words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Map the words that kernels share; the array owns them."""
+        self._words = _map(n_words * np.dtype(np.int64).itemsize)
+        return np.frombuffer(self._words.mapping, np.int64, n_words)
+
+    def map_pool(self, n_bytes: int) -> osmem.PrivateMemory:
+        """Map memory for pools; `assign` says whose it is.
+
+        Raises
+        ------
+        AllocationFailed
+            "os_refused".
+        """
+        return _map(n_bytes)
+
+    def assign(self, pool: int, memory: osmem.PrivateMemory, start: int) -> int:
+        """Let a pool lie at `start` of mapped memory; return its address."""
+        self._mappings[pool], self._starts[pool] = memory, start
+        return memory.address + start
+
+    def release(self, pool: int) -> None:
+        """Forget a pool's memory: it is unmapped with the last view on it."""
+        self._mappings.pop(pool, None)
+        self._starts.pop(pool, None)
+
+    def release_pools(self) -> None:
+        """Forget the memory of all pools."""
+        self._mappings.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pool has memory."""
+        return not self._mappings
+
+    def view(self, pool: int, offset: int, n_bytes: int) -> memoryview:
+        """Return a part of a pool's memory; it keeps the mapping alive."""
+        start = self._starts[pool] + offset
+        return memoryview(self._mappings[pool].mapping)[start : start + n_bytes]
+
+    def return_pages(self, pool: int, offset: int, n_bytes: int) -> bool:
+        """Give whole pages of a pool back to the system; tell whether it took them."""
+        return self._mappings[pool].give_back(self._starts[pool] + offset, n_bytes)
+
+    def outlive_threads(self) -> None:
+        """Keep all mappings until the process is gone."""
+        for memory in [self._words, *self._mappings.values()]:
+            if memory is not None:
+                _keep(memory)
+
+
+#: Those that there are.
+_arenas: Final[WeakSet[Arena]] = WeakSet()
+_is_exiting = False
+
+
+def _map(n_bytes: int) -> osmem.PrivateMemory:
+    memory = osmem.private_memory(n_bytes)
+    if _is_exiting:
+        _keep(memory)
+    return memory
+
+
+def _keep(memory: osmem.PrivateMemory) -> None:
+    """Count a reference that nobody gives back; no object would outlive the interpreter's end."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory.mapping))
+
+
+@atexit.register
+def _outlive_threads() -> None:
+    global _is_exiting
+    _is_exiting = True  # first: what is mapped from here on is kept at once
+    for arena in list(_arenas):
+        arena.outlive_threads()
