@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jessymem import PoolAllocator
 from jessymem.bench import data, loops
 from jessymem.warming import warmup
 
@@ -67,8 +68,8 @@ def main(n_times):
                 count("locate_many", manager.locate_many, layer_ids)
                 count("gather", manager.gather, layer_ids)
                 count("locate_compiled", loops.locate_each(), manager.store(), layer_ids)
-            words = (manager._allocator or manager._make_allocator()).words
-            count("pairs", loops.pairs(), words, 4_096, n_times)
+            allocator = PoolAllocator(zero_on_reuse=False)
+            count("pairs", loops.pairs(), allocator.words, 4_096, n_times)
             sizes = np.full(min(n_times, 5_000), 64)
 
             def allocate_many():

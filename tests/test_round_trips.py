@@ -159,7 +159,7 @@ def test_all_65536_layers(tmp_path, caplog):
     for number in range(s.MAX_LAYERS):
         builder.add_layer(number, number.to_bytes(2, "little") if number % 2 else b"")
     path = tmp_path / "region.mmap"
-    region = builder.build_to_file(path)
+    region = builder.build_to_file(path, replace_immutable=True)
     assert len(region.list_layers()) == s.MAX_LAYERS
     assert region.index is None
     raw = path.read_bytes()

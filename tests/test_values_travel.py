@@ -148,7 +148,7 @@ def test_contents_of_every_origin_travel(load_mode, tmp_path):
         memoryview(b"gxixvxexn")[::2],
         memoryview(b"given").cast("c"),
     ],
-    ids=repr,
+    ids=["bytes", "bytearray", "array", "every other byte", "characters"],
 )
 def test_a_context_that_somebody_made_travels(given):
     for content in (memoryview(given), memoryview(given).toreadonly()):

@@ -95,7 +95,7 @@ def _encode_header(
 def _too_much(dimension: DimensionId, n_bytes: int) -> RegionFormatError:
     """Return the error for names, keywords and tables that take more than the format allows."""
     source = faults.Source(dimension, "what is to be written")
-    expected = f"<= {s.MAX_METADATA_BYTES} bytes of names, keywords and tables"
+    expected = f"<= {s.MAX_METADATA_BYTES:,} bytes of names, keywords and tables"
     return faults.broken(source, "metadata", s.HEADER_BYTES, expected, n_bytes)
 
 
