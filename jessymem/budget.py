@@ -92,15 +92,12 @@ class Budget:
         Returns what gives pages of freed blocks back to the system, called under the lock; or None.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge went back.
-    afterwards : callable
-        Returns what is called when the lock was given back, or None.
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
         self.limit_bytes = limit_bytes
         self.trim: Callable[[], Callable[[], object] | None] = lambda: None
         self.on_fall: Callable[[int], object] = lambda used: None
-        self.afterwards: Callable[[], Callable[[], object] | None] = lambda: None
         self._capacities = capacities
         self._class_limits = {
             "core_slots": sum(capacities.values()),
@@ -266,9 +263,16 @@ class Budget:
         """
         self._postponed.append(action)
 
+    @property
+    def has_postponed(self) -> bool:
+        """Whether anything was."""
+        return bool(self._postponed)
+
     def do_postponed(self) -> None:
-        """Call what was postponed, if this thread does not hold the lock."""
-        while self._postponed and not self.lock.is_mine():
+        """Call what was postponed by now, if this thread does not hold the lock."""
+        for _ in range(len(self._postponed)):  # what has to wait for longer comes back
+            if self.lock.is_mine():
+                return
             try:
                 action = self._postponed.popleft()
             except IndexError:  # another thread was quicker
@@ -414,8 +418,8 @@ class Changing:
     def __exit__(self, *exception: object) -> None:
         """Give it back."""
         self._hold = None
-        self._budget.reconcile()
-        self._budget.do_postponed()
-        afterwards = self._budget.afterwards()
-        if afterwards is not None:
-            afterwards()
+        budget = self._budget
+        if budget._ended:
+            budget.reconcile()
+        if budget._postponed:
+            budget.do_postponed()

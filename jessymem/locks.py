@@ -31,8 +31,7 @@ class Hold:
 
     __slots__ = ("_claim",)
 
-    def __init__(self, claim: _Claim | None) -> None:
-        self._claim = claim
+    _claim: _Claim | None  # None: its thread held the lock before
 
     def __enter__(self) -> None:
         """Nothing to do: the lock is held."""
@@ -40,6 +39,9 @@ class Hold:
     def __exit__(self, *exception: object) -> None:
         """Give the lock back."""
         self._claim = None
+
+
+_new_hold: Final = Hold.__new__  # with no call of Python in between
 
 
 class Lock:
@@ -53,40 +55,44 @@ class Lock:
 
     def hold(self) -> Hold:
         """Wait for the lock; return what holds it."""
-        if self.is_mine():
-            return Hold(None)
-        hold = Hold(claim := _Claim())
-        mine = self._enqueue(claim)
-        del claim
+        hold = _new_hold(Hold)
+        if self._claims and self.is_mine():
+            hold._claim = None
+            return hold
+        mine = self._enqueue(hold)
         while (first := self._first()) is not mine:
             if first is None or (found := self._claims.get(first)) is None:
                 continue
             thread, ended, _ = found
             if thread == get_ident():
-                return Hold(None)  # this interrupted a call that waited, and whose turn it is now
+                hold._claim = None
+                return hold  # this interrupted a call that waited, and whose turn it is now
             if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
                 ended.release()  # for the others who wait
         return hold
 
     def hold_if_free(self) -> Hold | None:
         """Return what holds the lock; None where another thread does: never wait."""
-        if self.is_mine():
-            return Hold(None)
+        hold = _new_hold(Hold)
         if self._claims:
-            return None
-        hold = Hold(claim := _Claim())
-        mine = self._enqueue(claim)
-        del claim
+            hold._claim = None
+            return hold if self.is_mine() else None
+        mine = self._enqueue(hold)
         return hold if self._first() is mine else None
 
     def is_mine(self) -> bool:
         """Tell whether this thread holds the lock."""
+        claims = self._claims
+        if not claims:
+            return False
         first = self._first()
         # One that is gone by now was another thread's.
-        found = None if first is None else self._claims.get(first)
+        found = None if first is None else claims.get(first)
         return found is not None and found[0] == get_ident()
 
-    def _enqueue(self, claim: _Claim) -> ref[_Claim]:
+    def _enqueue(self, hold: Hold) -> ref[_Claim]:
+        """Make a hold's claim the last one in the queue."""
+        claim = hold._claim = _Claim()
         ended: Any = _thread.allocate_lock()
         ended.acquire()
         # Callbacks run in the reverse order: first the claim is gone, then those are woken who

@@ -72,6 +72,14 @@ class PressureLog:
         self._tell_kernels()
         return risen
 
+    def is_quiet(self, used: int) -> bool:
+        """Tell, under no lock, whether `observe` would find nothing new at this use."""
+        return not any(
+            used < level.rearm_bytes if has_spoken else used > level.above_bytes
+            for level, has_spoken in self._has_spoken.items()
+            if level is not self.critical or has_spoken
+        )
+
     def refuse(self) -> list[Level]:
         """Note that an allocation would pass the critical level; return that, if it is news."""
         risen = [] if self._has_spoken[self.critical] else [self.critical]

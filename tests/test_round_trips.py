@@ -257,7 +257,7 @@ def test_builder_to_file_to_region_and_to_the_naive_reader(folder, dimension, na
     for number, wanted in layers.items():
         builder.add_layer(number, **wanted)
     path = folder / "region.mmap"
-    builder.build_to_file(path)
+    builder.build_to_file(path, replace_immutable=True)
     region = MmapRegion.from_file(dimension, path, load_mode=mode)
     assert region.verify_integrity("full")
     raw = path.read_bytes()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -105,7 +104,6 @@ class Engine:
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         self.budget = Budget(config.limit_bytes, SLOTS)
-        self.budget.afterwards = WeakMethod(self._do_postponed)
         self.loader = Loader(config, self.budget)
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
@@ -119,7 +117,6 @@ class Engine:
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
         self._records: list[records.Record] = []  # of the write that is going on
-        self._postponed: deque[Callable[[], None]] = deque()
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -152,9 +149,15 @@ class Engine:
             What `action` raises; done later, that is recorded instead.
         """
         if self.interrupts():
-            self._postponed.append(action)
+            self.budget.postpone(partial(self._do_late, action))
         else:
             action()
+
+    def _do_late(self, action: Callable[[], None]) -> None:
+        try:
+            self.afterwards(action)
+        except JessyMemoryError as error:
+            records.of_postponed(error)()
 
     def give_up(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something under the writer lock that gives something up, as `afterwards` does."""
@@ -215,7 +218,7 @@ class Engine:
 
     # -- loading: under the writer lock ------------------------------------------------------------
 
-    def load(self, dimension: DimensionId, home: Path | None = None) -> int:
+    def load(self, dimension: DimensionId, given: Path | None = None) -> int:
         """Map a dimension's file and publish it; see `MmapManager.load_dimension`."""
         start = perf_counter()
         old = self.snapshot.find(dimension)
@@ -224,10 +227,10 @@ class Engine:
         if old is not None:
             self.check_not_crystallizing(dimension)
         del old
-        home = home or self.loader.path_of(dimension)
+        home = given or self.loader.path_of(dimension)
         region, region_id = self.map(dimension, home)
         self.publish_base(region, region_id)
-        self.loader.note_home(dimension, home)
+        self.loader.note_home(dimension, given)
         self.record(records.of_region("dimension_loaded", region, seconds=perf_counter() - start))
         return region_id
 
@@ -538,7 +541,6 @@ class Engine:
         self._kept.clear()
         self._crystallizing = []
         self._records = []
-        self._postponed.clear()
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
@@ -548,17 +550,6 @@ class Engine:
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.sampler.after_fork()
-
-    def _do_postponed(self) -> None:
-        while self._postponed and not self.interrupts():
-            try:
-                action = self._postponed.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            try:
-                action()
-            except JessyMemoryError as error:
-                records.of_postponed(error)()
 
 
 class Writing:
@@ -612,12 +603,15 @@ class Writing:
         budget = engine.budget
         if self._risen:
             engine.pressure.record(self._risen, budget.total, waiting_bytes=budget.waiting_bytes)
-        engine._do_postponed()
+        if budget.has_postponed:
+            budget.do_postponed()
 
     def _observe_pressure(self) -> None:
         engine = self._engine
-        with engine.budget.changing():
-            self._risen += engine.pressure.observe(engine.budget.total)
+        used = engine.budget.total
+        if not engine.pressure.is_quiet(used):
+            with engine.budget.changing():
+                self._risen += engine.pressure.observe(engine.budget.total)
 
 
 def is_viewed(region: LayerTable) -> bool:
