@@ -8,6 +8,7 @@ changes without a lock.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -307,9 +308,9 @@ class Budget:
         """Write a charge into the books; under the lock."""
         budget_of = ref(self)
 
-        def reconcile(_: object) -> None:
+        def reconcile(_: object, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
             budget = budget_of()
-            if budget is not None:
+            if budget is not None and not is_over():  # then modules may be gone already
                 budget.reconcile()
 
         then = ref(charge, reconcile)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -168,3 +170,26 @@ def test_what_goes_wrong_afterwards_is_recorded(manager, caplog):
     assert layer not in manager
     (record,) = [each for each in caplog.records if each.event == "postponed_failed"]
     assert record.error == LayerNotFound.__name__
+
+
+LEFT_OPEN = """
+import sys
+from jessymem import MmapManager, RegionBuilder
+builder = RegionBuilder("D20", "Name")
+builder.add_layer(0, b"content")
+builder.build_to_file(sys.argv[1] + "/D20/region.mmap")
+manager = MmapManager(64, base_path=sys.argv[1])
+manager.load_dimension("D20")
+manager.overlay_layer("L20-00", "more")
+manager.create_proto_dimension("D21", "learned")
+held = [manager.access_layer("L20-00"), manager.get_stats(), manager.store()]
+"""
+
+
+@pytest.mark.parametrize("n_lines", [7, 8, 11])
+def test_a_manager_that_is_left_open_ends_with_the_interpreter_and_says_nothing(n_lines, tmp_path):
+    code = "\n".join(LEFT_OPEN.splitlines()[: n_lines + 1])
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
