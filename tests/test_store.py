@@ -524,3 +524,14 @@ def test_a_store_made_by_hand_stays_here(mixed):
     store = Store(*mixed[0].store())
     with pytest.raises(TypeError, match="not made by a manager"):
         pickle.dumps(store)
+
+
+def test_the_tables_of_a_store_are_read_only_for_good(manager):
+    store = manager.store()
+    for table in (store.directory, store.regions, manager.access_layer("L20-00").obj):
+        assert not table.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            table.flags.writeable = True
+    owner = manager.access_layer("L20-00").obj.base
+    with pytest.raises(BufferError):
+        owner.obj.close()  # under a view

@@ -44,6 +44,7 @@ class _Rows:
 
     def __init__(self, rows: NDArray[Any], held: tuple[LoadedDimension | None, ...]) -> None:
         raw = rows.view(np.uint8)  # whose interface costs a tenth: no fields are spelt out
+        raw.flags.writeable = False
         self._rows = raw
         self._held = held
         self.__array_interface__ = raw.__array_interface__
@@ -73,10 +74,11 @@ class Snapshot:
         handles: tuple[LoadedDimension | None, ...],
         readers: dict[int, ReadPath],
     ) -> None:
-        directory.flags.writeable = False
+        # Read-only for good: neither has a writeable array below it.
+        if directory.flags.writeable:
+            directory = np.frombuffer(memoryview(directory).toreadonly(), s.DIRECTORY)
         self.directory = directory
         self.regions = np.asarray(_Rows(rows, handles)).view(s.REGION)
-        self.regions.flags.writeable = False
         self.handles = handles
         self.readers = readers
 
