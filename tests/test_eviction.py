@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -29,9 +31,42 @@ from jessymem import (
     LimitExceeded,
     MemoryConfig,
     MmapManager,
+    RegionBuilder,
 )
 
 POOLS = [(1, 4096), (8, 65_536)]
+
+# -- descriptors, of which each mapping holds one -----------------------------------------------
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from jessymem import MmapManager
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+manager = MmapManager(64, base_path=sys.argv[1])
+report = manager.load_all()
+assert not [each for each in report.skipped if each[0] > 14], report.skipped
+stats = manager.get_stats()
+assert stats.dimensions_loaded >= 100 and stats.evictions >= 40, stats
+for dimension in range(20, 120):
+    assert bytes(manager.access_layer(f"L{dimension}-00")) == b"%d" % dimension
+"""
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs a limit for descriptors")
+def test_out_of_descriptors_the_coldest_goes(tmp_path):
+    for number in range(20, 120):
+        builder = RegionBuilder(number, "x")
+        builder.add_layer(0, b"%d" % number)
+        builder.build_to_file(tmp_path / f"D{number}" / "region.mmap")
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FEW_DESCRIPTORS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+
 
 # -- which -----------------------------------------------------------------------------------------
 

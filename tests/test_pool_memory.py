@@ -6,8 +6,13 @@ by some pages with its numbers, so all bounds leave room for a few hundred.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
 from support.memory import run
 from support.regions import write_sparse
+from support.system import HAS_PROC
 
 MIB = 2**20
 
@@ -209,3 +214,30 @@ def test_resident_memory_stays_within_the_limit_while_blocks_and_regions_take_tu
     write_filled(tmp_path, 20, 12 * MIB)
     write_filled(tmp_path, 21, 20 * MIB)
     run(IN_TURN, tmp_path, 30)
+
+
+LITTLE_ADDRESS_SPACE = """
+import resource, sys
+from jessymem import MmapManager, warmup
+warmup()
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 200 * 2**20,) * 2)
+manager = MmapManager(16, base_path=sys.argv[1])
+offsets = [manager.allocate(size) for size in (100, 10_000, 60_000, 200_000)]
+assert 0 < sum(pool.total_blocks * pool.block_size
+               for pool in manager.get_stats().per_pool.values()) <= 32 * 2**20
+for offset in offsets:
+    manager.deallocate(offset)
+"""
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs a limit for address space")
+def test_where_the_system_refuses_the_address_space_it_is_cut_to_the_budget(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", LITTLE_ADDRESS_SPACE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr

@@ -9,6 +9,7 @@ that the garbage collector ran) waits for neither: see `writing` and `afterwards
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +36,8 @@ from jessymem.errors import (
     InvalidAccess,
     JessyMemoryError,
     LimitExceeded,
+    RegionIOError,
+    empty_frames,
 )
 from jessymem.forks import renew_in_forked_children
 from jessymem.ids import DimensionId, LayerId
@@ -293,7 +296,17 @@ class Engine:
         Returns the region and its new region id; nothing is published.
         """
         with self._recording_failure(dimension, home):
-            return self.loader.use_newest(dimension, home, partial(self.map_file, dimension))
+            while True:
+                try:
+                    return self.loader.use_newest(
+                        dimension, home, partial(self.map_file, dimension)
+                    )
+                except RegionIOError as error:
+                    # Each mapping holds a descriptor.
+                    is_out_of_them = error.errno in (errno.EMFILE, errno.ENFILE)
+                    if not is_out_of_them or not self.make_room(1, wanted=dimension):
+                        raise
+                    empty_frames(error)
 
     def map_file(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
         """Do as `map` does, for one file."""

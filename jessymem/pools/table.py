@@ -8,6 +8,7 @@ here before others can reach them, or under the lock of the budget.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,18 +59,47 @@ class PoolTable:
         ordered = sorted(configs, key=lambda config: config.block_size)
         self.arena = Arena()
         self.argument: memory.Words = None
+        mapped = None
+        if ordered:
+            ordered, mapped = self._map(ordered, limit_bytes)
         self.state = self._new_state(ordered, limit_bytes)
         rows_end = s.POOLS_AT + s.N_POOL_IDS * s.POOL_WORDS
         self.rows = self.state[s.POOLS_AT : rows_end].view(s.POOL)
         self._next_word = s.SEGMENTS_AT
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
-        if ordered:
-            mapped = self.arena.map_pool(sum(config.size_mb for config in ordered) * MIB)
+        if mapped is not None:
             start = 0
             for config in ordered:
                 self.add(config.block_size, config.size_mb * MIB, mapped, start, s.POOL_FIXED)
                 start += config.size_mb * MIB
+
+    def _map(
+        self, configs: list[PoolConfig], limit_bytes: int
+    ) -> tuple[list[PoolConfig], osmem.PrivateMemory]:
+        """Map the pools' address space; cut to the budget where the system refuses more than that.
+
+        Raises
+        ------
+        AllocationFailed
+            "os_refused".
+        """
+        n_mb, limit_mb = sum(config.size_mb for config in configs), limit_bytes // MIB
+        try:
+            return configs, self.arena.map_pool(n_mb * MIB)
+        except AllocationFailed:
+            if n_mb <= limit_mb:
+                raise
+        # In proportion, each at least one MiB: that holds a block of any size but the largest.
+        cut = [
+            replace(config, size_mb=size_mb)
+            for config in configs
+            if (size_mb := max(config.size_mb * limit_mb // n_mb, 1)) * MIB >= config.block_size
+            and size_mb * MIB % config.block_size == 0
+        ]
+        if not cut:
+            cut = configs[:1]
+        return cut, self.arena.map_pool(sum(config.size_mb for config in cut) * MIB)
 
     # -- what is there -----------------------------------------------------------------------------
 
