@@ -10,13 +10,10 @@ that the garbage collector ran) waits for neither: see `writing` and `afterwards
 from __future__ import annotations
 
 import errno
-import gc
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import get_ident
 from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod, ref
@@ -26,6 +23,7 @@ from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
 from jessymem.engine import records
+from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.loading import Loader
 from jessymem.engine.policies import Mark, make_policy
 from jessymem.engine.sampling import ReadSampler
@@ -63,27 +61,6 @@ _N_IN_VAIN: Final = 2
 _N_SPARED: Final = 255
 
 _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
-
-
-class Crystallizing:
-    """One crystallization that has begun; it ends with this object at the latest.
-
-    Attributes
-    ----------
-    dimension : DimensionId
-    thread : int
-    layers : set of int
-        The `id` of each learned layer that it writes.
-    is_over : bool
-    """
-
-    __slots__ = ("__weakref__", "dimension", "is_over", "layers", "thread")
-
-    def __init__(self, dimension: DimensionId) -> None:
-        self.dimension = dimension
-        self.thread = get_ident()
-        self.layers: set[int] = set()
-        self.is_over = False
 
 
 class Engine:
@@ -419,7 +396,7 @@ class Engine:
             and dimension not in IMMUTABLE
             and dimension not in self.pinned
             and not any(dimension in kept for kept in self._kept.copy().values())
-            and not is_viewed(region)
+            and not region.is_viewed
         )
 
     def pin(self, dimension: DimensionId) -> None:
@@ -625,25 +602,3 @@ class Writing:
         if not engine.pressure.is_quiet(used):
             with engine.budget.changing():
                 self._risen += engine.pressure.observe(engine.budget.total)
-
-
-def is_viewed(region: LayerTable) -> bool:
-    """Tell whether anybody holds a view of a region's bytes: its memory would not come free.
-
-    Every view cut from the region's own shares one buffer object with it, whose references tell how
-    many there are. Where an interpreter counts differently, a viewed region is evicted in vain, and
-    taken back as it is when it is read again.
-    """
-    return _count_references(region.reader[0]) > _N_UNVIEWED
-
-
-def _count_references(view: memoryview) -> int:
-    """Count the references to a view's buffer object, those of counting included."""
-    for buffer in gc.get_referents(view):
-        if type(buffer).__name__ == "managedbuffer":
-            return sys.getrefcount(buffer)
-    return 0
-
-
-#: What is counted where a view is the only one: interpreters differ in how many are of counting.
-_N_UNVIEWED: Final = _count_references(memoryview(b""))

@@ -15,7 +15,8 @@ from time import perf_counter
 
 import xxhash
 
-from jessymem.engine.engine import Crystallizing, Engine
+from jessymem.engine.crystallizing import Crystallizing
+from jessymem.engine.engine import Engine
 from jessymem.engine.records import Record
 from jessymem.errors import (
     AllocationFailed,

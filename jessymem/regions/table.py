@@ -6,6 +6,8 @@ memory. Readers of the manager know this much of either and no more.
 
 from __future__ import annotations
 
+import gc
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -245,6 +247,16 @@ class LayerTable(LoadedDimension):
         return self
 
     @property
+    def is_viewed(self) -> bool:
+        """Whether anybody holds a view of its bytes, so that its memory would not come free.
+
+        Every view cut from the region's own shares one buffer object with it, whose references tell
+        how many there are. Where an interpreter counts differently, a viewed region is evicted in
+        vain, and taken back as it is when it is read again.
+        """
+        return _count_references(self.reader[0]) > _N_UNVIEWED
+
+    @property
     def numbers(self) -> np.typing.NDArray[np.uint16]:
         """The layers' numbers, ascending."""
         found: np.typing.NDArray[np.uint16] = self.rows["layer_num"]
@@ -411,3 +423,15 @@ class LayerTable(LoadedDimension):
 def address_of(array: np.typing.NDArray[Any]) -> int:
     """Return where an array's first byte lies."""
     return array.ctypes.data
+
+
+def _count_references(view: memoryview) -> int:
+    """Count the references to a view's buffer object, those of counting included."""
+    for buffer in gc.get_referents(view):
+        if type(buffer).__name__ == "managedbuffer":
+            return sys.getrefcount(buffer)
+    return 0
+
+
+#: What is counted where a view is the only one: interpreters differ in how many are of counting.
+_N_UNVIEWED: Final = _count_references(memoryview(b""))
