@@ -13,7 +13,6 @@ import numpy as np
 
 import jessymem
 from jessymem.engine.engine import Engine
-from jessymem.engine.policies import Mark
 from jessymem.errors import (
     DimensionNotFound,
     InvalidAccess,
@@ -202,7 +201,7 @@ class LayerReader:
         from jessymem.contexts import LoadedContext
 
         wanted = as_layer_id(layer_id)
-        mark = self._mark_of(wanted.dimension)
+        mark = self._engine.snapshot.mark_of(wanted.dimension)
         if not self._engine.sampler.is_due(mark):
             return LoadedContext.of(wanted, *self._find(wanted))
         with self._engine.sampler.measured_read(mark):
@@ -612,7 +611,7 @@ class LayerReader:
         if not isinstance(layer_id, int):
             return self.access_layer(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
-        with self._engine.sampler.measured_read(self._mark_of(wanted.dimension)):
+        with self._engine.sampler.measured_read(self._engine.snapshot.mark_of(wanted.dimension)):
             region, row = self._find(wanted)
             return region.content_of(row)
 
@@ -622,7 +621,7 @@ class LayerReader:
         if not isinstance(layer_id, int):
             return self.array(as_layer_id(layer_id))
         wanted = as_layer_id(layer_id)
-        with self._engine.sampler.measured_read(self._mark_of(wanted.dimension)):
+        with self._engine.sampler.measured_read(self._engine.snapshot.mark_of(wanted.dimension)):
             table, row = self._find(wanted)
             return table.array_of(row)
 
@@ -645,11 +644,3 @@ class LayerReader:
                 raise  # the file is gone
             raise LayerNotFound(f"{layer_id} was unloaded meanwhile", layer=layer_id) from None
         return table, table.find_row(layer_id)
-
-    def _mark_of(self, dimension: DimensionId) -> Mark:
-        """Return where accesses of a dimension are noted.
-
-        Nowhere, if it is not in memory: mapping it again is the access that counts.
-        """
-        path = self._engine.snapshot.readers.get(int(dimension))
-        return [None] if path is None else path[-2]

@@ -91,7 +91,7 @@ def test_metadata_that_are_too_much_are_refused_when_the_file_is_built(builder, 
         error = caught.value
         assert isinstance(error, ValueError)
         assert (error.field, error.dimension) == ("metadata", builder.dimension_id)
-        assert str(s.MAX_METADATA_BYTES) in str(error) and error.got > s.MAX_METADATA_BYTES
+        assert f"{s.MAX_METADATA_BYTES:,}" in str(error) and error.got > s.MAX_METADATA_BYTES
     assert os.listdir(tmp_path) == []
 
 
@@ -115,7 +115,7 @@ def test_a_plain_file_whose_metadata_leave_no_room_for_a_table_is_not_crystalliz
         with pytest.raises(RegionFormatError) as caught:
             manager.crystallize_dimension("D20")
         assert caught.value.field == "metadata"
-        assert str(s.MAX_METADATA_BYTES) in str(caught.value)
+        assert f"{s.MAX_METADATA_BYTES:,}" in str(caught.value)
         assert bytes(manager.access_layer(layer)) == b"learned"
         assert manager.get_layer_info(layer).state.name == "ACTIVE"
     assert osmem.identify(path) == before and os.listdir(path.parent) == ["region.mmap"]

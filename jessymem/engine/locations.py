@@ -172,7 +172,7 @@ def note_accesses(engine: Engine, located: Located) -> None:
     slots = np.flatnonzero(located.touched)
     numbers = located.snapshot.regions["dimension"][slots].tolist()
     for number, tick in zip(numbers, engine.policy.gate(len(numbers)), strict=True):
-        located.snapshot.readers[number][-2][0] = tick
+        located.snapshot.mark_of(number)[0] = tick
 
 
 def cut_views(located: Located) -> list[memoryview | None]:

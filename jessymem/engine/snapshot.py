@@ -171,6 +171,14 @@ class Snapshot:
             )
         return found
 
+    def mark_of(self, dimension: int) -> Mark:
+        """Return where accesses of a dimension are noted.
+
+        Nowhere, if it is not in memory: mapping it again is the access that counts.
+        """
+        path = self.readers.get(dimension)
+        return [None] if path is None else path[6]
+
     def table_at(self, row: int) -> LayerTable:
         """Return the table in a row of `regions` in which a layer was located."""
         loaded = self.handles[row]

@@ -45,7 +45,7 @@ def budget_of(manager: MmapManager) -> Any:
 
 def mark_of(manager: MmapManager, dimension: DimensionId) -> Any:
     """Return what readers write into, so that the eviction policy sees what is read."""
-    return manager._mark_of(dimension)
+    return snapshot_of(manager).mark_of(dimension)
 
 
 def kept_errors_of(manager: MmapManager) -> Any:
