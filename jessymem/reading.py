@@ -466,11 +466,11 @@ class LayerReader:
         concurrent.futures.CancelledError
             If `cancel` was set.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import find
+        from jessymem.scanning.workers import Workers
 
-        crew = Crew(workers, progress, cancel)
-        return find(self._engine, needle, dimensions, crew, limit)
+        threads = Workers(workers, progress, cancel)
+        return find(self._engine, needle, dimensions, threads, limit)
 
     @lets_go
     def count(
@@ -496,10 +496,10 @@ class LayerReader:
         concurrent.futures.CancelledError
             As `find`.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import count
+        from jessymem.scanning.workers import Workers
 
-        return count(self._engine, needle, dimensions, Crew(workers, progress, cancel))
+        return count(self._engine, needle, dimensions, Workers(workers, progress, cancel))
 
     @overload
     def scan(
@@ -576,11 +576,11 @@ class LayerReader:
         concurrent.futures.CancelledError
             As `find`.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import scan
+        from jessymem.scanning.workers import Workers
 
-        crew = Crew(workers, progress, cancel)
-        ids, values = scan(self._engine, kernel, dtype, dimensions, crew)
+        threads = Workers(workers, progress, cancel)
+        ids, values = scan(self._engine, kernel, dtype, dimensions, threads)
         return (ids, values) if return_ids else values
 
     # -- as a container ----------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from jessymem import (
 )
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
-from jessymem.scanning import crew, searching
+from jessymem.scanning import searching, workers
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.spans import Spans
 
@@ -303,7 +303,7 @@ def scan_threads():
 
 
 def test_small_scans_make_no_thread(mixed, monkeypatch):
-    monkeypatch.setattr(crew, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", None)
     assert mixed[0].count(b"x", ["D16"], workers=8) == 40
 
 
@@ -314,11 +314,11 @@ def test_threads_are_gone_afterwards(mixed, finely):
 
 
 def test_as_many_threads_as_cpus(monkeypatch):
-    monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: {1, 4, 7}, raising=False)
-    assert crew.Crew(None, None, None).n_workers == 3
-    monkeypatch.delattr(crew.os, "sched_getaffinity")
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: None)
-    assert crew.Crew(None, None, None).n_workers == 1
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {1, 4, 7}, raising=False)
+    assert workers.Workers(None, None, None).n_workers == 3
+    monkeypatch.delattr(workers.os, "sched_getaffinity")
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: None)
+    assert workers.Workers(None, None, None).n_workers == 1
 
 
 @pytest.mark.parametrize("n_workers", [1, 4])

@@ -47,7 +47,7 @@ from jessymem.regions.table import LayerTable, LoadedDimension
 
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
-    from jessymem.pools.storing import StoredBlock
+    from jessymem.pools.stored import StoredBlock
 
 #: How long readers that are in the middle of something may delay a load or an allocation.
 _PATIENCE_SECONDS: Final = 0.1
@@ -495,9 +495,9 @@ class Engine:
     def free(self, blocks: Iterable[StoredBlock | None]) -> None:
         """Free the blocks of what was replaced; those that are viewed wait."""
         if self.present_allocator is not None:
-            from jessymem.pools import storing
+            from jessymem.pools import stored
 
-            storing.forget(self.present_allocator, blocks)
+            stored.free(self.present_allocator, blocks)
 
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation."""

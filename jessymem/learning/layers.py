@@ -12,7 +12,7 @@ import xxhash
 
 from jessymem.errors import AllocationFailed, LimitExceeded
 from jessymem.ids import DimensionId, LayerId
-from jessymem.pools.storing import StoredBlock
+from jessymem.pools.stored import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion

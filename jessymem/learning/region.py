@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.pools.allocator import PoolAllocator
-    from jessymem.pools.storing import StoredBlock
+    from jessymem.pools.stored import StoredBlock
 
 T = TypeVar("T")
 

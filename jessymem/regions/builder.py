@@ -16,8 +16,8 @@ from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dime
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
     Content,
+    EncodedContent,
     LayerDraft,
-    Stuff,
     as_array,
     as_content,
     encode_text,
@@ -117,10 +117,10 @@ class RegionBuilder:
             raise TypeError(
                 f"{layer_id}: content is text or bytes, not ndarray: add_array takes arrays"
             )
-        stuff = as_content(content, layer_id, is_copied=True)
+        encoded = as_content(content, layer_id, is_copied=True)
         return self._add(
             layer_id,
-            stuff,
+            encoded,
             name=name,
             frequency=frequency,
             depth=depth,
@@ -167,10 +167,10 @@ class RegionBuilder:
             added.
         """
         layer_id = self._free_id(layer)
-        stuff = as_array(array, layer_id, is_copied=True)
+        encoded = as_array(array, layer_id, is_copied=True)
         return self._add(
             layer_id,
-            stuff,
+            encoded,
             name=name,
             frequency=frequency,
             depth=depth,
@@ -184,8 +184,8 @@ class RegionBuilder:
             raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
         return layer_id
 
-    def _add(self, layer_id: LayerId, stuff: Stuff, **description: Any) -> LayerId:
-        self._drafts[layer_id.layer] = make_draft(layer_id, stuff, **description)
+    def _add(self, layer_id: LayerId, encoded: EncodedContent, **description: Any) -> LayerId:
+        self._drafts[layer_id.layer] = make_draft(layer_id, encoded, **description)
         return layer_id
 
     def build_to_file(

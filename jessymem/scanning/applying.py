@@ -17,8 +17,8 @@ import numpy as np
 from jessymem.ids import LayerId
 from jessymem.kernels import _jit, atomics, memory
 from jessymem.kernels import schema as s
-from jessymem.scanning.crew import Crew
 from jessymem.scanning.spans import Job, Spans
+from jessymem.scanning.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -68,12 +68,12 @@ class Applied:
         self._name = name_of(kernel)
         self._drive = make_driver(kernel, self.dtype)
 
-    def to(self, spans: Spans, crew: Crew) -> NDArray[Any]:
+    def to(self, spans: Spans, workers: Workers) -> NDArray[Any]:
         """Return what the kernel makes of each span, in order."""
         values = np.zeros(len(spans.rows), self.dtype)
-        jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, _JOB_BYTES, is_whole=True)
-        work = functools.partial(self._apply, spans, values, crew.stop)
-        with closing(crew.results(work, jobs, spans.n_bytes, is_awaited=False)) as results:
+        jobs = spans.jobs(_JOBS_PER_WORKER * workers.n_workers, _JOB_BYTES, is_whole=True)
+        work = functools.partial(self._apply, spans, values, workers.stop)
+        with closing(workers.results(work, jobs, spans.n_bytes, is_awaited=False)) as results:
             for _ in results:
                 pass
         return values

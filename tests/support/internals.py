@@ -18,7 +18,7 @@ from jessymem.kernels import _jit, atomics
 from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
-from jessymem.scanning import applying, crew, scans, searching
+from jessymem.scanning import applying, scans, searching, workers
 
 # -- a manager -------------------------------------------------------------------------------------
 
@@ -246,12 +246,12 @@ def set_write_chunk_bytes(n_bytes: int) -> None:
 
 def set_small_scan_bytes(monkeypatch: Any, n_bytes: int) -> None:
     """Below so many bytes a scan starts no thread."""
-    monkeypatch.setattr(crew, "_SMALL_BYTES", n_bytes)
+    monkeypatch.setattr(workers, "_SMALL_BYTES", n_bytes)
 
 
 def wait_without_polls(monkeypatch: Any) -> None:
     """Let a scan wait for its threads without looking up now and then."""
-    monkeypatch.setattr(crew, "_POLL_SECONDS", None)
+    monkeypatch.setattr(workers, "_POLL_SECONDS", None)
 
 
 def set_search_job(monkeypatch: Any, n_bytes: int) -> None:
