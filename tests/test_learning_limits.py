@@ -1,4 +1,4 @@
-"""Learning where room is short or something fails late: what stands afterwards."""
+"""Learning where memory is short or something fails late: what holds afterwards."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_errors_of_memory_name_what_it_was_for(tmp_path):
         assert caught.value.layer == learned
 
 
-def test_descriptions_that_no_file_has_room_for(tmp_path):
+def test_descriptions_that_fit_no_file(tmp_path):
     with make_manager(tmp_path, 8) as manager:
         with pytest.raises(ValueError, match=r"D20.*name and keywords"):
             manager.create_proto_dimension("D20", b"x", name="n" * (65 * MIB))

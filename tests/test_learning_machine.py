@@ -474,7 +474,7 @@ class Learning(Checks, RuleBasedStateMachine):
 
     @precondition(lambda self: self.views)
     @rule(which=st.integers(0, 5))
-    def let_go(self, which):
+    def drop_view(self, which):
         del self.views[which % len(self.views)]
 
     # -- what always holds -----------------------------------------------------------------------

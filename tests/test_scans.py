@@ -53,7 +53,7 @@ def finely(monkeypatch):
     set_small_scan_bytes(monkeypatch, 0)
     set_search_job(monkeypatch, 700)
     set_needles_of_a_job(monkeypatch, 1)
-    monkeypatch.setattr(searching, "N_ROOM", 100)
+    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", 100)
 
 
 @pytest.fixture
@@ -101,16 +101,16 @@ def test_many_threads_and_jobs_find_the_same(mixed, finely, needle, n_workers):
     assert manager.count(needle, workers=n_workers) == len(expected)
 
 
-@given(case=hard_cases(), job_bytes=st.integers(1, 2000), n_room=st.integers(1, 50))
+@given(case=hard_cases(), job_bytes=st.integers(1, 2000), capacity=st.integers(1, 50))
 @settings(
     max_examples=15 if _jit.is_disabled() else 60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, n_room):
+def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, capacity):
     contents, needle = case
     set_search_job(monkeypatch, job_bytes)
-    monkeypatch.setattr(searching, "N_ROOM", n_room)
+    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", capacity)
     layers = {LayerId(20 + i % 2, 3 * i): content for i, content in enumerate(contents)}
     for dimension in {each.dimension for each in layers}:
         builder = RegionBuilder(dimension, "random")

@@ -58,7 +58,7 @@ def race(*contestants: Work, n_rounds: int = 15) -> Race:
 
 
 def race_once(*contestants: Callable[[], tuple[Work, Work]], n_rounds: int) -> Race:
-    """Time what cannot be repeated as it stands: each contestant prepares one call and cleans up.
+    """Time what cannot be repeated as it is: each contestant prepares one call and cleans up.
 
     Parameters
     ----------

@@ -270,7 +270,7 @@ def region_path(data: Path, dimension: DimensionId) -> Path:
 
 
 def region_files(data: Path, dimension: DimensionId) -> RegionFiles:
-    """Return the files that stand for a dimension under `data`; they know which one is read."""
+    """Return the files of a dimension under `data`; they know which one is read."""
     return RegionFiles(dimension, region_path(data, dimension))
 
 
@@ -312,7 +312,7 @@ def _grown_names(data: Path) -> dict[DimensionId, str | None]:
 
 
 def _is_taken(dimension: DimensionId, path: Path) -> bool:
-    """Tell whether there is anything where a region file is to be, or stands for it."""
+    """Tell whether there is anything where a region file is to be."""
     return os.path.lexists(path) or RegionFiles(dimension, path).exists()
 
 

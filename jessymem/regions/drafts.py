@@ -28,9 +28,9 @@ class LayerDraft:
     Attributes
     ----------
     name, keywords
-        As they stand in a file.
+        As they are in a file.
     array_header
-        What makes the content an array; empty where it is none.
+        What makes the content an array; empty where it is not an array.
     content_xxh3 : int or None
         The checksum that came with the content; None: it is to be computed.
     """

@@ -32,7 +32,7 @@ def find(
     workers: Workers,
     limit: int | None,
 ) -> Hits:
-    """Find every place at which some bytes are; see `MmapManager.find`."""
+    """Find every position at which some bytes are; see `MmapManager.find`."""
     wanted = Needle(needle)
     left = None if limit is None else as_integer(limit, "limit")
     if left is not None and left < 0:
@@ -56,7 +56,7 @@ def count(
     dimensions: Iterable[DimensionLike] | None,
     workers: Workers,
 ) -> int:
-    """Count the places at which some bytes are; see `MmapManager.count`."""
+    """Count the positions at which some bytes are; see `MmapManager.count`."""
     wanted = Needle(needle)
     n_found = 0
     with closing(_states(engine, dimensions, workers)) as states:
@@ -92,7 +92,7 @@ def _states(
     """Yield the layers to scan: all at once where all are in memory, else by dimension.
 
     While they are scanned, this thread counts as a reader and none of them is evicted. Who has
-    scanned them lets go of them, since they may have to go for the next.
+    scanned them drops them, since they may have to go for the next.
     """
     with engine.sampler.reader():
         snapshot = engine.snapshot

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 #: Finds that a thread writes down before it hands them over.
-N_ROOM: Final = 65_536
+MAX_HITS_AT_ONCE: Final = 65_536
 
 _WITHOUT_END: Final = 2**62
 
@@ -36,17 +36,17 @@ def find_in(
     spans: Spans, needle: Needle, workers: Workers, limit: int | None
 ) -> tuple[list[NDArray[Any]], int]:
     """Return the first `limit` finds as arrays of HIT that follow each other, and their number."""
-    room = _WITHOUT_END if limit is None else limit
+    n_wanted = _WITHOUT_END if limit is None else limit
     parts: list[NDArray[Any]] = []
     n_found = 0
-    work = partial(_find_in_job, spans, needle, workers, room)
+    work = partial(_find_in_job, spans, needle, workers, n_wanted)
     is_limited = limit is not None
     with closing(_search(spans, needle, workers, work, is_awaited=is_limited)) as results:
         for found in results:
             for part in found:
-                parts.append(part[: room - n_found])
+                parts.append(part[: n_wanted - n_found])
                 n_found += len(parts[-1])
-            if n_found >= room:
+            if n_found >= n_wanted:
                 break
     return parts, n_found
 
@@ -74,13 +74,13 @@ def _find_in_job(
 ) -> list[NDArray[Any]]:
     """Return the first `limit` finds that begin in a job."""
     state = _state_of(job)
-    hits = np.empty(min(N_ROOM, limit), s.HIT)
+    hits = np.empty(min(MAX_HITS_AT_ONCE, limit), s.HIT)
     state["hits"] = hits.ctypes.data
     parts: list[NDArray[Any]] = []
     n_found, is_full = 0, True
     while is_full and n_found < limit:
         state["n_hits"] = 0
-        state["n_room"] = min(N_ROOM, limit - n_found)
+        state["capacity"] = min(MAX_HITS_AT_ONCE, limit - n_found)
         code = search.search_on(spans.rows, needle.record, state, workers.stop)
         is_full = code == s.HITS_FULL
         n_hits = int(state["n_hits"][0])
@@ -93,7 +93,7 @@ def _find_in_job(
 def _count_in_job(spans: Spans, needle: Needle, workers: Workers, job: Job) -> int:
     """Return how many finds begin in a job."""
     state = _state_of(job)
-    state["n_room"] = _WITHOUT_END
+    state["capacity"] = _WITHOUT_END
     search.search_on(spans.rows, needle.record, state, workers.stop)
     return int(state["n_hits"][0])
 

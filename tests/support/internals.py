@@ -1,4 +1,4 @@
-"""The one place of the tests that knows private names: what nothing public can show or bring about.
+"""The one module of the tests that knows private names: what nothing public shows or brings about.
 
 A test asks here only where the public way shows less. When something inside gets another name, this
 is the file to edit.
@@ -29,7 +29,7 @@ def snapshot_of(manager: MmapManager) -> Any:
 
 
 def region_of(manager: MmapManager, dimension: int | str) -> Any:
-    """Return what stands for a dimension now; None: it is not loaded."""
+    """Return what is loaded of a dimension now; None: it is not loaded."""
     number = DimensionId.parse(dimension) if isinstance(dimension, str) else DimensionId(dimension)
     return snapshot_of(manager).find(number)
 
