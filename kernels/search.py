@@ -92,7 +92,7 @@ def note_hit(search: Int, at: Int) -> bool:
     return bool(n_hits + 1 >= memory.load_i64(search + _CAPACITY))
 
 
-# -- the way of vectors ----------------------------------------------------------------------------
+# -- by vectors ----------------------------------------------------------------------------------
 
 
 @kernel(inline=True)

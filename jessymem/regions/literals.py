@@ -35,7 +35,7 @@ _CLOSING: Final = {"(": ")", "[": "]", "{": "}"}
 
 
 def read_literal(text: str) -> Any:
-    """Return the value of a literal; raise ValueError where the text is not a literal, or nested deeply."""
+    """Return the value of a literal; raise ValueError for other text, and for deep nesting."""
     outermost = _Bracket("", "end")  # of one value, closed by the text's end
     open_brackets = [outermost]
     for kind, token in _split(text):
