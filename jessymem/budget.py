@@ -89,7 +89,8 @@ class Budget:
         Held while something other than a single count changes. Never wait for another lock, nor
         for a log handler, while holding it.
     trim : callable
-        Returns what returns pages of freed blocks to the system, called under the lock; or None.
+        Returns a function that returns pages of freed blocks to the system, or None; called under
+        the lock.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge was released.
     """

@@ -305,7 +305,7 @@ def advise(data: NDArray[np.uint8], advice: str) -> bool:
 
 
 def drop_pages(data: NDArray[np.uint8]) -> bool:
-    """Drop a mapping's pages from this process, not out of the system's cache; tell whether done.
+    """Drop a mapping's pages from this process, not from the system's cache; tell whether done.
 
     What was touched to check a file is not resident afterwards; what is read comes back by itself.
     """

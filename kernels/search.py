@@ -65,7 +65,7 @@ _LAYER: Final = _offset(SEARCH, "layer")
 
 @kernel(inline=True)
 def count_equal(address: Int, other: Int, n_bytes: Int) -> Int:
-    """Return up to where two pieces of memory are equal: `n_bytes`, or a position before that."""
+    """Return how far two pieces of memory are equal: `n_bytes`, or up to a word that differs."""
     at = np.int64(0)
     while at + WORD_BYTES <= n_bytes:
         if memory.load_i64(address + at) != memory.load_i64(other + at):
@@ -92,7 +92,7 @@ def note_hit(search: Int, at: Int) -> bool:
     return bool(n_hits + 1 >= memory.load_i64(search + _CAPACITY))
 
 
-# -- by vectors ----------------------------------------------------------------------------------
+# -- by vectors ------------------------------------------------------------------------------------
 
 
 @kernel(inline=True)

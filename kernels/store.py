@@ -211,7 +211,7 @@ def count_slots(store: Store) -> Int:
 
 
 def dimension_at(store: Store, slot: Int) -> Int:
-    """Return the number of the dimension in a slot; 0 where the slot is empty or there is no such slot.
+    """Return the number of the dimension in a slot; 0 where that is empty or does not exist.
 
     An evicted dimension has its number, and no layers.
     """

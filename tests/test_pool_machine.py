@@ -174,7 +174,7 @@ class Blocks(RuleBasedStateMachine):
         self.see_pools()
         self.model.n_fixed = len(POOLS)
 
-    # -- what every step may do ------------------------------------------------------------------
+    # -- what every step may do --------------------------------------------------------------------
 
     def see_pools(self):
         """Take in pools that were made; those that are gone must have been empty grown ones."""
@@ -220,7 +220,7 @@ class Blocks(RuleBasedStateMachine):
         else:
             self.leave(block)
 
-    # -- the rules -------------------------------------------------------------------------------
+    # -- the rules ---------------------------------------------------------------------------------
 
     @rule(target=live, n_bytes=sizes)
     def allocate(self, n_bytes):
@@ -355,7 +355,7 @@ class Blocks(RuleBasedStateMachine):
         del view
         self.model.held_regions.remove(n_bytes)
 
-    # -- wrong calls -----------------------------------------------------------------------------
+    # -- wrong calls -------------------------------------------------------------------------------
 
     @rule(block=gone)
     def use_what_was_given_back(self, block):
@@ -417,7 +417,7 @@ class Blocks(RuleBasedStateMachine):
         with pytest.raises((ValueError, LimitExceeded)):
             self.manager.allocate(n_bytes)
 
-    # -- what always holds -----------------------------------------------------------------------
+    # -- what always holds -------------------------------------------------------------------------
 
     @invariant()
     def numbers_agree(self):

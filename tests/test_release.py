@@ -71,7 +71,7 @@ def test_a_pool_that_was_replaced_by_one_of_the_same_blocks_serves(plain, monkey
     pools.check()
 
 
-# -- what may not be freed --------------------------------------------------------------------
+# -- what may not be freed -------------------------------------------------------------------------
 
 
 def wrong_handles(tier):
@@ -194,7 +194,7 @@ def test_a_place_without_an_owner_resolves_to_its_code(tier, pool, offset, code)
     assert blocks.resolve(pools.argument, 1, 0) == s.FREED_TWICE
 
 
-# -- many freed -------------------------------------------------------------------------------
+# -- many freed ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_what_many_report_is_added_up(tier):
     pools.check()
 
 
-# -- what freeing reports ----------------------------------------------------------------------
+# -- what freeing reports --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [s.POOL_FIXED, s.POOL_GROWN])

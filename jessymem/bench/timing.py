@@ -34,7 +34,7 @@ class Race:
         return statistics.median(each[contestant] for each in self.rounds)
 
     def ratio(self, contestant: int, to: int) -> float:
-        """Return the median of the rounds' ratios: within a round, the machine's load cancels out."""
+        """Return the median of the rounds' ratios: the machine's load cancels within one."""
         return statistics.median(each[contestant] / each[to] for each in self.rounds)
 
 

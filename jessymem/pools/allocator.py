@@ -89,7 +89,7 @@ class PoolAllocator:
     >>> offset = allocator.allocate(100)
     >>> view = allocator.view(offset, 100)
     >>> view[:5] = b"hello"
-    >>> allocator.deallocate(offset)  # the view keeps the block until the last one is gone
+    >>> allocator.deallocate(offset)  # the block is freed with its last view
     """
 
     def __init__(

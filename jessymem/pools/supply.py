@@ -306,7 +306,7 @@ class Supply:
         if self.is_closed:
             self.retire_blocks()
 
-    # -- freeing -------------------------------------------------------------------------------
+    # -- freeing -----------------------------------------------------------------------------------
 
     def deallocate_many(self, handles: NDArray[np.int64]) -> None:
         """Free many blocks, or none; raises as `PoolAllocator.deallocate_many`."""

@@ -364,7 +364,7 @@ class LayerTable(LoadedDimension):
         )
 
     def form_of(self, row: int) -> jessymem.hints.ArrayForm | None:
-        """Return what makes a layer's content an array, read once; None where it is not an array."""
+        """Return what makes a layer's content an array, read once; None where it is not one."""
         form = self.forms.get(row)
         if form is None:
             form = self.read_form(row)
