@@ -1,4 +1,4 @@
-"""A plugin of asv: beside each plot stand machine, versions, and how far samples lie apart.
+"""A plugin of asv: beside each plot are machine, versions, and how far samples lie apart.
 
 `asv publish` calls it. It writes `surroundings.json` and a script that shows it into the HTML.
 """

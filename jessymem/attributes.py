@@ -32,8 +32,8 @@ def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
     file : FileIO
         Open for writing.
     attempt : callable
-        ``attempt(operation, path, do, place)`` makes a system call; returns whether it was done, if
-        the work can go on without.
+        ``attempt(operation, path, do, directory)`` makes a system call; returns whether it
+        was done, if the work can go on without.
 
     Raises
     ------
@@ -46,10 +46,10 @@ def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
         old = os.stat(source)
     except FileNotFoundError:
         return
-    descriptor, place = file.fileno(), source.parent
+    descriptor, directory = file.fileno(), source.parent
 
     def try_to(operation: str, do: Callable[[], Any]) -> bool:
-        return attempt(operation, source, do, place)
+        return attempt(operation, source, do, directory)
 
     new = os.fstat(descriptor)
     mode = stat.S_IMODE(old.st_mode)
@@ -64,7 +64,7 @@ def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
         change = partial(os.fchown, descriptor, -1, old.st_gid)
         has_group = try_to("set owner", change)
     if not _keep_attributes(source, descriptor, try_to, has_group):
-        has_group = False  # in the mode of a file with an access list stands what any of it allows
+        has_group = False  # the mode of a file with an access list has what any of it allows
     if not has_group:
         mode = mode & 0o707 | (mode & 0o007) << 3
     if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:

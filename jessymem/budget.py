@@ -90,9 +90,10 @@ class Budget:
         Held while something other than a single count changes. Never wait for another lock, nor
         for a log handler, while holding it.
     trim : callable
-        Returns what gives pages of freed blocks back to the system, called under the lock; or None.
+        Returns a function that returns pages of freed blocks to the system, or None; called under
+        the lock.
     on_fall : callable
-        Called, under the lock, with the bytes in use after a region's charge went back.
+        Called, under the lock, with the bytes in use after a region's charge was released.
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
@@ -163,7 +164,7 @@ class Budget:
                 raise LimitExceeded(
                     f"{dimension}: {charge.n_bytes:,} bytes do not fit: {total:,} of "
                     f"{self.limit_bytes:,} are in use, {waiting:,} of them waiting for views to be "
-                    "let go",
+                    "dropped",
                     current=total,
                     limit=self.limit_bytes,
                     requested=charge.n_bytes,
@@ -216,7 +217,7 @@ class Budget:
             if hold is not None:
                 with hold:
                     del hold  # see `Hold`
-                    self._settle()
+                    self._take_out_ended()
 
     @property
     def total(self) -> int:
@@ -258,7 +259,7 @@ class Budget:
         return Changing(self, waits=False)
 
     def postpone(self, action: Callable[[], object]) -> None:
-        """Call `action` when this thread has given the lock back, which it holds.
+        """Call `action` when this thread has released the lock, which it holds.
 
         For what must not happen under the lock, in a call that interrupted its holder.
         """
@@ -328,7 +329,7 @@ class Budget:
         self._used["core_headroom"] += sign * entry.n_headroom
         self._used[entry.kind] += sign * (entry.n_bytes - entry.n_headroom)
 
-    def _settle(self) -> None:
+    def _take_out_ended(self) -> None:
         """Take out of the books what has ended, and bring the words in line; under the lock."""
         if not self._is_added_up:  # by an interrupt
             self._add_up()
@@ -409,15 +410,15 @@ class Changing:
             self._hold = None if was_mine else lock.hold_if_free()
             is_idle = self._hold is not None
             if is_idle:
-                self._budget._settle()
+                self._budget._take_out_ended()
             return is_idle
         self._hold = lock.hold()
         if not was_mine:
-            self._budget._settle()
+            self._budget._take_out_ended()
         return was_mine
 
     def __exit__(self, *exception: object) -> None:
-        """Give it back."""
+        """Release it."""
         self._hold = None
         budget = self._budget
         if budget._ended:

@@ -128,7 +128,7 @@ class MemoryConfig:
     eviction_policy : {"sieve", "lru", "lfu"}
         How cold regions are chosen; `docs/eviction.md` compares them.
     simulation : {"auto", "never", "always"}
-        Whether bundled content stands in for core dimensions: where no core file exists, never,
+        Whether bundled content replaces core dimensions: where no core file exists, never,
         always.
     advice : {"willneed", "random", "sequential", "none"}
         What the system is told of a region's pages at load.

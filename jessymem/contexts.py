@@ -254,9 +254,9 @@ class ContextCollection(Sequence[LoadedContext]):
         for last in range(len(parts) - 1, -1, -1):
             notice = _cut_notice(self._contexts[last:], max_chars)
             whole = sum(map(len, parts[:last]))
-            room = max_chars - len(notice)
-            if room > whole:  # of part `last` at least one character is shown, and one is cut
-                kept = min(room, whole + len(parts[last]) - 1)
+            n_left = max_chars - len(notice)
+            if n_left > whole:  # of part `last` at least one character is shown, and one is cut
+                kept = min(n_left, whole + len(parts[last]) - 1)
                 return "".join(parts)[:kept] + notice
         return notice.lstrip("\n")[:max_chars]
 

@@ -1,4 +1,4 @@
-"""The 14 core dimensions as shipped: slots, names, and what stands in for their layers.
+"""The 14 core dimensions as shipped: slots, names, and what is read where there is no file.
 
 Names and layers are read from a file when somebody asks for them: most processes never do.
 """

@@ -157,7 +157,7 @@ def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
     columns = [rows[field].tolist() for field in fields]
     base = region.base
-    # A region's own layers are all in one place and one state.
+    # A region's own layers have one location and one state.
     location = None if base is None else base.location_of(0).value
     state = None if base is None else base.state_of(0).value
     return [

@@ -56,7 +56,7 @@ def empty_frames(error: BaseException) -> None:
         each = each.__cause__
 
 
-def lets_go(method: Callable[P, R]) -> Callable[P, R]:
+def clears_frames(method: Callable[P, R]) -> Callable[P, R]:
     """Make the errors of `method` hold no region, however long someone keeps them."""
 
     @functools.wraps(method)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jessymem.kernels.store import Store
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
-    from jessymem.scanning.crew import CancelToken
+    from jessymem.scanning.workers import CancelToken
 
 __all__ = [
     "ArrayForm",
@@ -34,7 +34,7 @@ __all__ = [
 _HOME_OF: Final = {
     "ArrayForm": "jessymem.regions.arrays",
     "Buffer": "collections.abc",
-    "CancelToken": "jessymem.scanning.crew",
+    "CancelToken": "jessymem.scanning.workers",
     "Content": "jessymem.regions.drafts",
     "ContentOrArray": "jessymem.regions.drafts",
     "LayerDraft": "jessymem.regions.drafts",

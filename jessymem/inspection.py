@@ -95,7 +95,7 @@ def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
     Returns
     -------
     DimensionId or None, pathlib.Path
-        None: whatever dimension the file holds. A directory stands for the newest region file in
+        None: whatever dimension the file holds. A directory means the newest region file in
         it.
 
     Raises

@@ -149,7 +149,7 @@ def _open(path: Path, seam: Seam) -> tuple[File, tuple[int, int], bool]:
             is_new = False
             try:
                 file = _open_existing(path)
-            except FileNotFoundError:  # let go of meanwhile
+            except FileNotFoundError:  # removed meanwhile
                 continue
         try:
             found = os.fstat(file.fileno())

@@ -1,7 +1,7 @@
 """`Lock`: held by an object, so that no exception, wherever it strikes, can leave it locked.
 
 An asynchronous exception (Ctrl-C, a signal handler that raises, `PyThreadState_SetAsyncExc`) may
-come between taking a lock and the block that gives it back. Here both are one: who asks for the
+come between taking a lock and the block that releases it. Here both are one: who asks for the
 lock makes a `Hold` first, and the lock is that hold's for as long as it lives. Its end is told by
 weak references whose callbacks are written in C: no bytecode runs that could be interrupted.
 """
@@ -37,7 +37,7 @@ class Hold:
         """Nothing to do: the lock is held."""
 
     def __exit__(self, *exception: object) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._claim = None
 
 

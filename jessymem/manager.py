@@ -20,7 +20,7 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine import records
 from jessymem.engine.engine import Engine
-from jessymem.errors import JessyMemoryError, lets_go
+from jessymem.errors import JessyMemoryError, clears_frames
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -71,7 +71,7 @@ class MmapManager(LayerReader):
     Examples
     --------
     >>> with MmapManager(280, base_path="no/such/directory") as manager:
-    ...     report = manager.load_core_dimensions()  # bundled content stands in for files
+    ...     report = manager.load_core_dimensions()  # bundled content in place of files
     ...     manager.access_layer("L01-00").nbytes
     432
     """
@@ -97,7 +97,7 @@ class MmapManager(LayerReader):
         self._engine.check_open()
         return self._engine.loader.discover()
 
-    @lets_go
+    @clears_frames
     def load_dimension(
         self, dimension_id: DimensionLike, path: str | os.PathLike[str] | None = None
     ) -> int:
@@ -130,12 +130,12 @@ class MmapManager(LayerReader):
         with self._engine.writing():
             return self._engine.load(dimension, home)
 
-    @lets_go
+    @clears_frames
     def load_core_dimensions(self) -> jessymem.LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
         Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled
-        layers stand in for them; they are listed as skipped all the same, since nothing was loaded
+        layers take their place; they are listed as skipped all the same, since nothing was loaded
         from a file.
 
         Returns
@@ -145,7 +145,7 @@ class MmapManager(LayerReader):
         """
         return self._load_several(list(CORE_DIMENSIONS))
 
-    @lets_go
+    @clears_frames
     def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
@@ -161,7 +161,7 @@ class MmapManager(LayerReader):
         core = list(CORE_DIMENSIONS)
         return self._load_several(core + [found for found in self.discover() if found not in core])
 
-    @lets_go
+    @clears_frames
     def refresh(self, dimension_id: DimensionLike) -> bool:
         """Adopt the file that another process has published under the loaded one's name.
 
@@ -184,7 +184,7 @@ class MmapManager(LayerReader):
         with self._engine.writing():
             return self._engine.refresh(dimension)
 
-    @lets_go
+    @clears_frames
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
         """Take a dimension's layers away from new reads; views that are held stay valid.
 
@@ -199,7 +199,7 @@ class MmapManager(LayerReader):
         dimension = as_dimension_id(dimension_id)
         self._engine.give_up(self._engine.unload, dimension)
 
-    @lets_go
+    @clears_frames
     def pin(self, dimension_id: DimensionLike) -> None:
         """Keep a dimension in memory, whatever the pressure, until `unpin` or its unloading.
 
@@ -214,14 +214,14 @@ class MmapManager(LayerReader):
         with self._engine.writing():
             self._engine.pin(dimension)
 
-    @lets_go
+    @clears_frames
     def unpin(self, dimension_id: DimensionLike) -> None:
         """Let a dimension be evicted again; nothing to do for one that is not pinned."""
         dimension = as_dimension_id(dimension_id)
         self._engine.give_up(self._engine.unpin, dimension)
 
     def close(self) -> None:
-        """Unload everything and take every block back; a second call does nothing.
+        """Unload everything and free every block; a second call does nothing.
 
         Learned layers that were not crystallized are gone; a record at warning names them. Views
         that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
@@ -231,7 +231,7 @@ class MmapManager(LayerReader):
 
     # -- learning ----------------------------------------------------------------------------------
 
-    @lets_go
+    @clears_frames
     def create_proto_dimension(
         self,
         dimension_id: DimensionLike,
@@ -275,7 +275,7 @@ class MmapManager(LayerReader):
 
         Notes
         -----
-        Durability: none before `crystallize_proto_dimension`; `close` lets go of the layer.
+        Durability: none before `crystallize_proto_dimension`; `close` drops the layer.
         """
         item = {
             "dimension_id": dimension_id,
@@ -289,7 +289,7 @@ class MmapManager(LayerReader):
         }
         return self.create_proto_layers([item])[0]
 
-    @lets_go
+    @clears_frames
     def create_proto_layers(
         self, items: Iterable[Mapping[str, Any] | Sequence[Any]]
     ) -> list[LayerId]:
@@ -315,13 +315,13 @@ class MmapManager(LayerReader):
 
         return creation.create(self._engine, items)
 
-    @lets_go
+    @clears_frames
     def update_proto_dimension(
         self, layer_id: LayerLike, content: jessymem.hints.ContentOrArray
     ) -> None:
         """Give a proto layer another content; a reader sees the old one or the new one, whole.
 
-        Views on the old content stay valid; its block goes back with the last of them.
+        Views on the old content stay valid; its block is freed with the last of them.
 
         Raises
         ------
@@ -338,7 +338,7 @@ class MmapManager(LayerReader):
 
         writer.update(self._engine, as_layer_id(layer_id), content)
 
-    @lets_go
+    @clears_frames
     def discard_proto_dimension(self, layer_id: LayerLike) -> None:
         """Take a proto layer away from new reads; views that are held stay valid.
 
@@ -351,7 +351,7 @@ class MmapManager(LayerReader):
 
         writer.discard(self._engine, as_layer_id(layer_id))
 
-    @lets_go
+    @clears_frames
     def overlay_layer(
         self,
         layer_id: LayerLike,
@@ -393,7 +393,7 @@ class MmapManager(LayerReader):
 
         writer.overlay(self._engine, as_layer_id(layer_id), content, separator)
 
-    @lets_go
+    @clears_frames
     def drop_overlay(self, layer_id: LayerLike) -> None:
         """Take away all that was laid over a layer; views on it stay valid.
 
@@ -412,7 +412,7 @@ class MmapManager(LayerReader):
 
         writer.drop(self._engine, as_layer_id(layer_id))
 
-    @lets_go
+    @clears_frames
     def crystallize_proto_dimension(self, layer_id: LayerLike) -> None:
         """Write a proto layer, or a layer with what lies over it, into its dimension's file.
 
@@ -440,7 +440,7 @@ class MmapManager(LayerReader):
             If the file has to be copied and there is no memory (``load_mode="copy"``), or if it is
             changed while it is merged.
         ValueError, TypeError
-            If `layer_id` is none; or names and keywords together pass the format's limit.
+            If `layer_id` is not a layer id; or names and keywords together pass the format's limit.
 
         Notes
         -----
@@ -452,7 +452,7 @@ class MmapManager(LayerReader):
         wanted = as_layer_id(layer_id)
         crystallization.crystallize(self._engine, wanted.dimension, wanted)
 
-    @lets_go
+    @clears_frames
     def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
         """Write all that is learned in a dimension into its file, in one go.
 
@@ -489,7 +489,7 @@ class MmapManager(LayerReader):
         return (engine.present_allocator or engine.allocator()).allocate(size)
 
     def deallocate(self, offset: jessymem.MmapOffset, size: int | None = None) -> None:
-        """Give a block back, now or with its last view; see `PoolAllocator.deallocate`."""
+        """Free a block, now or with its last view; see `PoolAllocator.deallocate`."""
         engine = self._engine
         (engine.present_allocator or engine.allocator()).deallocate(offset, size)
 
@@ -504,7 +504,7 @@ class MmapManager(LayerReader):
         return self._engine.allocator().allocate_many(sizes)
 
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
-        """Give many blocks back, or none; see `PoolAllocator.deallocate_many`."""
+        """Free many blocks, or none; see `PoolAllocator.deallocate_many`."""
         self._engine.allocator().deallocate_many(offsets)
 
     def allocate_array(
@@ -514,7 +514,7 @@ class MmapManager(LayerReader):
         return self._engine.allocator().allocate_array(shape, dtype)
 
     def trim(self) -> int:
-        """Give memory that is free back to the system; see `PoolAllocator.trim`."""
+        """Return memory that is free to the system; see `PoolAllocator.trim`."""
         return self._engine.allocator().trim()
 
     # -- seeing ------------------------------------------------------------------------------------
@@ -559,7 +559,7 @@ class MmapManager(LayerReader):
         state = "closed" if engine.is_closed else f"{len(engine.snapshot.loaded)} dimensions"
         return f"<MmapManager {engine.loader.base} {state}>"
 
-    @lets_go
+    @clears_frames
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
         """Pickle as configuration and loaded generations; what is being learned stays here."""
         from jessymem import pickling

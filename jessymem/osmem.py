@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError in
-#: its place. Details: of a write the bytes that are left to write, of a rename its source.
+#: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError
+#: instead. Details: of a write the bytes that are left to write, of a rename its source.
 intercept: Callable[..., None] | None = None
 
 ADVICE: Final = {
@@ -42,9 +42,9 @@ ADVICE: Final = {
     "none": "",
 }
 
-#: Whether pages of private memory can go back to the system. Only Linux promises that they read as
-#: zeros afterwards.
-CAN_GIVE_BACK: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")
+#: Whether pages of private memory can be returned to the system. Only Linux promises that they
+#: read as zeros afterwards.
+CAN_RETURN_PAGES: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")
 
 # What network and foreign volumes say to F_FULLFSYNC.
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
@@ -99,7 +99,7 @@ def as_path(value: str | os.PathLike[str]) -> Path:
     ValueError
         If no file can have that name: it holds a null character, or what no name is encoded to.
     TypeError
-        If it is no path of text.
+        If it is not a path of text.
     """
     path = Path(os.fspath(value))
     try:
@@ -252,13 +252,13 @@ class PrivateMemory(NamedTuple):
     mapping: mmap.mmap
     address: int
 
-    def give_back(self, offset: int, n_bytes: int) -> bool:
-        """Give whole pages back to the system, to read as zeros; tell whether it took them."""
-        if not CAN_GIVE_BACK:
+    def return_pages(self, offset: int, n_bytes: int) -> bool:
+        """Return whole pages to the system, to read as zeros; tell whether it took them."""
+        if not CAN_RETURN_PAGES:
             return False
         try:
-            give = partial(self.mapping.madvise, mmap.MADV_DONTNEED, offset, n_bytes)
-            call("give back", "", give)
+            advise_system = partial(self.mapping.madvise, mmap.MADV_DONTNEED, offset, n_bytes)
+            call("return pages", "", advise_system)
         except OSError:
             return False
         return True
@@ -287,7 +287,7 @@ def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 
 def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
-    """Return the present length of the file under a mapping, or None where `data` is none."""
+    """Return the present length of the file under a mapping, or None where `data` is not one."""
     mapping = file_mapping_of(data)
     try:
         return None if mapping is None else int(mapping.size())
@@ -304,8 +304,8 @@ def advise(data: NDArray[np.uint8], advice: str) -> bool:
     return bool(ADVICE[advice]) and _hint(data, ADVICE[advice])
 
 
-def let_go_of_pages(data: NDArray[np.uint8]) -> bool:
-    """Take a mapping's pages out of this process, not out of the system's cache; tell whether done.
+def drop_pages(data: NDArray[np.uint8]) -> bool:
+    """Drop a mapping's pages from this process, not from the system's cache; tell whether done.
 
     What was touched to check a file is not resident afterwards; what is read comes back by itself.
     """
@@ -445,17 +445,17 @@ def call(operation: str, path: str | Path, do: Callable[[], R], *details: Any) -
     raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
-def attempt(operation: str, path: str | Path, do: Callable[[], Any], place: Path) -> bool:
+def attempt(operation: str, path: str | Path, do: Callable[[], Any], directory: Path) -> bool:
     """Make a call without which the work may go on; return whether it was done.
 
-    If not, that is told once for each directory, `place`. Raises OSError where the call is vital.
+    If not, that is told once for each `directory`. Raises OSError where the call is vital.
     """
     try:
         call(operation, path, do)
     except OSError as error:
         if not system_calls.is_optional(operation, error):
             raise
-        system_calls.tell(operation, place, error)
+        system_calls.tell(operation, directory, error)
         return False
     return True
 

@@ -18,7 +18,7 @@ from jessymem.errors import (
     InvalidAccess,
     LayerNotFound,
     RegionFormatError,
-    lets_go,
+    clears_frames,
 )
 from jessymem.ids import (
     DimensionId,
@@ -53,7 +53,7 @@ class LayerReader:
         """Tell whether a dimension's layers can be read (simulated and evicted ones too)."""
         return as_dimension_id(dimension_id) in self._engine.snapshot
 
-    @lets_go
+    @clears_frames
     def list_dimensions(self) -> list[DimensionId]:
         """Return the loaded dimensions, ascending."""
         snapshot = self._engine.snapshot
@@ -97,7 +97,7 @@ class LayerReader:
             return in_memory[number][:]
         except (LookupError, StopIteration, TypeError):
             pass
-        content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `lets_go`
+        content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `clears_frames`
         return self._access_measured(layer_id)
 
     def array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
@@ -118,7 +118,7 @@ class LayerReader:
         Raises
         ------
         TypeError
-            If the layer is no array, or `layer_id` no id.
+            If the layer is no array, or `layer_id` not a layer id.
         RegionFormatError
             If its description in the file is malformed, or as `access_layer`.
         LayerNotFound
@@ -136,10 +136,10 @@ class LayerReader:
             return table.array_of(row)
         except (LookupError, StopIteration, TypeError, RegionFormatError):
             pass
-        snapshot = index = table = None  # type: ignore[assignment]  # see `lets_go`
+        snapshot = index = table = None  # type: ignore[assignment]  # see `clears_frames`
         return self._array_measured(layer_id)
 
-    @lets_go
+    @clears_frames
     def ref(self, layer_id: LayerLike) -> jessymem.LayerRef:
         """Return a small reference to a layer of a file, to be sent to other processes.
 
@@ -182,7 +182,7 @@ class LayerReader:
             ref._share(base)
         return ref
 
-    @lets_go
+    @clears_frames
     def load_layer_context(self, layer_id: LayerLike) -> jessymem.LoadedContext:
         """Return a layer with its description.
 
@@ -207,7 +207,7 @@ class LayerReader:
         with self._engine.sampler.measured_read(mark):
             return LoadedContext.of(wanted, *self._find(wanted))
 
-    @lets_go
+    @clears_frames
     def load_contexts(
         self,
         paths: jessymem.NavigationPath | Iterable[LayerLike | jessymem.NavigationPath],
@@ -251,7 +251,7 @@ class LayerReader:
                 )
             )
 
-    @lets_go
+    @clears_frames
     def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
         """Describe a layer; its children are found among all loaded layers.
 
@@ -267,7 +267,7 @@ class LayerReader:
         region, row = self._find(wanted)  # holding no state: what it has may have to go
         return region.info_of(wanted, row, self._engine.snapshot.children_of(wanted))
 
-    @lets_go
+    @clears_frames
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
         """Return the loaded layers, ascending; of one dimension or of all."""
         snapshot = self._engine.snapshot
@@ -276,7 +276,7 @@ class LayerReader:
             return snapshot.get(as_dimension_id(dimension_id)).list_layers()
         return [layer for loaded in snapshot.loaded for layer in loaded.list_layers()]
 
-    @lets_go
+    @clears_frames
     def select(
         self,
         keywords: Iterable[str] | None = None,
@@ -300,7 +300,7 @@ class LayerReader:
         query = selection.Query.of(keywords, depth, frequency, dimensions)
         return selection.select(self._engine, query)
 
-    @lets_go
+    @clears_frames
     def locate_many(
         self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
     ) -> np.typing.NDArray[Any]:
@@ -336,7 +336,7 @@ class LayerReader:
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
             return located.locations
 
-    @lets_go
+    @clears_frames
     def access_many(
         self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
     ) -> list[memoryview | None]:
@@ -364,7 +364,7 @@ class LayerReader:
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
             return cut_views(located)
 
-    @lets_go
+    @clears_frames
     def gather(
         self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
     ) -> tuple[np.typing.NDArray[np.uint8], np.typing.NDArray[np.int64]]:
@@ -399,7 +399,7 @@ class LayerReader:
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
             return copy_out(located)
 
-    @lets_go
+    @clears_frames
     def store(self) -> jessymem.hints.Store:
         """Return the present state for use in compiled code, with no lock and no GIL.
 
@@ -418,7 +418,7 @@ class LayerReader:
 
     # -- scans -------------------------------------------------------------------------------------
 
-    @lets_go
+    @clears_frames
     def find(
         self,
         needle: jessymem.hints.Buffer | str,
@@ -429,7 +429,7 @@ class LayerReader:
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> jessymem.Hits:
-        """Find every place in the layers' contents at which some bytes are.
+        """Find every position in the layers' contents at which some bytes are.
 
         Contents are searched as they are stored. A find lies within one layer; finds may overlap.
 
@@ -465,13 +465,13 @@ class LayerReader:
         concurrent.futures.CancelledError
             If `cancel` was set.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import find
+        from jessymem.scanning.workers import Workers
 
-        crew = Crew(workers, progress, cancel)
-        return find(self._engine, needle, dimensions, crew, limit)
+        threads = Workers(workers, progress, cancel)
+        return find(self._engine, needle, dimensions, threads, limit)
 
-    @lets_go
+    @clears_frames
     def count(
         self,
         needle: jessymem.hints.Buffer | str,
@@ -481,7 +481,7 @@ class LayerReader:
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> int:
-        """Return at how many places in the layers' contents some bytes are.
+        """Return at how many positions in the layers' contents some bytes are.
 
         Those that `find` would return, without a list of them.
 
@@ -495,10 +495,10 @@ class LayerReader:
         concurrent.futures.CancelledError
             As `find`.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import count
+        from jessymem.scanning.workers import Workers
 
-        return count(self._engine, needle, dimensions, Crew(workers, progress, cancel))
+        return count(self._engine, needle, dimensions, Workers(workers, progress, cancel))
 
     @overload
     def scan(
@@ -524,7 +524,7 @@ class LayerReader:
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]: ...
-    @lets_go
+    @clears_frames
     def scan(
         self,
         kernel: Callable[..., Any],
@@ -575,11 +575,11 @@ class LayerReader:
         concurrent.futures.CancelledError
             As `find`.
         """
-        from jessymem.scanning.crew import Crew
         from jessymem.scanning.scans import scan
+        from jessymem.scanning.workers import Workers
 
-        crew = Crew(workers, progress, cancel)
-        ids, values = scan(self._engine, kernel, dtype, dimensions, crew)
+        threads = Workers(workers, progress, cancel)
+        ids, values = scan(self._engine, kernel, dtype, dimensions, threads)
         return (ids, values) if return_ids else values
 
     # -- as a container ----------------------------------------------------------------------------
@@ -605,7 +605,7 @@ class LayerReader:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    @lets_go
+    @clears_frames
     def _access_measured(self, layer_id: LayerLike) -> memoryview:
         """Read a layer the slow way: parse what is no id, measure the read, raise what is wrong."""
         if not isinstance(layer_id, int):
@@ -615,7 +615,7 @@ class LayerReader:
             region, row = self._find(wanted)
             return region.content_of(row)
 
-    @lets_go
+    @clears_frames
     def _array_measured(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Read an array the slow way, as `_access_measured`."""
         if not isinstance(layer_id, int):

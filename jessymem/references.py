@@ -15,7 +15,7 @@ import numpy as np
 
 import jessymem
 from jessymem import osmem
-from jessymem.errors import lets_go
+from jessymem.errors import clears_frames
 from jessymem.ids import LayerId, LayerLike, as_layer_id
 from jessymem.regions.table import Edition
 
@@ -30,7 +30,7 @@ class LayerRef:
 
     Made by `MmapManager.ref`. A few hundred bytes when it is pickled, however long the layer;
     immutable, and threads may share it. NumPy takes it for the layer's array (of bytes, where the
-    layer is none), and so does what speaks DLPack.
+    layer is not an array), and so does what speaks DLPack.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class LayerRef:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    @lets_go
+    @clears_frames
     def get(self) -> memoryview:
         """Return the layer's bytes without a copy.
 
@@ -107,7 +107,7 @@ class LayerRef:
         region = self._attach()
         return region.content_of(region.find_row(self._layer_id))
 
-    @lets_go
+    @clears_frames
     def array(self) -> np.typing.NDArray[Any]:
         """Return the layer as the array that it is, without a copy.
 
@@ -205,7 +205,7 @@ class LayerRef:
     def _key(self) -> tuple[str, Edition, LayerId]:
         return self._path, self._edition, self._layer_id
 
-    @lets_go
+    @clears_frames
     def _as_array(self) -> np.typing.NDArray[Any]:
         import numpy as np
 

@@ -34,9 +34,9 @@ def simulated_region(dimension: DimensionId) -> MmapRegion:
 
 def simulated_text(core: CoreDimension, layer: dict[str, Any]) -> str:
     """Write the context of one bundled layer."""
-    place = f"depth {layer['depth']} of {core.name.lower()}"
+    position = f"depth {layer['depth']} of {core.name.lower()}"
     return (
         f"{core.name}: {layer['name']}\n\n"
         f"{layer['summary']}\n\n"
-        f"At {place} the words to listen for are {', '.join(layer['keywords'])}.\n"
+        f"At {position} the words to listen for are {', '.join(layer['keywords'])}.\n"
     )

@@ -42,10 +42,10 @@ class MemoryStats:
     peak_usage_bytes : int
         The highest `total_allocated_bytes` so far, at any instant.
     waiting_bytes : int
-        Retired (unloaded, replaced or given back), but still viewed by someone.
+        Retired (unloaded, replaced or freed), but still viewed by someone.
     retained_bytes : int
         Pages of freed blocks that the system has not got back yet; not in `total_allocated_bytes`,
-        and given back before a request is refused for want of them.
+        and returned before a request is refused for want of them.
     per_class : mapping of str to ClassUsage
         "core_slots", "core_headroom", "grown" (D15 to D32767), "user" (D32768 and above): regions,
         by their dimension.
@@ -61,7 +61,7 @@ class MemoryStats:
     allocation_failures : int
         Calls for memory that were refused.
     evictions, reloads : int
-        Regions that were given up for room, and those that a read has brought back.
+        Regions that were evicted to make room, and those that a read has brought back.
     dimensions_loaded, layers_loaded : int
         Simulated, learned and evicted ones count too.
     active_regions : int

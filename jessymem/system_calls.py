@@ -29,7 +29,7 @@ class SystemCall(NamedTuple):
     without : str
         How the work goes on where that is refused; empty: it does not, the call is vital.
     optional : tuple of int
-        The errors that it goes on after, with one warning a place; every other is vital.
+        The errors that it goes on after, with one warning a directory; every other is vital.
     is_hint : bool
         It goes on whatever the system answers, and nothing is said.
     """
@@ -60,7 +60,9 @@ CALLS: Final = {
     "advise": SystemCall(
         "tell how pages will be read", "the system does as it likes", is_hint=True
     ),
-    "give back": SystemCall("give pages back", "they stay counted as retained", is_hint=True),
+    "return pages": SystemCall(
+        "return pages to the system", "they stay counted as retained", is_hint=True
+    ),
     "make directory": SystemCall("make a directory"),
     "lock": SystemCall("lock the lock file"),
     "create": SystemCall("create the temporary file"),
@@ -100,22 +102,22 @@ def is_optional(operation: str, error: OSError) -> bool:
     return error.errno in CALLS[operation].optional
 
 
-def tell(operation: str, place: Path, error: OSError) -> None:
+def tell(operation: str, directory: Path, error: OSError) -> None:
     """Record, as a warning, what the work goes on without; once for each directory."""
-    if (operation, place) in _told or not logger.isEnabledFor(WARNING):
+    if (operation, directory) in _told or not logger.isEnabledFor(WARNING):
         return
-    _told.add((operation, place))
+    _told.add((operation, directory))
     call = CALLS[operation]
     logger.warning(
         "in %s the system does not %s (%s): %s",
-        place,
+        directory,
         call.purpose,
         error.strerror or error,
         call.without,
         extra={
             "event": "step_skipped",
             "operation": operation,
-            "path": str(place),
+            "path": str(directory),
             "errno": error.errno,
         },
     )

@@ -165,7 +165,7 @@ class _File(IndexDataCacheFile):
 
 
 def _roots() -> list[str]:
-    """Return where compiled code is looked for, and written: where there is room first.
+    """Return where compiled code is looked for, and written: where there is space first.
 
     In the folder that ``NUMBA_CACHE_DIR`` names; or beside the sources, or where numba keeps a
     user's.

@@ -1,4 +1,4 @@
-"""How kernels are compiled: options in one place, and not before somebody needs speed.
+"""How kernels are compiled: options all here, and not before somebody needs speed.
 
 A kernel is an ordinary Python function marked with `kernel`. `promote` imports numba, tells it of
 the functions that are instructions (see `instructions`), rebinds what is marked in its module and
@@ -63,7 +63,7 @@ def kernel(
 def kernel(function: Any = None, *, nogil: bool = True, inline: bool = False) -> Any:
     """Mark `function` for compilation; it stays as it is until `promote`.
 
-    Called from Python, a kernel lets go of the GIL, which pays for many items; one that does a
+    Called from Python, a kernel releases the GIL, which pays for many items; one that does a
     single item's work says ``nogil=False``. With ``inline=True`` its code is copied into whatever
     compiled code calls it, for where a call would cost as much as the work.
     """
@@ -275,7 +275,7 @@ def digest_of_sources() -> str:
     """Return what tells these sources, and the flag for bounds checks, from any others.
 
     Sources are read as they were installed: as files, as byte code without them, in an archive.
-    Where none can be read, as in a program that was frozen, the version and the tables stand in.
+    Where none can be read, as in a program that was frozen, version and tables are used.
 
     Raises
     ------

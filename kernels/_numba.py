@@ -99,8 +99,8 @@ def _unbox(typ: Any, value: Any, c: Any) -> Any:
     make_native: Any = cgutils.create_struct_proxy
     native = make_native(typ)(c.context, c.builder)
     is_wrong = cgutils.false_bit
-    for place, (name, array_type) in enumerate(_MEMBERS):
-        array = c.unbox(array_type, c.pyapi.tuple_getitem(value, place))
+    for position, (name, array_type) in enumerate(_MEMBERS):
+        array = c.unbox(array_type, c.pyapi.tuple_getitem(value, position))
         setattr(native, name, array.value)
         is_wrong = c.builder.or_(is_wrong, array.is_error)
     whole: Any = NativeValue

@@ -45,11 +45,11 @@ def _swap(builder: Any, word: Any, expected: Any, desired: Any) -> Any:
 
 def _prefetch(builder: Any, word: Any, is_written: int) -> None:
     ir = llvm()
-    flag, place = ir.IntType(32), ir.IntType(8).as_pointer()
-    form = ir.FunctionType(ir.VoidType(), (place, flag, flag, flag))
-    instruction = builder.module.declare_intrinsic("llvm.prefetch", (place,), form)
+    flag, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    form = ir.FunctionType(ir.VoidType(), (pointer, flag, flag, flag))
+    instruction = builder.module.declare_intrinsic("llvm.prefetch", (pointer,), form)
     keep_close, is_data = flag(3), flag(1)
-    address = builder.bitcast(word, place)
+    address = builder.bitcast(word, pointer)
     builder.call(instruction, (address, flag(is_written), keep_close, is_data))
 
 

@@ -97,7 +97,7 @@ def next_word(words: Words, summary: Int, n_words: Int, word_id: Int) -> Int:
 def claim_where_hinted(words: Words, first: Int, n_words: Int, summary: Int, start: Int) -> Int:
     """Claim a free block where the summary points, from word `start` on; return it, or NONE.
 
-    Who finds a word empty notes it, not who empties it: near a full pool one block goes back and
+    Who finds a word empty notes it, not who empties it: near a full pool one block is released and
     forth, and the note would cost more than the claim.
     """
     word_id = next_word(words, summary, n_words, start)

@@ -55,7 +55,7 @@ def release(state: Words, n_bytes: Int) -> Int:
 
 @kernel
 def admit(state: Words, n_bytes: Int) -> Int:
-    """Let `n_bytes` become resident; return OK, or RETAINED: pages must be given back first."""
+    """Let `n_bytes` become resident; return OK, or RETAINED: pages must be returned first."""
     resident = atomics.load(state, RESIDENT)
     while resident + n_bytes <= atomics.load(state, RESIDENT_LIMIT):
         if atomics.compare_and_swap(state, RESIDENT, resident, resident + n_bytes):

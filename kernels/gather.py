@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 
 @kernel
-def sum_sizes(places: NDArray[Any], offsets: NDArray[Any]) -> Int:
+def sum_sizes(locations: NDArray[Any], offsets: NDArray[Any]) -> Int:
     """Write where each layer begins in a buffer of all, int64; return the length of the buffer.
 
-    `offsets` has one item more than `places`: the last is the length.
+    `offsets` has one item more than `locations`: the last is the length.
     """
     total = np.int64(0)
-    for i in range(places.shape[0]):
+    for i in range(locations.shape[0]):
         offsets[i] = total
-        total += places[i]["size"]
-    offsets[places.shape[0]] = total
+        total += locations[i]["size"]
+    offsets[locations.shape[0]] = total
     return total
 
 
 @kernel
 def copy_layers(
-    regions: NDArray[Any], places: NDArray[Any], offsets: NDArray[Any], out: NDArray[Any]
+    regions: NDArray[Any], locations: NDArray[Any], offsets: NDArray[Any], out: NDArray[Any]
 ) -> None:
-    """Copy the bytes of each layer to its place in `out`, uint8."""
+    """Copy the bytes of each layer to its own part of `out`, uint8."""
     first, target = regions.ctypes.data, out.ctypes.data
-    for i in range(places.shape[0]):
-        if places[i]["status"] == OK:
-            region = first + np.int64(places[i]["slot"]) * REGION_BYTES
-            source = memory.load_i64(region + lookup.CONTENT_ADDRESS) + places[i]["offset"]
-            memory.copy_bytes(target + offsets[i], source, places[i]["size"])
+    for i in range(locations.shape[0]):
+        if locations[i]["status"] == OK:
+            region = first + np.int64(locations[i]["slot"]) * REGION_BYTES
+            source = memory.load_i64(region + lookup.CONTENT_ADDRESS) + locations[i]["offset"]
+            memory.copy_bytes(target + offsets[i], source, locations[i]["size"])
 
 
 @on_promotion(READING)
 def _call_first() -> None:
     regions = np.zeros(1, REGION)
     regions.flags.writeable = False  # as they are published
-    places = np.zeros(0, LOCATION)
-    sum_sizes(places, np.zeros(1, np.int64))
-    copy_layers(regions, places, np.zeros(1, np.int64), np.zeros(1, np.uint8))
+    locations = np.zeros(0, LOCATION)
+    sum_sizes(locations, np.zeros(1, np.int64))
+    copy_layers(regions, locations, np.zeros(1, np.int64), np.zeros(1, np.uint8))

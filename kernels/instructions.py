@@ -85,8 +85,8 @@ def on_word(result: str, emit: Emit) -> Callable[[Callable[P, R]], Callable[P, R
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         words, index, *values = arguments
-        place = _place_of(context, builder, signature.args[0], words, index)
-        return emit(builder, place, *values)
+        item = _pointer_to(context, builder, signature.args[0], words, index)
+        return emit(builder, item, *values)
 
     return lowered(typer, generate)
 
@@ -108,7 +108,7 @@ def fields_at(dtype: np.dtype[Any]) -> tuple[Typer, Generate]:
         word = llvm().IntType(64)
         data, at = arguments
         last = builder.add(at, word(dtype.itemsize - 1))
-        end = builder.ptrtoint(_place_of(context, builder, signature.args[0], data, last), word)
+        end = builder.ptrtoint(_pointer_to(context, builder, signature.args[0], data, last), word)
         numbers = []
         for field, offset in fields:
             address = builder.add(end, word(offset + 1 - dtype.itemsize))
@@ -144,7 +144,7 @@ def llvm() -> Any:
     return ir
 
 
-def _place_of(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
+def _pointer_to(context: Any, builder: Any, words_type: Any, words: Any, index: Any) -> Any:
     """Emit the pointer to an item of an array, or to a word from an address on."""
     from numba.core import cgutils
 

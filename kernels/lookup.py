@@ -1,4 +1,4 @@
-"""Layer ids to places: two direct look-ups and one bounds check each.
+"""Layer ids to locations: two direct look-ups and one bounds check each.
 
 Reads the published snapshot: DIRECTORY[dimension] -> row of REGION[] -> LAYER[] behind its address,
 through a LAYER_INDEX where the layer numbers have gaps. Called by the manager's batches, by

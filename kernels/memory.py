@@ -62,8 +62,8 @@ def _fill(builder: Any, address: Any, n_bytes: Any) -> None:
 def _copy(builder: Any, target: Any, source: Any, n_bytes: Any) -> None:
     from numba.core import cgutils
 
-    places = pointer(builder, target), pointer(builder, source)
-    cgutils.raw_memcpy(builder, *places, n_bytes, 1)  # type: ignore[no-untyped-call]
+    pointers = pointer(builder, target), pointer(builder, source)
+    cgutils.raw_memcpy(builder, *pointers, n_bytes, 1)  # type: ignore[no-untyped-call]
 
 
 def _type_item(values: Any, index: Any, value: Any, dtype: Any) -> Any:
@@ -184,8 +184,8 @@ def copy_bytes(target: Int, source: Int, n_bytes: Int) -> None:
 def store_item(values: Int, index: Int, value: Any, dtype: Any) -> None:
     """Cast a number to a dtype and store it as item `index` of an array at an address."""
     item = np.dtype(dtype)
-    place = (ctypes.c_char * item.itemsize).from_address(int(values) + index * item.itemsize)
-    np.frombuffer(place, item)[0] = value
+    target = (ctypes.c_char * item.itemsize).from_address(int(values) + index * item.itemsize)
+    np.frombuffer(target, item)[0] = value
 
 
 @lowered(_type_layout, _give_layout)
@@ -203,12 +203,12 @@ def array_at(owner: NDArray[Any] | None, address: Int, n_items: Int, dtype: Any)
     an owner it keeps nothing alive: the caller outlasts it.
     """
     item = np.dtype(dtype)
-    array = np.asarray(_Placed(owner, int(address), int(n_items), item)).view(item)
+    array = np.asarray(_Memory(owner, int(address), int(n_items), item)).view(item)
     array.flags.writeable = False  # which an empty one is not by itself
     return array
 
 
-class _Placed:
+class _Memory:
     """What an array at an address has as its base, where nothing is compiled."""
 
     def __init__(

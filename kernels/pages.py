@@ -1,6 +1,6 @@
-"""Pages of freed blocks, claimed so that they can be given back to the system.
+"""Pages of freed blocks, claimed so that they can be returned to the system.
 
-A freed block stays *dirty*: its pages are in memory and count as resident. Who gives them back
+A freed block stays *dirty*: its pages are in memory and count as resident. Who returns them
 claims the blocks as an allocation would, so nobody writes there meanwhile. Called by
 `jessymem.pools`.
 """

@@ -1,7 +1,7 @@
-"""Blocks given back, and the views that keep them a while.
+"""Blocks freed, and the views that keep them a while.
 
 A block's status is exchanged in one step: who loses has found a double free. While views on it are
-noted it waits, and the last of them gives it back. Safe under any number of threads, as
+noted it waits, and the last of them frees it. Safe under any number of threads, as
 `allocation`. Called by `jessymem.pools`, and from a user's own compiled code.
 """
 
@@ -43,7 +43,7 @@ NONE = bitmap.NONE
 PREFETCHED_AHEAD = 8
 
 
-# -- giving back -----------------------------------------------------------------------------------
+# -- freeing ---------------------------------------------------------------------------------------
 
 
 @kernel
@@ -89,7 +89,7 @@ def release_or_retire(state: Words, pool: Int, block: Int, status: Int) -> Int:
 
 @kernel(nogil=False, inline=True)
 def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
-    """Give a block back; return IS_* flags added up, or the code why not.
+    """Free a block; return IS_* flags added up, or the code why not.
 
     `n_bytes` must be what was asked for, unless it is ANY_SIZE.
     """
@@ -143,7 +143,7 @@ def mark_releasing(state: Words, handle: Int) -> Int:
 
 @kernel
 def release_marked(state: Words, handle: Int, is_released: Int) -> Int:
-    """Give back a block that is marked for release, or unmark it; return IS_* flags."""
+    """Free a block that is marked for release, or unmark it; return IS_* flags."""
     pool = blocks.pool_of(handle)
     block = blocks.find_block(state, pool, blocks.offset_of(handle))
     at = blocks.block_at(state, pool, block)
@@ -168,7 +168,7 @@ def prefetch_block(state: Words, handle: Int) -> None:
 
 @kernel
 def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -> Int:
-    """Give back all of `handles`, or none; return IS_* flags added up, or the code of one.
+    """Free all of `handles`, or none; return IS_* flags added up, or the code of one.
 
     ``failed[0]`` is then the position of that one.
     """
@@ -229,7 +229,7 @@ def drop_view(state: Words, handle: Int) -> Int:
 
 @kernel
 def retire_pool(state: Words, pool: Int) -> Int:
-    """Give back every block of a pool, as its owners would; return how many wait for views."""
+    """Free every block of a pool, as its owners would; return how many wait for views."""
     n_waiting = np.int64(0)
     for block in range(blocks.field(state, pool, blocks.N_BLOCKS)):
         at = blocks.block_at(state, pool, block)

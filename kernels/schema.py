@@ -2,7 +2,7 @@
 
 Words used throughout: a *dimension* is one region file, a *layer* a block of bytes in it; a *row*
 is a position in a table of layers or regions; an *offset* counts bytes from the start of a region;
-an *address* is a place in this process's memory. Called by everything; calls nothing.
+an *address* is a position in this process's memory. Called by everything; calls nothing.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ LAYER: Final = np.dtype(
         ("name_size", "<u4"),
         ("keywords_offset", "<u4"),  # in the heap: keyword_count x { u32 length, UTF-8 bytes }
         ("keywords_size", "<u4"),
-        ("array_offset", "<u4"),  # in the heap: what makes the content an array; 0: it is none
+        ("array_offset", "<u4"),  # in the heap: what makes the content an array; 0: it is not one
         ("array_size", "<u4"),
     ]
 )
@@ -187,7 +187,7 @@ SPAN: Final = np.dtype(
     ]
 )
 
-N_PROBES: Final = 3  # places of a needle that are compared first
+N_PROBES: Final = 3  # bytes of a needle that are compared first
 
 # What is searched for, and how.
 NEEDLE: Final = np.dtype(
@@ -206,12 +206,12 @@ NEEDLE: Final = np.dtype(
 SEARCH: Final = np.dtype(
     [
         ("span", "i8"),  # row of the span that is searched next
-        ("at", "i8"),  # in it: the first place where a find may begin
+        ("at", "i8"),  # in it: the first position where a find may begin
         ("last_span", "i8"),
         ("last_end", "i8"),  # in the last span: from here on no find may begin; 0: it is left out
         ("matched", "i8"),  # bytes of the needle that are known to be at `at`
-        ("hits", "i8"),  # address of HIT[n_room]
-        ("n_room", "i8"),
+        ("hits", "i8"),  # address of HIT[capacity]
+        ("capacity", "i8"),
         ("n_hits", "i8"),
         ("address", "i8"),  # of the span at work
         ("layer", "i8"),  # its packed layer id
@@ -280,7 +280,7 @@ POOL: Final = np.dtype(
 )
 POOL_ABSENT: Final = 0
 POOL_FIXED: Final = 1  # there for as long as its allocator
-POOL_GROWN: Final = 2  # made where nothing fitted, given back once it is empty
+POOL_GROWN: Final = 2  # made where nothing fitted, unmapped once it is empty
 
 POOL_KINDS: Final = {POOL_ABSENT: "absent", POOL_FIXED: "fixed", POOL_GROWN: "grown"}
 
@@ -291,10 +291,10 @@ BLOCK: Final = np.dtype([("status", "i8"), ("n_requested", "i8")])
 STATE_MASK: Final = 7
 BLOCK_FREE: Final = 0
 BLOCK_ALLOCATED: Final = 1  # the first block of what was handed out
-BLOCK_WAITING: Final = 2  # retired: given back, and still viewed
+BLOCK_WAITING: Final = 2  # retired: freed, and still viewed
 BLOCK_CONTINUED: Final = 3  # a further block of a run
-BLOCK_RELEASING: Final = 4  # being given back together with others
-BLOCK_DIRTY: Final = 8  # handed out since its pages were last given back
+BLOCK_RELEASING: Final = 4  # being freed together with others
+BLOCK_DIRTY: Final = 8  # handed out since its pages were last returned
 ONE_VIEW: Final = 16
 VIEWS_MASK: Final = (2**20 - 1) * ONE_VIEW
 GENERATION_SHIFT: Final = 24
@@ -309,7 +309,7 @@ HANDLE_GRANULE_MASK: Final = 2**HANDLE_GRANULE_BITS - 1
 HANDLE_POOL_SHIFT: Final = HANDLE_GENERATION_BITS + HANDLE_GRANULE_BITS
 POOL_BYTES_LIMIT: Final = GRANULE_BYTES << HANDLE_GRANULE_BITS
 ANY_SIZE: Final = -1
-N_TRIMMED_TOGETHER: Final = 256  # blocks whose pages are given back in one call
+N_TRIMMED_TOGETHER: Final = 256  # blocks whose pages are returned in one call
 REQUEST_BYTES_LIMIT: Final = 2**62  # what is larger still is no more than that
 
 # -- what kernels return ---------------------------------------------------------------------------
@@ -320,7 +320,7 @@ NO_SUCH_LAYER: Final = -2
 OUT_OF_BOUNDS: Final = -3
 EVICTED: Final = -4  # the dimension has to be mapped again first
 
-# `parse_entries` ran into: the end of the file, a count, a number, a place that the format forbids.
+# `parse_entries` ran into: the end of the file, a forbidden count, number or offset.
 BAD_ENTRY: Final = -10
 BAD_KEYWORD_COUNT: Final = -11
 BAD_KEYWORD_LENGTH: Final = -12
@@ -333,14 +333,14 @@ POOL_FULL: Final = -20
 FRAGMENTED: Final = -21  # enough free blocks, but no run of them
 NO_POOL: Final = -22  # no pool has such large blocks
 OVER_LIMIT: Final = -23
-RETAINED: Final = -24  # freed pages have to be given back first
+RETAINED: Final = -24  # freed pages have to be returned first
 BAD_SIZE: Final = -25
 TOO_LARGE: Final = -26  # for the short way; the long one takes it
-ROLLED_BACK: Final = -27  # another thread was quicker; what was taken has been returned
+ROLLED_BACK: Final = -27  # another thread was quicker; what was claimed is released
 IS_CLOSED: Final = -28
 NOT_STARTED: Final = -29  # nothing is compiled yet; the allocator starts first
 
-# Why nothing was given back or viewed.
+# Why nothing was freed or viewed.
 NOT_A_POOL: Final = -40
 NOT_A_BLOCK: Final = -41  # inside a block, or inside a run
 PAST_END: Final = -42
@@ -353,7 +353,7 @@ TOO_MANY_VIEWS: Final = -47
 # What a search may report beside OK: that it is to be called again.
 HITS_FULL: Final = 1
 
-# What giving back may report, added up.
+# What freeing may report, added up.
 IS_WAITING: Final = 1  # the block goes when its last view goes
 IS_REARMED: Final = 2  # use has fallen below REARM_BELOW
 IS_EMPTY: Final = 4  # a grown pool has no block left in use

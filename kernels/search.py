@@ -1,10 +1,10 @@
 """Where a needle is in the bytes of layers: vectors first, and a linear way where they do not pay.
 
-Three bytes of the needle, the rarest where that is known, are compared at 64 places together; where
-all three are, the rest is. Where that happens too often to pay, the two-way algorithm (Crochemore
-and Perrin, "Two-way string-matching", J. ACM 38, 1991) takes over for the rest of the stretch: at
-most two comparisons a byte, and no memory. Works on SPAN rows that `jessymem.scanning` has made and
-vouches for. Needle and search are given to inner kernels as addresses.
+Three bytes of the needle, the rarest where that is known, are compared at 64 positions together;
+where all three are, the rest is. Where that happens too often to pay, the two-way algorithm
+(Crochemore and Perrin, "Two-way string-matching", J. ACM 38, 1991) is used for the rest of the
+stretch: at most two comparisons a byte, and no memory. Works on SPAN rows that `jessymem.scanning`
+has made and vouches for. Needle and search are given to inner kernels as addresses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jessymem.kernels.schema import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Of a layer, for which the way of searching is settled anew, and which nothing interrupts.
+#: Of a layer, for which the way of searching is chosen anew, and which nothing interrupts.
 STRETCH_BYTES: Final = 256 * 1024
 #: And no shorter than so many needles, since each stretch may read one beyond its end.
 _STRETCH_NEEDLES: Final = 4
@@ -54,7 +54,7 @@ _VALUE: Final = _offset(NEEDLE, "values")
 _AT: Final = _offset(SEARCH, "at")
 _MATCHED: Final = _offset(SEARCH, "matched")
 _HITS: Final = _offset(SEARCH, "hits")
-_N_ROOM: Final = _offset(SEARCH, "n_room")
+_CAPACITY: Final = _offset(SEARCH, "capacity")
 _N_HITS: Final = _offset(SEARCH, "n_hits")
 _CONTENT: Final = _offset(SEARCH, "address")
 _LAYER: Final = _offset(SEARCH, "layer")
@@ -65,7 +65,7 @@ _LAYER: Final = _offset(SEARCH, "layer")
 
 @kernel(inline=True)
 def count_equal(address: Int, other: Int, n_bytes: Int) -> Int:
-    """Return up to where two pieces of memory are equal: `n_bytes`, or a place not far before."""
+    """Return how far two pieces of memory are equal: `n_bytes`, or up to a word that differs."""
     at = np.int64(0)
     while at + WORD_BYTES <= n_bytes:
         if memory.load_i64(address + at) != memory.load_i64(other + at):
@@ -78,9 +78,9 @@ def count_equal(address: Int, other: Int, n_bytes: Int) -> Int:
 
 @kernel(inline=True)
 def note_hit(search: Int, at: Int) -> bool:
-    """Count a find, and write it down where finds are wanted; tell whether there is no more room.
+    """Count a find, and write it down where finds are wanted; tell whether no more can be.
 
-    Where only their number is wanted, there is room without end.
+    Where only their number is wanted, the capacity is without end.
     """
     n_hits = memory.load_i64(search + _N_HITS)
     hits = memory.load_i64(search + _HITS)
@@ -89,17 +89,17 @@ def note_hit(search: Int, at: Int) -> bool:
         memory.store_i64(hit, memory.load_i64(search + _LAYER))
         memory.store_i64(hit + WORD_BYTES, at)
     memory.store_i64(search + _N_HITS, n_hits + 1)
-    return bool(n_hits + 1 >= memory.load_i64(search + _N_ROOM))
+    return bool(n_hits + 1 >= memory.load_i64(search + _CAPACITY))
 
 
-# -- the way of vectors ----------------------------------------------------------------------------
+# -- by vectors ------------------------------------------------------------------------------------
 
 
 @kernel(inline=True)
 def skip_misses(needle: Int, address: Int, end: Int) -> Int:
-    """Return the first of the blocks of 256 places from `address` on that may hold a find.
+    """Return the first of the blocks of 256 positions from `address` on that may hold a find.
 
-    Where none does, the place behind the last whole block before `end`.
+    Where none does, the address behind the last whole block before `end`.
     """
     while address + vectors.ANY <= end and not vectors.match_any(address, needle):
         address += vectors.ANY
@@ -107,11 +107,11 @@ def skip_misses(needle: Int, address: Int, end: Int) -> Int:
 
 
 @kernel(inline=True)
-def match_rest(needle: Int, address: Int, n_places: Int) -> Int:
-    """Return the mask of up to 15 places, compared one by one with the needle's first byte."""
+def match_rest(needle: Int, address: Int, n_positions: Int) -> Int:
+    """Return the mask of up to 15 positions, compared one by one with the needle's first byte."""
     mask = np.int64(0)
     first = memory.load_u8(memory.load_i64(needle + _ADDRESS))
-    for i in range(n_places):
+    for i in range(n_positions):
         if memory.load_u8(address + i) == first:
             mask |= np.int64(1) << np.int64(i)
     return mask
@@ -119,9 +119,9 @@ def match_rest(needle: Int, address: Int, n_places: Int) -> Int:
 
 @kernel(inline=True)
 def match_block(needle: Int, content: Int, at: Int, end: Int) -> tuple[Int, Int]:
-    """Return which of the places from `at` on may be finds, and how many places were looked at.
+    """Return which positions from `at` on may be finds, and how many were looked at.
 
-    Bit i is place ``at + i``. No byte is read of which no find from 0 to `end` consists.
+    Bit i is position ``at + i``. No byte is read of which no find from 0 to `end` consists.
     """
     n_left = end - at
     if n_left >= vectors.MANY:
@@ -139,7 +139,7 @@ def match_block(needle: Int, content: Int, at: Int, end: Int) -> tuple[Int, Int]
 
 @kernel(inline=True)
 def shift_down(mask: Int, n_bits: Int) -> Int:
-    """Return `mask` without its lowest `n_bits` (1 to 63) bits, the others moved to their place."""
+    """Return `mask` without its lowest `n_bits` (1 to 63) bits, the others moved down."""
     return (np.int64(mask) >> np.int64(n_bits)) & ~(np.int64(-1) << np.int64(64 - n_bits))
 
 
@@ -160,27 +160,27 @@ def search_by_vectors(needle: Int, search: Int, end: Int) -> Int:
             looked_at = at + vectors.ANY
             if at >= end:
                 break
-        mask, n_places = match_block(needle, content, at, end)
+        mask, n_positions = match_block(needle, content, at, end)
         while mask != 0:
             i = atomics.count_trailing_zeros(mask)
             mask ^= np.int64(1) << np.int64(i)
             n_equal = n_bytes
-            if n_bytes > N_PROBES or n_places < vectors.FEW:
+            if n_bytes > N_PROBES or n_positions < vectors.FEW:
                 n_equal = count_equal(content + at + i, wanted, n_bytes)
                 n_words += 1 + n_equal // WORD_BYTES
             if n_equal == n_bytes and note_hit(search, at + i):
                 memory.store_i64(search + _AT, at + i + 1)
                 return np.int64(HITS_FULL)
-        at += n_places
+        at += n_positions
     memory.store_i64(search + _AT, at)
     return np.int64(OK)
 
 
 @kernel
 def count_by_vectors(needle: Int, content: Int, at: Int, end: Int) -> Int:
-    """Count the places from `at` to `end` at which all probes of the needle are.
+    """Count the positions from `at` to `end` at which all probes of the needle are.
 
-    There have to be at least 64 places from 0 to `end`.
+    There have to be at least 64 positions from 0 to `end`.
     """
     n_found = np.int64(0)
     while at + vectors.MANY <= end:
@@ -205,16 +205,16 @@ def search_linearly(needle: Int, search: Int, end: Int) -> Int:
     n_kept = n_bytes - period if memory.load_i64(needle + _IS_PERIODIC) != 0 else np.int64(0)
     code = np.int64(OK)
     while at < end and code == OK:
-        place = content + at
+        address = content + at
         i = max(critical, matched)
-        while i < n_bytes and memory.load_u8(wanted + i) == memory.load_u8(place + i):
+        while i < n_bytes and memory.load_u8(wanted + i) == memory.load_u8(address + i):
             i += 1
         if i < n_bytes:
             at += i - critical + 1
             matched = np.int64(0)
             continue
         i = critical - 1
-        while i >= matched and memory.load_u8(wanted + i) == memory.load_u8(place + i):
+        while i >= matched and memory.load_u8(wanted + i) == memory.load_u8(address + i):
             i -= 1
         if i < matched and note_hit(search, at):
             code = np.int64(HITS_FULL)
@@ -284,7 +284,7 @@ def count_bytes(pieces: NDArray[Any], counts: NDArray[Any]) -> None:
 def search_on(
     spans: NDArray[Any], needle: NDArray[Any], search: NDArray[Any], stop: NDArray[Any]
 ) -> Int:
-    """Go on with a search until its end, until its room for finds is full, or until ``stop[0]``.
+    """Go on with a search until its end, until its array of finds is full, or until ``stop[0]``.
 
     Return OK, or HITS_FULL: more may follow. `n_hits` of the search tells how many finds there are.
     """
@@ -331,7 +331,7 @@ def _call_first() -> None:
     needle, search, stop = np.zeros(1, NEEDLE), np.zeros(1, SEARCH), np.zeros(1, np.int64)
     spans["address"] = needle["address"] = stop.ctypes.data
     spans["n_bytes"] = needle["n_bytes"] = 1
-    search["n_room"] = 1
+    search["capacity"] = 1
     factorize(needle)
     count_bytes(spans, np.zeros(256, np.int64))
     search_on(spans, needle, search, stop)

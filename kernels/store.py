@@ -192,16 +192,16 @@ def layer_array(store: Store, layer_id: Int, dtype: DTypeLike) -> NDArray[Any]:
         no such layer, its size is no multiple of an item's, or it is not aligned for the dtype (as
         layers of files by other writers may be). Lifetime as `layer_bytes`.
     """
-    place = locate(store, layer_id)
+    location = locate(store, layer_id)
     regions = store.regions
     address: Int = regions.ctypes.data
     n_items: Int = np.int64(0)
-    if place.status == OK:
-        region = address + place.slot * REGION_BYTES
-        content = memory.load_i64(region + lookup.CONTENT_ADDRESS) + place.offset
+    if location.status == OK:
+        region = address + location.slot * REGION_BYTES
+        content = memory.load_i64(region + lookup.CONTENT_ADDRESS) + location.offset
         item_bytes, alignment = memory.layout_of(dtype)
-        if place.size % item_bytes == 0 and content % alignment == 0:
-            address, n_items = content, place.size // item_bytes
+        if location.size % item_bytes == 0 and content % alignment == 0:
+            address, n_items = content, location.size // item_bytes
     return memory.array_at(regions, address, n_items, dtype)
 
 
@@ -211,7 +211,7 @@ def count_slots(store: Store) -> Int:
 
 
 def dimension_at(store: Store, slot: Int) -> Int:
-    """Return the number of the dimension in a slot; 0 where the slot is empty or is none.
+    """Return the number of the dimension in a slot; 0 where that is empty or does not exist.
 
     An evicted dimension has its number, and no layers.
     """
@@ -246,7 +246,7 @@ def layer_at(store: Store, dimension: Int, row: Int) -> Int:
     return (np.int64(dimension) << LAYER_BITS) | memory.load_u16(address + _LAYER_NUM)
 
 
-#: What `_numba` makes known to the compiler: these run in it as they stand here.
+#: What `_numba` makes known to the compiler: these run in it as they are here.
 FUNCTIONS = (
     locate,
     layer_bytes,

@@ -1,4 +1,4 @@
-"""Many bytes at once: which of 64 places, or whether any of 256, may be where a needle begins.
+"""Many bytes at once: which of 64 positions, or whether any of 256, may be where a needle begins.
 
 The plain functions say what is computed; their compiled forms compare whole vectors, which LLVM
 brings to whatever width the machine has. Called by `search`. The probes of a NEEDLE are compared
@@ -20,7 +20,7 @@ from jessymem.kernels.schema import N_PROBES, NEEDLE, word_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Places that `match_many`, `match_few` and `match_any` look at together.
+#: Positions that `match_many`, `match_few` and `match_any` look at together.
 MANY: Final = 64
 FEW: Final = 16
 ANY: Final = 256
@@ -29,16 +29,16 @@ _OFFSETS: Final = word_of(NEEDLE, "offsets")
 _VALUES: Final = word_of(NEEDLE, "values")
 
 
-def _match(builder: Any, address: Any, needle: Any, n_places: int, n_vectors: int = 1) -> Any:
-    """Emit the comparison of every probe at `n_vectors` times `n_places` places.
+def _match(builder: Any, address: Any, needle: Any, n_positions: int, n_vectors: int = 1) -> Any:
+    """Emit the comparison of every probe at `n_vectors` times `n_positions` positions.
 
     One vector's result is a mask; of several it is whether any bit is set in any of them.
     """
     ir = llvm()
     word, byte, lane = ir.IntType(64), ir.IntType(8), ir.IntType(32)
-    vector, mask = ir.VectorType(byte, n_places), ir.IntType(n_places)
+    vector, mask = ir.VectorType(byte, n_positions), ir.IntType(n_positions)
     undefined = ir.Constant(vector, ir.Undefined)
-    all_first = ir.Constant(ir.VectorType(lane, n_places), [0] * n_places)
+    all_first = ir.Constant(ir.VectorType(lane, n_positions), [0] * n_positions)
     words = pointer(builder, needle, 64)
 
     def field(first: int, probe: int) -> Any:
@@ -48,22 +48,22 @@ def _match(builder: Any, address: Any, needle: Any, n_places: int, n_vectors: in
         single = builder.insert_element(undefined, builder.trunc(value, byte), lane(0))
         return builder.shuffle_vector(single, undefined, all_first)
 
-    def equal(place: Any, value: Any, start: int) -> Any:
-        place = builder.inttoptr(builder.add(place, word(start)), vector.as_pointer())
-        return builder.icmp_unsigned("==", builder.load(place, align=1), value)
+    def equal(first: Any, value: Any, start: int) -> Any:
+        block = builder.inttoptr(builder.add(first, word(start)), vector.as_pointer())
+        return builder.icmp_unsigned("==", builder.load(block, align=1), value)
 
     probes = [
         (builder.add(address, field(_OFFSETS, i)), spread(field(_VALUES, i)))
         for i in range(N_PROBES)
     ]
     found = [
-        reduce(builder.and_, [equal(*probe, i * n_places) for probe in probes])
+        reduce(builder.and_, [equal(*probe, i * n_positions) for probe in probes])
         for i in range(n_vectors)
     ]
     bits = builder.bitcast(reduce(builder.or_, found), mask)
     if n_vectors > 1:
         return builder.icmp_unsigned("!=", bits, mask(0))
-    return bits if n_places == 64 else builder.zext(bits, word)
+    return bits if n_positions == 64 else builder.zext(bits, word)
 
 
 @on_values("int64", lambda b, address, needle: _match(b, address, needle, MANY))
@@ -74,21 +74,21 @@ def match_many(address: Int, needle: Int) -> Int:
 
 @on_values("int64", lambda b, address, needle: _match(b, address, needle, FEW))
 def match_few(address: Int, needle: Int) -> Int:
-    """Do as `match_many` for 16 places; the other bits are 0."""
+    """Do as `match_many` for 16 positions; the other bits are 0."""
     return _as_word(_compare(address, needle, FEW))
 
 
 @on_values("boolean", lambda b, address, needle: _match(b, address, needle, MANY, ANY // MANY))
 def match_any(address: Int, needle: Int) -> bool:
-    """Tell whether every probe of the needle is at any of 256 places from `address` on."""
+    """Tell whether every probe of the needle is at any of 256 positions from `address` on."""
     return bool(_compare(address, needle, ANY).any())
 
 
-def _compare(address: Int, needle: Int, n_places: int) -> NDArray[np.bool_]:
+def _compare(address: Int, needle: Int, n_positions: int) -> NDArray[np.bool_]:
     words = (ctypes.c_int64 * (NEEDLE.itemsize // 8)).from_address(int(needle))
-    found = np.ones(n_places, np.bool_)
+    found = np.ones(n_positions, np.bool_)
     for i in range(N_PROBES):
-        bytes_there = ctypes.string_at(int(address) + words[_OFFSETS + i], n_places)
+        bytes_there = ctypes.string_at(int(address) + words[_OFFSETS + i], n_positions)
         found &= np.frombuffer(bytes_there, np.uint8) == words[_VALUES + i]
     return found
 

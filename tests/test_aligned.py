@@ -13,7 +13,7 @@ from jessymem.kernels import schema as s
 @pytest.mark.parametrize("n_items", [0, 1, 2, 3, 64, 1_000, 65_536])
 def test_the_first_byte_lies_on_a_cache_line(n_items, dtype):
     held = []
-    for _ in range(8):  # at other places each time
+    for _ in range(8):  # at other addresses each time
         array = aligned_zeros(n_items, dtype)
         assert (array.dtype, array.shape) == (np.dtype(dtype), (n_items,))
         assert not n_items or array.ctypes.data % s.CACHE_LINE_BYTES == 0

@@ -28,10 +28,10 @@ from jessymem.kernels import schema as s
 def test_the_best_fitting_pool_serves(tier, kernel, n_bytes, pool):
     pools = Pools(tier, (256, 4), (64, 4), (1024, 4))  # ids need not follow sizes
     handle = getattr(pools, kernel)(n_bytes)
-    assert pools.place(handle)[0] == pool
+    assert pools.location(handle)[0] == pool
     block_bytes = int(pools.table.rows[pool]["block_bytes"])
     assert pools.charged == (block_bytes, block_bytes)
-    assert pools.table.blocks_of(pool)["n_requested"][pools.place(handle)[1]] == n_bytes
+    assert pools.table.blocks_of(pool)["n_requested"][pools.location(handle)[1]] == n_bytes
     pools.check()
 
 
@@ -40,7 +40,7 @@ def test_full_pools_are_passed_over_in_the_order_of_their_blocks(tier, kernel):
     pools = Pools(tier, (64, 2), (256, 1), (1024, 2))
     allocate = getattr(pools, kernel)
     handles = [allocate(10) for _ in range(5)]
-    assert [pools.place(handle)[0] for handle in handles] == [0, 0, 1, 2, 2]
+    assert [pools.location(handle)[0] for handle in handles] == [0, 0, 1, 2, 2]
     assert allocate(10) == s.POOL_FULL
     assert pools.failures() == [4, 3, 1]
     assert pools["USED"] == 2 * 64 + 256 + 2 * 1024
@@ -52,7 +52,7 @@ def test_full_pools_are_passed_over_in_the_order_of_their_blocks(tier, kernel):
 
 def test_of_pools_alike_the_older_is_filled_first(tier):
     pools = Pools(tier, (64, 1), (64, 1), (128, 1), (64, 1))
-    assert [pools.place(pools.allocate(64))[0] for _ in range(4)] == [0, 1, 3, 2]
+    assert [pools.location(pools.allocate(64))[0] for _ in range(4)] == [0, 1, 3, 2]
 
 
 @pytest.mark.parametrize("n_bytes", [0, -1, -(2**63)])
@@ -71,8 +71,8 @@ def test_the_short_way_leaves_large_requests_alone(tier):
     assert pools.state.tolist() == before.tolist()
     pools.state[s.INLINE_LIMIT] = 100
     assert pools.allocate(101) == s.TOO_LARGE
-    assert pools.place(pools.allocate(100))[0] == 1
-    assert pools.place(pools.allocate_any(101))[0] == 1
+    assert pools.location(pools.allocate(100))[0] == 1
+    assert pools.location(pools.allocate_any(101))[0] == 1
 
 
 def test_without_a_pool_there_is_none(tier):
@@ -108,7 +108,7 @@ def test_what_is_larger_than_a_block_takes_several_in_a_row(tier, n_bytes, n_blo
     pools = Pools(tier, (64, 16), (256, 80))
     before = pools.state.copy()
     handle = pools.allocate_any(n_bytes)
-    assert pools.place(handle) == (1, 0)
+    assert pools.location(handle) == (1, 0)
     assert pools.charged == (256 * n_blocks, 256 * n_blocks)
     assert pools.n_free(1) == 80 - n_blocks
     states = pools.table.blocks_of(1)["status"] & s.STATE_MASK
@@ -133,17 +133,17 @@ def test_a_run_is_not_taken_where_a_block_is_in_the_way(tier):
     for block in (0, 1, 3, 62, 63, 64, 65):
         pools.free(taken[block])
     handle = pools.allocate_any(3 * 64)
-    assert pools.place(handle) == (0, 62)
+    assert pools.location(handle) == (0, 62)
     assert pools.allocate_any(3 * 64) == s.FRAGMENTED  # four are free
     assert pools.allocate_any(5 * 64) == s.POOL_FULL
-    assert pools.place(pools.allocate_any(2 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(2 * 64)) == (0, 0)
     pools.check()
 
 
 def test_a_whole_pool_is_a_run(tier):
     pools = Pools(tier, (64, 130))
     handle = pools.allocate_any(130 * 64)
-    assert pools.place(handle) == (0, 0)
+    assert pools.location(handle) == (0, 0)
     assert pools.allocate_any(1) == s.POOL_FULL
     assert pools.free(handle) == s.OK
     assert pools.allocate_any(130 * 64 + 1) == s.POOL_FULL
@@ -152,15 +152,15 @@ def test_a_whole_pool_is_a_run(tier):
 
 def test_runs_lie_in_the_largest_blocks_only(tier):
     pools = Pools(tier, (64, 64), (256, 2))
-    assert pools.place(pools.allocate_any(512)) == (1, 0)
+    assert pools.location(pools.allocate_any(512)) == (1, 0)
     assert pools.allocate_any(512) == s.POOL_FULL
     assert pools.n_free(0) == 64
 
 
 def test_the_next_pool_with_the_largest_blocks_serves_a_run_too(tier):
     pools = Pools(tier, (64, 2), (64, 4))
-    assert pools.place(pools.allocate_any(3 * 64)) == (1, 0)
-    assert pools.place(pools.allocate_any(2 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(3 * 64)) == (1, 0)
+    assert pools.location(pools.allocate_any(2 * 64)) == (0, 0)
     assert pools.failures() == [1, 0]
 
 
@@ -185,11 +185,11 @@ def test_a_run_that_was_lost_to_another_thread_is_looked_for_again(plain, monkey
     monkeypatch.setattr(allocation.bitmap, "claim_run", claim_run)
     monkeypatch.setattr(blocks, "start_word", lambda n_words: 1)
     handle = pools.allocate_any(100 * 64)
-    assert pools.place(lost[0]) == (0, 64)
+    assert pools.location(lost[0]) == (0, 64)
     assert handle == s.FRAGMENTED
     assert pools.table.rows[0]["rollbacks"] == 1
     assert pools.n_free() == 129
-    assert pools.place(pools.allocate_any(64 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(64 * 64)) == (0, 0)
     pools.check()
 
 
@@ -211,7 +211,7 @@ def test_a_search_that_a_roll_back_blinded_is_made_again(plain, monkeypatch):
         return found
 
     monkeypatch.setattr(allocation.bitmap, "find_run", find_run)
-    assert pools.place(pools.allocate_any(100 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(100 * 64)) == (0, 0)
     assert len(searches) == 2
 
 
@@ -340,7 +340,7 @@ def test_a_run_over_the_limit_is_given_back(tier):
     assert_unchanged(pools, before, peak=peak)
     assert pools.failures() == [0]
     pools.state[s.CRITICAL_LIMIT] = 70 * 64
-    assert pools.place(pools.allocate_any(70 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(70 * 64)) == (0, 0)
     pools.check()
 
 
@@ -353,7 +353,7 @@ def test_a_run_whose_clean_blocks_may_not_become_resident_is_given_back(tier):
     assert pools.allocate_any(70 * 64) == s.RETAINED  # 63 of 70 are clean
     assert_unchanged(pools, before)
     pools.state[s.RESIDENT_LIMIT] += 1
-    assert pools.place(pools.allocate_any(70 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(70 * 64)) == (0, 0)
     assert pools.charged == (70 * 64, n_resident + 63 * 64)
     pools.check()
 
@@ -442,7 +442,7 @@ def test_each_owner_of_a_block_has_a_generation_of_its_own(tier):
     seen = []
     for _ in range(5):
         handle = pools.allocate(64)
-        assert pools.place(handle) == (0, 0)
+        assert pools.location(handle) == (0, 0)
         seen.append(generation_in(handle))
         assert pools.free(handle) == s.OK
     assert seen == [1, 2, 3, 4, 5]

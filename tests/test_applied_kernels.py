@@ -21,7 +21,7 @@ from support.stores import mixed_store
 
 from jessymem import DimensionNotFound, InvalidAccess, LayerId, MmapManager
 from jessymem.kernels import _jit
-from jessymem.scanning import applying, crew
+from jessymem.scanning import applying, workers
 
 
 def total(content, row):
@@ -65,7 +65,7 @@ def test_a_value_for_every_layer_in_order(mixed, finely, n_workers):
 
 def test_in_the_callers_thread(mixed, monkeypatch):
     manager, contents = mixed
-    monkeypatch.setattr(crew, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", None)
     assert manager.scan(total, np.uint64).tolist() == sums_of(contents)
 
 
@@ -303,7 +303,7 @@ def test_progress_and_cancelling(mixed, finely, monkeypatch, small):
 def test_a_stop_is_seen_between_layers(mixed):
     manager, contents = mixed
     applied = applying.Applied(size, np.int64)
-    values, threads = np.zeros(len(contents), np.int64), crew.Crew(1, None, None)
+    values, threads = np.zeros(len(contents), np.int64), workers.Workers(1, None, None)
     apply = whole_scan(manager, applied, values, threads)
     threads.stop[0] = 1
     apply()

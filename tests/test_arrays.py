@@ -317,7 +317,7 @@ ROW_RULES = {
         (1, "array_size", 8),
         ("array_size", "zero where the layer is no array"),
     ),
-    "a place of what is no array": (
+    "an offset of what is no array": (
         (1, "array_offset", 8),
         ("array_offset", "zero where the layer is no array"),
     ),
@@ -340,7 +340,7 @@ def test_row_rule_broken(change, rule):
         load(resign(set_row_field(RICH, row, field, value)))
     error, (field, expected) = caught.value, rule
     assert (error.field, error.expected) == (f"layer {number} {field}", expected)
-    assert error.offset == naive.row_place(RICH, row, field)
+    assert error.offset == naive.field_offset(RICH, row, field)
 
 
 def test_a_description_is_no_longer_than_its_limit():
@@ -369,7 +369,7 @@ def test_a_file_of_before_arrays_loads(tmp_path):
     builder = RegionBuilder(1, "Name")
     builder.add_layer(0, b"bytes", name="n", keywords=["k"])
     raw = bytes(builder.build_to_memory().data)
-    at = naive.row_place(raw, 0, "array_offset")
+    at = naive.field_offset(raw, 0, "array_offset")
     assert raw[at : at + 8] == bytes(8)
 
 
@@ -503,7 +503,7 @@ def test_a_file_that_is_changed_under_its_mapping(tmp_path):
     region = MmapRegion.from_file(1, path)
     assert region.read_array("L01-00").tolist() == list(range(6))
     with path.open("r+b") as file:  # as nobody may: in place
-        file.seek(naive.row_place(RICH, 0, "content_end"))
+        file.seek(naive.field_offset(RICH, 0, "content_end"))
         file.write(struct.pack("<Q", naive.get_row_field(RICH, 0, "content_end") - 8))
     with pytest.raises(OutOfBounds, match="its 40 bytes are no array of 48"):
         region.read_array("L01-00")

@@ -113,7 +113,7 @@ def test_benchmark_runs(name, cache, tmp_path, monkeypatch):
                 if hasattr(instance, "teardown"):
                     instance.teardown(*cached, *parameters)
     finally:
-        MODULES["common"].let_go()
+        MODULES["common"].drop_kept()
     if len(skipped) == len(parameters_of(cls)):
         pytest.skip("; ".join(sorted(set(skipped))))
 

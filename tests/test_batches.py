@@ -1,4 +1,4 @@
-"""Batches: places, views and one buffer of many layers, on both tiers."""
+"""Batches: locations, views and one buffer of many layers, on both tiers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def shuffled(contents, n=100):
 # -- what comes back -------------------------------------------------------------------------------
 
 
-def test_places_of_files_are_those_that_infos_tell(mixed):
+def test_locations_in_files_are_those_that_infos_tell(mixed):
     manager, _ = mixed
     ids = [*manager.list_layers(15), *manager.list_layers(16), *manager.list_layers(17)]
     found = manager.locate_many(ids)
@@ -261,7 +261,7 @@ def test_views_are_fresh_read_only_and_in_place(mixed):
     assert [bytes(view) for view in manager.access_many(ids)] == list(contents.values())
 
 
-def test_views_outlive_the_manager_and_then_let_go(mixed):
+def test_views_outlive_the_manager_and_then_free_it(mixed):
     manager, contents = mixed
     views = manager.access_many(list(contents))
     mapped = mapping_of(manager, 15)
@@ -304,36 +304,36 @@ def test_a_buffer_that_the_system_refuses(mixed, monkeypatch):
 
 
 @pytest.fixture
-def crowded(tmp_path, tier):
+def with_evicted(tmp_path, tier):
     """Three dimensions, with room for a fourth; D20 is evicted."""
     with load_into(tmp_path, [20, 21, 22], 5, pool_configs=POOLS) as manager:
         evict(manager, 20)
         yield manager
 
 
-def test_what_was_evicted_is_mapped_again(crowded):
+def test_what_was_evicted_is_mapped_again(with_evicted):
     ids = [LayerId(number, layer) for number in (22, 20, 21) for layer in (2, 0)]
-    assert [bytes(view) for view in crowded.access_many(ids)] == [
+    assert [bytes(view) for view in with_evicted.access_many(ids)] == [
         content_of(int(each.dimension), each.layer) for each in ids
     ]
-    assert evicted(crowded) == [] and crowded.get_stats().reloads == 1
+    assert evicted(with_evicted) == [] and with_evicted.get_stats().reloads == 1
 
 
 @pytest.mark.parametrize("number", [9, 65_535])
-def test_a_layer_that_an_evicted_dimension_never_had(crowded, number):
+def test_a_layer_that_an_evicted_dimension_never_had(with_evicted, number):
     missing = LayerId(20, number)
-    found = crowded.locate_many(["L21-00", missing, 5], missing="mark")
+    found = with_evicted.locate_many(["L21-00", missing, 5], missing="mark")
     assert found["status"].tolist() == [s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
-    assert evicted(crowded) == [20]  # nothing of it was needed
+    assert evicted(with_evicted) == [20]  # nothing of it was needed
     with pytest.raises(LayerNotFound, match=rf"{missing} is not in .*D20"):
-        crowded.gather(["L21-00", missing])
+        with_evicted.gather(["L21-00", missing])
 
 
-def test_an_evicted_dimension_whose_file_is_gone(crowded, tmp_path):
+def test_an_evicted_dimension_whose_file_is_gone(with_evicted, tmp_path):
     path_of(tmp_path, 20).unlink()
     with pytest.raises(DimensionNotFound, match="D20"):
-        crowded.access_many(["L21-00", "L20-00"])
-    assert bytes(crowded.access_many(["L21-00"])[0]) == content_of(21, 0)
+        with_evicted.access_many(["L21-00", "L20-00"])
+    assert bytes(with_evicted.access_many(["L21-00"])[0]) == content_of(21, 0)
 
 
 def test_more_than_fits_at_once(tmp_path, tier):

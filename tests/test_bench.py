@@ -391,5 +391,5 @@ def test_the_table_of_the_readme_is_one_that_the_script_made(bench, known):
     for line in LINES:
         assert f"\n| {line.what} | {line.peer} | " in filled
         assert f"\n| {line.what} | {line.peer} | " in readme, "run tests/benchmarks/bench_pages.py"
-    with pytest.raises(ValueError, match="no place marked"):
+    with pytest.raises(ValueError, match="no section marked"):
         pages.fill(readme, "nowhere", "")

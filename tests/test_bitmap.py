@@ -610,18 +610,18 @@ def test_a_bitmap_is_a_set_of_blocks(name, n_blocks, taken, operations):
         free = {block for block in range(n_blocks) if not taken >> block & 1}
         n_words = -(-n_blocks // 64)
         bits = Bitmap(tier, words_with(n_words, free))
-        for operation, place, length in operations:
-            apply(bits, free, operation, place, length, n_blocks)
+        for operation, position, length in operations:
+            apply(bits, free, operation, position, length, n_blocks)
             assert bits.free == free
             assert bits.count_free() == len(free)
             bits.check()
 
 
-def apply(bits, free, operation, place, length, n_blocks):
+def apply(bits, free, operation, position, length, n_blocks):
     """Do one thing to the bitmap and to the set."""
-    block, length = place % n_blocks, min(length, n_blocks)
+    block, length = position % n_blocks, min(length, n_blocks)
     if operation == "one" and free:
-        start = place % bits.n_words
+        start = position % bits.n_words
         own = [other for other in free if other // 64 == start]
         claimed = bits.claim_one(start)
         assert claimed in free

@@ -165,7 +165,7 @@ def test_a_used_block_is_zeroed_as_far_as_it_was_asked_for(tier, zero, n_bytes, 
     pools.bytes_of(0)[:] = 0xEE
     pools.state[s.ZERO_ON_REUSE] = zero
     handle = pools.allocate(n_bytes)
-    block = pools.place(handle)[1]
+    block = pools.location(handle)[1]
     got = pools.bytes_of(0).reshape(3, 64)
     assert got[block].tolist() == expected
     assert (got[[i for i in range(3) if i != block]] == 0xEE).all()
@@ -185,7 +185,7 @@ def test_of_a_run_the_used_blocks_are_zeroed(tier, zero, n_bytes):
     if zero:
         expected[60 * 64 : min(67 * 64, n_bytes)] = 0
     handle = pools.allocate_any(n_bytes, zero=zero)
-    assert pools.place(handle) == (0, 0)
+    assert pools.location(handle) == (0, 0)
     assert pools.bytes_of(0).tolist() == expected.tolist()
     status = pools.table.blocks_of(0)["status"]
     n_blocks = -(-n_bytes // 64)
@@ -263,7 +263,7 @@ def test_used_blocks_are_claimed_across_words(tier):
     pools = Pools(tier, (64, 200))
     pools.use_all(0)
     taken = pools.take(0, 64)
-    block = pools.place(taken)[1]
+    block = pools.location(taken)[1]
     found, at = [], 0
     while at < 200:
         first, n_blocks = pools.claim_dirty(0, at)
@@ -292,7 +292,7 @@ def test_blocks_under_a_trim_are_nobodys(tier):
 def test_a_run_over_used_and_fresh_blocks_admits_the_fresh_ones(tier):
     pools = partly_dirty(tier)
     resident = pools["RESIDENT"]
-    assert pools.place(pools.allocate_any(62 * 64)) == (0, 0)
+    assert pools.location(pools.allocate_any(62 * 64)) == (0, 0)
     assert pools.charged == (62 * 64, resident + 60 * 64)
     pools.check()
 
@@ -310,5 +310,5 @@ def test_a_block_lost_to_another_thread_is_not_trimmed(plain, monkeypatch):
 
     monkeypatch.setattr(blocks, "count_off", count_off)
     assert pools.claim_dirty(0) == (1, 3)
-    assert pools.place(taken[0]) == (0, 0)
+    assert pools.location(taken[0]) == (0, 0)
     assert pools.n_free() == 0

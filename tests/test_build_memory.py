@@ -124,6 +124,6 @@ def test_text_is_what_decodes_wherever_it_is_cut(n_together, monkeypatch):
 
 def test_a_file_is_read_without_a_second_copy(tmp_path):
     (tmp_path / "a").write_bytes(ASCII[:MIB])
-    stuff = read_content(tmp_path / "a", LayerId(15, 0))
-    assert isinstance(stuff.data, memoryview)
-    assert stuff.data == ASCII[:MIB]
+    encoded = read_content(tmp_path / "a", LayerId(15, 0))
+    assert isinstance(encoded.data, memoryview)
+    assert encoded.data == ASCII[:MIB]

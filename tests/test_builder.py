@@ -68,7 +68,7 @@ def test_every_way_to_name_a_dimension(dimension):
         (None, "", TypeError, "integer"),
         (1, b"bytes", TypeError, "D01: the dimension's name is a string, not bytes"),
         (1, None, TypeError, "not NoneType"),
-        (1, "x" * 65, ValueError, "D01: .* 65 bytes .* room for 64"),
+        (1, "x" * 65, ValueError, "D01: .* 65 bytes .* allows 64"),
         (1, "\u5730" * 22, ValueError, "66 bytes"),
         (1, "a\0b", ValueError, "null character"),
         (1, "\ud800", ValueError, "D01: .* cannot be written as UTF-8"),
@@ -414,17 +414,17 @@ def test_the_order_of_the_calls_for_a_new_file(tmp_path, monkeypatch):
         "stat",
         "map",
     ]
-    places = dict(calls.made)
-    temporary = places["create"]
-    assert places["write"] == places["sync"] == temporary
-    assert places["rename"] == places["map"] == str(path)
+    paths = dict(calls.made)
+    temporary = paths["create"]
+    assert paths["write"] == paths["sync"] == temporary
+    assert paths["rename"] == paths["map"] == str(path)
     name = os.path.basename(temporary)
     assert os.path.dirname(temporary) == str(path.parent)
     assert name.startswith(f".region.mmap.{os.getpid()}-") and name.endswith(".tmp")
-    synced = [place for operation, place in calls.made if operation == "sync directory"]
+    synced = [each for operation, each in calls.made if operation == "sync directory"]
     # Each directory's name before anything is made in it, and last the file's.
-    places = [tmp_path.parent, tmp_path, tmp_path / "a", path.parent]
-    assert synced == ([str(place) for place in places] if POSIX else [])
+    paths = [tmp_path.parent, tmp_path, tmp_path / "a", path.parent]
+    assert synced == ([str(each) for each in paths] if POSIX else [])
 
 
 def test_the_order_of_the_calls_for_a_file_that_is_replaced(tmp_path, monkeypatch):
@@ -450,7 +450,7 @@ def test_no_two_temporary_files_share_a_name(tmp_path, monkeypatch):
     calls = install(monkeypatch)
     for _ in range(20):
         small_builder().build_to_file(tmp_path / "region.mmap")
-    names = [place for operation, place in calls.made if operation == "create"]
+    names = [each for operation, each in calls.made if operation == "create"]
     assert len(set(names)) == 20
 
 

@@ -113,9 +113,9 @@ def test_bad_layer_is_explained():
 def test_data_is_by_default_where_the_manager_looks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     builder = RegionBuilder("D15", "here")
-    builder.add_layer(0, "default place")
+    builder.add_layer(0, "default folder")
     builder.build_to_file(Path("data/consciousness/D15/region.mmap"))
-    assert run("cat", "L15-00").stdout == "default place"
+    assert run("cat", "L15-00").stdout == "default folder"
 
 
 # -- errors ----------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_a_cut_is_a_prefix_with_a_notice(name, collection, max_chars):
         assert cut == whole
         return
     notice = NOTICE.search(cut)
-    if notice is None:  # there is room for the notice at most
+    if notice is None:  # the limit holds the notice at most
         assert f"[cut at {max_chars} characters, within ".startswith(cut[:24])
         assert len(cut) >= max_chars - 1
         return

@@ -100,7 +100,7 @@ def check_consistent(case: Crystallization, manager: MmapManager) -> None:
     json.dumps(manager.dump_state())
 
 
-def check_settled(case: Crystallization, manager: MmapManager) -> None:
+def check_outcome(case: Crystallization, manager: MmapManager) -> None:
     """Check what holds once everything is on disk, and read from there."""
     check_consistent(case, manager)
     assert states_of(case, manager) == {LayerState.PERMANENT}
@@ -155,7 +155,7 @@ def test_every_call_of_crystallizing_failed_in_turn(name, number, for_good, memo
                     assert files_in(folder) == before
                 seen.add((error, state))
                 assert crystallize(case, manager) == ""
-            check_settled(case, manager)
+            check_outcome(case, manager)
             assert manager.crystallize_dimension(DIMENSION) == []
         assert not opened_since(descriptors)
         assert case.check(folder) == "new"
@@ -184,7 +184,7 @@ def test_every_call_failed_in_turn_after_a_sync_of_the_directory_that_failed(nam
                 assert state_on_disk(case, folder) == "new"
                 check_failed(case, manager, "new")
                 assert crystallize(case, manager) == ""
-            check_settled(case, manager)
+            check_outcome(case, manager)
         assert case.check(folder) == "new"
         assert files_in(folder) == {target_in(folder)}
         n_calls += 1
@@ -204,7 +204,7 @@ def test_blocks_of_a_failed_attempt_wait_for_views_only_after_the_next(name, mem
         assert [bytes(view) for view in views] == contents
         views.clear()
         gc.collect()
-        check_settled(case, manager)
+        check_outcome(case, manager)
 
 
 @each_case
@@ -228,4 +228,4 @@ def test_a_layer_that_is_on_disk_already_may_not_be_changed(name, memory_path):
             assert manager.refresh(DIMENSION)
         else:
             assert crystallize(case, manager) == ""
-        check_settled(case, manager)
+        check_outcome(case, manager)

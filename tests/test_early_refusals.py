@@ -95,7 +95,7 @@ def test_metadata_that_are_too_much_are_refused_when_the_file_is_built(builder, 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_plain_file_whose_metadata_leave_no_room_for_a_table_is_not_crystallized(tmp_path):
+def test_a_plain_file_whose_metadata_leave_no_bytes_for_a_table_is_not_crystallized(tmp_path):
     path = tmp_path / "D20" / "region.mmap"
     write_packed(path, 20, {0: b"x"})
     raw = path.read_bytes()

@@ -39,7 +39,7 @@ from jessymem import (
     RegionIOError,
     RegionNotFound,
 )
-from jessymem.errors import lets_go
+from jessymem.errors import clears_frames
 
 # Each class, the Python error that it also is, and the details that it carries.
 ERRORS = [
@@ -357,11 +357,11 @@ def test_memory_that_is_refused_names_the_dimension(store, intercept):
         manager.load_dimension("D01")
 
 
-def test_an_error_lets_go_of_what_led_to_it_too():
+def test_an_error_clears_the_frames_of_its_cause_too():
     def inner(owner):
         raise OSError(len(owner), "inner")
 
-    @lets_go
+    @clears_frames
     def outer():
         owner = np.zeros(5)
         watched.append(weakref.ref(owner))

@@ -356,13 +356,13 @@ def test_an_allocation_above_85_percent_evicts_down_to_75(tmp_path):
     # 15 dimensions of a MiB less some pages: between 70 and 75 percent of 20 MiB.
     with load_into(tmp_path, range(20, 35), 20, pool_configs=POOLS) as manager:
         used = manager.get_stats().total_allocated_bytes
-        calm, threshold = int(0.75 * 20 * MIB), int(0.85 * 20 * MIB)
+        quiet, threshold = int(0.75 * 20 * MIB), int(0.85 * 20 * MIB)
         block = 65_536
         blocks = [manager.allocate(block) for _ in range((threshold - used) // block)]
         assert manager.get_stats().evictions == 0
         blocks.append(manager.allocate(block))
         stats = manager.get_stats()
-        assert stats.total_allocated_bytes <= calm < stats.total_allocated_bytes + MIB
+        assert stats.total_allocated_bytes <= quiet < stats.total_allocated_bytes + MIB
         assert evicted(manager) == [20, 21, 22][: stats.evictions] and stats.evictions > 1
         for offset in blocks:
             manager.deallocate(offset)

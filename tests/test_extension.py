@@ -30,7 +30,7 @@ def field_rule(field, value, expected):
 def row_rule(row, field, value, expected, number=None):
     raw = resign(set_row_field(RICH, row, field, value))
     name = f"layer {(0, 2, 5)[row] if number is None else number} {field}"
-    return raw, name, naive.row_place(RICH, row, field), expected, value
+    return raw, name, naive.field_offset(RICH, row, field), expected, value
 
 
 EXTENSION_RULES = {
@@ -39,7 +39,7 @@ EXTENSION_RULES = {
     "contents in the header": field_rule("content_start", 255, f"256 to {len(RICH)}"),
     "contents behind the file": field_rule("content_start", len(RICH) + 1, f"256 to {len(RICH)}"),
     "contents at 2**64 - 1": field_rule("content_start", 2**64 - 1, f"256 to {len(RICH)}"),
-    "no room for the table": field_rule("content_start", 256, "325 to 64"),
+    "no bytes for the table": field_rule("content_start", 256, "325 to 64"),
     "table in the entries": field_rule("table_offset", 256, f"325 to {START - 3 * 64}"),
     "table in the contents": field_rule(
         "table_offset", START - 3 * 64 + 1, f"325 to {START - 3 * 64}"
@@ -52,9 +52,9 @@ EXTENSION_RULES = {
     "heap into the contents": field_rule("heap_size", START - HEAP + 1, f"0 to {START - HEAP}"),
     "padding": field_rule("padding", bytes(87) + b"\1", "zeros"),
 }
-# "no room for the table" is told of the table, whose bounds then cross.
-EXTENSION_RULES["no room for the table"] = (
-    *EXTENSION_RULES["no room for the table"][:1],
+# "no bytes for the table" is told of the table, whose bounds then cross.
+EXTENSION_RULES["no bytes for the table"] = (
+    *EXTENSION_RULES["no bytes for the table"][:1],
     "table_offset",
     120,
     "325 to 64",
@@ -78,7 +78,7 @@ ROW_RULES = {
     "parent in dimension 0": row_rule(1, "parent", 65_535, "a layer of dimension 1 or above"),
     "too many keywords": row_rule(0, "keyword_count", 4_097, "<= 4096"),
     "keyword_count 2**32 - 1": row_rule(0, "keyword_count", 2**32 - 1, "<= 4096"),
-    "keywords without room": row_rule(0, "keyword_count", 3, "room for every keyword's length"),
+    "keywords without bytes": row_rule(0, "keyword_count", 3, "bytes for every keyword's length"),
     "name at 2**32 - 1": row_rule(
         0, "name_offset", 2**32 - 1, f"inside the heap of {HEAP_SIZE} bytes with its size"
     ),
@@ -92,18 +92,18 @@ ROW_RULES = {
         0, "keywords_offset", 2**32 - 1, f"inside the heap of {HEAP_SIZE} bytes with its size"
     ),
 }
-ROW_RULES["keywords without room"] = (
-    ROW_RULES["keywords without room"][0],
+ROW_RULES["keywords without bytes"] = (
+    ROW_RULES["keywords without bytes"][0],
     "layer 0 keywords_size",
-    naive.row_place(RICH, 0, "keywords_size"),
-    "room for every keyword's length",
+    naive.field_offset(RICH, 0, "keywords_size"),
+    "bytes for every keyword's length",
     10,
 )
 for kind in ("name", "keywords"):
     ROW_RULES[f"{kind}_size 2**32 - 1"] = (
         resign(set_row_field(RICH, 0, f"{kind}_size", 2**32 - 1)),
         f"layer 0 {kind}_offset",
-        naive.row_place(RICH, 0, f"{kind}_offset"),
+        naive.field_offset(RICH, 0, f"{kind}_offset"),
         f"inside the heap of {HEAP_SIZE} bytes with its size",
         naive.get_row_field(RICH, 0, f"{kind}_offset"),
     )
@@ -134,7 +134,7 @@ def test_frequency_in_a_row_is_finite(value):
     with pytest.raises(RegionFormatError) as caught:
         load(resign(set_row_field(RICH, 1, "frequency", value)))
     assert caught.value.field == "layer 2 frequency"
-    assert caught.value.offset == naive.row_place(RICH, 1, "frequency")
+    assert caught.value.offset == naive.field_offset(RICH, 1, "frequency")
     assert caught.value.expected == "a finite number"
 
 
@@ -150,7 +150,7 @@ def test_content_longer_than_a_plain_entry_can_say(tmp_path):
         try:
             file.truncate(end)
         except OSError:
-            pytest.skip("no room for a sparse file of 4 GiB")
+            pytest.skip("no disk space for a sparse file of 4 GiB")
     with pytest.raises(RegionFormatError) as caught:
         MmapRegion.from_file(1, path)
     assert caught.value.field == "layer 0 content_end"
@@ -165,7 +165,7 @@ def test_an_extension_that_plain_entries_contradict_loads_but_does_not_verify():
     with pytest.raises(RegionFormatError) as caught:
         region.verify_integrity("metadata")
     assert caught.value.field == "layer 0 depth"
-    assert caught.value.offset == naive.row_place(raw, 0, "depth")
+    assert caught.value.offset == naive.field_offset(raw, 0, "depth")
     assert (caught.value.expected, caught.value.got) == ("0, as the plain entry says", 9)
 
 
@@ -185,7 +185,7 @@ def test_every_field_is_compared_with_the_plain_entry(row, field, value, plain):
     with pytest.raises(RegionFormatError) as caught:
         region.verify_integrity("metadata")
     assert caught.value.field.endswith(f" {field}")
-    assert caught.value.offset == naive.row_place(raw, row, field)
+    assert caught.value.offset == naive.field_offset(raw, row, field)
     assert caught.value.expected == f"{plain}, as the plain entry says"
     assert caught.value.got == value
 
@@ -197,9 +197,9 @@ def test_a_frequency_is_compared_bit_by_bit():
 
 
 def test_keywords_that_differ_from_the_plain_entry_do_not_verify():
-    at = naive.row_place(RICH, 2, "keywords_offset")
-    (place,) = struct.unpack_from("<I", RICH, at)
-    raw = resign(put(RICH, HEAP + place + 4, b"C"))
+    at = naive.field_offset(RICH, 2, "keywords_offset")
+    (offset,) = struct.unpack_from("<I", RICH, at)
+    raw = resign(put(RICH, HEAP + offset + 4, b"C"))
     region = load(raw)
     assert region.get_layer_info("L01-05").keywords == ("C",)
     with pytest.raises(RegionFormatError) as caught:
@@ -208,9 +208,9 @@ def test_keywords_that_differ_from_the_plain_entry_do_not_verify():
 
 
 def test_keywords_that_do_not_fill_their_block():
-    (place,) = struct.unpack_from("<I", RICH, naive.row_place(RICH, 2, "keywords_offset"))
+    (offset,) = struct.unpack_from("<I", RICH, naive.field_offset(RICH, 2, "keywords_offset"))
     for length in (0, 2, 2**32 - 1):
-        region = load(resign(put(RICH, HEAP + place, struct.pack("<I", length))))
+        region = load(resign(put(RICH, HEAP + offset, struct.pack("<I", length))))
         with pytest.raises(RegionFormatError, match="1 keywords in 5 bytes"):
             region.get_layer_info("L01-05")
         with pytest.raises(RegionFormatError):
@@ -240,8 +240,8 @@ def test_errors_of_texts_tell_where_in_the_file(field):
 
 def test_names_and_keywords_that_are_no_utf8():
     for field in ("name", "keywords"):
-        (place,) = struct.unpack_from("<I", RICH, naive.row_place(RICH, 0, f"{field}_offset"))
-        at = HEAP + place + (4 if field == "keywords" else 0)
+        (offset,) = struct.unpack_from("<I", RICH, naive.field_offset(RICH, 0, f"{field}_offset"))
+        at = HEAP + offset + (4 if field == "keywords" else 0)
         region = load(resign(put(RICH, at, b"\xff")))
         info = region.get_layer_info("L01-00")
         assert "\ufffd" in (info.name if field == "name" else info.keywords[0])
@@ -329,7 +329,7 @@ def test_damage_in_contents_is_found_by_verify_full_alone(caplog):
     with pytest.raises(RegionFormatError) as caught:
         region.verify_integrity("full")
     assert caught.value.field == "layer 0 content_xxh3"
-    assert caught.value.offset == naive.row_place(RICH, 0, "content_xxh3")
+    assert caught.value.offset == naive.field_offset(RICH, 0, "content_xxh3")
 
 
 @pytest.mark.parametrize("at", range(100, 104))

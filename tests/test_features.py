@@ -217,8 +217,8 @@ def read_by_many(world, n_readers):
     world.found = run_together([read_all] * n_readers)
 
 
-@when("the view is let go")
-def let_go(world):
+@when("the view is dropped")
+def drop_view(world):
     world.view = None
 
 
@@ -482,7 +482,7 @@ def listed(world):
 
 
 @then("use is at most 75 percent of the budget")
-def calm(world):
+def quiet(world):
     stats = world.manager.get_stats()
     assert stats.total_allocated_bytes <= 0.75 * stats.total_limit_bytes
     assert stats.evictions > 0

@@ -39,7 +39,7 @@ NOT_NEEDED = [
     "unittest",
 ]
 
-#: Of this package: rooms that a reader does not enter, and the values that describe layers.
+#: Of this package: folders of which a reader imports nothing, and the values that describe layers.
 NOT_ENTERED = [
     "jessymem._version",
     "jessymem.contexts",

@@ -127,7 +127,7 @@ def test_a_child_forked_in_the_middle_of_a_first_call_makes_it_too(verb, base):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_child_forked_at_thirty_places_of_a_first_call_makes_it_too(verb, base):
+def test_a_child_forked_at_thirty_points_of_a_first_call_makes_it_too(verb, base):
     n_calls = fork_in(verb, 10**9, base)
     for n_th in range(1, n_calls, max(n_calls // 30, 1)):
         fork_in(verb, n_th, base)

@@ -133,7 +133,7 @@ def _walk(raw: bytes) -> Iterator[tuple[int, int]]:
     if naive.get_field(raw, "extension_magic") == b"JMX1":
         for row in range(n_layers):
             for field, (_, code) in naive.ROW_FIELDS.items():
-                yield naive.row_place(raw, row, field), struct.calcsize(code)
+                yield naive.field_offset(raw, row, field), struct.calcsize(code)
     at = naive.HEADER.size
     for layer in naive.read_plain(raw).layers:
         yield from ((at, 2), (at + 2, 1), (at + 3, 4), (at + 7, 4))
@@ -147,7 +147,7 @@ def _walk(raw: bytes) -> Iterator[tuple[int, int]]:
 
 @functools.cache
 def fields_of(raw: bytes) -> list[tuple[int, int]]:
-    """Return place and width of every field of a valid file."""
+    """Return offset and width of every field of a valid file."""
     return list(_walk(raw))
 
 
@@ -200,10 +200,10 @@ def _splice(raw: bytearray, rng: random.Random, base: bytes) -> None:
 
 def _describe(raw: bytearray, rng: random.Random, base: bytes) -> None:
     """Change the text of an array's description, at its length."""
-    places = [at for at in range(len(raw)) if raw.startswith(b"\x93NUMPY", at)]
-    if not places:
+    offsets = [at for at in range(len(raw)) if raw.startswith(b"\x93NUMPY", at)]
+    if not offsets:
         return _set_number(raw, rng, base)
-    at = rng.choice(places) + rng.choice([rng.randrange(128), rng.randrange(10, 80)])
+    at = rng.choice(offsets) + rng.choice([rng.randrange(128), rng.randrange(10, 80)])
     piece = rng.choice([*LITERALS, bytes([rng.randrange(256)])])
     raw[at : at + len(piece)] = piece[: len(raw) - at]
 

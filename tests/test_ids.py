@@ -241,7 +241,7 @@ def test_they_index():
     assert json.dumps([DimensionId(2), LayerId(1, 1)]) == "[2, 65537]"
 
 
-def test_they_have_no_room_for_anything_else():
+def test_they_hold_nothing_else():
     for value in (DimensionId(7), LayerId(7, 5)):
         with pytest.raises(AttributeError):
             value.note = "x"

@@ -175,10 +175,10 @@ from jessymem.kernels import schema as s
 _jit.MODULES[_jit.READING] = ("lookup",)
 {before}
 assert _jit.promote()
-places = np.zeros(1, s.LOCATION)
+locations = np.zeros(1, s.LOCATION)
 directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
 ids, touched = np.zeros(1, np.int64), np.zeros(1, np.uint8)
-assert lookup.locate_many(directory, regions, ids, places, touched) == 1
+assert lookup.locate_many(directory, regions, ids, locations, touched) == 1
 print(lookup.locate_many.stats.cache_path)
 """
 

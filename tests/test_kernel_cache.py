@@ -249,7 +249,7 @@ def test_where_no_source_can_be_read_the_release_tells(monkeypatch):
 
 
 def refuse(name):
-    """Stand in for metadata that are not there."""
+    """Take the place of metadata that are not there."""
     from importlib.metadata import PackageNotFoundError
 
     raise PackageNotFoundError(name)

@@ -38,14 +38,14 @@ def check_and_write_again(case: WriteCase, folder: Path) -> str:
     shutil.copytree(folder, untidied)
     state = case.check(folder)
     assert case.check(folder) == state
-    for place in (folder, untidied):
-        target = target_in(place)
+    for each in (folder, untidied):
+        target = target_in(each)
         if target.parent.exists():  # the lock is free at once
             with osmem.locked(target.with_name(f".{target.name}.lock"), timeout=0):
                 pass
-        act(case, place)
-        assert case.check(place) == "new"
-        assert files_in(place) == {target}
+        act(case, each)
+        assert case.check(each) == "new"
+        assert files_in(each) == {target}
     return state
 
 
@@ -69,13 +69,13 @@ def test_a_writer_that_is_killed_at_any_system_call(name, memory_path, monkeypat
     assert len(verdicts) > 1
 
 
-def kill_at_random(name: str, place: Path) -> str | None:
+def kill_at_random(name: str, base: Path) -> str | None:
     """Let writers write, kill them; return the state, or None where that was between two writes."""
-    place.mkdir()
+    base.mkdir()
     case = WRITE_CASES[name]
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     hear, tell = context.Pipe(duplex=False)
-    writer = context.Process(target=killed_writers.write_until_killed, args=(name, place, tell))
+    writer = context.Process(target=killed_writers.write_until_killed, args=(name, base, tell))
     writer.start()
     tell.close()
     with hear:
@@ -88,13 +88,13 @@ def kill_at_random(name: str, place: Path) -> str | None:
     writer.join()
     writer.close()
     doing, number = heard[-1]
-    folder = place / str(number)
+    folder = base / str(number)
     if doing == "done":
         assert case.check(folder) == "new" or not case.is_promised
         state = None
     else:
         state = check_and_write_again(case, folder)
-    shutil.rmtree(place)
+    shutil.rmtree(base)
     return state
 
 

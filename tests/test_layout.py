@@ -264,7 +264,7 @@ def test_an_overlap_is_told_where_the_field_lies(tmp_path):
     with pytest.raises(RegionFormatError) as caught:
         load(raw)
     assert caught.value.field == "layer 5 content_offset"
-    assert caught.value.offset == naive.row_place(raw, 2, "content_offset")
+    assert caught.value.offset == naive.field_offset(raw, 2, "content_offset")
     assert caught.value.got == START + 4
 
 
@@ -325,7 +325,7 @@ def test_names_that_pass_the_limit_of_the_metadata_are_refused(tmp_path):
     builder = RegionBuilder(1, "Large")
     with pytest.raises(ValueError, match=r"L01-00.*67,108,864"):
         builder.add_layer(0, b"", name="n" * (s.MAX_METADATA_BYTES + 1))
-    for number in range(2):  # each has room, both together have not
+    for number in range(2):  # each fits, both together have not
         builder.add_layer(number, b"", name="n" * (s.MAX_METADATA_BYTES // 2 + 1))
     with pytest.raises(ValueError, match="67,108,864"):
         builder.build_to_file(tmp_path / "region.mmap")

@@ -1,4 +1,4 @@
-"""Learning where room is short or something fails late: what stands afterwards."""
+"""Learning where memory is short or something fails late: what holds afterwards."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_errors_of_memory_name_what_it_was_for(tmp_path):
         assert caught.value.layer == learned
 
 
-def test_descriptions_that_no_file_has_room_for(tmp_path):
+def test_descriptions_that_fit_no_file(tmp_path):
     with make_manager(tmp_path, 8) as manager:
         with pytest.raises(ValueError, match=r"D20.*name and keywords"):
             manager.create_proto_dimension("D20", b"x", name="n" * (65 * MIB))
@@ -208,26 +208,26 @@ def test_the_state_can_be_seen_while_layers_are_added(tmp_path):
         assert len(manager) == 560
 
 
-@pytest.mark.parametrize("place", ["created", "updated", "overlaid"])
-def test_an_interrupt_behind_the_storing_loses_no_block(tmp_path, monkeypatch, place):
-    from jessymem.pools import storing
+@pytest.mark.parametrize("change", ["created", "updated", "overlaid"])
+def test_an_interrupt_after_the_store_loses_no_block(tmp_path, monkeypatch, change):
+    from jessymem.pools import stored
 
     write(tmp_path, 20, b"base")
     with make_manager(tmp_path, 8) as manager:
         manager.load_dimension("D20")
         learned = manager.create_proto_dimension("D20", b"learned")
         before = in_use(manager)
-        store = storing.store
+        store = stored.store
 
         def interrupted(blocks, contents):
             store(blocks, contents)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(storing, "store", interrupted)
+        monkeypatch.setattr(stored, "store", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            if place == "created":
+            if change == "created":
                 manager.create_proto_layers([("D20", b"a"), ("D20", b"b")])
-            elif place == "updated":
+            elif change == "updated":
                 manager.update_proto_dimension(learned, b"again")
             else:
                 manager.overlay_layer("L20-00", b"over")

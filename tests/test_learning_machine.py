@@ -107,7 +107,7 @@ class Learning(Checks, RuleBasedStateMachine):
             dimension.loaded, dimension.is_pinned = None, False
             dimension.learned.clear()
 
-    # -- the manager, asked ----------------------------------------------------------------------
+    # -- the manager, asked ------------------------------------------------------------------------
 
     def call(self, verb, *args, **options):
         """Call the manager; return what comes back, or the error."""
@@ -156,7 +156,7 @@ class Learning(Checks, RuleBasedStateMachine):
             return drawn
         return min(among, key=lambda layer: abs(layer - drawn))
 
-    # -- loading ---------------------------------------------------------------------------------
+    # -- loading -----------------------------------------------------------------------------------
 
     @rule(number=dimensions)
     def load(self, number):
@@ -229,7 +229,7 @@ class Learning(Checks, RuleBasedStateMachine):
         self.seen["evicted"] += len(gone)
         self.check_lists()
 
-    # -- learning --------------------------------------------------------------------------------
+    # -- learning ----------------------------------------------------------------------------------
 
     @rule(layer_id=layer_ids, is_given=st.booleans(), content=contents, description=descriptions)
     def create(self, layer_id, is_given, content, description):
@@ -340,7 +340,7 @@ class Learning(Checks, RuleBasedStateMachine):
                 assert result is None
                 self.forget(layer_id)
 
-    # -- crystallizing ---------------------------------------------------------------------------
+    # -- crystallizing -----------------------------------------------------------------------------
 
     @rule(which=targets)
     def crystallize(self, which):
@@ -416,7 +416,7 @@ class Learning(Checks, RuleBasedStateMachine):
             dimension.publish(merged)
             dimension.mark_written(numbers)
 
-    # -- other writers ---------------------------------------------------------------------------
+    # -- other writers -----------------------------------------------------------------------------
 
     @rule(which=targets, content=contents)
     def crystallize_elsewhere(self, which, content):
@@ -458,7 +458,7 @@ class Learning(Checks, RuleBasedStateMachine):
         builder.build_to_file(self.path(number))
         self.model[number].publish(layers)
 
-    # -- views -----------------------------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.views) < 6)
     @rule(which=targets)
@@ -474,10 +474,10 @@ class Learning(Checks, RuleBasedStateMachine):
 
     @precondition(lambda self: self.views)
     @rule(which=st.integers(0, 5))
-    def let_go(self, which):
+    def drop_view(self, which):
         del self.views[which % len(self.views)]
 
-    # -- what always holds -----------------------------------------------------------------------
+    # -- what always holds -------------------------------------------------------------------------
 
     @invariant()
     def all_agrees(self):

@@ -11,14 +11,14 @@ from jessymem.kernels import _jit, lookup
 from jessymem.kernels import schema as s
 
 
-def places_of(manager, packed):
-    """Look `packed` ids up in one call; return how many were missing and the places."""
+def locations_of(manager, packed):
+    """Look `packed` ids up in one call; return how many were missing and the locations."""
     snapshot = snapshot_of(manager)
-    places = np.zeros(len(packed), s.LOCATION)
+    locations = np.zeros(len(packed), s.LOCATION)
     touched = np.zeros(len(snapshot.regions), np.uint8)
     ids = np.array(packed, np.int64)
-    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched)
-    return n_missing, places
+    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched)
+    return n_missing, locations
 
 
 @pytest.fixture(params=["plain", "compiled"])
@@ -36,16 +36,16 @@ def tier(request, monkeypatch):
 @pytest.mark.usefixtures("tier")
 def test_every_layer_is_found_where_its_region_says(manager):
     layers = manager.list_layers()
-    n_missing, places = places_of(manager, layers)
+    n_missing, locations = locations_of(manager, layers)
     assert n_missing == 0
-    for layer, place in zip(layers, places, strict=True):
+    for layer, location in zip(layers, locations, strict=True):
         info = manager.get_layer_info(layer)
-        assert place["status"] == s.OK
-        assert (place["offset"], place["size"]) == (info.offset, info.size)
-        region = snapshot_of(manager).handles[place["slot"]]
+        assert location["status"] == s.OK
+        assert (location["offset"], location["size"]) == (info.offset, info.size)
+        region = snapshot_of(manager).handles[location["slot"]]
         assert region.dimension_id == layer.dimension
-        assert place["region"] == snapshot_of(manager).region_id_of(layer.dimension)
-        assert region.layout.rows[place["row"]]["layer_num"] == layer.layer
+        assert location["region"] == snapshot_of(manager).region_id_of(layer.dimension)
+        assert region.layout.rows[location["row"]]["layer_num"] == layer.layer
 
 
 @pytest.mark.usefixtures("tier")
@@ -65,10 +65,10 @@ def test_every_layer_is_found_where_its_region_says(manager):
     ],
 )
 def test_what_is_not_there_gets_a_code(manager, packed, code):
-    n_missing, places = places_of(manager, [packed, int(LayerId(1, 0))])
+    n_missing, locations = locations_of(manager, [packed, int(LayerId(1, 0))])
     assert n_missing == 1
-    assert places["status"].tolist() == [code, s.OK]
-    assert places[0]["slot"] == places[0]["row"] == places[0]["region"] == s.ABSENT
+    assert locations["status"].tolist() == [code, s.OK]
+    assert locations[0]["slot"] == locations[0]["row"] == locations[0]["region"] == s.ABSENT
 
 
 @pytest.mark.usefixtures("tier")
@@ -86,8 +86,8 @@ def test_a_row_that_changed_since_it_was_checked_is_refused(tmp_path, start, end
         with path.open("r+b") as file:
             file.seek(row_offset)
             file.write(np.array([start, end], "<u8").tobytes())
-        n_missing, places = places_of(manager, [int(LayerId(30, 0))])
-        assert (n_missing, places[0]["status"]) == (1, s.OUT_OF_BOUNDS)
+        n_missing, locations = locations_of(manager, [int(LayerId(30, 0))])
+        assert (n_missing, locations[0]["status"]) == (1, s.OUT_OF_BOUNDS)
 
 
 def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
@@ -99,10 +99,10 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
     directory, regions = snapshot_of(manager).directory, snapshot_of(manager).regions[:]
     manager.close()
     del manager
-    places = np.zeros(1, s.LOCATION)
+    locations = np.zeros(1, s.LOCATION)
     ids = np.array([LayerId(30, 0)], np.int64)
     touched = np.zeros(len(regions), np.uint8)
-    assert lookup.locate_many(directory, regions, ids, places, touched) == 0
+    assert lookup.locate_many(directory, regions, ids, locations, touched) == 0
 
 
 def test_published_arrays_cannot_be_written(manager):

@@ -666,9 +666,9 @@ def test_a_relative_base_path_is_that_of_the_start(store, monkeypatch):
 
 def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
     region = region_of(manager, 20)
-    place = region.layout.table_offset + 24  # the first row's parent
+    offset = region.layout.table_offset + 24  # the first row's parent
     with region_file(store, "D20").open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(b"\5\0\0\0")
     assert manager.get_layer_info("L20-00").parent is None
     assert manager.load_layer_context("L20-00").parent is None
@@ -677,9 +677,9 @@ def test_a_parent_that_someone_wrote_into_a_mapped_file_is_none(manager, store):
 
 def test_a_layer_keeps_its_id_when_someone_writes_another_number_into_its_row(manager, store):
     region = region_of(manager, 1)
-    place = region.layout.table_offset + s.LAYER.fields["layer_num"][1]
+    offset = region.layout.table_offset + s.LAYER.fields["layer_num"][1]
     with region_file(store, "D01").open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(b"\xff\xff")
     assert region.layout.rows["layer_num"][0] == 0xFFFF
     assert manager.load_layer_context("L01-00").layer_id == LayerId(1, 0)

@@ -189,7 +189,7 @@ def test_memory_that_the_system_really_refuses():
 
 
 class Mapping:
-    """Stands in for a mapping: notes the hints that it is given."""
+    """Takes the place of a mapping: notes the hints that it is given."""
 
     def __init__(self, error=None):
         self.hints = []
@@ -267,15 +267,15 @@ def test_hints_on_a_real_mapping(advice, file):
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
-def test_pages_that_were_touched_are_let_go(file):
+def test_pages_that_were_touched_are_dropped(file):
     file.write_bytes(b"x" * 2**20)
     data = osmem.map_file(file).data
     assert data.sum() == 2**20 * ord("x")
     assert resident_bytes(file) >= 2**19
-    assert osmem.let_go_of_pages(data)
+    assert osmem.drop_pages(data)
     assert resident_bytes(file) == 0
     assert data.sum() == 2**20 * ord("x")
-    assert not osmem.let_go_of_pages(np.zeros(3, np.uint8))
+    assert not osmem.drop_pages(np.zeros(3, np.uint8))
 
 
 def resident_bytes(path):

@@ -1,4 +1,4 @@
-"""The parser of plain entries: its codes, their places, and that both its forms do the same."""
+"""The parser of plain entries: its codes, their offsets, and that both its forms do the same."""
 
 import os
 import random

@@ -16,20 +16,6 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 #: "If `path` is none", "If it is none", "a `.npy` file is none".
 UNCLEAR = re.compile(r"\bIf (?!there\b)`?\w+`?( or `\w+`)? is none\b|` (file )?is none\b")
 
-#: Where such words are left.
-LEFT = {
-    "learning/verbs.py",
-    "manager.py",
-    "osmem.py",
-    "pools/allocator.py",
-    "pools/verbs.py",
-    "reading.py",
-    "regions/builder.py",
-    "regions/region.py",
-    "regions/table.py",
-    "residency.py",
-}
-
 
 def docstrings_of(path):
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -38,7 +24,7 @@ def docstrings_of(path):
             yield ast.get_docstring(node) or ""
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in LEFT])
+@pytest.mark.parametrize("name", FILES)
 def test_nothing_is_none_that_is_not_none(name):
     found = [text for text in docstrings_of(PACKAGE / name) if UNCLEAR.search(text)]
     assert found == []

@@ -2,7 +2,7 @@
 
 The model knows which blocks of which pool are taken, foretells where a request must go or why it
 must be refused, and what is charged; each block holds a content of its own that is checked when it
-is let go. Every run ends with `validate()`, and so does every step of a short one.
+is dropped. Every run ends with `validate()`, and so does every step of a short one.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Blocks(RuleBasedStateMachine):
         self.see_pools()
         self.model.n_fixed = len(POOLS)
 
-    # -- what every step may do ------------------------------------------------------------------
+    # -- what every step may do --------------------------------------------------------------------
 
     def see_pools(self):
         """Take in pools that were made; those that are gone must have been empty grown ones."""
@@ -213,14 +213,14 @@ class Blocks(RuleBasedStateMachine):
         if block.offset.pool_id >= self.model.n_fixed and not pool.taken:
             del self.model.pools[block.offset.pool_id]
 
-    def give_back(self, block):
+    def free(self, block):
         """What a deallocation does in the model."""
         if block.n_views:
             block.is_waiting = True
         else:
             self.leave(block)
 
-    # -- the rules -------------------------------------------------------------------------------
+    # -- the rules ---------------------------------------------------------------------------------
 
     @rule(target=live, n_bytes=sizes)
     def allocate(self, n_bytes):
@@ -268,20 +268,20 @@ class Blocks(RuleBasedStateMachine):
         with self.manager.view(block.offset, block.n_bytes) as view:
             assert (np.frombuffer(view, np.uint8) == block.tag).all()
         self.manager.deallocate(block.offset, block.n_bytes if says_size else None)
-        self.give_back(block)
+        self.free(block)
         return block
 
     @rule(target=gone, block=consumes(live))
     def deallocate_without_generation(self, block):
         self.manager.deallocate(MmapOffset(block.offset.pool_id, block.offset.offset))
-        self.give_back(block)
+        self.free(block)
         return block
 
     @rule(target=gone, chosen=st.lists(consumes(live), min_size=1, max_size=8))
     def deallocate_many(self, chosen):
         self.manager.deallocate_many([block.offset for block in chosen])
         for block in chosen:
-            self.give_back(block)
+            self.free(block)
         return multiple(*chosen)
 
     @rule(target=views, block=live, share=st.floats(0, 1))
@@ -324,7 +324,7 @@ class Blocks(RuleBasedStateMachine):
 
     def shares_pages(self):
         """Whether small blocks in use may keep the pages of free ones."""
-        return bool(self.model.pools[0].taken) or not osmem.CAN_GIVE_BACK
+        return bool(self.model.pools[0].taken) or not osmem.CAN_RETURN_PAGES
 
     @rule(number=st.sampled_from(sorted(REGIONS)))
     def load_or_unload(self, number):
@@ -355,7 +355,7 @@ class Blocks(RuleBasedStateMachine):
         del view
         self.model.held_regions.remove(n_bytes)
 
-    # -- wrong calls -----------------------------------------------------------------------------
+    # -- wrong calls -------------------------------------------------------------------------------
 
     @rule(block=gone)
     def use_what_was_given_back(self, block):
@@ -373,21 +373,21 @@ class Blocks(RuleBasedStateMachine):
     def point_elsewhere(self, block, by, is_checked):
         """Into the block, past it, at another: refused unless a live block begins there."""
         offset = block.offset
-        place = MmapOffset(
+        wanted = MmapOffset(
             offset.pool_id, offset.offset + by, offset.generation if is_checked else -1
         )
         live = [
             other
             for other in self.model.blocks
-            if (other.offset.pool_id, other.offset.offset) == (place.pool_id, place.offset)
+            if (other.offset.pool_id, other.offset.offset) == (wanted.pool_id, wanted.offset)
             and not other.is_waiting
-            and place.generation in (-1, other.offset.generation)
+            and wanted.generation in (-1, other.offset.generation)
         ]
         if live:
-            assert len(self.manager.view(place, live[0].n_bytes)) == live[0].n_bytes
+            assert len(self.manager.view(wanted, live[0].n_bytes)) == live[0].n_bytes
         else:
             with pytest.raises(InvalidAccess):
-                self.manager.deallocate(place)
+                self.manager.deallocate(wanted)
 
     @rule(block=live, size=st.integers(1, 4 * MIB))
     def say_another_size(self, block, size):
@@ -407,7 +407,7 @@ class Blocks(RuleBasedStateMachine):
             self.manager.deallocate(offset)
 
     @rule(good=live, bad=gone)
-    def give_back_good_with_bad(self, good, bad):
+    def free_good_with_bad(self, good, bad):
         with pytest.raises(InvalidAccess) as caught:
             self.manager.deallocate_many([good.offset, bad.offset])
         assert caught.value.offset == bad.offset
@@ -417,7 +417,7 @@ class Blocks(RuleBasedStateMachine):
         with pytest.raises((ValueError, LimitExceeded)):
             self.manager.allocate(n_bytes)
 
-    # -- what always holds -----------------------------------------------------------------------
+    # -- what always holds -------------------------------------------------------------------------
 
     @invariant()
     def numbers_agree(self):
@@ -471,7 +471,7 @@ class Blocks(RuleBasedStateMachine):
 
 
 class BlocksAtLength(Blocks):
-    """Long runs, which come to crowded states; checked in full at their end."""
+    """Long runs, which come to nearly full pools; checked in full at their end."""
 
     checks_every_step = False
 

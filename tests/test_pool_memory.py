@@ -1,7 +1,7 @@
-"""Resident memory, as the system tells it: within the limit, not committed early, given back.
+"""Resident memory, as the system tells it: within the limit, not committed early, returned.
 
 Each test is a process of its own, so that nobody else's memory is counted. The system may be late
-by some pages with its numbers, so all bounds leave room for a few hundred.
+by some pages with its numbers, so all bounds allow a few hundred.
 """
 
 from __future__ import annotations

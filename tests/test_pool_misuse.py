@@ -1,4 +1,4 @@
-"""Wrong ways to give a block back: each is refused by name, and nothing has changed."""
+"""Wrong ways to free a block: each is refused by name, and nothing has changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_many_refused(allocator, offset, text):
 def test_a_block_given_back_twice_is_refused(allocator, n_bytes):
     offset = allocator.allocate(n_bytes)
     allocator.deallocate(offset)
-    assert_refused(allocator, offset, "given back before")
+    assert_refused(allocator, offset, "freed before")
 
 
 def test_a_block_given_back_twice_is_refused_among_many(allocator):
@@ -42,7 +42,7 @@ def test_a_block_given_back_twice_is_refused_among_many(allocator):
     for at in range(3):
         with (
             unchanged(allocator),
-            pytest.raises(InvalidAccess, match="given back before") as caught,
+            pytest.raises(InvalidAccess, match="freed before") as caught,
         ):
             allocator.deallocate_many(np.insert(good, at, offset))
         assert caught.value.offset == offset
@@ -52,17 +52,17 @@ def test_a_block_given_back_twice_is_refused_among_many(allocator):
 def test_a_block_given_back_by_many_is_refused_alone(allocator):
     offset = allocator.allocate(100_000)
     allocator.deallocate_many([offset])
-    assert_refused(allocator, offset, "given back before")
+    assert_refused(allocator, offset, "freed before")
 
 
 def test_a_block_that_waits_is_refused(allocator):
     offset = allocator.allocate(5000)
     view = allocator.view(offset, 5000)
     allocator.deallocate(offset)
-    assert_refused(allocator, offset, "given back before")
-    assert_many_refused(allocator, offset, "given back before")
+    assert_refused(allocator, offset, "freed before")
+    assert_many_refused(allocator, offset, "freed before")
     del view
-    assert_refused(allocator, offset, "given back before")
+    assert_refused(allocator, offset, "freed before")
 
 
 @each_size
@@ -124,8 +124,8 @@ def test_a_place_inside_a_block_is_refused(allocator, inside, checked):
 def test_a_place_inside_a_run_is_refused(allocator, generation):
     run = allocator.allocate(MIB)
     for block in (1, 2, 3):
-        place = run.offset + block * 256 * KIB
-        wrong = MmapOffset(run.pool_id, place, generation)
+        start = run.offset + block * 256 * KIB
+        wrong = MmapOffset(run.pool_id, start, generation)
         assert_refused(allocator, wrong, "inside an allocation")
     allocator.deallocate(run)
 
@@ -168,8 +168,8 @@ def test_what_is_no_size_is_refused_at_the_way_back(allocator, wrong, error):
 def test_a_wrong_size_does_not_excuse_a_wrong_offset(allocator):
     offset = allocator.allocate(100)
     allocator.deallocate(offset)
-    assert_refused(allocator, offset, "given back before", size=100)
-    assert_refused(allocator, offset, "given back before", size=7)
+    assert_refused(allocator, offset, "freed before", size=100)
+    assert_refused(allocator, offset, "freed before", size=7)
 
 
 def test_the_offset_of_another_allocator_is_refused(allocator):
@@ -183,7 +183,7 @@ def test_the_offset_of_another_allocator_is_refused(allocator):
 
 @pytest.mark.parametrize("wrong", [True, False, 1.0, "0", None, (0, 0), b"0", np.True_, object()])
 def test_what_is_no_offset_is_a_type_error(allocator, wrong):
-    held = allocator.allocate_many([1] * 256)  # among them what a bool would stand for
+    held = allocator.allocate_many([1] * 256)  # among them what a bool would mean
     with unchanged(allocator):
         with pytest.raises(TypeError):
             allocator.deallocate(wrong)
@@ -211,13 +211,13 @@ def test_an_offset_without_generation_means_the_present_owner(allocator):
     with unchanged(allocator), pytest.raises(InvalidAccess, match="not what was allocated"):
         allocator.deallocate(unchecked, 99)
     allocator.deallocate(unchecked, 100)
-    assert_refused(allocator, unchecked, "given back before")
-    assert_refused(allocator, offset, "given back before")
+    assert_refused(allocator, unchecked, "freed before")
+    assert_refused(allocator, offset, "freed before")
 
 
-@pytest.mark.parametrize("place", [0, 4 * KIB])
-def test_an_offset_without_generation_is_no_part_of_many(allocator, place):
-    offsets = [*allocator.allocate_many([1] * 256).tolist(), MmapOffset(0, place)]
+@pytest.mark.parametrize("start", [0, 4 * KIB])
+def test_an_offset_without_generation_is_no_part_of_many(allocator, start):
+    offsets = [*allocator.allocate_many([1] * 256).tolist(), MmapOffset(0, start)]
     with unchanged(allocator), pytest.raises(ValueError, match="offset"):
         allocator.deallocate_many(offsets)
     allocator.deallocate_many(offsets[:-1])

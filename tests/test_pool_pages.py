@@ -1,4 +1,4 @@
-"""Pages of blocks: zeros on reuse, what stays resident, what is given back; and `validate`."""
+"""Pages of blocks: zeros on reuse, what stays resident, what is returned; and `validate`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIB = 2**20
 
 
 def reused(allocator, n_bytes, how):
-    """Write all of a block, give it back, take it again and return what is in it."""
+    """Write all of a block, free it, take it again and return what is in it."""
     first = how(n_bytes)
     with allocator.view(first, n_bytes) as view:
         view[:] = b"\xa5" * n_bytes
@@ -85,7 +85,7 @@ def test_a_run_over_used_and_fresh_blocks_is_zeroed(allocator, way):
 
 def test_large_runs_are_zeroed_where_pages_cannot_go_back(allocator, intercept):
     def refuse(operation, path, *details):
-        if operation == "give back":
+        if operation == "return pages":
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     intercept(refuse)
@@ -95,7 +95,7 @@ def test_large_runs_are_zeroed_where_pages_cannot_go_back(allocator, intercept):
 @pytest.mark.parametrize("block", [64, 256, KIB, 2 * KIB])
 @pytest.mark.parametrize("n_bytes", [1, 100, 1000, 5000, 50_000])
 def test_zeroing_small_blocks_and_their_runs_leaves_the_neighbours_alone(block, n_bytes):
-    """Several allocations share a page, which must not be given back for the sake of one."""
+    """Several allocations share a page, which must not be returned for the sake of one."""
     allocator = PoolAllocator([(1, block)], limit_mb=8)
     held = {}
     for tag in range(1, 21):
@@ -116,11 +116,13 @@ def test_zeroing_small_blocks_and_their_runs_leaves_the_neighbours_alone(block, 
 
 # -- retained pages and trim -----------------------------------------------------------------------
 
-gives_back = pytest.mark.skipif(not osmem.CAN_GIVE_BACK, reason="pages cannot be given back here")
+returns_pages = pytest.mark.skipif(
+    not osmem.CAN_RETURN_PAGES, reason="pages cannot be returned here"
+)
 PAGE = osmem.page_size()
 
 
-@gives_back
+@returns_pages
 @pytest.mark.parametrize("block", [PAGE, 4 * PAGE, 16 * PAGE])
 def test_freed_blocks_are_retained_until_trim(block):
     allocator = PoolAllocator([(4, block)], limit_mb=100)
@@ -143,7 +145,7 @@ def test_freed_blocks_are_retained_until_trim(block):
     assert allocator.validate() == []
 
 
-@gives_back
+@returns_pages
 @pytest.mark.parametrize("block", [64, 256, KIB, 2 * KIB])
 def test_trim_gives_back_the_pages_of_small_blocks(block):
     """Also where a page holds some blocks that were never used."""
@@ -159,7 +161,7 @@ def test_trim_gives_back_the_pages_of_small_blocks(block):
         assert allocator.validate() == []
 
 
-@gives_back
+@returns_pages
 def test_trim_leaves_pages_alone_on_which_anything_is_in_use():
     allocator = PoolAllocator([(1, 256)], limit_mb=10)
     blocks = fill(allocator, 256)
@@ -197,7 +199,7 @@ def test_trim_of_an_allocator_that_was_never_used_is_nothing():
 
 def test_trim_where_the_system_refuses_gives_nothing_back(allocator, intercept):
     def refuse(operation, path, *details):
-        if operation == "give back":
+        if operation == "return pages":
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     allocator.deallocate(allocator.allocate(5000))
@@ -206,7 +208,7 @@ def test_trim_where_the_system_refuses_gives_nothing_back(allocator, intercept):
     assert allocator.survey().n_retained == 64 * KIB
     assert allocator.validate() == []
     osmem.intercept = None
-    assert allocator.trim() == (64 * KIB if osmem.CAN_GIVE_BACK else 0)
+    assert allocator.trim() == (64 * KIB if osmem.CAN_RETURN_PAGES else 0)
 
 
 def test_retained_pages_go_back_before_a_request_is_refused():
@@ -248,7 +250,7 @@ def test_validate_names_each_counter_and_bit_that_differs(allocator):
     state, table = table_of(allocator).state, table_of(allocator)
     spoilt = {
         "used is": (state, s.USED, 64),
-        "of regions is": (state, s.OF_REGIONS, -64),  # negative: nothing to settle
+        "of regions is": (state, s.OF_REGIONS, -64),  # negative: nothing to release
         "resident is": (state, s.RESIDENT, 64),
         "pool 0: the free count is": (state, s.FREE_COUNTS, 1),
         "pool 1: the bitmap is wrong for 1 blocks": (table.words_of(1), 0, -1),

@@ -99,8 +99,8 @@ def test_every_field_of_blocks_says_what_was_done(manager):
         1: PoolStats(1, 64 * KIB, 64, 1, 1 / 64, 0, "fixed"),
         2: PoolStats(2, 256 * KIB, 16, 3, 3 / 16, 0, "fixed"),
     }
-    place = {"pool": 1, "offset": offsets[2].offset}
-    assert manager.dump_state()["waiting"] == [place | {"n_bytes": 64 * KIB, "n_views": 1}]
+    location = {"pool": 1, "offset": offsets[2].offset}
+    assert manager.dump_state()["waiting"] == [location | {"n_bytes": 64 * KIB, "n_views": 1}]
     assert len(view) == 5000
 
 

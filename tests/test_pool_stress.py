@@ -1,6 +1,6 @@
 """Many threads on few blocks: nobody is given what another owns, and nothing gets lost.
 
-Threads write a cookie of their own into each block, look for it before they give the block back,
+Threads write a cookie of their own into each block, look for it before they free the block,
 and find zeros where they write it. The loops are compiled and run without the GIL; where
 compilation is disabled the same functions run as they are, over fewer rounds. Every test ends with
 a recount of all blocks.
@@ -157,7 +157,7 @@ def claim_and_free_runs(state, n_bytes, n_pairs):
 
 
 def free_all(state, handles, counts):
-    """Give each block back, as others do too; count the answers by what they are."""
+    """Free each block, as others do too; count the answers by what they are."""
     for i in range(handles.shape[0]):
         code = release.deallocate(state, handles[i], s.ANY_SIZE)
         if code == s.OK:
@@ -167,7 +167,7 @@ def free_all(state, handles, counts):
 
 
 def free_in_batches(state, handles, n_batch, counts):
-    """Give blocks back in batches, as others do too; count the answers by what they are."""
+    """Free blocks in batches, as others do too; count the answers by what they are."""
     failed = np.zeros(1, np.int64)
     for i in range(0, handles.shape[0], n_batch):
         code = release.deallocate_many(state, handles[i : i + n_batch], failed)
@@ -187,7 +187,7 @@ def view_and_drop(state, handles, n_rounds, counts):
 
 
 def free_with_flags(state, handles, counts):
-    """Give each block back; count those that go at once, and those that wait."""
+    """Free each block; count those that go at once, and those that wait."""
     for i in range(handles.shape[0]):
         flags = release.deallocate(state, handles[i], 64)
         counts[0] += flags == s.OK
@@ -264,11 +264,11 @@ def own_blocks(allocator, number, n_rounds, n_steps):
                 claim_something(allocator, rng, cookie, held, arrays)
             except (LimitExceeded, AllocationFailed):
                 while held:  # others wait for it
-                    give_back(allocator, rng, cookie, held)
+                    free(allocator, rng, cookie, held)
         for array in arrays:
             assert (array == cookie).all()
         while held:
-            give_back(allocator, rng, cookie, held)
+            free(allocator, rng, cookie, held)
 
 
 def claim_something(allocator, rng, cookie, held, arrays):
@@ -295,8 +295,8 @@ def write_cookie(allocator, offset, n_bytes, cookie):
     words[:] = cookie
 
 
-def give_back(allocator, rng, cookie, held):
-    """Give back one block or all, before or after the last view on it is gone."""
+def free(allocator, rng, cookie, held):
+    """Free one block or all, before or after the last view on it is gone."""
     for offset, n_bytes in held:
         words = np.frombuffer(allocator.view(offset, n_bytes), np.uint64)
         assert (words == cookie).all()
@@ -436,7 +436,7 @@ def test_of_eight_calls_that_free_a_block_one_returns():
         offset = allocator.allocate(100)
         answers = run_together([lambda offset=offset: free(offset)] * 8)
         assert answers.count(None) == 1
-        assert sum("given back before" in (answer or "") for answer in answers) == 7
+        assert sum("freed before" in (answer or "") for answer in answers) == 7
     assert allocator.validate() == []
 
 
@@ -481,7 +481,7 @@ def test_a_record_of_a_refusal_keeps_no_block(caplog):
 
 
 def test_trimming_takes_nothing_that_is_owned():
-    # What is freed stays resident, so threads run into the limit unless pages are given back.
+    # What is freed stays resident, so threads run into the limit unless pages are returned.
     allocator = PoolAllocator([(1, 256), (1, 4 * KIB)], limit_mb=1)
     allocator.deallocate(allocator.allocate(1))
     table = table_of(allocator)

@@ -188,7 +188,7 @@ def test_rows_of_grown_pools_are_used_again(allocator):
 
 
 @pytest.fixture
-def crowded(monkeypatch):
+def nearly_full(monkeypatch):
     """Blocks of 64 KiB that fill half the budget, where no further pool can be made.
 
     Pools made for single blocks of both sizes take up all the address space that the budget allows.
@@ -208,8 +208,8 @@ def crowded(monkeypatch):
     assert allocator.usage[0] == 0
 
 
-def test_pool_full_is_told_where_there_is_room_but_no_block(crowded):
-    allocator, _, _ = crowded
+def test_pool_full_is_told_where_there_is_room_but_no_block(nearly_full):
+    allocator, _, _ = nearly_full
     for n_bytes in (64 * KIB, 5000, 100_000):
         with unchanged(allocator), pytest.raises(AllocationFailed) as caught:
             allocator.allocate(n_bytes)
@@ -219,8 +219,8 @@ def test_pool_full_is_told_where_there_is_room_but_no_block(crowded):
     assert allocator.n_failures == 3
 
 
-def test_fragmented_is_told_where_free_blocks_are_not_in_a_row(crowded):
-    allocator, first, held = crowded
+def test_fragmented_is_told_where_free_blocks_are_not_in_a_row(nearly_full):
+    allocator, first, held = nearly_full
     mine = sorted(offset for offset in first if pool_of(allocator, offset).block_size == 64 * KIB)
     for offset in mine[::2]:
         first.remove(offset)
@@ -235,8 +235,8 @@ def test_fragmented_is_told_where_free_blocks_are_not_in_a_row(crowded):
     assert held
 
 
-def test_the_reason_of_many_is_that_of_the_one_that_failed(crowded):
-    allocator, _, _ = crowded
+def test_the_reason_of_many_is_that_of_the_one_that_failed(nearly_full):
+    allocator, _, _ = nearly_full
     with unchanged(allocator), pytest.raises(AllocationFailed) as caught:
         allocator.allocate_many([1, 1, 64 * KIB, 1])
     assert (caught.value.reason, caught.value.requested) == ("pool_full", 64 * KIB)

@@ -78,8 +78,8 @@ def test_a_view_survives_deallocate_and_its_block_waits(allocator, n_bytes):
     found = allocator.survey()
     assert (found.n_waiting, found.n_requested) == (charged, 0)
     assert (found.n_allocations, found.n_deallocations) == (1, 1)
-    place = {"pool": offset.pool_id, "offset": offset.offset}
-    assert allocator.waiting_blocks() == [place | {"n_bytes": charged, "n_views": 1}]
+    location = {"pool": offset.pool_id, "offset": offset.offset}
+    assert allocator.waiting_blocks() == [location | {"n_bytes": charged, "n_views": 1}]
     assert allocator.validate() == []
     assert bytes(view) == b"\x07" * n_bytes
     del view
@@ -210,7 +210,7 @@ def test_a_view_dropped_in_another_thread_gives_the_block_back(allocator):
     assert used(allocator) == 0
 
 
-def test_views_let_go_while_another_thread_takes_one_in_are_taken_in_too(allocator, monkeypatch):
+def test_views_dropped_while_another_thread_takes_one_in_are_taken_in_too(allocator, monkeypatch):
     """That thread may be off the processor for long: the blocks are there all the same."""
     inside, go_on = threading.Event(), threading.Event()
     drop_view = release.drop_view

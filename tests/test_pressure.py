@@ -318,7 +318,7 @@ def test_allocations_and_frees_are_said_at_debug(allocator, log):
     offset = allocator.allocate(100)
     allocator.deallocate(offset)
     taken, given = log()
-    place = {
+    location = {
         "pool": offset.pool_id,
         "offset": offset.offset,
         "generation": offset.generation,
@@ -326,8 +326,8 @@ def test_allocations_and_frees_are_said_at_debug(allocator, log):
     assert taken.levelno == given.levelno == logging.DEBUG
     assert taken.getMessage() == f"allocated {offset!r}"
     assert given.getMessage() == f"deallocated {offset!r}"
-    assert facts(taken) == {"event": "allocated", "n_bytes": 100, **place}
-    assert facts(given) == {"event": "deallocated", "n_bytes": None, **place}
+    assert facts(taken) == {"event": "allocated", "n_bytes": 100, **location}
+    assert facts(given) == {"event": "deallocated", "n_bytes": None, **location}
 
 
 def test_each_of_many_is_said_at_debug(allocator, log):
@@ -339,8 +339,8 @@ def test_each_of_many_is_said_at_debug(allocator, log):
     allocator.deallocate_many(packed)
     records = log()
     assert [facts(each)["event"] for each in records] == ["deallocated"] * 3
-    places = [(each.pool, each.offset) for each in records]
-    assert len(set(places)) == 3
+    locations = [(each.pool, each.offset) for each in records]
+    assert len(set(locations)) == 3
 
 
 def test_what_is_refused_is_not_said_to_be_given_back(allocator, log):
@@ -376,7 +376,7 @@ def test_a_pool_that_is_made_is_said_at_info(caplog):
 
 
 class Evictor:
-    """Something else that is charged: here blocks, given back on demand."""
+    """Something else that is charged: here blocks, freed on demand."""
 
     def __init__(self, **settings):
         self.asked = []
@@ -534,7 +534,7 @@ def test_freed_blocks_let_a_level_speak_again_for_loads(manager, pressure):
     assert pressure() == [(*WARNING, 86), (*EVICTION, 86)]
 
 
-def test_a_view_let_go_lets_a_level_speak_again(manager, pressure):
+def test_a_dropped_view_lets_a_level_speak_again(manager, pressure):
     manager.load_dimension(20)
     blocks = Blocks(manager)
     blocks.fill_to(38)

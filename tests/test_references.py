@@ -568,7 +568,7 @@ def test_reading_a_reference_needs_no_numba(manager, tmp_path):
     assert float(result.stdout) == 66
 
 
-def test_what_is_let_go_of_is_forgotten(manager):
+def test_what_is_dropped_is_forgotten(manager):
     ref = alone(manager.ref("L15-00"))
     ref.get()
     path = str(ref.path)

@@ -127,8 +127,10 @@ def test_a_file_has_no_regions_in_it(tmp_path):
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", ["inspection", "plan_folder", "warming", "run_demo", "run_bench"])
-def test_an_interrupted_command_ends_with_130(room, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "module", ["inspection", "plan_folder", "warming", "run_demo", "run_bench"]
+)
+def test_an_interrupted_command_ends_with_130(module, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -136,15 +138,15 @@ def test_an_interrupted_command_ends_with_130(room, tmp_path, monkeypatch):
         def __getattr__(self, name):
             return interrupt
 
-    is_module = room in ("inspection", "warming")
-    monkeypatch.setattr(commands, room, Interrupting() if is_module else interrupt)
+    is_module = module in ("inspection", "warming")
+    monkeypatch.setattr(commands, module, Interrupting() if is_module else interrupt)
     arguments = {
         "inspection": ["discover"],
         "plan_folder": ["build", tmp_path],
         "warming": ["warmup"],
         "run_demo": ["demo"],
         "run_bench": ["bench"],
-    }[room]
+    }[module]
     result = run(*arguments, exit_code=130)
     assert "Traceback" not in result.output
     assert "Error" not in result.output

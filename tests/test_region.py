@@ -577,10 +577,10 @@ def test_bytes_changed_under_a_mapping_are_found(path):
 @posix_only
 def test_a_row_changed_under_a_mapping_reads_nothing_outside(path):
     region = MmapRegion.from_file(7, path)
-    place = naive.row_place(path.read_bytes(), 2, "content_end")
+    offset = naive.field_offset(path.read_bytes(), 2, "content_end")
     for end in (region.size + 1, 2**64 - 1, 0):
         with path.open("r+b") as file:
-            file.seek(place)
+            file.seek(offset)
             file.write(end.to_bytes(8, "little"))
         with pytest.raises(OutOfBounds, match="layer 5 of D07"):
             region.content_of(2)

@@ -1,4 +1,4 @@
-"""Blocks given back: what each kernel changes and reports, and what may not be given back."""
+"""Blocks freed: what each kernel changes and reports, and what may not be freed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_pool_that_was_replaced_by_one_of_smaller_blocks_is_not_taken_for_it(
     assert len(fresh) == n_fresh and min(fresh) == 2  # ids stay with the size of their blocks
     assert pools.n_free(2) == 40
     pools.check()
-    assert pools.place(pools.allocate_any(n_bytes))[0] in fresh
+    assert pools.location(pools.allocate_any(n_bytes))[0] in fresh
     assert pools["USED"] == -(-n_bytes // 64) * 64
     pools.check()
 
@@ -65,13 +65,13 @@ def test_a_pool_that_was_replaced_by_one_of_the_same_blocks_serves(plain, monkey
 
     monkeypatch.setattr(blocks, "count_off", count_off)
     handle = pools.allocate_any(64)
-    assert pools.place(handle) == (0, 0)
+    assert pools.location(handle) == (0, 0)
     assert handle != old and pools.free(old) == s.STALE
     assert pools.charged == (64, 64)
     pools.check()
 
 
-# -- what may not be given back --------------------------------------------------------------------
+# -- what may not be freed -------------------------------------------------------------------------
 
 
 def wrong_handles(tier):
@@ -84,7 +84,7 @@ def wrong_handles(tier):
     pools.free(reused)
     between = pools.take(0, 64)
     pools.free(between)
-    assert {pools.place(each)[1] for each in (between, pools.take(0, 64))} == {3}
+    assert {pools.location(each)[1] for each in (between, pools.take(0, 64))} == {3}
     pools.free(freed)
     run = pools.allocate_any(600)
     return pools, {
@@ -100,7 +100,7 @@ def wrong_handles(tier):
         "inside a run": (handle_for(1, 256, 0), s.NOT_A_BLOCK),
         "inside a run, its generation": (run + (256 // 64 << 28), s.NOT_A_BLOCK),
         "never handed out": (handle_for(1, 3 * 256, 1), s.NEVER_ALLOCATED),
-        "given back": (freed, s.FREED_TWICE),
+        "freed": (freed, s.FREED_TWICE),
         "the first of three owners": (reused, s.STALE),
         "the second of three owners": (between, s.STALE),
         "an owner to come": (taken[6] + 1, s.STALE),
@@ -121,7 +121,7 @@ WRONG = [
     "inside a run",
     "inside a run, its generation",
     "never handed out",
-    "given back",
+    "freed",
     "the first of three owners",
     "the second of three owners",
     "an owner to come",
@@ -194,18 +194,18 @@ def test_a_place_without_an_owner_resolves_to_its_code(tier, pool, offset, code)
     assert blocks.resolve(pools.argument, 1, 0) == s.FREED_TWICE
 
 
-# -- many given back -------------------------------------------------------------------------------
+# -- many freed ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("places", "failed"), [((0, 0), 1), ((0, 1, 2, 0), 3), ((2, 1, 1, 0), 2), ((0, 3, 2, 3), 3)]
+    ("positions", "failed"), [((0, 0), 1), ((0, 1, 2, 0), 3), ((2, 1, 1, 0), 2), ((0, 3, 2, 3), 3)]
 )
-def test_a_handle_that_is_there_twice_leaves_them_all(tier, places, failed):
+def test_a_handle_that_is_there_twice_leaves_them_all(tier, positions, failed):
     pools = Pools(tier, (64, 66), (256, 1))
     run = int(allocation.allocate_run(pools.argument, 0, 64 * 64, CRITICAL, 1))
     handles = [pools.allocate(64), pools.allocate(64), pools.allocate(256), run]
     before = pools.state.copy()
-    assert pools.free_many(*[handles[i] for i in places]) == (s.FREED_TWICE, failed)
+    assert pools.free_many(*[handles[i] for i in positions]) == (s.FREED_TWICE, failed)
     assert pools.state.tolist() == before.tolist()
     pools.check()
     assert pools.free_many(*handles) == (s.OK, -99)
@@ -227,7 +227,7 @@ def test_what_many_report_is_added_up(tier):
     pools.check()
 
 
-# -- what giving back reports ----------------------------------------------------------------------
+# -- what freeing reports --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [s.POOL_FIXED, s.POOL_GROWN])
@@ -255,6 +255,6 @@ def test_nobody_claims_from_a_closed_pool(tier):
     assert blocks.close_pool(pools.argument, 0) == s.OK
     assert pools.n_free(0) == s.CLOSED_POOL
     assert pools.claim_dirty(0) == (4, 0)
-    assert pools.place(pools.allocate(64))[0] == 1
+    assert pools.location(pools.allocate(64))[0] == 1
     assert pools.allocate(64) == s.POOL_FULL
     assert pools.n_free(0) == s.CLOSED_POOL

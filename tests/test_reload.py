@@ -121,7 +121,7 @@ def test_a_batch_brings_back_all_that_it_needs_and_no_more(tmp_path):
             evict(manager, number)
         found = manager.load_contexts(["L22-01", "L20-00", "L24-02", "L22-00"])
         assert [each.content for each in found] == [
-            content_of(*place) for place in [(22, 1), (20, 0), (24, 2), (22, 0)]
+            content_of(*each) for each in [(22, 1), (20, 0), (24, 2), (22, 0)]
         ]
         assert evicted(manager) == [21, 23, 25]
         assert n_reloads(manager) == 3
@@ -213,16 +213,16 @@ def test_it_can_be_unloaded_and_loaded(manager):
 
 def test_compiled_code_is_told(manager):
     ids = np.array([LayerId(20, 0), LayerId(21, 0), LayerId(20, 9), LayerId(30, 0)], np.int64)
-    places = np.zeros(len(ids), s.LOCATION)
+    locations = np.zeros(len(ids), s.LOCATION)
     snapshot = snapshot_of(manager)
     touched = np.zeros(len(snapshot.regions), np.uint8)
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 3
-    assert places["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched) == 3
+    assert locations["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
     access(manager)
     snapshot = snapshot_of(manager)
     touched = np.zeros(len(snapshot.regions), np.uint8)
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, places, touched) == 2
-    assert places["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
+    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched) == 2
+    assert locations["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
 
 
 # -- what may fail ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from jessymem.kernels import schema as s
 
 NUMBERS = (0, 2, 5, 6)
 IDS = [LayerId(15, number) for number in NUMBERS]
-PLACES = tuple(Path(each).parent for each in (jessymem.__file__, s.__file__))
+FOLDERS = tuple(Path(each).parent for each in (jessymem.__file__, s.__file__))
 
 
 @pytest.fixture(params=["extended", "plain"])
@@ -73,7 +73,7 @@ def ask(question: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"\xff", b"\xff" * 8, b"\0" * 8])
-def test_every_place_of_the_metadata_may_be_rewritten(file, piece):
+def test_every_byte_of_the_metadata_may_be_rewritten(file, piece):
     raw = file.read_bytes()
     region = MmapRegion.from_file("D15", file)
     end = region.layout.content_start
@@ -107,7 +107,7 @@ def interrupt(n_lines: int, act: Callable[[], None], question: Callable[[], Any]
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
         nonlocal n_run
-        if not frame.f_code.co_filename.startswith(tuple(map(str, PLACES))):
+        if not frame.f_code.co_filename.startswith(tuple(map(str, FOLDERS))):
             return None
         if event == "line":
             n_run += 1

@@ -42,7 +42,7 @@ from jessymem import (
 )
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
-from jessymem.scanning import crew, searching
+from jessymem.scanning import searching, workers
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.spans import Spans
 
@@ -53,7 +53,7 @@ def finely(monkeypatch):
     set_small_scan_bytes(monkeypatch, 0)
     set_search_job(monkeypatch, 700)
     set_needles_of_a_job(monkeypatch, 1)
-    monkeypatch.setattr(searching, "N_ROOM", 100)
+    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", 100)
 
 
 @pytest.fixture
@@ -101,16 +101,16 @@ def test_many_threads_and_jobs_find_the_same(mixed, finely, needle, n_workers):
     assert manager.count(needle, workers=n_workers) == len(expected)
 
 
-@given(case=hard_cases(), job_bytes=st.integers(1, 2000), n_room=st.integers(1, 50))
+@given(case=hard_cases(), job_bytes=st.integers(1, 2000), capacity=st.integers(1, 50))
 @settings(
     max_examples=15 if _jit.is_disabled() else 60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, n_room):
+def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, capacity):
     contents, needle = case
     set_search_job(monkeypatch, job_bytes)
-    monkeypatch.setattr(searching, "N_ROOM", n_room)
+    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", capacity)
     layers = {LayerId(20 + i % 2, 3 * i): content for i, content in enumerate(contents)}
     for dimension in {each.dimension for each in layers}:
         builder = RegionBuilder(dimension, "random")
@@ -303,7 +303,7 @@ def scan_threads():
 
 
 def test_small_scans_make_no_thread(mixed, monkeypatch):
-    monkeypatch.setattr(crew, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", None)
     assert mixed[0].count(b"x", ["D16"], workers=8) == 40
 
 
@@ -314,11 +314,11 @@ def test_threads_are_gone_afterwards(mixed, finely):
 
 
 def test_as_many_threads_as_cpus(monkeypatch):
-    monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: {1, 4, 7}, raising=False)
-    assert crew.Crew(None, None, None).n_workers == 3
-    monkeypatch.delattr(crew.os, "sched_getaffinity")
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: None)
-    assert crew.Crew(None, None, None).n_workers == 1
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {1, 4, 7}, raising=False)
+    assert workers.Workers(None, None, None).n_workers == 3
+    monkeypatch.delattr(workers.os, "sched_getaffinity")
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: None)
+    assert workers.Workers(None, None, None).n_workers == 1
 
 
 @pytest.mark.parametrize("n_workers", [1, 4])

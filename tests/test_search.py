@@ -1,4 +1,4 @@
-"""Search kernels against `bytes.find` in a loop: every way they go, every place a find may be."""
+"""Search kernels against `bytes.find` in a loop: every way, every position of a find."""
 
 from __future__ import annotations
 
@@ -33,29 +33,33 @@ def expected(contents, needle):
 # -- vectors ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("match", "n_places"), [(vectors.match_many, 64), (vectors.match_few, 16)])
+@pytest.mark.parametrize(
+    ("match", "n_positions"), [(vectors.match_many, 64), (vectors.match_few, 16)]
+)
 @given(data=st.data())
 @settings(max_examples=N_EXAMPLES // 4, deadline=None)
-def test_masks_are_of_places_at_which_every_probe_is(match, n_places, data):
+def test_masks_are_of_positions_at_which_every_probe_is(match, n_positions, data):
     content = bytes(data.draw(st.lists(st.sampled_from(b"ab"), min_size=80, max_size=80)))
     offsets = data.draw(st.lists(st.integers(0, 15), min_size=3, max_size=3))
     wanted = bytes(data.draw(st.lists(st.sampled_from(b"ab"), min_size=16, max_size=16)))
     (span,), _kept = as_spans([content])
     needle, _wanted = as_needle(wanted, offsets)
-    places = [at for at in range(n_places) if all(content[at + o] == wanted[o] for o in offsets)]
+    positions = [
+        at for at in range(n_positions) if all(content[at + o] == wanted[o] for o in offsets)
+    ]
     mask = int(call(match, int(span["address"]), needle.ctypes.data)) % 2**64
-    assert mask == sum(1 << at for at in places)
+    assert mask == sum(1 << at for at in positions)
 
 
-@pytest.mark.parametrize("place", [None, 0, 63, 64, 128, 255])
-def test_whether_any_of_many_places_matches(place):
+@pytest.mark.parametrize("position", [None, 0, 63, 64, 128, 255])
+def test_whether_any_of_many_positions_matches(position):
     content = bytearray(300)
-    if place is not None:
-        content[place] = 0xFF
+    if position is not None:
+        content[position] = 0xFF
     (span,), _kept = as_spans([bytes(content)])
     needle, _wanted = as_needle(b"\xff")
     found = call(vectors.match_any, int(span["address"]), needle.ctypes.data)
-    assert bool(found) == (place is not None)
+    assert bool(found) == (position is not None)
 
 
 def call(function, *arguments):
@@ -90,11 +94,11 @@ def test_finds_are_those_of_bytes_find(case, data):
     spans, _kept = as_spans(contents)
     offsets = None
     if len(wanted) > s.N_PROBES:
-        place = st.integers(0, len(wanted) - 1)
-        offsets = data.draw(st.lists(place, min_size=3, max_size=3))
+        position = st.integers(0, len(wanted) - 1)
+        offsets = data.draw(st.lists(position, min_size=3, max_size=3))
     needle, _wanted = as_needle(wanted, offsets)
-    n_room = data.draw(st.sampled_from([1, 2, 7, 1000]))
-    assert search_all(spans, needle, n_room) == expected(contents, wanted)
+    capacity = data.draw(st.sampled_from([1, 2, 7, 1000]))
+    assert search_all(spans, needle, capacity) == expected(contents, wanted)
     assert count_all(spans, needle) == len(expected(contents, wanted))
 
 
@@ -107,14 +111,14 @@ def test_the_linear_way_finds_the_same(case, data):
     needle, _wanted = as_needle(wanted)
     state, hits = np.zeros(1, s.SEARCH), np.zeros(len(content) + 1, s.HIT)
     state["address"], state["hits"] = span["address"], hits.ctypes.data
-    state["n_room"] = n_room = data.draw(st.sampled_from([1, 3, 10_000]))
+    state["capacity"] = capacity = data.draw(st.sampled_from([1, 3, 10_000]))
     end = len(content) - len(wanted) + 1
     found = []
     while state["at"][0] < end:
         state["n_hits"] = 0
         code = search.search_linearly(needle.ctypes.data, state.ctypes.data, end)
         n_hits = int(state["n_hits"][0])
-        assert code == (s.HITS_FULL if n_hits == n_room else s.OK)
+        assert code == (s.HITS_FULL if n_hits == capacity else s.OK)
         found += hits[:n_hits]["offset"].tolist()
     assert found == find_all(content, wanted)
 
@@ -134,7 +138,7 @@ def test_pieces_find_together_what_is_there_once(case, n_bytes):
 
 @pytest.mark.parametrize("n_bytes", [1, 3, 4, 15, 16, 17, 63, 64, 65, 80, 255, 256, 257, 340])
 @pytest.mark.parametrize("n_needle", [1, 2, 3, 4, 9, 70])
-def test_a_needle_at_every_place(n_bytes, n_needle):
+def test_a_needle_at_every_position(n_bytes, n_needle):
     wanted = bytes(range(1, n_needle + 1))
     needle, _wanted = as_needle(wanted)
     for at in range(0, n_bytes - n_needle + 1, 7 if _jit.is_disabled() else 1):
@@ -180,7 +184,7 @@ def test_work_stays_proportional_to_the_bytes():
     spans, _kept = as_spans([content])
     needle, _wanted = as_needle(wanted)
     state = np.zeros(1, s.SEARCH)
-    state["address"], state["n_room"] = spans["address"], 2**62
+    state["address"], state["capacity"] = spans["address"], 2**62
     search.search_by_vectors(needle.ctypes.data, state.ctypes.data, len(content) - len(wanted))
     # It gave up within a block, where going on would have meant 10,000 words a byte.
     assert 0 < state["at"][0] <= vectors.MANY
@@ -191,12 +195,12 @@ def test_work_stays_proportional_to_the_bytes():
 @pytest.mark.parametrize("wanted", [b"edge", b"e", b"ed", b"needle at the edge of a stretch" * 9])
 def test_finds_on_the_borders_of_stretches(wanted):
     content = bytearray(3 * search.STRETCH_BYTES)
-    places = [
+    positions = [
         border + shift
         for border in (search.STRETCH_BYTES, 2 * search.STRETCH_BYTES)
         for shift in (-len(wanted), 300)
     ]
-    for at in (*places, len(content) - len(wanted), search.STRETCH_BYTES - len(wanted) // 2):
+    for at in (*positions, len(content) - len(wanted), search.STRETCH_BYTES - len(wanted) // 2):
         content[at : at + len(wanted)] = wanted
     content = bytes(content)
     spans, _kept = as_spans([content])
@@ -209,7 +213,7 @@ def test_a_search_that_is_stopped_returns_and_may_go_on():
     spans, _kept = as_spans([b"x" * 300] * 3)
     needle, _wanted = as_needle(b"x")
     state, stop = np.zeros(1, s.SEARCH), np.ones(1, np.int64)
-    state["last_span"], state["n_room"] = 3, 2**62
+    state["last_span"], state["capacity"] = 3, 2**62
     assert search.search_on(spans, needle, state, stop) == s.OK
     assert state["n_hits"][0] == 0
     stop[0] = 0
@@ -224,10 +228,10 @@ def smallest_period(wanted):
     return next(p for p in range(1, len(wanted) + 1) if wanted.startswith(wanted[p:]))
 
 
-def local_period(wanted, place):
-    """How far apart what lies on either side of a place is equal, as far as there is anything."""
+def local_period(wanted, position):
+    """How far apart what lies on either side of a position is equal, where there is anything."""
     for p in range(1, len(wanted) + 1):
-        left = range(max(place - p, 0), min(place, len(wanted) - p))
+        left = range(max(position - p, 0), min(position, len(wanted) - p))
         if all(wanted[i] == wanted[i + p] for i in left):
             return p
     return None
@@ -294,8 +298,8 @@ from support.search import as_needle, count_all, find_all, search_all
 from jessymem.kernels import _jit, schema as s
 _jit.promote(_jit.SEARCHING)
 page = mmap.PAGESIZE
-room = mmap.mmap(-1, 4 * page)
-address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+memory = mmap.mmap(-1, 4 * page)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 libc = ctypes.CDLL(None, use_errno=True)
 for guard in (address, address + 3 * page):
     assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0

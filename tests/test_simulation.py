@@ -1,4 +1,4 @@
-"""Bundled content in place of core files: what ships, when it stands in, and that it says so."""
+"""Bundled content in place of core files: what ships, when it is read, and that it says so."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_two_processes_make_the_same_bytes():
     assert run("2") == digests
 
 
-# -- when it stands in -----------------------------------------------------------------------------
+# -- when it is read -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

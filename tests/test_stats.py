@@ -336,7 +336,7 @@ def test_reads_by_string_are_measured_as_often(manager):
 
 
 def test_the_average_is_of_what_was_measured(manager, monkeypatch):
-    """Of a clock that stands still in between, each read measured takes one tick more."""
+    """Of a clock that does not move in between, each read measured takes one tick more."""
     now = iter(range(1_000_000))
     ticks = [0, 1_000, 10_000, 13_000]
     monkeypatch.setattr("jessymem.engine.sampling.perf_counter_ns", lambda: ticks[next(now)])

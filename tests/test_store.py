@@ -109,10 +109,10 @@ def test_every_layer_is_found(mixed, form):
     manager, contents = mixed
     store = manager.store()
     for layer_id, content in contents.items():
-        place = form(user_locate)(store, layer_id)
-        assert (place.status, place.size) == (s.OK, len(content))
-        assert store.regions[place.slot]["dimension"] == layer_id.dimension
-        assert manager.list_layers(layer_id.dimension)[place.row] == layer_id
+        location = form(user_locate)(store, layer_id)
+        assert (location.status, location.size) == (s.OK, len(content))
+        assert store.regions[location.slot]["dimension"] == layer_id.dimension
+        assert manager.list_layers(layer_id.dimension)[location.row] == layer_id
         data = form(user_bytes)(store, layer_id)
         assert (data.dtype, data.shape) == (np.uint8, (len(content),))
         assert data.tobytes() == content
@@ -183,8 +183,8 @@ def test_what_is_not_aligned_for_a_dtype_is_empty(tmp_path, form):
         rows = store.regions[store.directory[17]]
         found = {}
         for layer in (0, 8):
-            place = form(user_locate)(store, int(LayerId(17, layer)))
-            is_aligned = (int(rows["content_address"]) + int(place.offset)) % 8 == 0
+            location = form(user_locate)(store, int(LayerId(17, layer)))
+            is_aligned = (int(rows["content_address"]) + int(location.offset)) % 8 == 0
             doubles = form(user_doubles)(store, int(LayerId(17, layer)))
             assert len(doubles) == ((48 + layer) // 8 if is_aligned else 0)
             found[is_aligned] = True

@@ -61,7 +61,7 @@ def test_opening_makes_nothing_resident(tmp_path):
         manager.load_dimension("D31")
         (entry,) = re.findall(rf"{path}\n(.*?)VmFlags", Path("/proc/self/smaps").read_text(), re.S)
         resident = int(re.search(r"Rss:\s+(\d+) kB", entry)[1])
-        assert resident == 0, "checked, and let go of"
+        assert resident == 0, "checked, and dropped"
         manager.access_layer("L31-00")[0]
         (entry,) = re.findall(rf"{path}\n(.*?)VmFlags", Path("/proc/self/smaps").read_text(), re.S)
         assert int(re.search(r"Rss:\s+(\d+) kB", entry)[1]) > 0

@@ -1,13 +1,13 @@
 """Blocks: in compiled loops, from Python one by one and many at once.
 
-A pair is one block taken and given back, so every body leaves its allocator as it found it.
+A pair is one block allocated and freed, so every body leaves its allocator as it found it.
 """
 
 import numpy as np
 
 from jessymem import MemoryConfig, MmapManager
 
-from .common import geometry, kept, named, room, skipping
+from .common import geometry, kept, module, named, skipping
 
 N_PAIRS = geometry(100_000, 10)
 N_FROM_PYTHON = geometry(1_000, 5)
@@ -16,7 +16,7 @@ KIB, MIB = 2**10, 2**20
 
 def make_allocator(zero_on_reuse, n_mb=32, block_size=4_096):
     """An allocator with one pool, awake; for `kept`."""
-    allocator = room("pools.allocator").PoolAllocator(
+    allocator = module("pools.allocator").PoolAllocator(
         [(n_mb, block_size)], limit_mb=4 * n_mb, zero_on_reuse=zero_on_reuse
     )
     allocator.deallocate(allocator.allocate(1))
@@ -39,7 +39,7 @@ class PairsCompiled_4KiB:
 
     def setup(self, filled):
         with skipping():
-            self.pairs = room("bench.loops").pairs()
+            self.pairs = module("bench.loops").pairs()
         self.allocator = make_allocator(zero_on_reuse=False)
         n_blocks = 32 * MIB // 4_096
         n_taken = {"empty": 0, "half full": n_blocks // 2, "99 % full": n_blocks * 99 // 100}
@@ -65,7 +65,7 @@ class PairsCompiled_NBytes:
 
     def setup(self, n_bytes):
         with skipping():
-            self.pairs = room("bench.loops").pairs()
+            self.pairs = module("bench.loops").pairs()
         self.words = kept(make_default, False).words
         self.n_pairs = N_PAIRS
         self.pairs(self.words, n_bytes, 10)
@@ -77,7 +77,7 @@ class PairsCompiled_NBytes:
 
 def make_default(zero_on_reuse):
     """An allocator with the default pools, awake; for `kept`."""
-    allocator = room("pools.allocator").PoolAllocator(zero_on_reuse=zero_on_reuse)
+    allocator = module("pools.allocator").PoolAllocator(zero_on_reuse=zero_on_reuse)
     allocator.deallocate(allocator.allocate(1))
     return allocator
 
@@ -139,7 +139,7 @@ class Views_4KiB:
         for _ in range(N_FROM_PYTHON):
             self.manager.view(self.offset, 4_096)
 
-    @named("allocate_array and let go, 1,000 times")
+    @named("allocate_array and drop, 1,000 times")
     def time_allocate_array(self):
         for _ in range(N_FROM_PYTHON):
             self.manager.allocate_array(4_096, np.uint8)

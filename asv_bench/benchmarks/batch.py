@@ -13,9 +13,9 @@ from .common import (
     Tables,
     geometry,
     kept,
+    module,
     named,
     open_store,
-    room,
     skip_unless,
     skipping,
 )
@@ -23,12 +23,12 @@ from .common import (
 
 def ids_of(dimensions, n_layers):
     """Packed ids of the first layers of dimensions, in random order; for `kept`."""
-    return room("bench.data").all_layers(dimensions, n_layers)
+    return module("bench.data").all_layers(dimensions, n_layers)
 
 
 def compile_kernels():
     """Batches begin as plain Python: compiled here, so that none of them is where it begins."""
-    room("warming").warmup()
+    module("warming").warmup()
 
 
 class LocateMany_NIds(Tables):
@@ -87,7 +87,7 @@ class LocateCompiled_RandomOfNDimensions(Tables):
         skip_unless(manager, "store")
         self.store = manager.store()
         with skipping():
-            self.locate_each = room("bench.loops").locate_each()
+            self.locate_each = module("bench.loops").locate_each()
         self.layer_ids = kept(ids_of, dimensions, FULL_LAYERS)[:FULL_LAYERS].copy()
         self.locate_each(self.store, self.layer_ids)
 

@@ -6,7 +6,7 @@ Statements are timed by that process itself, once Python has started.
 import os
 from pathlib import Path
 
-from .common import READ, geometry, kept, room
+from .common import READ, geometry, kept, module
 
 READ_ONE = """
 from jessymem import MmapManager
@@ -27,7 +27,7 @@ class Small:
 
     def setup_cache(self):
         base = Path("cold").absolute()
-        data = room("bench.data")
+        data = module("bench.data")
         data.build(base, READ, data.numbered(4, 64))
         return str(base)
 
@@ -83,7 +83,7 @@ class FirstResult(Small):
 
 def warm_cache():
     """Have every kernel in the cache on disk; for `kept`."""
-    return room("warming").warmup()
+    return module("warming").warmup()
 
 
 class Compile(Small):
@@ -99,7 +99,7 @@ class Compile(Small):
     def setup(self, base, kernels):
         if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
             raise NotImplementedError("compilation is disabled")
-        if kernels not in room("kernels._jit").MODULES:
+        if kernels not in module("kernels._jit").MODULES:
             raise NotImplementedError(f"this commit has no kernels for {kernels}")
 
     def timeraw_compile(self, base, kernels):

@@ -36,7 +36,7 @@ def kept(make: Callable[..., Any], *arguments: Any) -> Any:
     return _kept[key]
 
 
-def let_go() -> None:
+def drop_kept() -> None:
     """Close all that is kept."""
     _kept.clear()
     _stack.close()
@@ -49,8 +49,8 @@ def skip_unless(thing: Any, *names: str) -> None:
             raise NotImplementedError(f"this commit has no {name}")
 
 
-def room(name: str) -> Any:
-    """Import a room of the package; skip where this commit, or a peer's package, is missing."""
+def module(name: str) -> Any:
+    """Import a module of the package; skip where this commit, or a peer's package, is missing."""
     try:
         return import_module(f"jessymem.{name}")
     except ImportError as error:
@@ -70,7 +70,7 @@ def skipping() -> Iterator[None]:
 
 def open_store(base: str, dimensions: tuple[int, ...]) -> Any:
     """Open a manager with these dimensions loaded; for `kept`."""
-    manager = room("bench.data").open_manager(Path(base))
+    manager = module("bench.data").open_manager(Path(base))
     for dimension in dimensions:
         manager.load_dimension(dimension)
     return manager
@@ -100,7 +100,7 @@ class Tables:
 
     def setup_cache(self) -> str:
         base = Path("tables").absolute()
-        data = room("bench.data")
+        data = module("bench.data")
         for i, n_layers in enumerate(N_LAYERS):
             data.build(base, FIRST_TABLE + i, data.numbered(n_layers, 8))
         for i in range(N_FULL):
@@ -115,7 +115,7 @@ class Contents:
 
     def setup_cache(self) -> str:
         base = Path("contents").absolute()
-        data = room("bench.data")
+        data = module("bench.data")
         data.build(base, READ, data.numbered(READ_LAYERS, READ_BYTES))
         return str(base)
 
@@ -127,7 +127,7 @@ class Texts:
 
     def setup_cache(self) -> str:
         base = Path("texts").absolute()
-        room("bench.data").build_text(base, max(STORE_MB))
+        module("bench.data").build_text(base, max(STORE_MB))
         return str(base)
 
     setup_cache.timeout = 600

@@ -18,9 +18,9 @@ from .common import (
     Tables,
     geometry,
     kept,
+    module,
     named,
     open_store,
-    room,
     skip_unless,
     skipping,
 )
@@ -89,8 +89,8 @@ class PairsFromThreads_4KiB:
         if n_threads > N_CPUS:
             raise NotImplementedError(f"{n_threads} threads on {N_CPUS} CPU")
         with skipping():
-            self.pairs = room("bench.loops").pairs()
-        self.allocator = room("pools.allocator").PoolAllocator(
+            self.pairs = module("bench.loops").pairs()
+        self.allocator = module("pools.allocator").PoolAllocator(
             [(32, 4_096), (32, 8_192)], limit_mb=128, zero_on_reuse=False
         )
         self.sizes = [4_096, 4_096 if pools == "one pool" else 8_192][:n_threads]
@@ -154,4 +154,4 @@ class ReadWhileWriting_8KiB(Contents):
 
 def other_file(base):
     """What is loaded meanwhile; for `kept`."""
-    return room("bench.data").build(Path(base) / "other", 61, [b"x" * 100] * 100)
+    return module("bench.data").build(Path(base) / "other", 61, [b"x" * 100] * 100)

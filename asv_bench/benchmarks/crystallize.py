@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jessymem import LayerId
 
-from .common import MIB, geometry, kept, named, room
+from .common import MIB, geometry, kept, module, named
 
 N_LAYERS = 40
 DIMENSION = 20
@@ -14,7 +14,7 @@ DIMENSION = 20
 
 def contents_of(n_mb):
     """For `kept`."""
-    return room("bench.data").noise(N_LAYERS, n_mb * MIB // N_LAYERS, seed=n_mb)
+    return module("bench.data").noise(N_LAYERS, n_mb * MIB // N_LAYERS, seed=n_mb)
 
 
 class Crystallize_NMB:
@@ -31,7 +31,7 @@ class Crystallize_NMB:
 
     def setup(self, n_mb):
         self.base = Path(tempfile.mkdtemp(dir="."))
-        self.manager = room("bench.data").open_manager(self.base)
+        self.manager = module("bench.data").open_manager(self.base)
         items = [(DIMENSION, content) for content in kept(contents_of, n_mb)]
         self.manager.create_proto_layers(items)
 
@@ -45,7 +45,7 @@ class Crystallize_NMB:
 
     @named("write, fsync and rename of the same bytes")
     def time_plain_write(self, n_mb):
-        room("bench.writing").write_durably(self.base / "plain", kept(contents_of, n_mb))
+        module("bench.writing").write_durably(self.base / "plain", kept(contents_of, n_mb))
 
 
 class Learn_BesideNLayers:
@@ -72,7 +72,7 @@ class Learn_BesideNLayers:
 
 def make_learner(n_held):
     """A manager with so many layers in memory; for `kept`."""
-    manager = room("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
+    manager = module("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
     manager.create_proto_layers([(DIMENSION, b"x")] * n_held)
     return manager
 
@@ -89,7 +89,7 @@ class Learn_NAtOnce:
 
     def setup(self, n_layers):
         kept(make_learner, 1)  # compiles
-        self.manager = room("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
+        self.manager = module("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
         self.manager.deallocate(self.manager.allocate(1))
         self.items = [(DIMENSION, b"x" * 100)] * n_layers
 
@@ -125,8 +125,8 @@ class Change_8KiB:
 def make_changing():
     """A manager with one layer in memory and one in a file; for `kept`."""
     base = Path(tempfile.mkdtemp(dir="."))
-    room("bench.data").build(base, DIMENSION + 1, [bytes(8_192)])
-    manager = room("bench.data").open_manager(base)
+    module("bench.data").build(base, DIMENSION + 1, [bytes(8_192)])
+    manager = module("bench.data").open_manager(base)
     manager.load_dimension(DIMENSION + 1)
     manager.create_proto_dimension(DIMENSION, bytes(8_192))
     return manager

@@ -15,9 +15,9 @@ from .common import (
     Texts,
     geometry,
     kept,
+    module,
     named,
     open_store,
-    room,
     text_dimensions,
 )
 
@@ -30,7 +30,7 @@ class Open_TextOfNMB(Texts):
     version = "1"
 
     def setup(self, base, n_mb):
-        self.footprint = room("bench.footprint")
+        self.footprint = module("bench.footprint")
 
     @named("resident after opening, beyond the imports")
     def track_resident(self, base, n_mb):
@@ -55,7 +55,7 @@ class Shared_TextOfNMB(Texts):
     timeout = 300
 
     def setup(self, base, n_mb, n_processes):
-        self.footprint = room("bench.footprint")
+        self.footprint = module("bench.footprint")
 
     @named("proportional set size of all processes, as a share of the store")
     def track_shared(self, base, n_mb, n_processes):
@@ -129,7 +129,7 @@ class Import:
     @named("resident after a statement")
     def track_resident(self, statement):
         code = f"{statement}\nimport jessymem.bench.footprint as f; print(f.resident_bytes())"
-        room("bench.footprint")
+        module("bench.footprint")
         return int(subprocess.check_output([sys.executable, "-c", code]))
 
     track_resident.unit = "bytes"

@@ -12,9 +12,9 @@ from .common import (
     Texts,
     geometry,
     kept,
+    module,
     named,
     open_store,
-    room,
     text_dimensions,
 )
 
@@ -25,7 +25,7 @@ def region_file(base, dimension):
 
 def plain_file(path):
     """The same file as another writer leaves it; for `kept`."""
-    return room("bench.data").make_plain(
+    return module("bench.data").make_plain(
         path, path.parent.parent / "plain" / f"{path.parent.name}.mmap"
     )
 
@@ -69,7 +69,7 @@ class LoadCompiled_NLayers(Tables):
         self.dimension = FIRST_TABLE + N_LAYERS.index(n_layers)
         self.manager = kept(open_store, base, ())
         self.plain = kept(plain_file, region_file(base, self.dimension))
-        if room("warming").warmup().is_disabled:
+        if module("warming").warmup().is_disabled:
             raise NotImplementedError("compilation is disabled")
         self.time_plain(base, n_layers)
 
@@ -104,7 +104,7 @@ class Start_CoreDimensions:
 
     def setup_cache(self):
         base = Path("core").absolute()
-        data = room("bench.data")
+        data = module("bench.data")
         for number in range(1, 15):
             data.build(base, number, data.numbered(4, 64))
         return str(base)
@@ -130,13 +130,13 @@ class Reload_Evicted:
 
     def setup_cache(self):
         base = Path("evicted").absolute()
-        data = room("bench.data")
+        data = module("bench.data")
         for dimension in range(20, 23):
             data.build(base, dimension, data.noise(16, geometry(MIB, MIB // 16)))
         return str(base)
 
     def setup(self, base):
-        self.manager = room("bench.data").open_manager(Path(base), geometry(40, 3))
+        self.manager = module("bench.data").open_manager(Path(base), geometry(40, 3))
         self.layers = []
         for dimension in range(20, 23):
             self.manager.load_dimension(dimension)

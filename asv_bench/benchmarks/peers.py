@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .common import READ_BYTES, geometry, kept, named, room, skipping
+from .common import READ_BYTES, geometry, kept, module, named, skipping
 from .read import read_each
 
 N_CONTENTS = geometry(10_000, 100)
@@ -28,7 +28,7 @@ SYSTEMS = [
 
 def contents():
     """For `kept`."""
-    return list(room("bench.data").numbered(N_CONTENTS, READ_BYTES))
+    return list(module("bench.data").numbered(N_CONTENTS, READ_BYTES))
 
 
 class OnEachSystem:
@@ -36,7 +36,7 @@ class OnEachSystem:
 
     def setup_cache(self):
         base = Path("peers").absolute()
-        systems = room("bench.peers").SYSTEMS
+        systems = module("bench.peers").SYSTEMS
         for name in SYSTEMS:
             folder = base / name
             folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ class OnEachSystem:
     param_names = ["system"]
 
     def open(self, base, system):
-        opener = room("bench.peers").SYSTEMS[system].open
+        opener = module("bench.peers").SYSTEMS[system].open
         with skipping():
             return kept(opener, Path(base) / system, N_CONTENTS)
 
@@ -92,7 +92,7 @@ class Open_10000(OnEachSystem):
     version = "1"
 
     def setup(self, base, system):
-        self.opener = room("bench.peers").SYSTEMS[system].open
+        self.opener = module("bench.peers").SYSTEMS[system].open
         with skipping():
             self.time_open(base, system)
 
@@ -116,7 +116,7 @@ class Build_10000:
     def setup(self, system):
         with skipping():
             if system not in ("jessymem", "dict + slice", "sqlite"):
-                room("bench.peers").require(system)
+                module("bench.peers").require(system)
         self.contents = kept(contents)
         self.stack = ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(dir=".")))
@@ -126,7 +126,7 @@ class Build_10000:
 
     @named("80 MB in 10,000 contents to disk")
     def time_build(self, system):
-        room("bench.peers").SYSTEMS[system].build(self.folder, self.contents)
+        module("bench.peers").SYSTEMS[system].build(self.folder, self.contents)
 
 
 class Locate_10000:
@@ -148,23 +148,23 @@ class Locate_10000:
         self.work()
 
     def jessymem(self, base):
-        manager = kept(room("bench.data").open_manager, base / "jessymem")
+        manager = kept(module("bench.data").open_manager, base / "jessymem")
         if not hasattr(manager, "locate_many"):
             raise NotImplementedError("this commit has no locate_many")
-        peers = room("bench.peers")
-        room("warming").warmup()
+        peers = module("bench.peers")
+        module("warming").warmup()
         if not manager.is_loaded(peers.DIMENSION):
             manager.load_dimension(peers.DIMENSION)
-        layer_ids = room("bench.data").all_layers([peers.DIMENSION], N_CONTENTS)
+        layer_ids = module("bench.data").all_layers([peers.DIMENSION], N_CONTENTS)
         return partial(manager.locate_many, layer_ids)
 
     def numpy(self, base):
-        table = np.zeros(N_CONTENTS, room("kernels.schema").LAYER)
+        table = np.zeros(N_CONTENTS, module("kernels.schema").LAYER)
         rows = np.random.default_rng(1).permutation(N_CONTENTS)
         return lambda: table[rows]
 
     def lmdb(self, base):
-        opener = room("bench.peers").SYSTEMS["lmdb"].open
+        opener = module("bench.peers").SYSTEMS["lmdb"].open
         with skipping():
             opened = kept(opener, base / "lmdb", N_CONTENTS)
         keys = [opened.key_of(i) for i in random.Random(1).sample(range(N_CONTENTS), N_CONTENTS)]
@@ -176,7 +176,7 @@ class Locate_10000:
 
 
 class Allocate_4KiB:
-    """4 KiB taken and let go of from Python, 1,000 times."""
+    """4 KiB allocated and freed from Python, 1,000 times."""
 
     params = ["jessymem", "np.empty", "bytearray", "pyarrow", "mmap", "shared_memory"]
     param_names = ["system"]
@@ -198,7 +198,7 @@ class Allocate_4KiB:
             self.once = lambda: manager.deallocate(manager.allocate(4_096))
         elif system == "pyarrow":
             with skipping():
-                allocate_buffer = room("bench.peers").require("pyarrow").allocate_buffer
+                allocate_buffer = module("bench.peers").require("pyarrow").allocate_buffer
             self.once = lambda: allocate_buffer(4_096)
         else:
             self.once = {
@@ -209,7 +209,7 @@ class Allocate_4KiB:
             }[system]
         self.once()
 
-    @named("4 KiB taken and given back, 1,000 times")
+    @named("4 KiB allocated and freed, 1,000 times")
     def time_pair(self, system):
         for _ in range(geometry(1_000, 3)):
             self.once()
@@ -262,7 +262,7 @@ class Cold_10000(OnEachSystem):
     def setup(self, base, system):
         with skipping():
             if system in ("lmdb", "pyarrow", "safetensors"):
-                room("bench.peers").require(system)
+                module("bench.peers").require(system)
 
     def timeraw_first_content(self, base, system):
         return COLD[system].format(folder=str(Path(base) / system))

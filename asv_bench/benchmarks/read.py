@@ -13,9 +13,9 @@ from .common import (
     Tables,
     geometry,
     kept,
+    module,
     named,
     open_store,
-    room,
 )
 
 N_READS = geometry(10_000, 50)
@@ -80,7 +80,7 @@ class AccessLayer_HotOfNBytes:
 
         base = Path("sizes").absolute()
         for i, n_bytes in enumerate(self.params):
-            room("bench.data").build(base, FIRST_TABLE + i, [bytes(n_bytes)])
+            module("bench.data").build(base, FIRST_TABLE + i, [bytes(n_bytes)])
         return str(base)
 
     def setup(self, base, n_bytes):

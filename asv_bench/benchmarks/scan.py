@@ -7,9 +7,9 @@ from .common import (
     STORE_MB,
     Texts,
     kept,
+    module,
     named,
     open_store,
-    room,
     skip_unless,
     skipping,
     text_dimensions,
@@ -35,7 +35,7 @@ class Find_TextOfNMB(Texts):
         skip_beyond_cpus(n_threads)
         self.manager = kept(open_store, base, text_dimensions(n_mb))
         skip_unless(self.manager, "count")
-        self.needle = room("bench.data").NEEDLES[needle][0]
+        self.needle = module("bench.data").NEEDLES[needle][0]
         if self.time_count(base, n_mb, needle, n_threads):
             raise AssertionError(f"{self.needle!r} is in the text")
 
@@ -74,7 +74,7 @@ class Sum_TextOfNMB(Texts):
         self.manager = kept(open_store, base, text_dimensions(n_mb))
         skip_unless(self.manager, "scan")
         with skipping():
-            self.sum_words = room("bench.loops").sum_words()
+            self.sum_words = module("bench.loops").sum_words()
         self.time_scan(base, n_mb, n_threads)
 
     @named("scan with a sum of words")

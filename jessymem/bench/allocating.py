@@ -1,4 +1,4 @@
-"""Blocks taken and given back, in compiled code and from Python."""
+"""Blocks allocated and freed, in compiled code and from Python."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FIRST_TEXT: Final = 100
 
 
 def open_manager(base: Path, total_mb: int = 2048, **settings: object) -> MmapManager:
-    """Open a manager that has room for whatever is measured, and makes nothing up."""
+    """Open a manager that has memory for whatever is measured, and makes nothing up."""
     config = {"total_memory_mb": total_mb, "base_path": base, "simulation": "never", **settings}
     return MmapManager(MemoryConfig(**config))  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ def numbered(n_layers: int, n_bytes: int) -> Iterator[bytes]:
 
 
 def noise(n_layers: int, n_bytes: int, seed: int = 1) -> list[bytes]:
-    """Return contents that no file system stores in less room."""
+    """Return contents that no file system stores in fewer bytes."""
     generator = np.random.default_rng(seed)
     return [generator.bytes(n_bytes) for _ in range(n_layers)]
 

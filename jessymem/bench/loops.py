@@ -32,7 +32,7 @@ def compile_loop(function: Callable[..., Any]) -> Any:
 
 @cache
 def pairs() -> Any:
-    """Return ``(words, n_bytes, n_pairs) -> n_wrong``: a block taken and given back each time."""
+    """Return ``(words, n_bytes, n_pairs) -> n_wrong``: a block allocated and freed each time."""
 
     def pairs(words, n_bytes, n_pairs):  # type: ignore[no-untyped-def]
         n_wrong = 0
@@ -46,7 +46,7 @@ def pairs() -> Any:
 
 @cache
 def empty_pairs() -> Any:
-    """Return ``(n_bytes, n_pairs) -> n_wrong``: an array made and let go of each time."""
+    """Return ``(n_bytes, n_pairs) -> n_wrong``: an array made and dropped each time."""
 
     def empty_pairs(n_bytes, n_pairs):  # type: ignore[no-untyped-def]
         n_wrong = 0

@@ -22,7 +22,7 @@ from jessymem.bench.setting import NotThere, Setting
 from jessymem.bench.table import LINES, NotRun, Outcome, Row
 from jessymem.bundled import read_bundled
 
-#: Families of the table, in its order, and the rooms that measure them.
+#: Families of the table, in its order, and the modules that measure them.
 FAMILIES: Final = {
     "read": "reading",
     "allocate": "allocating",

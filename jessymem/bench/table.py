@@ -38,7 +38,7 @@ class Line:
     key : str
         A short name for programs; its first part is the family.
     what, peer : str
-        What jessymem does, and what stands beside it; no peer where only jessymem is measured.
+        What jessymem does, and the peer beside it; no peer where only jessymem is measured.
     unit : {"seconds", "bytes", "per second", "bytes per second"}
         Of what jessymem and its peer took.
     target : Target or None
@@ -151,7 +151,7 @@ LINES: Final = (
     ),
     Line(
         "allocate.compiled",
-        "4 KiB block taken and given back, compiled",
+        "4 KiB block allocated and freed, compiled",
         "np.empty, compiled",
         _at_most(0.8),
     ),

@@ -34,7 +34,7 @@ class Race:
         return statistics.median(each[contestant] for each in self.rounds)
 
     def ratio(self, contestant: int, to: int) -> float:
-        """Return the median of the rounds' ratios: within a round, the machine's moods cancel."""
+        """Return the median of the rounds' ratios: the machine's load cancels within one."""
         return statistics.median(each[contestant] / each[to] for each in self.rounds)
 
 
@@ -58,7 +58,7 @@ def race(*contestants: Work, n_rounds: int = 15) -> Race:
 
 
 def race_once(*contestants: Callable[[], tuple[Work, Work]], n_rounds: int) -> Race:
-    """Time what cannot be repeated as it stands: each contestant prepares one call and cleans up.
+    """Time what cannot be repeated as it is: each contestant prepares one call and cleans up.
 
     Parameters
     ----------

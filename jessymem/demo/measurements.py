@@ -30,7 +30,7 @@ _N_ALLOCATIONS: Final = 10
 _N_SCANS: Final = 3
 _LEARNED: Final = DimensionId(15)
 
-#: What a read may allocate: a view, and no room for a copy.
+#: What a read may allocate: a view, and no copy.
 _VIEW_BYTES: Final = 1024
 
 
@@ -146,7 +146,7 @@ def measure_access(manager: MmapManager, layers: Sequence[LayerId]) -> Measureme
 
 
 def measure_blocks(manager: MmapManager) -> Measurement:
-    """Time blocks being taken and given back, many of them live; the first call compiles."""
+    """Time blocks being allocated and freed, many of them live; the first call compiles."""
     live = deque(manager.allocate(_BLOCK_BYTES) for _ in range(_N_LIVE_BLOCKS))
 
     def exchange() -> None:

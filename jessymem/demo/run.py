@@ -126,7 +126,7 @@ def run_demo(
     data = as_path("data", data)
     for dimension, path in find_regions(data):
         raise DuplicateDimension(
-            f"{dimension}: {path} is there already; the demo needs a place without region files",
+            f"{dimension}: {path} is there already; the demo needs a folder without region files",
             dimension=dimension,
         )
     steps: list[Step] = []

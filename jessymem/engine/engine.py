@@ -48,7 +48,7 @@ from jessymem.regions.table import LayerTable, LoadedDimension
 
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
-    from jessymem.pools.storing import StoredBlock
+    from jessymem.pools.stored import StoredBlock
 
 #: How long readers that are in the middle of something may delay a load or an allocation.
 _PATIENCE_SECONDS: Final = 0.1
@@ -121,7 +121,7 @@ class Engine:
         return self.lock.is_mine() or self.budget.lock.is_mine()
 
     def afterwards(self, action: Callable[[], None]) -> None:
-        """Do what gives something up: now, or as soon as the call that this one interrupts is done.
+        """Do what frees something: now, or as soon as the call that this one interrupts is done.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class Engine:
             records.of_postponed(error)()
 
     def give_up(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something under the writer lock that gives something up, as `afterwards` does."""
+        """Do something under the writer lock that frees something, as `afterwards` does."""
 
         def write() -> None:
             with self.writing():
@@ -156,7 +156,7 @@ class Engine:
     # -- publishing: under the writer lock ---------------------------------------------------------
 
     def publish(self, *loaded: tuple[LoadedDimension, int]) -> None:
-        """Publish what stands for dimensions from now on, each with its region id, at once."""
+        """Publish tables of dimensions, each with its region id, at once."""
         self._is_hopeless = False
         gates = self.sampler.gates
         self.snapshot = self.snapshot.with_published(
@@ -362,8 +362,8 @@ class Engine:
             dimension = self.policy.choose(sizes.keys())
             del sizes[dimension]
             region_id = self.evict(DimensionId(dimension))
-            # A reader of an older state holds all of it, and needs no lock to let go of it again.
-            # Who holds something for longer is not waited for, nor are more regions given up.
+            # A reader of an older state holds all of it, and needs no lock to drop it again.
+            # Who holds something for longer is not waited for, nor are more regions evicted.
             while self.budget.is_charged(region_id) and monotonic() < deadline:
                 sleep(_POLL_SECONDS)
             n_in_vain += self.budget.is_charged(region_id)
@@ -485,9 +485,9 @@ class Engine:
     def free(self, blocks: Iterable[StoredBlock | None]) -> None:
         """Free the blocks of what was replaced; those that are viewed wait."""
         if self.present_allocator is not None:
-            from jessymem.pools import storing
+            from jessymem.pools import stored
 
-            storing.forget(self.present_allocator, blocks)
+            stored.free(self.present_allocator, blocks)
 
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation."""
@@ -509,7 +509,7 @@ class Engine:
     # -- ends --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Unload everything and take every block back; see `MmapManager.close`."""
+        """Unload everything and free every block; see `MmapManager.close`."""
         with self.lock.hold():
             with self.budget.changing():  # so that no allocator is made any more
                 was_closed, self.is_closed = self.is_closed, True
@@ -582,7 +582,7 @@ class Writing:
             raise
 
     def __exit__(self, *exception: object) -> None:
-        """Give it back, and write the records."""
+        """Release it, and write the records."""
         engine = self._engine
         if exception[1] is None:
             self._observe_pressure()

@@ -173,7 +173,7 @@ class Loader:
         return region, region_id
 
     def wants_simulation(self) -> bool:
-        """Tell whether bundled content is to stand in for core dimensions."""
+        """Tell whether bundled content is to take the place of core dimensions."""
         if self._config.simulation != "auto":
             return self._config.simulation == "always"
         return not any(self._is_file(dimension) for dimension in CORE_DIMENSIONS)

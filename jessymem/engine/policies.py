@@ -2,7 +2,7 @@
 
 Readers tell of an access with one store and no lock, ``mark[0] = next(gate)``: the *mark* belongs
 to the dimension, the *gate* to the thread, and the policy supplies both. So a reader pays for what
-its policy wants to know and no more: 5 ns for the fact of an access, 15 for its place in time, 40
+its policy wants to know and no more: 5 ns for the fact of an access, 15 for its order in time, 40
 for a count, beside the 180 of a read. `docs/eviction.md` tells what that buys.
 
 Everything but gates and marks is called under one lock. A mark that two threads write at once may
@@ -54,8 +54,8 @@ class Policy(ABC):
         """Take in a dimension that was loaded, and return its mark.
 
         The load counts as one access, and so does admitting what is admitted already: that keeps
-        its place and its mark. The access that made a load necessary is this one; it is not to be
-        noted again.
+        its position and its mark. The access that made a load necessary is this one; it is not to
+        be noted again.
         """
         if dimension in self._marks:
             self.touch(dimension)
@@ -68,7 +68,7 @@ class Policy(ABC):
         return self._marks[dimension]
 
     def forget(self, dimension: int) -> None:
-        """Let go of a dimension that was unloaded or evicted; of an unknown one, nothing."""
+        """Drop a dimension that was unloaded or evicted; an unknown one is ignored."""
         self._marks.pop(dimension, None)
 
     def choose(self, candidates: Collection[int]) -> int:
@@ -156,7 +156,7 @@ class Lfu(Policy):
             self._marks[dimension][0] = n_reads
 
     def forget(self, dimension: int) -> None:
-        """Let go of a dimension, but not of its count."""
+        """Drop a dimension, but not its count."""
         mark = self._marks.pop(dimension, None)
         if mark is not None and mark[0]:
             self._counts[dimension] = mark[0]
@@ -178,7 +178,7 @@ class Sieve(Policy):
     """The first, from where the search last ended, that nobody has visited since it passed.
 
     SIEVE of Zhang, Yang, Yue, Vigfusson and Rashmi, "SIEVE is simpler than LRU: an efficient
-    turn-key eviction algorithm for web caches", NSDI 2024. Dimensions stand in a queue in the order
+    turn-key eviction algorithm for web caches", NSDI 2024. Dimensions are in a queue in the order
     of their admission. A hand moves from the oldest towards the newest and starts over at the end;
     it clears the visited marks that it passes, chooses the first dimension without one, and stays
     there. What is no candidate is passed over with its mark as it is.
@@ -188,7 +188,7 @@ class Sieve(Policy):
 
     def __init__(self) -> None:
         super().__init__()
-        # The queue, cut in two where the hand is, which stands on the first of those ahead. Only an
+        # The queue, cut in two where the hand is, which points at the first of those ahead. Only an
         # empty queue has nothing ahead: what is admitted last always lies behind the rest.
         self._passed: OrderedDict[int, None] = OrderedDict()
         self._ahead: OrderedDict[int, None] = OrderedDict()
@@ -203,7 +203,7 @@ class Sieve(Policy):
             self._marks[dimension][0] = True
 
     def forget(self, dimension: int) -> None:
-        """Let go of a dimension; if the hand stands on it, it moves on."""
+        """Drop a dimension; if the hand points at it, it moves on."""
         super().forget(dimension)
         self._passed.pop(dimension, None)
         self._ahead.pop(dimension, None)

@@ -58,7 +58,7 @@ def of_failed_load(dimension: DimensionId, where: Path, error: JessyMemoryError)
 
 
 def of_simulation(dimensions: list[DimensionId], base: Path) -> Record:
-    """Tell, as a warning, that bundled content stands in for files."""
+    """Tell, as a warning, that bundled content takes the place of files."""
     return partial(
         logger.warning,
         "simulated %d core dimensions: their content is bundled with the package, not read from %s",

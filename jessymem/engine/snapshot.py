@@ -31,7 +31,7 @@ ReadPath: TypeAlias = tuple[
 
 
 class Publication(NamedTuple):
-    """What is to stand for a dimension from now on."""
+    """A table to publish for a dimension."""
 
     loaded: LoadedDimension
     region_id: int
@@ -92,7 +92,7 @@ class Snapshot:
         return cls(directory, rows, (None,) * len(rows), {})
 
     def with_published(self, publications: Iterable[Publication]) -> Snapshot:
-        """Return the state in which each of `publications` stands for its dimension."""
+        """Return the state with each of `publications` for its dimension."""
         directory, handles, readers = self.directory, list(self.handles), self.readers.copy()
         chosen: list[tuple[int, Publication]] = []
         for publication in publications:
@@ -150,19 +150,19 @@ class Snapshot:
         return [table for each in self.loaded if (table := each.resident) is not None]
 
     def find(self, dimension: DimensionId) -> LoadedDimension | None:
-        """Return what stands for a dimension, or None."""
+        """Return what is loaded of a dimension, or None."""
         row = self.directory[dimension]
         return None if row == s.ABSENT else self.handles[row]
 
     def get(self, dimension: DimensionId) -> LoadedDimension:
-        """Return what stands for a dimension, or raise DimensionNotFound."""
+        """Return what is loaded of a dimension, or raise DimensionNotFound."""
         found = self.find(dimension)
         if found is None:
             raise DimensionNotFound(f"{dimension} is not loaded", dimension=dimension, path=None)
         return found
 
     def get_for(self, layer_id: LayerId) -> LoadedDimension:
-        """Return what stands for a layer's dimension, or raise LayerNotFound."""
+        """Return what is loaded of a layer's dimension, or raise LayerNotFound."""
         found = self.find(layer_id.dimension)
         if found is None:
             raise LayerNotFound(

@@ -38,11 +38,11 @@ from jessymem.ingest.numbering import (
 from jessymem.kernels.schema import ENCODING_BYTES, ENCODING_TEXT, MAX_CONTENT_BYTES
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
-from jessymem.regions.drafts import Stuff, as_content
+from jessymem.regions.drafts import EncodedContent, as_content
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
-_NOTHING: Final = Stuff(b"", ENCODING_BYTES)
+_NOTHING: Final = EncodedContent(b"", ENCODING_BYTES)
 
 #: What is decoded at a time, to find out whether a file is text.
 _PIECE_BYTES: Final = 2**18
@@ -232,7 +232,7 @@ def plan_folder(
     return Plan(tuple(dimensions), tuple(skipped))
 
 
-def read_content(path: Path, layer_id: LayerId) -> Stuff:
+def read_content(path: Path, layer_id: LayerId) -> EncodedContent:
     """Read a file once, into memory of its own: text where it is valid UTF-8, otherwise bytes.
 
     Raises
@@ -246,8 +246,8 @@ def read_content(path: Path, layer_id: LayerId) -> Stuff:
         view = memoryview(osmem.read_file(path).data)
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", path) from error
-    stuff = as_content(view, layer_id, is_copied=False)
-    return stuff._replace(encoding=ENCODING_TEXT) if is_text(view) else stuff
+    encoded = as_content(view, layer_id, is_copied=False)
+    return encoded._replace(encoding=ENCODING_TEXT) if is_text(view) else encoded
 
 
 def is_text(content: memoryview) -> bool:
@@ -270,7 +270,7 @@ def region_path(data: Path, dimension: DimensionId) -> Path:
 
 
 def region_files(data: Path, dimension: DimensionId) -> RegionFiles:
-    """Return the files that stand for a dimension under `data`; they know which one is read."""
+    """Return the files of a dimension under `data`; they know which one is read."""
     return RegionFiles(dimension, region_path(data, dimension))
 
 
@@ -312,7 +312,7 @@ def _grown_names(data: Path) -> dict[DimensionId, str | None]:
 
 
 def _is_taken(dimension: DimensionId, path: Path) -> bool:
-    """Tell whether there is anything where a region file is to be, or stands for it."""
+    """Tell whether there is anything where a region file is to be."""
     return os.path.lexists(path) or RegionFiles(dimension, path).exists()
 
 
@@ -349,19 +349,19 @@ def _check_format(planned: PlannedDimension, folder: Path) -> None:
         builder = RegionBuilder(planned.dimension_id, planned.name)
         for layer in planned.layers:
             where = f"{folder}: {layer.file.name}"
-            stuff = _NOTHING
+            encoded = _NOTHING
             if is_npy(layer.file.name):
-                stuff = read_npy(layer.file.path, layer.layer_id, osmem.map_file)
+                encoded = read_npy(layer.file.path, layer.layer_id, osmem.map_file)
             elif layer.file.n_bytes > MAX_CONTENT_BYTES:
                 raise ValueError(f"{layer.file.n_bytes:,} bytes; at most {MAX_CONTENT_BYTES:,}")
-            _add_layer(builder, layer, stuff._replace(data=b""))
+            _add_layer(builder, layer, encoded._replace(data=b""))
         where = str(folder)
         builder.build_to_memory()
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}", field=planned.folder, value=planned.name) from None
 
 
-def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> Stuff:
+def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> EncodedContent:
     """Read what a file's layer is to hold."""
     if not is_npy(layer.file.name):
         return read_content(layer.file.path, layer.layer_id)
@@ -373,13 +373,13 @@ def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> Stuff:
         ) from None
 
 
-def _add_layer(builder: RegionBuilder, layer: NumberedFile, stuff: Stuff) -> None:
+def _add_layer(builder: RegionBuilder, layer: NumberedFile, encoded: EncodedContent) -> None:
     entry, parent = layer.entry, layer.entry.parent
     if isinstance(parent, int) and not isinstance(parent, LayerId):
         parent = LayerId(builder.dimension_id, parent)
     builder._add(
         layer.layer_id,
-        stuff,
+        encoded,
         name=layer.name,
         frequency=entry.frequency,
         depth=entry.depth,

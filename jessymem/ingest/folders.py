@@ -106,7 +106,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, int]], bytes]:
     raw = os.fsencode(name)
     tokens: list[tuple[int, int]] = []
     for i, piece in enumerate(_DIGITS.split(raw)):
-        # A number stands where its first digit would: after "." and "-", before letters.
+        # A number is sorted as its first digit would be: after "." and "-", before letters.
         tokens += [(_ZERO, int(piece))] if i % 2 else [(byte, 0) for byte in piece]
     return tokens, raw
 

@@ -9,7 +9,7 @@ from jessymem import osmem
 from jessymem.errors import RegionIOError
 from jessymem.ids import LayerId
 from jessymem.regions.arrays import NoDescription, measure_description, read_description
-from jessymem.regions.drafts import Stuff, as_array
+from jessymem.regions.drafts import EncodedContent, as_array
 
 # The magic, the version, and the longest form in which the header's length is told.
 _START_BYTES = 12
@@ -22,7 +22,7 @@ def is_npy(name: str) -> bool:
 
 def read_npy(
     path: Path, layer_id: LayerId, take: Callable[[Path], osmem.FileBytes] = osmem.read_file
-) -> Stuff:
+) -> EncodedContent:
     """Read a `.npy` file; its elements are not copied again.
 
     Parameters

@@ -16,8 +16,8 @@ from jessymem.kernels import schema as s
 from jessymem.learning.checks import check_writable
 from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.learning.region import with_learned
-from jessymem.pools import storing
-from jessymem.pools.storing import StoredBlock
+from jessymem.pools import stored
+from jessymem.pools.stored import StoredBlock
 from jessymem.regions.drafts import (
     ContentOrArray,
     LayerDraft,
@@ -97,8 +97,8 @@ def store(
     """Copy contents into blocks, one each where there is any content; all of them or none."""
     filled = [[draft.content] for draft in drafts if len(draft.content)]
     with naming(who):
-        stored = iter(storing.store(blocks, filled) if filled else ())
-    return [next(stored) if len(draft.content) else None for draft in drafts]
+        fresh = iter(stored.store(blocks, filled) if filled else ())
+    return [next(fresh) if len(draft.content) else None for draft in drafts]
 
 
 def publish(

@@ -73,14 +73,14 @@ def crystallize(
         with files.writing():
             path = _write(engine, files, chosen)
             for layer in chosen:
-                layer.note_written(files.placed)
+                layer.note_written(files.written_generation)
             with engine.writing():
                 _publish(engine, dimension, path, running.layers)
     except BaseException:
         for layer, state in before.items():
             layer.state = state
             if files is not None:
-                layer.note_written(files.placed)
+                layer.note_written(files.written_generation)
         raise
     finally:
         running.is_over = True
@@ -161,7 +161,7 @@ def merge(
 
 
 def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) -> LayerDraft:
-    """Return a learned layer as it is to be written into the place that it has in `current`."""
+    """Return a learned layer as it is to be written, in place of the same layer of `current`."""
     mine = replace(layer.draft, content_xxh3=layer.checksum())
     if current is None or not current.has_layer(layer.number):
         return mine

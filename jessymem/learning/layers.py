@@ -12,7 +12,7 @@ import xxhash
 
 from jessymem.errors import AllocationFailed, LimitExceeded
 from jessymem.ids import DimensionId, LayerId
-from jessymem.pools.storing import StoredBlock
+from jessymem.pools.stored import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
@@ -109,10 +109,10 @@ class LearnedLayer:
 
     def is_in(self, file: MmapRegion) -> bool:
         """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
-        placed = self.written_generation
-        is_placed = placed is not None and file.generation >= placed
+        written = self.written_generation
+        is_written = written is not None and file.generation >= written
         is_attempt = self.attempt == (file.generation, file.layout.created_at)
-        return (is_placed or is_attempt) and file.has_layer(self.number)
+        return (is_written or is_attempt) and file.has_layer(self.number)
 
     @property
     def location(self) -> ContentLocation:

@@ -11,7 +11,7 @@ import xxhash
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer, naming
-from jessymem.pools import storing
+from jessymem.pools import stored
 from jessymem.regions.drafts import Content, as_content
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
@@ -122,6 +122,6 @@ def _store(
         raise ValueError(f"{n_bytes:,} bytes together; the format allows {s.MAX_CONTENT_BYTES:,}")
     is_text = is_text and draft.encoding == s.ENCODING_TEXT
     encoding = s.ENCODING_TEXT if is_text else s.ENCODING_BYTES
-    block = storing.store(blocks, [pieces])[0] if n_bytes else None
+    block = stored.store(blocks, [pieces])[0] if n_bytes else None
     # What is laid over an array that another writer has put there makes it bytes.
     return LearnedLayer.keeping(draft, block, n_base, encoding=encoding, array_header=b"")

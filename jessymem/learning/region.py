@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.pools.allocator import PoolAllocator
-    from jessymem.pools.storing import StoredBlock
+    from jessymem.pools.stored import StoredBlock
 
 T = TypeVar("T")
 
@@ -106,15 +106,15 @@ class LearnedRegion(LayerTable):
     def without_layers(self, numbers: Iterable[int]) -> LearnedRegion:
         """Return the dimension without some learned layers; what lies under them is seen again."""
         gone = np.array(sorted(numbers), np.int64)
-        places = np.searchsorted(self.rows["layer_num"], gone)
+        positions = np.searchsorted(self.rows["layer_num"], gone)
         rows = self.rows.copy()
         is_under = np.zeros(len(gone), bool)
         if self._base is not None:
             is_under[:] = [self._base.has_layer(number) for number in gone.tolist()]
             under = [self._base.find_row(self._id(number)) for number in gone[is_under].tolist()]
             restored = _checked(self._base, self._base.rows[under], gone[is_under])
-            rows[places[is_under]] = restored
-        rows = np.delete(rows, places[~is_under])
+            rows[positions[is_under]] = restored
+        rows = np.delete(rows, positions[~is_under])
         learned, in_memory = self.learned, self._in_memory()
         for number in gone.tolist():
             del learned[number]
@@ -125,14 +125,14 @@ class LearnedRegion(LayerTable):
         """Put `given` layers among the rows, each in the place of its number."""
         fresh, rows = _describe(given, self._base), self.rows
         numbers = fresh["layer_num"]
-        places = np.searchsorted(rows["layer_num"], numbers)
+        positions = np.searchsorted(rows["layer_num"], numbers)
         is_known = np.zeros(len(numbers), bool)
-        inside = places < len(rows)
-        is_known[inside] = rows["layer_num"][places[inside]] == numbers[inside]
+        inside = positions < len(rows)
+        is_known[inside] = rows["layer_num"][positions[inside]] == numbers[inside]
         if is_known.all():
             rows = rows.copy()
         else:
-            rows = np.insert(rows, places[~is_known], fresh[~is_known])
+            rows = np.insert(rows, positions[~is_known], fresh[~is_known])
         if is_known.any():
             rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
         learned, in_memory = self.learned, self._in_memory()
@@ -172,7 +172,7 @@ class LearnedRegion(LayerTable):
                 return tuple(each.decode("utf-8", "replace") for each in learned.draft.keywords)
 
     def read_form(self, row: int) -> ArrayForm | None:
-        """Return what makes a layer's content an array; None where it is none."""
+        """Return what makes a layer's content an array; None where it is not an array."""
         match self._find(row):
             case (base, base_row):
                 return base.form_of(base_row)

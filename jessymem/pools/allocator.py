@@ -1,7 +1,7 @@
 """`PoolAllocator`: blocks of memory within a budget.
 
-What nearly always happens is one kernel call. What those leave over (a pool to make, pages to give
-back, something to evict, a record to write) is the business of `jessymem.pools.supply`.
+What nearly always happens is one kernel call. What those leave over (a pool to make, pages to
+return, something to evict, a record to write) is the business of `jessymem.pools.supply`.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class PoolAllocator:
     -----
     The best-fitting pool serves a request; a full one passes it to the next larger. What is larger
     than the largest block takes several of those in a row. Where nothing fits, a new pool is made,
-    which goes back to the system once it is empty.
+    which is unmapped once it is empty.
 
     Every method that wants memory raises `LimitExceeded` if use would pass the critical threshold
     of the budget, and `AllocationFailed` where there is none: "pool_full", "fragmented", "no_pool"
     if nothing fits and no pool could be made for it, "os_refused" if the system has no memory left.
     Every method that takes an offset raises `InvalidAccess`, and changes nothing, if the block was
-    given back before, is stale, was never handed out, lies inside a block, past the end or in no
+    freed before, is stale, was never handed out, lies inside a block, past the end or in no
     pool. Sizes and offsets that are no such integers raise `ValueError` or `TypeError`. Whatever
     changes or hands out memory raises `InvalidAccess` once the allocator is closed; what only looks
     works on.
@@ -77,10 +77,10 @@ class PoolAllocator:
     The first call of a process compiles the kernels, or loads them from their cache.
 
     A signal handler or finalizer may call everything too. In the middle of a call that changes the
-    budget it makes no pool, evicts nothing and gives no pages back, so it may be refused what its
+    budget it makes no pool, evicts nothing and returns no pages, so it may be refused what its
     caller would get.
 
-    A forked child has a copy of everything: what it allocates and gives back, the parent does not
+    A forked child has a copy of everything: what it allocates and frees, the parent does not
     see.
 
     Examples
@@ -89,7 +89,7 @@ class PoolAllocator:
     >>> offset = allocator.allocate(100)
     >>> view = allocator.view(offset, 100)
     >>> view[:5] = b"hello"
-    >>> allocator.deallocate(offset)  # the view keeps the block until it is let go
+    >>> allocator.deallocate(offset)  # the block is freed with its last view
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class PoolAllocator:
                 self._start()
             return _as_offset(MmapOffset, self._supply.allocate(n_bytes, handle))
         except BaseException:
-            if handle >= 0:  # an interrupt; what was given back already is no longer that handle's
+            if handle >= 0:  # an interrupt; what was freed already is no longer that handle's
                 self._supply.undo(handle)
             raise
 
     def deallocate(self, offset: MmapOffset, size: int | None = None) -> None:
-        """Give a block back.
+        """Free a block.
 
         It may be handed out again at once; where a view on it lives, when the last one is gone.
 
@@ -236,7 +236,7 @@ class PoolAllocator:
         return self._supply.allocate_many(wanted)
 
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
-        """Give many blocks back, or none at all, in one call without the GIL.
+        """Free many blocks, or none at all, in one call without the GIL.
 
         What is raised is about the first one that is wrong, also if it is there twice.
 
@@ -309,14 +309,14 @@ class PoolAllocator:
         return self._supply.add_pool(config.block_size, config.size_mb * MIB)
 
     def trim(self) -> int:
-        """Give the pages of freed blocks, and empty grown pools, back to the system.
+        """Return the pages of freed blocks, and empty grown pools, to the system.
 
         It happens by itself before a request is refused for want of them.
 
         Returns
         -------
         int
-            The bytes given back.
+            The bytes returned.
         """
         self._supply.check_open()
         return self._supply.trim()
@@ -378,7 +378,7 @@ class PoolAllocator:
             return found, usage
 
     def waiting_blocks(self) -> list[dict[str, int]]:
-        """List the blocks that were given back and are still viewed."""
+        """List the blocks that were freed and are still viewed."""
         with self._budget.changing():
             return waiting_blocks(self._table)
 
@@ -453,10 +453,10 @@ class PoolAllocator:
 
 
 def _not_started(*arguments: Any) -> int:
-    """Stand in for the kernels before they are compiled."""
+    """Take the place of the kernels before they are compiled."""
     return s.NOT_STARTED
 
 
 def _closed(*arguments: Any) -> int:
-    """Stand in for the kernels of a closed allocator."""
+    """Take the place of the kernels of a closed allocator."""
     return s.IS_CLOSED

@@ -1,7 +1,7 @@
 """`Arena`: the memory that one allocator's words and pools lie in.
 
 It is unmapped when the last reference goes, and never by the end of the interpreter: a daemon
-thread in compiled code that has let go of the GIL works on until the process is gone.
+thread in compiled code that has released the GIL works on until the process is gone.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Arena:
         return memoryview(self._mappings[pool].mapping)[start : start + n_bytes]
 
     def return_pages(self, pool: int, offset: int, n_bytes: int) -> bool:
-        """Give whole pages of a pool back to the system; tell whether it took them."""
-        return self._mappings[pool].give_back(self._starts[pool] + offset, n_bytes)
+        """Return whole pages of a pool to the system; tell whether it took them."""
+        return self._mappings[pool].return_pages(self._starts[pool] + offset, n_bytes)
 
     def outlive_threads(self) -> None:
         """Keep all mappings until the process is gone."""
@@ -88,7 +88,7 @@ def _map(n_bytes: int) -> osmem.PrivateMemory:
 
 
 def _keep(memory: osmem.PrivateMemory) -> None:
-    """Count a reference that nobody gives back; no object would outlive the interpreter's end."""
+    """Count a reference that nobody drops; no object would outlive the interpreter's end."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory.mapping))
 
 

@@ -35,7 +35,7 @@ def as_handles(values: Any) -> NDArray[np.int64]:
     """Return packed offsets as an array of their own."""
     handles = _as_integers(values, "offsets")
     if len(handles) and (handles.min() < 0 or handles.max() >= 2**63):
-        raise ValueError("an offset without a generation can only be given back by itself")
+        raise ValueError("an offset without a generation can only be freed by itself")
     return np.ascontiguousarray(handles, np.int64)
 
 

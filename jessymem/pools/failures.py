@@ -27,11 +27,11 @@ def no_memory(code: int, n_bytes: int, why_no_growth: str) -> AllocationFailed:
 
 def closed() -> InvalidAccess:
     """Say that an allocator is closed."""
-    return InvalidAccess("the allocator is closed: its blocks have been given back")
+    return InvalidAccess("the allocator is closed: its blocks have been freed")
 
 
 def wrong_block(code: int, offset: MmapOffset, n_bytes: int, table: PoolTable) -> JessyMemoryError:
-    """Say why `offset` is no block that may be given back or viewed."""
+    """Say why `offset` is no block that may be freed or viewed."""
     if code == s.IS_CLOSED:
         return closed()
     where = f"{offset!r}"
@@ -43,9 +43,9 @@ def wrong_block(code: int, offset: MmapOffset, n_bytes: int, table: PoolTable) -
         size = int(table.rows[offset.pool_id]["block_bytes"])
         text = f"it lies inside an allocation: blocks of {size:,} bytes"
     elif code == s.FREED_TWICE:
-        text = "it was given back before"
+        text = "it was freed before"
     elif code == s.STALE:
-        text = "the handle is stale: the block was given back, and had another owner since"
+        text = "the handle is stale: the block was freed, and had another owner since"
     elif code == s.NEVER_ALLOCATED:
         text = "it was never handed out"
     elif code == s.WRONG_SIZE:

@@ -55,7 +55,7 @@ class MmapOffset(int):
         Raises
         ------
         ValueError, TypeError
-            If it is no handle.
+            If it is not a handle.
         """
         if isinstance(packed, bool):
             raise TypeError("an offset is an integer, not a bool")

@@ -2,7 +2,7 @@
 
 A log handler may do anything, also wait for a thread that waits for that lock. The records of a
 call that interrupted the lock's holder (a signal handler, a finalizer) are written when the holder
-gives the lock back.
+releases the lock.
 """
 
 from __future__ import annotations

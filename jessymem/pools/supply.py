@@ -127,7 +127,7 @@ class Supply:
         state[s.LIMIT] = state[s.RESIDENT_LIMIT] = config.limit_bytes
         state[s.CRITICAL_LIMIT] = pressure.critical.above_bytes
         state[s.ZERO_ON_REUSE] = config.zero_on_reuse
-        if not osmem.CAN_GIVE_BACK:
+        if not osmem.CAN_RETURN_PAGES:
             state[s.RESIDENT_LIMIT] = s.REQUEST_BYTES_LIMIT
 
     def start(self) -> memory.Words:
@@ -283,7 +283,7 @@ class Supply:
         limit = self._pressure.critical.above_bytes
         return LimitExceeded(
             f"{n_bytes:,} bytes do not fit: {total:,} of {self._budget.limit_bytes:,} are in use, "
-            f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be let go, and "
+            f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be dropped, and "
             f"{found.n_retained:,} of freed pages are retained",
             current=total,
             limit=limit,
@@ -301,15 +301,15 @@ class Supply:
                 self.undo(handle)
 
     def undo(self, handle: int) -> None:
-        """Give back what was claimed by a call that then failed."""
+        """Release what was claimed by a call that then failed."""
         release.deallocate(self.table.argument, handle, s.ANY_SIZE)
         if self.is_closed:
             self.retire_blocks()
 
-    # -- the way back ------------------------------------------------------------------------------
+    # -- freeing -----------------------------------------------------------------------------------
 
     def deallocate_many(self, handles: NDArray[np.int64]) -> None:
-        """Give many blocks back, or none; raises as `PoolAllocator.deallocate_many`."""
+        """Free many blocks, or none; raises as `PoolAllocator.deallocate_many`."""
         failed = np.zeros(1, np.int64)
         code = int(release.deallocate_many(self.table.argument, handles, failed))
         if self.is_closed:
@@ -325,7 +325,7 @@ class Supply:
                 self._records.write_block("deallocated", offset, None)
 
     def end_deallocation(self, code: int, handle: int, n_bytes: int) -> None:
-        """Do what remains after the kernel gave a block back, or raise why it did not."""
+        """Do what remains after the kernel freed a block, or raise why it did not."""
         offset = MmapOffset.from_packed(handle)
         if code < 0:
             raise failures.wrong_block(code, offset, n_bytes, self.table)
@@ -334,7 +334,7 @@ class Supply:
             self._records.write_block("deallocated", offset, None)
 
     def follow_up(self, flags: int) -> None:
-        """Do what a kernel noted when it gave something back; waits for nobody.
+        """Do what a kernel noted when it freed something; waits for nobody.
 
         Where others are busy with the budget, the next slow call does it.
         """
@@ -369,7 +369,7 @@ class Supply:
             return self.table.add(block_bytes, n_bytes, mapped, 0, s.POOL_FIXED)
 
     def trim(self) -> int:
-        """Give back freed pages and empty pools; return how many bytes."""
+        """Return freed pages and unmap empty pools; return how many bytes."""
         if self.table.argument is None:
             return 0
         self.views.collect_ended()
@@ -386,7 +386,7 @@ class Supply:
             raise failures.closed()
 
     def close(self) -> None:
-        """Let nobody claim any more, and take every block back."""
+        """Let nobody claim any more, and free every block."""
         with self._budget.changing():
             if self.is_closed:
                 return
@@ -397,7 +397,7 @@ class Supply:
         self.retire_blocks()
 
     def retire_blocks(self) -> None:
-        """After `close`: take back what is still handed out, and unmap what nobody views."""
+        """After `close`: free what is still handed out, and unmap what nobody views."""
         with self._budget.changing() as is_nested:
             if self.table.argument is None:
                 self.table.unmap()
@@ -408,10 +408,10 @@ class Supply:
                     self._unmap_when_unused(always_trim=True)
 
     def _unmap_when_unused(self, *, always_trim: bool = False) -> None:
-        """After `close`: give pages back, and the mappings once no block is in use any more.
+        """After `close`: return pages, and the mappings once no block is in use any more.
 
-        Looking through all blocks for each that comes back would be quadratic: while others are in
-        use it waits until there is something to give. A kernel that is still at work has counted
+        Looking through all blocks for each that is freed would be quadratic: while others are in
+        use it waits until there is something to return. A kernel that is still at work has counted
         its block off, so its pool cannot be closed yet.
         """
         if self.table.is_unmapped:

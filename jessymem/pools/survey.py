@@ -39,7 +39,7 @@ class PoolStats:
         Requests that the pool was chosen for and could not take: they went to the next larger pool,
         or made one, or failed.
     kind : str
-        "fixed", or "grown": made where nothing fitted, given back once it is empty.
+        "fixed", or "grown": made where nothing fitted, unmapped once it is empty.
     """
 
     pool_id: int
@@ -66,7 +66,7 @@ class Survey:
     n_requested : int
         Bytes that were asked for in them.
     n_waiting : int
-        Bytes of blocks given back and still viewed.
+        Bytes of blocks freed and still viewed.
     n_retained : int
         Bytes of free blocks whose pages the system has not got back.
     largest_free_run : int
@@ -205,7 +205,7 @@ def survey(table: PoolTable) -> Survey:
 
 
 def waiting_blocks(table: PoolTable) -> list[dict[str, int]]:
-    """List the blocks that were given back and are still viewed."""
+    """List the blocks that were freed and are still viewed."""
     found = []
     for number in table.pool_ids:
         pool = _Pool(table, number)

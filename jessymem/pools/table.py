@@ -23,7 +23,7 @@ from jessymem.pools.arena import Arena
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-#: Requests up to here are zeroed by writing; for larger ones the pages are given back.
+#: Requests up to here are zeroed by writing; for larger ones the pages are returned.
 INLINE_BYTES: Final = MIB
 
 #: How many times the budget's worth of blocks the state has rows for, beside the configured pools;

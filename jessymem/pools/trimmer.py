@@ -1,4 +1,4 @@
-"""`Trimmer`: the pages of freed blocks go back to the system.
+"""`Trimmer`: the pages of freed blocks are returned to the system.
 
 Under the budget's lock, and by nobody who interrupted its holder. Blocks are claimed meanwhile, a
 few at a time, so that nobody writes to them: allocations may find them missing for a moment.
@@ -22,7 +22,7 @@ class Trimmer:
         self._run = np.zeros(3, np.int64)  # what is claimed at present; see `pages`
 
     def trim(self) -> int:
-        """Give back the pages of freed blocks; return how many bytes."""
+        """Return the pages of freed blocks; return how many bytes."""
         words = self._table.argument
         pages.release_run(words, self._run)  # if an interrupt left one
         try:

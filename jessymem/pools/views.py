@@ -50,7 +50,7 @@ class Views:
         self._table = table
         self._follow_up = follow_up
         self.ended: deque[int] = deque()
-        self._given_back: deque[int] = deque()  # of views that keep their block, until collected
+        self._freed: deque[int] = deque()  # of views that keep their block, until collected
 
     def owner_of(
         self, handle: int, n_bytes: int, content: Iterable[Any] | None = None
@@ -58,7 +58,7 @@ class Views:
         """Note a view; return the array to which every slice of it leads, and whose end ends it.
 
         With `content`, pieces of bytes that fill it, the block is filled first, the array is
-        read-only for good, and its end gives the block back too, if nobody has before.
+        read-only for good, and its end frees the block too, if nobody has before.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Views:
             owner = np.frombuffer(memory, np.uint8)
             ends = [partial(self.ended.append, handle), self.collect_ended]
             if content is not None:
-                ends.insert(0, partial(self._given_back.append, handle))
+                ends.insert(0, partial(self._freed.append, handle))
             ending = weakref.finalize(owner, _call_each, map(_call, ends), 0)
             ending.atexit = False
         except BaseException:
@@ -96,7 +96,7 @@ class Views:
         return owner
 
     def collect_ended(self) -> None:
-        """Give back what the views that are gone were on; any number of threads at once.
+        """Free what the views that are gone were on; any number of threads at once.
 
         A finalizer, so it may run anywhere, and waits for nothing. Nobody may be left to do it for
         the others: while that thread is off the processor they would run out of blocks. Where
@@ -111,11 +111,11 @@ class Views:
         flags, is_any = 0, False
         # Each handle is taken and passed on in one step of C: an interrupt loses none.
         try:
-            while self._given_back:
+            while self._freed:
                 is_any = True
-                take = iter(self._given_back.popleft, None)
+                take = iter(self._freed.popleft, None)
                 code = next(map(deallocate, words, take, repeat(s.ANY_SIZE)))
-                flags |= max(int(code), 0)  # of what was given back before comes but a code
+                flags |= max(int(code), 0)  # of what was freed before comes but a code
             while self.ended:
                 is_any = True
                 flags |= int(next(map(drop_view, words, iter(self.ended.popleft, None))))
@@ -126,7 +126,7 @@ class Views:
 
 
 def _fill(target: NDArray[np.uint8], pieces: Iterable[Any]) -> None:
-    """Copy pieces one behind the other; NumPy lets go of the GIL where they are long."""
+    """Copy pieces one behind the other; NumPy releases the GIL where they are long."""
     at = 0
     for piece in pieces:
         target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)

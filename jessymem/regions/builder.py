@@ -16,8 +16,8 @@ from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dime
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
     Content,
+    EncodedContent,
     LayerDraft,
-    Stuff,
     as_array,
     as_content,
     encode_text,
@@ -55,7 +55,7 @@ class RegionBuilder:
         if len(encoded) > s.MAX_NAME_BYTES:
             raise ValueError(
                 f"{self._dimension}: the dimension's name is {len(encoded)} bytes as UTF-8, "
-                f"the format has room for {s.MAX_NAME_BYTES}"
+                f"the format allows {s.MAX_NAME_BYTES}"
             )
         if "\0" in name:
             raise ValueError(f"{self._dimension}: the dimension's name contains a null character")
@@ -117,10 +117,10 @@ class RegionBuilder:
             raise TypeError(
                 f"{layer_id}: content is text or bytes, not ndarray: add_array takes arrays"
             )
-        stuff = as_content(content, layer_id, is_copied=True)
+        encoded = as_content(content, layer_id, is_copied=True)
         return self._add(
             layer_id,
-            stuff,
+            encoded,
             name=name,
             frequency=frequency,
             depth=depth,
@@ -167,10 +167,10 @@ class RegionBuilder:
             added.
         """
         layer_id = self._free_id(layer)
-        stuff = as_array(array, layer_id, is_copied=True)
+        encoded = as_array(array, layer_id, is_copied=True)
         return self._add(
             layer_id,
-            stuff,
+            encoded,
             name=name,
             frequency=frequency,
             depth=depth,
@@ -184,8 +184,8 @@ class RegionBuilder:
             raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
         return layer_id
 
-    def _add(self, layer_id: LayerId, stuff: Stuff, **description: Any) -> LayerId:
-        self._drafts[layer_id.layer] = make_draft(layer_id, stuff, **description)
+    def _add(self, layer_id: LayerId, encoded: EncodedContent, **description: Any) -> LayerId:
+        self._drafts[layer_id.layer] = make_draft(layer_id, encoded, **description)
         return layer_id
 
     def build_to_file(
@@ -197,8 +197,9 @@ class RegionBuilder:
     ) -> MmapRegion:
         """Write the region and map it.
 
-        Readers of an older file under that name keep it until they let go. A file of the same
-        dimension that is replaced passes its generation on: the new one's is higher by one.
+        Readers of an older file under that name keep it until their last view is gone. A file of
+        the same dimension that is replaced passes its generation on: the new one's is higher by
+        one.
 
         Parameters
         ----------
@@ -230,7 +231,7 @@ class RegionBuilder:
             If this thread is writing the same file already, and a signal handler, a finalizer or a
             handler of records has led here.
         ValueError, TypeError
-            If `path` is none, or `load_mode` not one of those.
+            If `path` is not a path, or `load_mode` not one of those above.
 
         Notes
         -----
@@ -258,7 +259,7 @@ class RegionBuilder:
             return files.open(files.put(pieces, generation))
 
     def build_to_memory(self) -> MmapRegion:
-        """Lay the region out in private memory, as it would stand in a file.
+        """Lay the region out in private memory, as it would be in a file.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""`LayerDraft`: one layer that is to be, its arguments checked once for whoever makes layers."""
+"""`LayerDraft`: a layer to be made, its arguments checked; `EncodedContent`: its content."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class LayerDraft:
     Attributes
     ----------
     name, keywords
-        As they stand in a file.
+        As they are in a file.
     array_header
-        What makes the content an array; empty where it is none.
+        What makes the content an array; empty where it is not an array.
     content_xxh3 : int or None
         The checksum that came with the content; None: it is to be computed.
     """
@@ -47,8 +47,8 @@ class LayerDraft:
     content_xxh3: int | None = None
 
 
-class Stuff(NamedTuple):
-    """What a layer holds, checked: its bytes and how they are to be read."""
+class EncodedContent(NamedTuple):
+    """The content of a layer, checked: its bytes and how they are to be read."""
 
     data: Any
     encoding: int  # ENCODING_*
@@ -57,7 +57,7 @@ class Stuff(NamedTuple):
 
 def make_draft(
     who: LayerId | DimensionId,
-    stuff: Stuff,
+    encoded: EncodedContent,
     *,
     name: str = "",
     frequency: float = 1.0,
@@ -71,7 +71,7 @@ def make_draft(
     ----------
     who : LayerId or DimensionId
         A dimension, while it is open which number the layer will have.
-    stuff : Stuff
+    encoded : EncodedContent
         From `as_content`, `as_array` or `as_content_or_array`.
 
     Raises
@@ -81,14 +81,14 @@ def make_draft(
     """
     draft = LayerDraft(
         layer=who.layer if isinstance(who, LayerId) else 0,
-        content=stuff.data,
+        content=encoded.data,
         name=encode_text(name, f"{who}: the name"),
         frequency=_as_frequency(frequency, who),
         depth=_as_depth(depth, who),
         keywords=_as_keywords(keywords, who),
         parent=_as_parent(parent, who),
-        encoding=stuff.encoding,
-        array_header=stuff.array_header,
+        encoding=encoded.encoding,
+        array_header=encoded.array_header,
     )
     n_described = len(draft.name) + sum(map(len, draft.keywords)) + len(draft.array_header)
     if n_described > s.MAX_METADATA_BYTES:
@@ -114,7 +114,7 @@ def encode_text(text: object, what: str) -> bytes:
         raise ValueError(f"{what} cannot be written as UTF-8: {error}") from None
 
 
-def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> EncodedContent:
     """Take text or bytes as they are; with `is_copied`, what could change is copied."""
     _check_length(content, who)
     if isinstance(content, str):
@@ -124,16 +124,18 @@ def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) 
     else:
         raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
     _check_length(data, who)
-    return Stuff(data, encoding)
+    return EncodedContent(data, encoding)
 
 
-def as_array(array: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+def as_array(array: object, who: LayerId | DimensionId, *, is_copied: bool) -> EncodedContent:
     """Take an array's bytes with what makes them one; any array could change."""
     header, data = describe_array(array, who)
-    return Stuff(bytes(data) if is_copied else data, s.ENCODING_ARRAY, header)
+    return EncodedContent(bytes(data) if is_copied else data, s.ENCODING_ARRAY, header)
 
 
-def as_content_or_array(content: object, who: LayerId | DimensionId, *, is_copied: bool) -> Stuff:
+def as_content_or_array(
+    content: object, who: LayerId | DimensionId, *, is_copied: bool
+) -> EncodedContent:
     """Take an array as an array, and anything else as text or bytes."""
     take = as_array if isinstance(content, np.ndarray) else as_content
     return take(content, who, is_copied=is_copied)

@@ -137,7 +137,7 @@ def _checksum(draft: LayerDraft) -> int:
 def _place_contents(
     drafts: Sequence[LayerDraft], rows: NDArray[Any], content_start: int
 ) -> tuple[list[Any], int]:
-    """Give every content its aligned place in `rows`; return the pieces and their end."""
+    """Give every content its aligned offset in `rows`; return the pieces and their end."""
     pieces: list[Any] = []
     end = content_start
     for i, draft in enumerate(drafts):

@@ -19,7 +19,7 @@ class Source(NamedTuple):
     path: str
 
 
-def row_place(table_offset: int, row: int, field: str) -> int:
+def field_offset(table_offset: int, row: int, field: str) -> int:
     """Return the offset in the file of one field of one row of the table."""
     return table_offset + row * s.LAYER_BYTES + int(s.LAYER.fields[field][1])  # type: ignore[index]
 

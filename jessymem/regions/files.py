@@ -1,4 +1,4 @@
-"""`RegionFiles`: the files that stand for one region, and how they change.
+"""`RegionFiles`: the files of one region, and how they change.
 
 Beside the region file itself there may be a newer generation under a name of its own, where a
 mapped file cannot be replaced (Windows); while somebody writes, a lock file and a temporary file.
@@ -85,7 +85,7 @@ class RegionFiles:
         self.target = target
         self.load_mode = load_mode
         #: The generation that the last `put` has given its name, also if it failed afterwards.
-        self.placed: int | None = None
+        self.written_generation: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._made: list[Path] = []
@@ -103,7 +103,7 @@ class RegionFiles:
         return self._alternate_name.fullmatch(path.name) is not None
 
     def exists(self) -> bool:
-        """Tell whether any file stands for the region; if in doubt, yes."""
+        """Tell whether the region has any file; if in doubt, yes."""
         try:
             osmem.identify(self.target)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -233,7 +233,7 @@ class RegionFiles:
             raise
 
     def put(self, pieces: list[Any], generation: int) -> Path:
-        """Put `pieces` in the region file's place durably: old bytes or new ones, never a mixture.
+        """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
 
         Within `writing` only. The bytes are written beside, synced, read back, renamed into place,
         and the directory is synced; its own name was when it was made.
@@ -251,11 +251,11 @@ class RegionFiles:
         """
         name = f".{self._short_name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         temporary = self._file.with_name(name)
-        self.placed = None
+        self.written_generation = None
         try:
             written = self._write(temporary, pieces)
             path = self._rename(temporary, generation, written, pieces)
-            self.placed = generation
+            self.written_generation = generation
         except BaseException:
             with suppress(OSError):  # the error that led here says more
                 osmem.remove_file(temporary)
@@ -425,7 +425,7 @@ class RegionFiles:
 
     @computed_once
     def _short_name(self) -> str:
-        """Name of the file, or where a longer one would not fit, one that stands for it."""
+        """Name of the file, or where a longer one would not fit, one made from it."""
         encoded = os.fsencode(self._file.name)
         if len(encoded) <= _MAX_NAME_BYTES - _N_ADDED_BYTES:
             return self._file.name

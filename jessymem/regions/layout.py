@@ -79,8 +79,8 @@ class Layout(NamedTuple):
 def read_layout(data: Bytes, source: Source) -> Layout:
     """Check a region's bytes and return its tables.
 
-    An extension whose checksums fail is ignored with a warning: the plain entries are read in its
-    place.
+    An extension whose checksums fail is ignored with a warning: the plain entries are read
+    instead.
 
     Raises
     ------
@@ -187,9 +187,9 @@ def split_keywords(layout: Layout, row: Any, source: Source) -> list[bytes]:
         keywords.append(raw[at - length : at])
     if len(keywords) != count or at != len(raw):
         name = f"layer {row['layer_num']} keywords"
-        place = layout.heap_offset + int(row["keywords_offset"]) + at
+        offset = layout.heap_offset + int(row["keywords_offset"]) + at
         expected = f"{count} keywords in {len(raw)} bytes"
-        raise faults.broken(source, name, place, expected, f"{len(keywords)} in {at} bytes")
+        raise faults.broken(source, name, offset, expected, f"{len(keywords)} in {at} bytes")
     return keywords
 
 
@@ -200,7 +200,7 @@ def row_text(layout: Layout, row: Any, field: str) -> Bytes:
 
 
 def read_form(layout: Layout, row: Any, source: Source) -> ArrayForm | None:
-    """Return what makes a row's content an array; None where it is none.
+    """Return what makes a row's content an array; None where it is not an array.
 
     Raises RegionFormatError where the description is malformed, or not of so many bytes.
     """
@@ -214,9 +214,9 @@ def read_form(layout: Layout, row: Any, source: Source) -> ArrayForm | None:
         if form.n_bytes != n_bytes:
             raise NoDescription(f"an array of the content's {n_bytes} bytes", form.n_bytes)
     except NoDescription as error:
-        place = layout.heap_offset + int(row["array_offset"])
+        offset = layout.heap_offset + int(row["array_offset"])
         name = f"layer {row['layer_num']} array"
-        raise faults.broken(source, name, place, error.expected, error.got) from None
+        raise faults.broken(source, name, offset, error.expected, error.got) from None
     return form
 
 
@@ -314,7 +314,7 @@ def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
         past = rows[f"{kind}_offset"] + sizes[kind] > heap_size
         yield f"{kind}_offset", past, f"inside the heap of {heap_size} bytes with its size"
     lengths = rows["keyword_count"] * s.KEYWORD_LENGTH_BYTES
-    yield "keywords_size", lengths > rows["keywords_size"], "room for every keyword's length"
+    yield "keywords_size", lengths > rows["keywords_size"], "bytes for every keyword's length"
     is_array = rows["encoding"] == s.ENCODING_ARRAY
     for field in ("array_offset", "array_size"):
         yield field, ~is_array & (rows[field] != 0), "zero where the layer is no array"
@@ -345,8 +345,8 @@ def _check_overlap(layout: Layout, source: Source) -> None:
 def _broken(layout: Layout, row: int, field: str, expected: str, source: Source) -> Exception:
     record = layout.rows[row]
     if layout.table_offset is None:  # where its plain entry begins
-        place = int(record["keywords_offset"]) - s.LAYER_ENTRY.itemsize
+        offset = int(record["keywords_offset"]) - s.LAYER_ENTRY.itemsize
     else:
-        place = faults.row_place(layout.table_offset, row, field)
+        offset = faults.field_offset(layout.table_offset, row, field)
     name = f"layer {record['layer_num']} {field}"
-    return faults.broken(source, name, place, expected, record[field].item())
+    return faults.broken(source, name, offset, expected, record[field].item())

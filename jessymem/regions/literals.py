@@ -35,7 +35,7 @@ _CLOSING: Final = {"(": ")", "[": "]", "{": "}"}
 
 
 def read_literal(text: str) -> Any:
-    """Return the value of a literal; raise ValueError where the text is none, or nested deeply."""
+    """Return the value of a literal; raise ValueError for other text, and for deep nesting."""
     outermost = _Bracket("", "end")  # of one value, closed by the text's end
     open_brackets = [outermost]
     for kind, token in _split(text):
@@ -126,7 +126,7 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _unescape(text: str) -> str:
-    """Return what a string's text stands for; raise ValueError at an escape that `repr` has not."""
+    """Return what a string's text means; raise ValueError at an escape that `repr` has not."""
     return _ESCAPE.sub(_escaped, text) if "\\" in text else text
 
 

@@ -39,7 +39,7 @@ VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
 
 def check_load_mode(load_mode: str) -> str:
-    """Return a way to open files; raise ValueError where it is none."""
+    """Return a way to open files; raise ValueError where there is no such mode."""
     if load_mode not in LOAD_MODES:
         raise ValueError(f"load_mode is one of {', '.join(LOAD_MODES)}, not {load_mode!r}")
     return load_mode
@@ -48,7 +48,7 @@ def check_load_mode(load_mode: str) -> str:
 class MmapRegion(LayerTable):
     """One region, read-only; made by `from_file` or by a `RegionBuilder`.
 
-    Threads may share it. The memory is given back when the region and every view cut from it are
+    Threads may share it. The memory is freed when the region and every view cut from it are
     gone.
 
     Attributes
@@ -113,7 +113,8 @@ class MmapRegion(LayerTable):
         RegionFormatError
             If it breaks the format. Nothing stays open or mapped.
         ValueError, TypeError
-            If `dimension_id` or `path` is none, or `load_mode` or `advice` none of those.
+            If `dimension_id` is not a dimension id, `path` not a path, or `load_mode` or `advice`
+            not one of those above.
         """
         dimension = as_dimension_id(dimension_id)
         where = osmem.as_path(path)
@@ -167,7 +168,7 @@ class MmapRegion(LayerTable):
             del data
             empty_frames(error)
             raise
-        osmem.let_go_of_pages(data)
+        osmem.drop_pages(data)
         osmem.advise(data, advice)
         return region
 
@@ -226,13 +227,13 @@ class MmapRegion(LayerTable):
         LayerNotFound
             If the region has no such layer.
         TypeError
-            If the layer is no array, or `layer_id` no id.
+            If the layer is no array, or `layer_id` not a layer id.
         RegionFormatError
             If its description is malformed.
         OutOfBounds
             If the file was changed under the mapping so that the layer would lie outside.
         ValueError
-            If `layer_id` is none.
+            If `layer_id` is not a layer id.
         """
         return self.array_of(self.find_row(as_layer_id(layer_id)))
 
@@ -308,15 +309,15 @@ class MmapRegion(LayerTable):
         return self
 
     def location_of(self, row: int) -> jessymem.ContentLocation:
-        """Return where its contents are, all in one place."""
-        return self._standing[0]
+        """Return where its contents are, the same for all."""
+        return self._origin[0]
 
     def state_of(self, row: int) -> jessymem.LayerState:
         """Return how far its layers have come: on disk, or simulated."""
-        return self._standing[1]
+        return self._origin[1]
 
     @computed_once
-    def _standing(self) -> tuple[jessymem.ContentLocation, jessymem.LayerState]:
+    def _origin(self) -> tuple[jessymem.ContentLocation, jessymem.LayerState]:
         """Where its contents are and how far they have come, looked up once for all layers."""
         from jessymem.regions.metadata import ContentLocation, LayerState
 
@@ -336,7 +337,7 @@ class MmapRegion(LayerTable):
         return tuple(piece.decode("utf-8", "replace") for piece in self._raw_keywords(row))
 
     def read_form(self, row: int) -> jessymem.hints.ArrayForm | None:
-        """Return what makes a layer's content an array; None where it is none."""
+        """Return what makes a layer's content an array; None where it is not an array."""
         return layout.read_form(self.layout, self.rows[row], self._source)
 
     def draft_of(self, row: int) -> jessymem.hints.LayerDraft:
@@ -354,11 +355,11 @@ class MmapRegion(LayerTable):
         chosen = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
         return self._drafts(np.flatnonzero(chosen))
 
-    def _drafts(self, places: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
+    def _drafts(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
         """Make drafts of some rows; whole columns are read, since a record costs ten times more."""
         from jessymem.regions.drafts import LayerDraft
 
-        rows = self.rows[places]
+        rows = self.rows[at]
         heap = self.layout.heap.tobytes() if len(rows) > 1 else self.layout.heap
         fields = ("layer_num", "frequency", "depth", "parent", "encoding", "content_xxh3")
         columns = [rows[field].tolist() for field in fields]
@@ -370,17 +371,17 @@ class MmapRegion(LayerTable):
         return [
             LayerDraft(
                 layer=number,
-                content=self.content_of(place),
+                content=self.content_of(row),
                 name=bytes(heap[name_at : name_at + name_size]),
                 frequency=frequency,
                 depth=depth,
-                keywords=self._raw_keywords(place) if n_keywords else (),
+                keywords=self._raw_keywords(row) if n_keywords else (),
                 parent=LayerId.from_packed(parent) if parent >> s.LAYER_BITS else None,
                 encoding=encoding,
                 array_header=bytes(heap[array_at : array_at + array_size]),
                 content_xxh3=checksum if self.layout.is_extended else None,
             )
-            for place, (name_at, name_size), (array_at, array_size), n_keywords, (
+            for row, (name_at, name_size), (array_at, array_size), n_keywords, (
                 number,
                 frequency,
                 depth,
@@ -388,7 +389,7 @@ class MmapRegion(LayerTable):
                 encoding,
                 checksum,
             ) in zip(
-                places.tolist(),
+                at.tolist(),
                 names,
                 arrays,
                 keyword_counts,

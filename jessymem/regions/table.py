@@ -1,4 +1,4 @@
-"""`LoadedDimension`: what stands for a dimension that is loaded; `LayerTable`: one in memory.
+"""`LoadedDimension`: what is loaded of a dimension; `LayerTable`: one in memory.
 
 `MmapRegion` has the rows of a file; a dimension in which layers are learned has those and others in
 memory. Readers of the manager know this much of either and no more.
@@ -138,7 +138,7 @@ class LoadedDimension(ABC):
         return LayerId.in_order(self.dimension_id, sorted(found))
 
     def rebased(self, base: Any, blocks: Callable[[], Any]) -> tuple[LayerTable, list[Any]]:
-        """Return what is to stand for the dimension over another base, and blocks to free then.
+        """Return what the dimension is over another base, and blocks to free then.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class LayerTable(LoadedDimension):
         raise NotImplementedError
 
     def read_form(self, row: int) -> jessymem.hints.ArrayForm | None:
-        """Return what makes a layer's content an array; None where it is none.
+        """Return what makes a layer's content an array; None where it is not an array.
 
         Raises RegionFormatError where its description is malformed.
         """
@@ -235,7 +235,7 @@ class LayerTable(LoadedDimension):
         RegionFormatError
             If its keywords, or its description as an array, are malformed.
         ValueError, TypeError
-            If `layer_id` is none.
+            If `layer_id` is not a layer id.
         """
         wanted = as_layer_id(layer_id)
         row = self.find_row(wanted)
@@ -353,7 +353,7 @@ class LayerTable(LoadedDimension):
         Raises
         ------
         TypeError
-            If it is none.
+            If it is not an array.
         RegionFormatError
             If its description is malformed.
         OutOfBounds
@@ -376,7 +376,7 @@ class LayerTable(LoadedDimension):
         )
 
     def form_of(self, row: int) -> jessymem.hints.ArrayForm | None:
-        """Return what makes a layer's content an array, read once; None where it is none."""
+        """Return what makes a layer's content an array, read once; None where it is not one."""
         form = self.forms.get(row)
         if form is None:
             form = self.read_form(row)

@@ -47,7 +47,7 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
 
 
 def _verify_no_extension(data: Bytes, source: Source) -> None:
-    """Check that what counts as a plain file is none whose extension is damaged."""
+    """Check that a file that counts as plain has no damaged extension."""
     at, end = s.RESERVED_OFFSET, s.RESERVED_OFFSET + len(s.EXTENSION_MAGIC)
     checked = bytearray(data[: s.CHECKED_HEADER_BYTES])
     magic, checked[at:end] = bytes(checked[at:end]), s.EXTENSION_MAGIC
@@ -98,7 +98,7 @@ def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Sou
             differs |= np.signbit(mine) != np.signbit(other)
         if differs.any():
             row = int(differs.argmax())
-            at = faults.row_place(table_offset, row, field)
+            at = faults.field_offset(table_offset, row, field)
             name = f"layer {extended.rows[row]['layer_num']} {field}"
             expected = f"{plain.rows[row][field].item()}, as the plain entry says"
             raise faults.broken(source, name, at, expected, extended.rows[row][field].item())
@@ -118,7 +118,7 @@ def _verify_contents(data: Bytes, extended: Layout, table_offset: int, source: S
         row = extended.rows[i]
         number, start, end = row["layer_num"], int(row["content_offset"]), int(row["content_end"])
         _verify_zeros(data, last_end, start, source)
-        at = faults.row_place(table_offset, i, "content_xxh3")
+        at = faults.field_offset(table_offset, i, "content_xxh3")
         _verify_sum(source, f"layer {number} content_xxh3", at, data, start, end)
         last_end = max(last_end, end)
     _verify_zeros(data, last_end, len(data), source)

@@ -17,8 +17,8 @@ import numpy as np
 from jessymem.ids import LayerId
 from jessymem.kernels import _jit, atomics, memory
 from jessymem.kernels import schema as s
-from jessymem.scanning.crew import Crew
 from jessymem.scanning.spans import Job, Spans
+from jessymem.scanning.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -68,29 +68,29 @@ class Applied:
         self._name = name_of(kernel)
         self._drive = make_driver(kernel, self.dtype)
 
-    def to(self, spans: Spans, crew: Crew) -> NDArray[Any]:
+    def to(self, spans: Spans, workers: Workers) -> NDArray[Any]:
         """Return what the kernel makes of each span, in order."""
         values = np.zeros(len(spans.rows), self.dtype)
-        jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, _JOB_BYTES, is_whole=True)
-        work = functools.partial(self._apply, spans, values, crew.stop)
-        with closing(crew.results(work, jobs, spans.n_bytes, is_awaited=False)) as results:
+        jobs = spans.jobs(_JOBS_PER_WORKER * workers.n_workers, _JOB_BYTES, is_whole=True)
+        work = functools.partial(self._apply, spans, values, workers.stop)
+        with closing(workers.results(work, jobs, spans.n_bytes, is_awaited=False)) as results:
             for _ in results:
                 pass
         return values
 
     def _apply(self, spans: Spans, values: NDArray[Any], stop: NDArray[np.int64], job: Job) -> None:
         row = np.zeros(1, s.LAYER)
-        place = np.array([job.span, job.last_span])
+        bounds = np.array([job.span, job.last_span])
         try:
             self._drive(
                 spans.rows.ctypes.data,
                 values.ctypes.data,
                 row.ctypes.data,
-                place.ctypes.data,
+                bounds.ctypes.data,
                 stop.ctypes.data,
             )
         except Exception as error:
-            layer = LayerId.from_packed(int(spans.rows["layer"][place[0]]))
+            layer = LayerId.from_packed(int(spans.rows["layer"][bounds[0]]))
             error.add_note(f"raised by the kernel {self._name} for layer {layer}")
             raise
 
@@ -107,12 +107,12 @@ def make_driver(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Callable[..
     _jit.register_overloads()
     compiled = _compile(kernel, dtype)
 
-    def drive(spans: Any, values: Any, row: Any, place: Any, stop: Any) -> None:
-        last = memory.load_i64(place + s.WORD_BYTES)
-        for i in range(memory.load_i64(place), last):
+    def drive(spans: Any, values: Any, row: Any, bounds: Any, stop: Any) -> None:
+        last = memory.load_i64(bounds + s.WORD_BYTES)
+        for i in range(memory.load_i64(bounds), last):
             if atomics.load(stop, 0) != 0:
                 return
-            memory.store_i64(place, i)
+            memory.store_i64(bounds, i)
             span = spans + i * _SPAN_BYTES
             content = memory.array_at(
                 None,
@@ -192,15 +192,15 @@ def _drive_plain(
     spans: int,
     values: int,
     row: int,
-    place: int,
+    bounds: int,
     stop: int,
 ) -> None:
     """Do what a compiled driver does; rows have their fields as attributes too, as compiled."""
     record = np.dtype((np.record, s.LAYER))
-    for i in range(memory.load_i64(place), memory.load_i64(place + s.WORD_BYTES)):
+    for i in range(memory.load_i64(bounds), memory.load_i64(bounds + s.WORD_BYTES)):
         if memory.load_i64(stop) != 0:
             return
-        memory.store_i64(place, i)
+        memory.store_i64(bounds, i)
         span = spans + i * _SPAN_BYTES
         n_bytes = memory.load_i64(span + _N_BYTES)
         content = memory.array_at(None, memory.load_i64(span + _ADDRESS), n_bytes, np.uint8)

@@ -1,4 +1,4 @@
-"""`Hits`: where a needle was found, without an object for each place."""
+"""`Hits`: where a needle was found, without an object for each find."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Needle:
     Raises
     ------
     ValueError
-        If they are none.
+        If there are none.
     TypeError
         If `needle` is neither text nor bytes.
     """
@@ -63,11 +63,11 @@ class Needle:
         self.record["values"] = self._bytes[offsets]
 
     def _rarest(self, counts: NDArray[np.int64]) -> list[int]:
-        """Return places of bytes by how rare they are, different ones before the same again."""
+        """Return the offsets of the rarest bytes, different ones before the same again."""
         values, firsts = np.unique(self._bytes, return_index=True)
         chosen = firsts[np.argsort(counts[values], kind="stable")].tolist()
         last = self.n_bytes - 1
-        chosen += [place for place in (last, last // 2, 0, 1, 2) if place not in chosen]
+        chosen += [offset for offset in (last, last // 2, 0, 1, 2) if offset not in chosen]
         # A needle shorter than there are probes has one of its bytes compared again.
-        chosen = [place for place in chosen if place <= last] * s.N_PROBES
+        chosen = [offset for offset in chosen if offset <= last] * s.N_PROBES
         return chosen[: s.N_PROBES]

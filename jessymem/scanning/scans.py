@@ -12,11 +12,11 @@ from jessymem.engine import locations
 from jessymem.engine.engine import Engine
 from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId, DimensionLike, as_integer
-from jessymem.scanning.crew import Crew
 from jessymem.scanning.hits import Hits, join_hits
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.searching import count_in, find_in
 from jessymem.scanning.spans import Spans, packed_ids
+from jessymem.scanning.workers import Workers
 from jessymem.selection import as_dimensions
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ def find(
     engine: Engine,
     needle: Buffer | str,
     dimensions: Iterable[DimensionLike] | None,
-    crew: Crew,
+    workers: Workers,
     limit: int | None,
 ) -> Hits:
-    """Find every place at which some bytes are; see `MmapManager.find`."""
+    """Find every position at which some bytes are; see `MmapManager.find`."""
     wanted = Needle(needle)
     left = None if limit is None else as_integer(limit, "limit")
     if left is not None and left < 0:
         raise ValueError(f"limit is a number of finds, not {limit!r}")
     parts: list[NDArray[Any]] = []
-    with closing(_states(engine, dimensions, crew)) as states:
+    with closing(_states(engine, dimensions, workers)) as states:
         for spans in states:
-            found, n_found = find_in(spans, wanted, crew, left)
+            found, n_found = find_in(spans, wanted, workers, left)
             del spans  # it may have to go for the next
             parts += found
             if left is not None:
@@ -51,14 +51,17 @@ def find(
 
 
 def count(
-    engine: Engine, needle: Buffer | str, dimensions: Iterable[DimensionLike] | None, crew: Crew
+    engine: Engine,
+    needle: Buffer | str,
+    dimensions: Iterable[DimensionLike] | None,
+    workers: Workers,
 ) -> int:
-    """Count the places at which some bytes are; see `MmapManager.count`."""
+    """Count the positions at which some bytes are; see `MmapManager.count`."""
     wanted = Needle(needle)
     n_found = 0
-    with closing(_states(engine, dimensions, crew)) as states:
+    with closing(_states(engine, dimensions, workers)) as states:
         for spans in states:
-            n_found += count_in(spans, wanted, crew)
+            n_found += count_in(spans, wanted, workers)
             del spans
     return n_found
 
@@ -68,28 +71,28 @@ def scan(
     kernel: Callable[..., Any],
     dtype: DTypeLike,
     dimensions: Iterable[DimensionLike] | None,
-    crew: Crew,
+    workers: Workers,
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Call a compiled function for every layer; return ids and values; see `MmapManager.scan`."""
     from jessymem.scanning.applying import Applied
 
     applied = Applied(kernel, dtype)
     values, ids = [np.zeros(0, applied.dtype)], [np.zeros(0, np.int64)]
-    with closing(_states(engine, dimensions, crew)) as states:
+    with closing(_states(engine, dimensions, workers)) as states:
         for spans in states:
-            values.append(applied.to(spans, crew))
+            values.append(applied.to(spans, workers))
             ids.append(spans.rows["layer"])
             del spans
     return np.concatenate(ids), np.concatenate(values)
 
 
 def _states(
-    engine: Engine, dimensions: Iterable[DimensionLike] | None, crew: Crew
+    engine: Engine, dimensions: Iterable[DimensionLike] | None, workers: Workers
 ) -> Generator[Spans, None, None]:
     """Yield the layers to scan: all at once where all are in memory, else by dimension.
 
     While they are scanned, this thread counts as a reader and none of them is evicted. Who has
-    scanned them lets go of them, since they may have to go for the next.
+    scanned them drops them, since they may have to go for the next.
     """
     with engine.sampler.reader():
         snapshot = engine.snapshot
@@ -104,12 +107,12 @@ def _states(
             with engine.keeping(wanted):
                 spans = _spans_in(engine, snapshot, wanted)
                 del snapshot
-                crew.expect(spans.n_bytes)
+                workers.expect(spans.n_bytes)
                 yield spans
                 return
         expected = {each.dimension_id: each.edition.n_bytes for each in snapshot.loaded}
         del snapshot
-        crew.expect(sum(expected[dimension] for dimension in wanted))
+        workers.expect(sum(expected[dimension] for dimension in wanted))
         for dimension in wanted:
             with engine.keeping([dimension]):
                 with engine.writing():
@@ -118,11 +121,11 @@ def _states(
                         engine.bring_back(dimension)
                     snapshot = engine.snapshot
                 if not is_loaded:
-                    crew.expect(-expected[dimension])
+                    workers.expect(-expected[dimension])
                     continue  # unloaded meanwhile
                 spans = _spans_in(engine, snapshot, [dimension])
                 del snapshot
-                crew.expect(spans.n_bytes - expected[dimension])
+                workers.expect(spans.n_bytes - expected[dimension])
                 yield spans
                 del spans
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from jessymem.kernels import _jit, search, vectors
 from jessymem.kernels import schema as s
-from jessymem.scanning.crew import Crew
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.spans import Job, Spans
+from jessymem.scanning.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 #: Finds that a thread writes down before it hands them over.
-N_ROOM: Final = 65_536
+MAX_HITS_AT_ONCE: Final = 65_536
 
 _WITHOUT_END: Final = 2**62
 
@@ -33,55 +33,55 @@ _JOB_NEEDLES: Final = 4
 
 
 def find_in(
-    spans: Spans, needle: Needle, crew: Crew, limit: int | None
+    spans: Spans, needle: Needle, workers: Workers, limit: int | None
 ) -> tuple[list[NDArray[Any]], int]:
     """Return the first `limit` finds as arrays of HIT that follow each other, and their number."""
-    room = _WITHOUT_END if limit is None else limit
+    n_wanted = _WITHOUT_END if limit is None else limit
     parts: list[NDArray[Any]] = []
     n_found = 0
-    work = partial(_find_in_job, spans, needle, crew, room)
+    work = partial(_find_in_job, spans, needle, workers, n_wanted)
     is_limited = limit is not None
-    with closing(_search(spans, needle, crew, work, is_awaited=is_limited)) as results:
+    with closing(_search(spans, needle, workers, work, is_awaited=is_limited)) as results:
         for found in results:
             for part in found:
-                parts.append(part[: room - n_found])
+                parts.append(part[: n_wanted - n_found])
                 n_found += len(parts[-1])
-            if n_found >= room:
+            if n_found >= n_wanted:
                 break
     return parts, n_found
 
 
-def count_in(spans: Spans, needle: Needle, crew: Crew) -> int:
+def count_in(spans: Spans, needle: Needle, workers: Workers) -> int:
     """Return how many finds there are."""
-    work = partial(_count_in_job, spans, needle, crew)
-    with closing(_search(spans, needle, crew, work, is_awaited=False)) as results:
+    work = partial(_count_in_job, spans, needle, workers)
+    with closing(_search(spans, needle, workers, work, is_awaited=False)) as results:
         return sum(results)
 
 
 def _search(
-    spans: Spans, needle: Needle, crew: Crew, work: Callable[[Job], R], *, is_awaited: bool
+    spans: Spans, needle: Needle, workers: Workers, work: Callable[[Job], R], *, is_awaited: bool
 ) -> Generator[R, None, None]:
     n_steps = (spans.n_bytes + needle.n_bytes) // vectors.MANY
     _jit.promote_for(n_steps, _jit.SEARCHING)
     needle.aim_at(spans)
     smallest, largest = (max(bound, _JOB_NEEDLES * needle.n_bytes) for bound in _JOB_BYTES)
-    jobs = spans.jobs(_JOBS_PER_WORKER * crew.n_workers, (smallest, largest), is_whole=False)
-    return crew.results(work, jobs, spans.n_bytes, is_awaited=is_awaited)
+    jobs = spans.jobs(_JOBS_PER_WORKER * workers.n_workers, (smallest, largest), is_whole=False)
+    return workers.results(work, jobs, spans.n_bytes, is_awaited=is_awaited)
 
 
 def _find_in_job(
-    spans: Spans, needle: Needle, crew: Crew, limit: int, job: Job
+    spans: Spans, needle: Needle, workers: Workers, limit: int, job: Job
 ) -> list[NDArray[Any]]:
     """Return the first `limit` finds that begin in a job."""
     state = _state_of(job)
-    hits = np.empty(min(N_ROOM, limit), s.HIT)
+    hits = np.empty(min(MAX_HITS_AT_ONCE, limit), s.HIT)
     state["hits"] = hits.ctypes.data
     parts: list[NDArray[Any]] = []
     n_found, is_full = 0, True
     while is_full and n_found < limit:
         state["n_hits"] = 0
-        state["n_room"] = min(N_ROOM, limit - n_found)
-        code = search.search_on(spans.rows, needle.record, state, crew.stop)
+        state["capacity"] = min(MAX_HITS_AT_ONCE, limit - n_found)
+        code = search.search_on(spans.rows, needle.record, state, workers.stop)
         is_full = code == s.HITS_FULL
         n_hits = int(state["n_hits"][0])
         if n_hits:
@@ -90,11 +90,11 @@ def _find_in_job(
     return parts
 
 
-def _count_in_job(spans: Spans, needle: Needle, crew: Crew, job: Job) -> int:
+def _count_in_job(spans: Spans, needle: Needle, workers: Workers, job: Job) -> int:
     """Return how many finds begin in a job."""
     state = _state_of(job)
-    state["n_room"] = _WITHOUT_END
-    search.search_on(spans.rows, needle.record, state, crew.stop)
+    state["capacity"] = _WITHOUT_END
+    search.search_on(spans.rows, needle.record, state, workers.stop)
     return int(state["n_hits"][0])
 
 

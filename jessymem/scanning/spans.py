@@ -21,7 +21,7 @@ _LAYER_OVERHEAD: Final = 64
 
 
 class Job(NamedTuple):
-    """A piece of the work: from a place in one span up to, and without, a place in another."""
+    """A piece of the work: from an offset in one span up to, and without, an offset in another."""
 
     span: int
     at: int
@@ -63,9 +63,9 @@ class Spans:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""
         ends = np.cumsum(self.rows["n_bytes"])
         starts = np.arange(n_pieces) * self.n_bytes // n_pieces
-        places = np.searchsorted(ends, starts, side="right")
-        found: NDArray[Any] = self.rows[places]
-        skipped = starts - (ends[places] - found["n_bytes"])
+        holding = np.searchsorted(ends, starts, side="right")
+        found: NDArray[Any] = self.rows[holding]
+        skipped = starts - (ends[holding] - found["n_bytes"])
         found["address"] += skipped
         found["n_bytes"] = np.minimum(found["n_bytes"] - skipped, n_bytes)
         return found
@@ -83,13 +83,13 @@ class Spans:
         n_bytes = min(max(n_weighed // n_jobs, bounds[0]), bounds[1])
         cuts = np.arange(n_bytes, n_weighed, n_bytes)
         spans = np.searchsorted(ends, cuts, side="right")
-        places = np.minimum(cuts - (ends - weights)[spans], lengths[spans])
+        offsets = np.minimum(cuts - (ends - weights)[spans], lengths[spans])
         if is_whole:
             spans = np.unique(spans[spans > 0])
-            places = np.zeros_like(spans)
+            offsets = np.zeros_like(spans)
         span = at = n_done = 0
         for next_span, next_at in zip(
-            [*spans.tolist(), len(lengths)], [*places.tolist(), 0], strict=True
+            [*spans.tolist(), len(lengths)], [*offsets.tolist(), 0], strict=True
         ):
             if (next_span, next_at) == (span, at):
                 continue  # more cuts than bytes

@@ -1,4 +1,4 @@
-"""The commands: each parses, calls one room, and shows what came of it."""
+"""The commands: each parses, calls one part of the package, and shows what came of it."""
 
 from __future__ import annotations
 
@@ -218,8 +218,8 @@ def contexts(
 @main.command()
 @click.argument("needle", metavar="NEEDLE")
 @click.argument("dimensions", metavar="[D01]...", nargs=-1, callback=parse_dimension)
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N places.")
-@click.option("--count", "is_count", is_flag=True, help="Only say how many places there are.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N hits.")
+@click.option("--count", "is_count", is_flag=True, help="Only say how many hits there are.")
 @click.option("--hex", "is_hex", is_flag=True, help="NEEDLE is bytes in hexadecimal.")
 @data_option()
 @json_option
@@ -236,13 +236,13 @@ def find(
 ) -> None:
     """Find bytes in the contents of layers.
 
-    In the dimensions named, or in all under DATA. Each place is a line: layer, offset in its
-    content, and what is around. Places may overlap, and each lies in one layer. Exit code 1 if
+    In the dimensions named, or in all under DATA. Each hit is a line: layer, offset in its
+    content, and what is around. Hits may overlap, and each lies in one layer. Exit code 1 if
     nothing is found, or a region file cannot be read.
     """
     wanted = parse_needle(ctx, needle, is_hex)
     if is_count and limit is not None:
-        raise click.UsageError("--count counts all places: it goes without --limit", ctx)
+        raise click.UsageError("--count counts all hits: it goes without --limit", ctx)
     chosen = dimensions or tuple(dimension for dimension, _ in inspection.find_regions(data))
     errors: list[JessyMemoryError] = []
     with _reader_of(chosen, data) as manager:

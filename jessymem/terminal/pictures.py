@@ -96,7 +96,7 @@ def _cell(text: object, style: str = "") -> Text:
 def _table(*columns: str, right: Iterable[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
-        # Where room is short, only columns that may wrap give way, and their cells are cut.
+        # Where the window is narrow, only columns that may wrap give way, and their cells are cut.
         table.add_column(
             column,
             justify="right" if column in right else "left",
@@ -284,7 +284,7 @@ def _verdict(report: DemoReport) -> Text:
 # -- beside peers ----------------------------------------------------------------------------------
 
 
-#: From so many columns on there is room for what each took.
+#: From so many columns on there is space for what each took.
 _WIDE_TABLE: Final = 120
 
 _VERDICT_STYLES: Final = {

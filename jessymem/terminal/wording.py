@@ -173,5 +173,5 @@ def warmup_lines(report: WarmupReport) -> list[str]:
     else:
         first = f"Everything was compiled already; loaded {took}."
     if report.cache is None:
-        return [first, "Nothing is kept for later processes: there is no place for the cache."]
+        return [first, "Nothing is kept for later processes: there is no folder for the cache."]
     return [first, f"Cache: {visible(str(report.cache))}"]

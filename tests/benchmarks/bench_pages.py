@@ -80,7 +80,7 @@ def fill(page: str, name: str, text: str) -> str:
         pattern, lambda match: f"{match[1]}\n{text}\n\n{match[2]}", page, flags=re.DOTALL
     )
     if n_found != 1:
-        raise ValueError(f"there is no place marked {name!r}, or several")
+        raise ValueError(f"there is no section marked {name!r}, or several")
     return filled
 
 

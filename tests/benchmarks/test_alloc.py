@@ -217,7 +217,7 @@ def test_np_empty_pairs_in_threads(benchmark, loops, n_threads):
 
 
 def repeat(work: Callable[[int], object], size: int, n_times: int) -> None:
-    """Make `n_times` of something and let go of each before the next."""
+    """Make `n_times` of something and drop each before the next."""
     for _ in range(n_times):
         work(size)
 

@@ -79,13 +79,13 @@ def start(tmp_path_factory) -> Callable[[str], None]:
     builder.add_layer(4, b"few here")
     builder.build_to_file(base / "D15" / "region.mmap")
     (base / "one_kernel.py").write_text(ONE_KERNEL)
-    places = {"base": str(base), "file": str(base / "D15" / "region.mmap")}
-    places["lmdb"] = fill_lmdb(base / "lmdb")
+    paths = {"base": str(base), "file": str(base / "D15" / "region.mmap")}
+    paths["lmdb"] = fill_lmdb(base / "lmdb")
     environment = {**os.environ, "JESSYMEM_KERNEL_CACHE": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def run(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code.format(**places)], env=environment, check=True)
+        subprocess.run([sys.executable, "-c", code.format(**paths)], env=environment, check=True)
 
     return run
 

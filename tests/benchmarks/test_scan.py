@@ -165,17 +165,19 @@ def test_bytes_count_one_byte(benchmark, text):
 
 
 @pytest.mark.parametrize("n_workers", N_WORKERS)
-@pytest.mark.benchmark(group="scan: find every place of a word")
+@pytest.mark.benchmark(group="scan: find every position of a word")
 def test_find_a_word(benchmark, text, n_workers):
     hits = run(benchmark, text, lambda: text.manager.find(b"return self.", workers=n_workers))
     assert len(hits) == text.whole.count(b"return self.")
 
 
-@pytest.mark.benchmark(group="scan: find every place of a word")
+@pytest.mark.benchmark(group="scan: find every position of a word")
 def test_re_finditer_a_word(benchmark, text):
     pattern = re.compile(re.escape(b"return self."))
-    places = run(benchmark, text, lambda: [each.start() for each in pattern.finditer(text.whole)])
-    assert len(places) == text.whole.count(b"return self.")
+    positions = run(
+        benchmark, text, lambda: [each.start() for each in pattern.finditer(text.whole)]
+    )
+    assert len(positions) == text.whole.count(b"return self.")
 
 
 # -- a user's own kernel ---------------------------------------------------------------------------

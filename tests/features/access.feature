@@ -33,7 +33,7 @@ Feature: Reading layers
     When D01 is unloaded
     Then the view is unchanged
     And its memory is still counted
-    When the view is let go
+    When the view is dropped
     Then its memory is not counted any more
 
   Scenario: After closing nothing is read

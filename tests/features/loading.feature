@@ -34,6 +34,6 @@ Feature: Loading dimensions
     And D20 is not loaded
     And no memory is in use
 
-  Scenario: Without any file the bundled layers stand in
+  Scenario: Without any file the bundled layers are read
     When all core dimensions are loaded
     Then the bundled layers are readable

@@ -46,6 +46,6 @@ Feature: Memory pressure
     When a megabyte is learned
     Then use is at most 75 percent of the budget
 
-  Scenario: Unloading gives memory back
+  Scenario: Unloading frees memory
     When everything is unloaded
     Then no memory is in use

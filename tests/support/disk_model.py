@@ -50,19 +50,19 @@ class Recorder:
         if operation not in CHANGES:
             assert operation in OTHERS, f"the model does not know {operation!r}"
             return
-        place = self._place(path)
-        if place.startswith(".."):
+        name = self._relative(path)
+        if name.startswith(".."):
             assert operation == "sync directory"
         elif operation == "write":
-            self.calls.append(Call(operation, place, data=bytes(details[0])))
+            self.calls.append(Call(operation, name, data=bytes(details[0])))
         elif operation == "rename":
-            self.calls.append(Call(operation, place, source=self._place(details[0])))
+            self.calls.append(Call(operation, name, source=self._relative(details[0])))
         else:
-            self.calls.append(Call(operation, place))
+            self.calls.append(Call(operation, name))
 
-    def _place(self, path: str) -> str:
-        place = os.path.relpath(path, self.folder)
-        return "" if place == "." else place
+    def _relative(self, path: str) -> str:
+        name = os.path.relpath(path, self.folder)
+        return "" if name == "." else name
 
 
 @dataclass(eq=False)
@@ -158,9 +158,9 @@ class Disk:
         tree: Tree = {}
         waiting: list[tuple[str, Directory]] = [("", self.root)]
         while waiting:
-            place, directory = waiting.pop()
+            parent, directory = waiting.pop()
             for name, node in directory.after(steps[id(directory)]).items():
-                path = f"{place}/{name}".lstrip("/")
+                path = f"{parent}/{name}".lstrip("/")
                 if isinstance(node, Directory):
                     tree[path] = None
                     waiting.append((path, node))

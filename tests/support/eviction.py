@@ -44,9 +44,9 @@ def path_of(base, number):
     return Path(base) / str(DimensionId(number)) / "region.mmap"
 
 
-def load_into(base, numbers, room, policy="lru", n_large=1, **settings):
-    """Return a manager with room for so many MiB, after loading `numbers` in order."""
-    config = MemoryConfig(room, base, eviction_policy=policy, simulation="never", **settings)
+def load_into(base, numbers, n_mib, policy="lru", n_large=1, **settings):
+    """Return a manager of so many MiB, after loading `numbers` in order."""
+    config = MemoryConfig(n_mib, base, eviction_policy=policy, simulation="never", **settings)
     for number in numbers:
         if not path_of(base, number).exists():
             write_dimension(base, number, n_large=n_large)

@@ -1,4 +1,4 @@
-"""The one place of the tests that knows private names: what nothing public can show or bring about.
+"""The one module of the tests that knows private names: what nothing public shows or brings about.
 
 A test asks here only where the public way shows less. When something inside gets another name, this
 is the file to edit.
@@ -18,7 +18,7 @@ from jessymem.kernels import _jit, atomics
 from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
-from jessymem.scanning import applying, crew, scans, searching
+from jessymem.scanning import applying, scans, searching, workers
 
 # -- a manager -------------------------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ def snapshot_of(manager: MmapManager) -> Any:
 
 
 def region_of(manager: MmapManager, dimension: int | str) -> Any:
-    """Return what stands for a dimension now; None: it is not loaded."""
+    """Return what is loaded of a dimension now; None: it is not loaded."""
     number = DimensionId.parse(dimension) if isinstance(dimension, str) else DimensionId(dimension)
     return snapshot_of(manager).find(number)
 
@@ -246,12 +246,12 @@ def set_write_chunk_bytes(n_bytes: int) -> None:
 
 def set_small_scan_bytes(monkeypatch: Any, n_bytes: int) -> None:
     """Below so many bytes a scan starts no thread."""
-    monkeypatch.setattr(crew, "_SMALL_BYTES", n_bytes)
+    monkeypatch.setattr(workers, "_SMALL_BYTES", n_bytes)
 
 
 def wait_without_polls(monkeypatch: Any) -> None:
     """Let a scan wait for its threads without looking up now and then."""
-    monkeypatch.setattr(crew, "_POLL_SECONDS", None)
+    monkeypatch.setattr(workers, "_POLL_SECONDS", None)
 
 
 def set_search_job(monkeypatch: Any, n_bytes: int) -> None:

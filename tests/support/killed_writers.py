@@ -18,13 +18,13 @@ from support.write_cases import WRITE_CASES
 from support.writes import WriteCase, act
 
 
-def kill_at_each_call(case: WriteCase, place: Path) -> Iterator[tuple[str, Path]]:
+def kill_at_each_call(case: WriteCase, base: Path) -> Iterator[tuple[str, Path]]:
     """Fork a writer that is killed at its first system call, one at its second, and so on.
 
     Yields the call, or "" when the writer came through, and the folder that it left.
     """
     for n_calls in itertools.count():
-        folder = place / str(n_calls)
+        folder = base / str(n_calls)
         folder.mkdir()
         case.prepare(folder)
         reading, writing = os.pipe()
@@ -59,14 +59,14 @@ def _act_and_exit(case: WriteCase, folder: Path, n_calls: int, writing: int) -> 
         os._exit(code)
 
 
-def write_until_killed(name: str, place: Path, tell: Connection) -> None:
+def write_until_killed(name: str, base: Path, tell: Connection) -> None:
     """Perform a write case again and again; tell ("acting", 0), ("done", 0), ("acting", 1) ..."""
     case = WRITE_CASES[name]
-    prepared = place / "prepared"
+    prepared = base / "prepared"
     prepared.mkdir()
     case.prepare(prepared)
     for number in itertools.count():
-        folder = place / str(number)
+        folder = base / str(number)
         shutil.copytree(prepared, folder)
         tell.send(("acting", number))
         act(case, folder)

@@ -1,7 +1,7 @@
 """Resident memory of a fresh process, as the system tells it.
 
 Each measurement is a process of its own, so that nobody else's memory is counted. The system may
-be late by some pages with its numbers, so all bounds leave room for a few hundred.
+be late by some pages with its numbers, so all bounds allow a few hundred.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pytest
 from jessymem import osmem
 
 pytestmark = pytest.mark.skipif(
-    not (osmem.CAN_GIVE_BACK and Path("/proc/self/statm").exists()),
-    reason="resident memory is not told, or cannot be given back",
+    not (osmem.CAN_RETURN_PAGES and Path("/proc/self/statm").exists()),
+    reason="resident memory is not told, or cannot be returned",
 )
 
 

@@ -1,8 +1,8 @@
-"""Breaks the source in one place after the other and tells whether the tests see it.
+"""Breaks the source one line after the other and tells whether the tests see it.
 
     python tests/support/mutations.py [--list] [--only TEXT] [--from NUMBER] [--whole]
 
-Each mutation is a text of a source file, what stands there instead, and the test files that are to
+Each mutation is a text of a source file, what replaces it, and the test files that are to
 see it. It is made in a copy of the tree in a temporary folder. The tests run as plain Python first,
 which compiles nothing; what they do not see is tried once more with compiled kernels. With
 `--whole` all tests are tried, not the files that are named. Exit code 1: a text is not found any
@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation(
         "jessymem/budget.py", "self._waiting.discard(region_id)", "pass", "stats reload references"
     ),
-    # -- blocks handed out and given back
+    # -- blocks handed out and freed
     Mutation("kernels/allocation.py", "if n_bytes < 1:", "if n_bytes < 0:", "allocation"),
     Mutation(
         "kernels/allocation.py", "min(n_bytes - done, block_bytes)", "block_bytes", "block_views"
@@ -118,7 +118,7 @@ MUTATIONS = [
         "if row > memory",
         "lookup batches store answers",
     ),
-    Mutation("kernels/gather.py", "offsets[places.shape[0]] = total", "pass", "batches"),
+    Mutation("kernels/gather.py", "offsets[locations.shape[0]] = total", "pass", "batches"),
     # -- parsing
     Mutation("kernels/parse.py", "& 0xFF != 0xFF", "& 0xFE != 0xFE", "parse"),
     Mutation(

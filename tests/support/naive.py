@@ -178,19 +178,19 @@ def set_field(raw: bytes, field: str, value: Any) -> bytes:
     return put(raw, at, struct.pack(code, value))
 
 
-def row_place(raw: bytes, row: int, field: str) -> int:
+def field_offset(raw: bytes, row: int, field: str) -> int:
     """Return where in the file a field of one row of the table lies."""
     return get_field(raw, "table_offset") + row * ROW_BYTES + ROW_FIELDS[field][0]
 
 
 def get_row_field(raw: bytes, row: int, field: str) -> Any:
     """Read one field of one row of the table."""
-    return struct.unpack_from(ROW_FIELDS[field][1], raw, row_place(raw, row, field))[0]
+    return struct.unpack_from(ROW_FIELDS[field][1], raw, field_offset(raw, row, field))[0]
 
 
 def set_row_field(raw: bytes, row: int, field: str, value: Any) -> bytes:
     """Put `value` into one field of one row of the table."""
-    return put(raw, row_place(raw, row, field), struct.pack(ROW_FIELDS[field][1], value))
+    return put(raw, field_offset(raw, row, field), struct.pack(ROW_FIELDS[field][1], value))
 
 
 def put(raw: bytes, at: int, piece: bytes) -> bytes:

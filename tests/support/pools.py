@@ -65,11 +65,11 @@ def validate(table, n_region_bytes=0):
 
 def status_of(table, handle):
     """Return the status of the block of a handle."""
-    pool, block = place_of(table, handle)
+    pool, block = location_of(table, handle)
     return int(table.blocks_of(pool)["status"][block])
 
 
-def place_of(table, handle):
+def location_of(table, handle):
     """Return the pool and the block of a handle, by its bits."""
     pool = handle >> 56
     offset = (handle >> 28 & (2**28 - 1)) * 64
@@ -101,7 +101,7 @@ def changed(before, after):
 
 # -- pools and the kernels on them -----------------------------------------------------------------
 
-CALM, CRITICAL = s.QUIET_LIMIT, s.CRITICAL_LIMIT
+QUIET, CRITICAL = s.QUIET_LIMIT, s.CRITICAL_LIMIT
 
 
 class Pools:
@@ -115,7 +115,7 @@ class Pools:
     # -- the kernels -------------------------------------------------------------------------------
 
     def allocate(self, n_bytes):
-        return int(allocation.allocate(self.argument, n_bytes, CALM))
+        return int(allocation.allocate(self.argument, n_bytes, QUIET))
 
     def allocate_any(self, n_bytes, zero=1):
         return int(allocation.allocate_any(self.argument, n_bytes, CRITICAL, zero))
@@ -153,7 +153,7 @@ class Pools:
         return int(run[1]), int(n_blocks)
 
     def trim(self, pool):
-        """Give back the pages of all dirty free blocks, as the allocator would."""
+        """Return the pages of all dirty free blocks, as the allocator would."""
         block, n_blocks = self.claim_dirty(pool)
         while n_blocks:
             self.clean(pool, block, n_blocks)
@@ -180,9 +180,9 @@ class Pools:
     def failures(self):
         return [int(self.table.rows[pool]["failures"]) for pool in self.table.pool_ids]
 
-    def place(self, handle):
+    def location(self, handle):
         assert handle >= 0
-        return place_of(self.table, handle)
+        return location_of(self.table, handle)
 
     def bytes_of(self, pool):
         return np.frombuffer(self.table.arena.view(pool, 0, self.table.n_bytes_of(pool)), np.uint8)
@@ -191,7 +191,7 @@ class Pools:
         """Take every free block of a pool by itself, the lowest first; return their handles."""
         size = n_bytes or int(self.table.rows[pool]["block_bytes"])
         return {
-            self.place(handle)[1]: handle
+            self.location(handle)[1]: handle
             for handle in [self.take(pool, size) for _ in range(self.n_free(pool))]
         }
 

@@ -47,9 +47,9 @@ def write_packed(path, number, layers):
     at = s.HEADER_BYTES + len(entries)
     pieces, packed = [], bytearray(entries)
     for i, content in enumerate(layers.values()):
-        place = (i + 1) * s.MIN_ENTRY_BYTES - s.LAYER_EXTENT.itemsize
+        extent_at = (i + 1) * s.MIN_ENTRY_BYTES - s.LAYER_EXTENT.itemsize
         extent = np.array([(at, len(content))], s.LAYER_EXTENT).tobytes()
-        packed[place : place + len(extent)] = extent
+        packed[extent_at : extent_at + len(extent)] = extent
         pieces.append(content)
         at += len(content)
     header = np.zeros(1, s.HEADER)

@@ -12,7 +12,7 @@ WITHOUT_END = 2**62
 
 
 def find_all(content, needle):
-    """Every place, overlapping ones too, one after the other."""
+    """Every position, overlapping ones too, one after the other."""
     found, at = [], content.find(needle)
     while at >= 0:
         found.append(at)
@@ -42,8 +42,8 @@ def as_needle(needle, offsets=None):
     return record, array
 
 
-def search_all(spans, needle, n_room=1000, piece=None):
-    """Return what a search writes down, its room refilled, in a piece of the spans."""
+def search_all(spans, needle, capacity=1000, piece=None):
+    """Return the finds in a piece of the spans, of which at most `capacity` come at once."""
     state = np.zeros(1, s.SEARCH)
     state["span"], state["at"], state["last_span"], state["last_end"] = piece or (
         0,
@@ -51,14 +51,14 @@ def search_all(spans, needle, n_room=1000, piece=None):
         len(spans),
         0,
     )
-    hits = np.zeros(n_room, s.HIT)
-    state["hits"], state["n_room"] = hits.ctypes.data, n_room
+    hits = np.zeros(capacity, s.HIT)
+    state["hits"], state["capacity"] = hits.ctypes.data, capacity
     found, stop = [], np.zeros(1, np.int64)
     code = s.HITS_FULL
     while code == s.HITS_FULL:
         state["n_hits"] = 0
         code = search.search_on(spans, needle, state, stop)
-        assert state["n_hits"][0] <= n_room
+        assert state["n_hits"][0] <= capacity
         found += hits[: int(state["n_hits"][0])].tolist()
     return found
 
@@ -66,7 +66,7 @@ def search_all(spans, needle, n_room=1000, piece=None):
 def count_all(spans, needle):
     """Return what a search counts."""
     state = np.zeros(1, s.SEARCH)
-    state["last_span"], state["n_room"] = len(spans), WITHOUT_END
+    state["last_span"], state["capacity"] = len(spans), WITHOUT_END
     search.search_on(spans, needle, state, np.zeros(1, np.int64))
     return int(state["n_hits"][0])
 

@@ -12,7 +12,7 @@ NOT_THERE = [int(LayerId(15, 8)), int(LayerId(16, 1)), int(LayerId(2, 0)), 0, -1
 def mixed_store(base, **settings):
     """Return a manager and what each of its layers holds, by id.
 
-    D15 is dense, D16 has gaps and empty layers, D17 is a plain file with contents at odd places,
+    D15 is dense, D16 has gaps and empty layers, D17 is a plain file with contents at odd offsets,
     D18 is a file with proto layers and overlays, D19 is in memory only.
     """
     contents = {}

@@ -1,4 +1,4 @@
-"""Bytes that are written once and kept in blocks: what a layer in memory lies in."""
+"""`StoredBlock`: a block that is written once and then read: the content of a layer in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StoredBlock(NamedTuple):
     Attributes
     ----------
     handle : int
-        Of the block; whoever deallocates it ends the keeping. Views keep it waiting then.
+        Of the block, to free it by. It waits then until its views are gone.
     view : memoryview
         Read-only, format "B". The block waits for it and for every view cut from it.
     address : int
@@ -65,16 +65,16 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
             for handle, owner in zip(handles, owners, strict=True)
         ]
     except BaseException:
-        _forget(blocks, handles)
+        _free(blocks, handles)
         raise
 
 
-def forget(blocks: PoolAllocator, stored: Iterable[StoredBlock | None]) -> None:
-    """Let stored bytes go; a block that is viewed waits."""
-    _forget(blocks, [block.handle for block in stored if block is not None])
+def free(blocks: PoolAllocator, stored: Iterable[StoredBlock | None]) -> None:
+    """Free stored blocks; one that is viewed waits."""
+    _free(blocks, [block.handle for block in stored if block is not None])
 
 
-def _forget(blocks: PoolAllocator, handles: list[int]) -> None:
+def _free(blocks: PoolAllocator, handles: list[int]) -> None:
     for handle in handles:
-        with suppress(InvalidAccess):  # closed: its blocks have been given back
+        with suppress(InvalidAccess):  # closed: its blocks have been freed
             blocks.deallocate(MmapOffset.from_packed(handle))

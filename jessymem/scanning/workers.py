@@ -1,4 +1,4 @@
-"""Who does the work of a scan: threads made for it and gone with it, watched from the caller's."""
+"""`Workers`: the threads of one scan, which the thread of the caller watches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CancelToken(Protocol):
         ...
 
 
-class Crew:
+class Workers:
     """The threads of one scan, and those who watch it.
 
     Parameters
@@ -103,15 +103,15 @@ class Crew:
                 self._note(job.n_bytes)
                 yield result
             return
-        gang = _Gang(work, jobs, self.n_workers, self.stop, is_awaited)
+        queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited)
         with self._threads() as threads:
-            futures = [threads.submit(gang.labour) for _ in range(self.n_workers)]
+            futures = [threads.submit(queue.run) for _ in range(self.n_workers)]
             is_over = False
             while not is_over:
-                gang.news.wait(_POLL_SECONDS)
-                gang.news.clear()
-                is_over = not gang.n_at_work  # before the last look at what they have done
-                done = gang.take()
+                queue.changed.wait(_POLL_SECONDS)
+                queue.changed.clear()
+                is_over = not queue.n_running  # before the last look at what they have done
+                done = queue.take()
                 if done:
                     self._note(sum(job.n_bytes for job, _ in done))
                 self._check()
@@ -144,15 +144,15 @@ class Crew:
             self.stop[0] = 0
 
 
-class _Gang(Generic[R]):
-    """Threads that take one job after the other, and lay down what they come to.
+class _JobQueue(Generic[R]):
+    """The jobs of one scan: threads take one after the other, and leave the results here.
 
     Attributes
     ----------
-    news : threading.Event
-        Set when one of them has nothing more to do, or has done a job that somebody waits for.
-    n_at_work : int
-        How many go on.
+    changed : threading.Event
+        Set when a thread has nothing more to do, or has done a job that somebody waits for.
+    n_running : int
+        Threads that are still running.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class _Gang(Generic[R]):
         stop: NDArray[np.int64],
         is_awaited: bool,
     ) -> None:
-        self.news = Event()
-        self.n_at_work = n_workers
+        self.changed = Event()
+        self.n_running = n_workers
         self._work = work
         self._jobs = enumerate(jobs)
         self._stop = stop
@@ -173,24 +173,24 @@ class _Gang(Generic[R]):
         self._done: dict[int, tuple[Job, R]] = {}
         self._n_taken = 0
 
-    def labour(self) -> None:
+    def run(self) -> None:
         """Do jobs until there are none, or all are to stop; who fails stops the others."""
         try:
             while not self._stop[0]:
                 with self._lock:
-                    place, job = next(self._jobs, (-1, None))
+                    position, job = next(self._jobs, (-1, None))
                 if job is None:
                     break
-                self._done[place] = job, self._work(job)
+                self._done[position] = job, self._work(job)
                 if self._is_awaited:
-                    self.news.set()
+                    self.changed.set()
         except BaseException:
             self._stop[0] = 1
             raise
         finally:
             with self._lock:
-                self.n_at_work -= 1
-            self.news.set()
+                self.n_running -= 1
+            self.changed.set()
 
     def take(self) -> list[tuple[Job, R]]:
         """Return the next jobs that are done without a gap, each with what it came to."""
