@@ -92,6 +92,8 @@ class Budget:
     trim : callable
         Returns a function that returns pages of freed blocks to the system, or None; called under
         the lock.
+    is_below_other_lock : callable
+        Tells whether the calling thread holds another lock, below which it may take this one.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge was released.
     """
@@ -100,6 +102,7 @@ class Budget:
         self.limit_bytes = limit_bytes
         self.trim: Callable[[], Callable[[], object] | None] = lambda: None
         self.on_fall: Callable[[int], object] = lambda used: None
+        self.is_below_other_lock: Callable[[], bool] = lambda: False
         self._capacities = capacities
         self._class_limits = {
             "core_slots": sum(capacities.values()),
@@ -193,12 +196,12 @@ class Budget:
 
     def retire(self, region_id: int) -> None:
         """Note that a region is only waiting for its last view; nothing to do if that is gone."""
-        with self.lock.hold():
+        with self.changing():
             self._waiting.add(region_id)
 
     def reclaim(self, region_id: int) -> bool:
         """Note that a region that was waiting is loaded again; False if its charge is gone."""
-        with self.lock.hold():
+        with self.changing():
             if not self.is_charged(region_id):
                 return False
             self._waiting.discard(region_id)
@@ -213,11 +216,8 @@ class Budget:
         """Bring sums and words in line with the charges, now or by whoever is changing them."""
         # A finalizer may have interrupted this thread half-way: it does it when it goes on.
         if self._ended and not self.lock.is_mine() and not atomics.is_interrupted():
-            hold = self.lock.hold_if_free()
-            if hold is not None:
-                with hold:
-                    del hold  # see `Hold`
-                    self._take_out_ended()
+            with self.changing_if_idle():
+                pass  # which does it
 
     @property
     def total(self) -> int:
@@ -265,6 +265,10 @@ class Budget:
         """
         self._postponed.append(action)
 
+    def must_wait(self) -> bool:
+        """Tell whether this thread holds a lock under which nothing foreign may be called."""
+        return self.lock.is_mine() or self.is_below_other_lock()
+
     @property
     def has_postponed(self) -> bool:
         """Whether anything was."""
@@ -273,7 +277,7 @@ class Budget:
     def do_postponed(self) -> None:
         """Call what was postponed by now, if this thread does not hold the lock."""
         for _ in range(len(self._postponed)):  # what has to wait for longer comes back
-            if self.lock.is_mine():
+            if self.must_wait():
                 return
             try:
                 action = self._postponed.popleft()
@@ -405,23 +409,28 @@ class Changing:
     def __enter__(self) -> bool:
         """Take the lock, if it is to be had."""
         lock = self._budget.lock
-        was_mine = lock.is_mine()
-        if not self._waits:
-            self._hold = None if was_mine else lock.hold_if_free()
-            is_idle = self._hold is not None
-            if is_idle:
+        try:
+            was_mine = lock.is_mine()
+            if not self._waits:
+                self._hold = None if was_mine else lock.hold_if_free()
+                is_idle = self._hold is not None
+                if is_idle:
+                    self._budget._take_out_ended()
+                return is_idle
+            self._hold = lock.hold()
+            if not was_mine:
                 self._budget._take_out_ended()
-            return is_idle
-        self._hold = lock.hold()
-        if not was_mine:
-            self._budget._take_out_ended()
-        return was_mine
+            return was_mine
+        except BaseException:
+            self._hold = None  # the traceback keeps this frame
+            raise
 
     def __exit__(self, *exception: object) -> None:
         """Release it."""
+        was_held = self._hold is not None
         self._hold = None
         budget = self._budget
-        if budget._ended:
+        if was_held and budget._ended:
             budget.reconcile()
-        if budget._postponed:
+        if was_held and budget._postponed:
             budget.do_postponed()

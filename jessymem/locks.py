@@ -59,16 +59,20 @@ class Lock:
         if self._claims and self.is_mine():
             hold._claim = None
             return hold
-        mine = self._enqueue(hold)
-        while (first := self._first()) is not mine:
-            if first is None or (found := self._claims.get(first)) is None:
-                continue
-            thread, ended, _ = found
-            if thread == get_ident():
-                hold._claim = None
-                return hold  # this interrupted a call that waited, and whose turn it is now
-            if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
-                ended.release()  # for the others who wait
+        try:
+            mine = self._enqueue(hold)
+            while (first := self._first()) is not mine:
+                if first is None or (found := self._claims.get(first)) is None:
+                    continue
+                thread, ended, _ = found
+                if thread == get_ident():
+                    hold._claim = None
+                    return hold  # this interrupted a call that waited, and whose turn it is now
+                if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
+                    ended.release()  # for the others who wait
+        except BaseException:
+            hold._claim = None  # the traceback keeps this frame
+            raise
         return hold
 
     def hold_if_free(self) -> Hold | None:
@@ -77,8 +81,13 @@ class Lock:
         if self._claims:
             hold._claim = None
             return hold if self.is_mine() else None
-        mine = self._enqueue(hold)
-        return hold if self._first() is mine else None
+        try:
+            mine = self._enqueue(hold)
+            is_mine = self._first() is mine
+        except BaseException:
+            hold._claim = None
+            raise
+        return hold if is_mine else None
 
     def is_mine(self) -> bool:
         """Tell whether this thread holds the lock."""
@@ -90,15 +99,23 @@ class Lock:
         found = None if first is None else claims.get(first)
         return found is not None and found[0] == get_ident()
 
+    def is_wanted(self) -> bool:
+        """Tell whether this thread holds the lock or waits for it."""
+        claims = self._claims
+        return bool(claims) and any(thread == get_ident() for thread, *_ in claims.copy().values())
+
     def _enqueue(self, hold: Hold) -> ref[_Claim]:
-        """Make a hold's claim the last one in the queue."""
-        claim = hold._claim = _Claim()
+        """Make a hold's claim the last one in the queue.
+
+        The hold alone keeps it: no frame may, since a traceback would keep the frame.
+        """
+        hold._claim = _Claim()
         ended: Any = _thread.allocate_lock()
         ended.acquire()
         # Callbacks run in the reverse order: first the claim is gone, then those are woken who
         # wait for that. `__exit__` takes any arguments, and releases.
-        wake = ref(claim, ended.__exit__)
-        self._claims[mine := ref(claim, self._claims.pop)] = get_ident(), ended, wake
+        wake = ref(hold._claim, ended.__exit__)
+        self._claims[mine := ref(hold._claim, self._claims.pop)] = get_ident(), ended, wake
         return mine
 
     def _first(self) -> ref[_Claim] | None:

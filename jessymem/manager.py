@@ -86,6 +86,7 @@ class MmapManager(LayerReader):
 
     # -- finding and loading -----------------------------------------------------------------------
 
+    @clears_frames
     def discover(self) -> list[DimensionId]:
         """Return the dimensions that have a region file under the base path, ascending.
 
@@ -220,6 +221,7 @@ class MmapManager(LayerReader):
         dimension = as_dimension_id(dimension_id)
         self._engine.give_up(self._engine.unpin, dimension)
 
+    @clears_frames
     def close(self) -> None:
         """Unload everything and free every block; a second call does nothing.
 
@@ -493,26 +495,31 @@ class MmapManager(LayerReader):
         engine = self._engine
         (engine.present_allocator or engine.allocator()).deallocate(offset, size)
 
+    @clears_frames
     def view(self, offset: jessymem.MmapOffset, size: int) -> memoryview:
         """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`."""
         return self._engine.allocator().view(offset, size)
 
+    @clears_frames
     def allocate_many(
         self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
     ) -> np.typing.NDArray[np.int64]:
         """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`."""
         return self._engine.allocator().allocate_many(sizes)
 
+    @clears_frames
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
         """Free many blocks, or none; see `PoolAllocator.deallocate_many`."""
         self._engine.allocator().deallocate_many(offsets)
 
+    @clears_frames
     def allocate_array(
         self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
     ) -> np.typing.NDArray[Any]:
         """Return an array in a block of its own; see `PoolAllocator.allocate_array`."""
         return self._engine.allocator().allocate_array(shape, dtype)
 
+    @clears_frames
     def trim(self) -> int:
         """Return memory that is free to the system; see `PoolAllocator.trim`."""
         return self._engine.allocator().trim()
@@ -524,12 +531,14 @@ class MmapManager(LayerReader):
         """The settings in force."""
         return self._engine.config
 
+    @clears_frames
     def get_stats(self) -> jessymem.MemoryStats:
         """Return what the manager measured of itself; works on a closed one too."""
         from jessymem import diagnostics
 
         return diagnostics.collect_stats(self._engine)
 
+    @clears_frames
     def dump_state(self) -> dict[str, Any]:
         """Return the whole state, ready for `json.dumps`; works on a closed manager too.
 

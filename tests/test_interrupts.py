@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.internals import allocator_of, has_allocator
+from support.internals import allocator_of, has_allocator, wants_a_lock
 
 import jessymem
 from jessymem import JessyMemoryError, MmapManager, MmapOffset, RegionBuilder
@@ -26,6 +26,8 @@ PACKAGE = str(Path(jessymem.__file__).parent)
 PATIENCE_SECONDS = 5
 #: The default run strikes at every so manieth line only; which ones differs from verb to verb.
 STRIDE = 11
+#: Layers that are learned before, and stay.
+N_LEARNED = 3
 
 
 where: list[str] = []  # it struck last
@@ -39,7 +41,7 @@ class Struck(BaseException):
     """What comes from outside."""
 
 
-def strike_at(n_th: int, call: Callable[[], Any]) -> bool:
+def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager) -> bool:
     """Make a call and raise at its n-th line in this package; return whether there are so many."""
     n_seen = 0
     where.clear()
@@ -65,6 +67,8 @@ def strike_at(n_th: int, call: Callable[[], Any]) -> bool:
     try:
         call()
     except Struck:
+        # Whoever handles or keeps the exception keeps its frames, but no lock.
+        assert not wants_a_lock(manager), f"struck at {where}"
         return True
     finally:
         sys.settrace(None)
@@ -80,6 +84,8 @@ class Case:
         self.manager.load_dimension("D20")
         self.manager.deallocate(self.manager.allocate(100))
         self.offsets: list[MmapOffset] = []
+        for number in range(N_LEARNED):
+            self.manager.create_proto_dimension("D25", b"learned %d" % number)
 
     def load(self) -> None:
         self.manager.load_dimension("D21")
@@ -90,6 +96,9 @@ class Case:
 
     def learn(self) -> None:
         self.manager.create_proto_dimension("D22", b"learned", keywords=["word"])
+
+    def learn_more(self) -> None:
+        self.manager.create_proto_dimension("D25", b"one more")
 
     def overlay(self) -> None:
         self.manager.overlay_layer("L20-00", b"more")
@@ -120,9 +129,12 @@ class Case:
             if dimension == 20:
                 continue
             for layer in manager.list_layers(dimension):
+                if dimension == 25 and layer.layer < N_LEARNED:
+                    assert bytes(manager.access_layer(layer)) == b"learned %d" % layer.layer
+                    continue
                 if manager.get_layer_info(layer).state.name in ("ACTIVE", "CREATED"):
                     manager.discard_proto_dimension(layer)
-            if manager.is_loaded(dimension):
+            if dimension != 25 and manager.is_loaded(dimension):
                 manager.unload_dimension(dimension)
         try:
             manager.drop_overlay("L20-00")
@@ -134,6 +146,7 @@ VERBS = [
     "load",
     "unload",
     "learn",
+    "learn_more",
     "overlay",
     "crystallize",
     "allocate",
@@ -201,11 +214,12 @@ def strike_everywhere(case: Case, verb: str, step: int) -> None:
     case.put_back()
     before = state_of(case)
     n_th, n_struck = 1 + VERBS.index(verb) % step, 0
-    while strike_at(n_th, call):
+    while strike_at(n_th, call, case.manager):
         n_struck += 1
         n_th += step
         check_nothing_is_held(case)
         case.put_back()
+        assert len(case.manager.list_layers("D25")) == N_LEARNED
         assert state_of(case) == before, f"struck at {where}"
     assert n_struck
     case.put_back()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from support.internals import budget_of, writing
+from support.internals import budget_of, wants_a_lock, writing
 
 from jessymem import InvalidAccess, LayerNotFound, MmapManager, RegionBuilder
 from jessymem.locks import Lock
@@ -139,6 +141,89 @@ def test_what_would_have_to_wait_is_refused_at_once(manager):
             manager.create_proto_dimension("D21", b"learned")
     other.finish()
     manager.create_proto_dimension("D21", b"learned")
+
+
+def test_a_call_that_interrupts_one_that_waits_waits_for_nobody(manager):
+    # This thread waits for the budget's lock, and its turn would come while a handler of its own
+    # waits for a writer who waits for this thread's turn to be over.
+    budget, told = budget_of(manager), []
+    has, go_on, is_called = threading.Event(), threading.Event(), threading.Event()
+
+    def hold_budget() -> None:
+        with budget.changing():
+            has.set()
+            go_on.wait(PATIENCE_SECONDS)
+
+    def handle(*arguments: object) -> None:
+        other = OtherWriter(manager)
+        other.go_on.set()
+        go_on.set()
+        try:
+            manager.create_proto_dimension("D21", b"learned")
+        except InvalidAccess as error:
+            told.append(str(error))
+        is_called.set()
+
+    def interrupt() -> None:
+        while not any(thread == main for thread, *_ in budget.lock._claims.copy().values()):
+            time.sleep(0.001)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        holder = threading.Thread(target=hold_budget, daemon=True)
+        holder.start()
+        assert has.wait(PATIENCE_SECONDS)
+        threading.Thread(target=interrupt, daemon=True).start()
+        manager.get_stats()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert is_called.is_set() and len(told) == 1
+
+
+def test_what_is_closed_while_a_charge_ends_is_closed_after_it(manager, monkeypatch):
+    view = manager.access_layer("L20-00")
+    manager.unload_dimension("D20")
+    budget = budget_of(manager)
+    take_out = budget._take_out_ended
+
+    def take_out_and_close() -> None:
+        monkeypatch.undo()
+        manager.close()
+        take_out()
+
+    monkeypatch.setattr(budget, "_take_out_ended", take_out_and_close)
+    del view
+    with pytest.raises(InvalidAccess, match="closed"):
+        manager.list_dimensions()
+
+
+def test_records_of_blocks_wait_until_no_lock_is_held(tmp_path, caplog):
+    def build(content: bytes) -> None:
+        builder = RegionBuilder("D20", "Name")
+        builder.add_layer(0, content)
+        builder.build_to_file(tmp_path / "D20" / "region.mmap")
+
+    build(b"old" * 2**20)
+    held = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            held.append(wants_a_lock(manager))
+
+    logger = logging.getLogger("jessymem")
+    handler = Handler()
+    with MmapManager(16, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        manager.overlay_layer("L20-00", "more")
+        build(b"new" * 2**20)
+        logger.addHandler(handler)
+        with caplog.at_level(logging.DEBUG, "jessymem"):
+            assert manager.refresh("D20")
+        logger.removeHandler(handler)
+        assert bytes(manager.access_layer("L20-00")).endswith(b"new\nmore")
+    assert len(held) > 1 and not any(held)
 
 
 @pytest.mark.parametrize("give_up", ["unload", "unpin", "close", "discard", "drop"])

@@ -89,7 +89,7 @@ class Engine:
         self.policy = make_policy(config.eviction_policy)
         self.sampler = ReadSampler(self.policy.gate)
         self.snapshot = self._empty = Snapshot.empty(SLOTS)
-        self.lock = Lock()
+        self._renew_lock()
         self.pinned: set[DimensionId] = set()
         self.n_evictions = self.n_reloads = 0
         self.is_closed = False
@@ -112,13 +112,17 @@ class Engine:
         if self.is_closed:
             raise InvalidAccess(f"the manager of {self.loader.base} is closed")
 
+    def _renew_lock(self) -> None:
+        self.lock = Lock()
+        self.budget.is_below_other_lock = self.lock.is_mine
+
     def writing(self) -> Writing:
         """Hold the writer lock; see `Writing`."""
         return Writing(self)
 
     def interrupts(self) -> bool:
         """Tell whether this was called in the middle of another call of its own thread."""
-        return self.lock.is_mine() or self.budget.lock.is_mine()
+        return self.lock.is_wanted() or self.budget.lock.is_wanted()
 
     def afterwards(self, action: Callable[[], None]) -> None:
         """Do what frees something: now, or as soon as the call that this one interrupts is done.
@@ -476,8 +480,8 @@ class Engine:
     @contextmanager
     def allocating(self) -> Iterator[None]:
         """Let what is allocated within, under the writer lock, evict others."""
-        self._is_allocating = True
         try:
+            self._is_allocating = True
             yield
         finally:
             self._is_allocating = False
@@ -524,10 +528,12 @@ class Engine:
         if not was_closed:
             for record in records.of_close(self.loader.base, lost):
                 record()
+        if self.budget.has_postponed:
+            self.budget.do_postponed()
 
     def after_fork(self) -> None:
         """Renew locks in a forked child, and make good what other threads had begun."""
-        self.lock = Lock()
+        self._renew_lock()
         self._kept.clear()
         self._crystallizing = []
         self._records = []
@@ -566,35 +572,39 @@ class Writing:
             writing, or for which the thread that writes may be waiting.
         """
         engine = self._engine
-        if engine.lock.is_mine():
-            raise InvalidAccess("this call interrupts another one of its thread, which is writing")
-        is_free_to_wait = not engine.budget.lock.is_mine()
-        self._hold = engine.lock.hold() if is_free_to_wait else engine.lock.hold_if_free()
-        if self._hold is None:
-            raise InvalidAccess(
-                "another thread is writing, and may wait for what this call interrupts"
-            )
+        if engine.lock.is_wanted():
+            raise InvalidAccess("this call interrupts another one of its thread that writes")
+        is_free_to_wait = not engine.budget.lock.is_wanted()
         try:
+            self._hold = engine.lock.hold() if is_free_to_wait else engine.lock.hold_if_free()
+            if self._hold is None:
+                raise InvalidAccess(
+                    "another thread is writing, and may wait for what this call interrupts"
+                )
             engine.check_open()
             self._observe_pressure()
         except BaseException:
-            self._hold = None
+            self._hold = None  # the traceback keeps this frame
             raise
 
     def __exit__(self, *exception: object) -> None:
         """Release it, and write the records."""
-        engine = self._engine
-        if exception[1] is None:
-            self._observe_pressure()
-        written, engine._records = engine._records, []
-        self._hold = None
-        for record in written:
-            record()
-        budget = engine.budget
-        if self._risen:
-            engine.pressure.record(self._risen, budget.total, waiting_bytes=budget.waiting_bytes)
-        if budget.has_postponed:
-            budget.do_postponed()
+        engine, budget = self._engine, self._engine.budget
+        try:
+            if exception[1] is None:
+                self._observe_pressure()
+        finally:
+            written, engine._records = engine._records, []
+            self._hold = None
+        try:
+            for record in written:
+                record()
+            if self._risen:
+                waiting = budget.waiting_bytes
+                engine.pressure.record(self._risen, budget.total, waiting_bytes=waiting)
+        finally:
+            if budget.has_postponed:
+                budget.do_postponed()
 
     def _observe_pressure(self) -> None:
         engine = self._engine

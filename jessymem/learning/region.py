@@ -240,7 +240,7 @@ class LearnedRegion(LayerTable):
     def _seen(self, shared: dict[int, T]) -> dict[int, T]:
         """Copy what this state sees of a dictionary that it shares with others."""
         found = shared.copy()  # in one step: a writer may be adding to it
-        if self._shared.n_rows == len(self.rows):
+        if self._shared.n_begun == len(self.rows):
             return found
         # Later states have added to it, or an attempt at one that was not published.
         return {number: each for number, each in found.items() if self.has_layer(number)}

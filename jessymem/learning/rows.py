@@ -38,6 +38,8 @@ class SharedRows:
     ----------
     n_rows : int
         How many rows are taken.
+    n_begun : int
+        As `n_rows`, but counted from the moment at which they begin to be added.
     learned : dict of int to LearnedLayer
     in_memory : dict of int to memoryview
     """
@@ -51,7 +53,7 @@ class SharedRows:
         self._rows = aligned_zeros(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
         self._rows[: len(rows)] = rows
         self._index: NDArray[np.uint16] | None = None
-        self.n_rows = len(rows)
+        self.n_rows = self.n_begun = len(rows)
         self.learned = learned
         self.in_memory = in_memory
 
@@ -72,25 +74,29 @@ class SharedRows:
 
     def has_space(self, n_rows: int, n_more: int) -> bool:
         """Tell whether more rows fit behind the first `n_rows`, and those are the last ones."""
-        return self.n_rows == n_rows and n_rows + n_more <= len(self._rows)
+        return self.n_begun == n_rows and n_rows + n_more <= len(self._rows)
 
     def append(self, rows: NDArray[np.void], layers: list[LearnedLayer]) -> None:
         """Add layers whose numbers are above all that there are, ascending."""
-        first, self.n_rows = self.n_rows, self.n_rows + len(rows)
-        self._rows[first : self.n_rows] = rows
+        first, end = self.n_rows, self.n_rows + len(rows)
+        self.n_begun = end
+        self._rows[first:end] = rows
         if self._index is not None:
-            taken = np.arange(first, self.n_rows, dtype=s.LAYER_INDEX)
-            self._index[rows["layer_num"]] = taken
+            self._index[rows["layer_num"]] = np.arange(first, end, dtype=s.LAYER_INDEX)
         for layer in layers:
             self.learned[layer.number] = layer
             if layer.block is not None:
                 self.in_memory[layer.number] = layer.block.view
+        self.n_rows = end
 
     def retract(self, n_rows: int) -> None:
-        """Forget what was added behind the first `n_rows`, which nobody has seen."""
-        for number in self._rows["layer_num"][n_rows : self.n_rows].tolist():
-            self.learned.pop(number, None)
-            self.in_memory.pop(number, None)
-            if self._index is not None:
-                self._index[number] = s.NO_LAYER
-        self.n_rows = n_rows
+        """Forget what was added, or begun to be, behind the first `n_rows`; nobody has seen it."""
+        if self.n_begun == n_rows:
+            return
+        last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
+        for found in (self.learned, self.in_memory):
+            for number in [each for each in found if each > last]:
+                del found[number]
+        if self._index is not None:
+            self._index[last + 1 :] = s.NO_LAYER
+        self.n_rows = self.n_begun = n_rows

@@ -67,7 +67,8 @@ def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str 
                 old = _overlay_of(engine, table, layer_id)
             fresh = overlays.lay_over(engine.allocator, table, layer_id, old, addition)
             with engine.writing():
-                if engine.snapshot.find(layer_id.dimension) is not table:
+                if not _is_unchanged(engine, table, layer_id):
+                    del fresh  # its block is free for the next attempt
                     continue
                 if old is not None:
                     check_changeable(engine, layer_id, old)
@@ -75,6 +76,18 @@ def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str 
             break
     engine.free([None if old is None else old.block])
     log_learning("overlaid", layer_id, len(fresh.content))
+
+
+def _is_unchanged(engine: Engine, table: LayerTable, layer_id: LayerId) -> bool:
+    """Tell whether what lies under an overlay, and over it, is still what it was in `table`."""
+    now = engine.snapshot.find(layer_id.dimension)
+    number = layer_id.layer
+    return (
+        now is not None
+        and now.base is table.base
+        and now.has_layer(number)
+        and now.learned_layer(number) is table.learned_layer(number)
+    )
 
 
 def drop(engine: Engine, layer_id: LayerId) -> None:

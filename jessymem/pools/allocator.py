@@ -15,6 +15,7 @@ import numpy as np
 
 from jessymem.budget import Budget, Usage
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
+from jessymem.errors import clears_frames
 from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
@@ -196,6 +197,7 @@ class PoolAllocator:
         code = self._release(self._words, handle, n_bytes)
         self._supply.end_deallocation(code, handle, n_bytes)
 
+    @clears_frames
     def view(self, offset: MmapOffset, size: int) -> memoryview:
         """Return the first `size` bytes of a block.
 
@@ -215,6 +217,7 @@ class PoolAllocator:
         self._supply.check_open()
         return memoryview(self._views.owner_of(handle, n_bytes))
 
+    @clears_frames
     def allocate_many(
         self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
     ) -> np.typing.NDArray[np.int64]:
@@ -235,6 +238,7 @@ class PoolAllocator:
         self._start()
         return self._supply.allocate_many(wanted)
 
+    @clears_frames
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
         """Free many blocks, or none at all, in one call without the GIL.
 
@@ -250,6 +254,7 @@ class PoolAllocator:
         self._start()
         self._supply.deallocate_many(handles)
 
+    @clears_frames
     def allocate_array(
         self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
     ) -> np.typing.NDArray[Any]:
@@ -290,6 +295,7 @@ class PoolAllocator:
 
     # -- pools -------------------------------------------------------------------------------------
 
+    @clears_frames
     def add_pool(self, size_mb: int, block_size: int) -> int:
         """Make a further pool, for as long as the allocator lives.
 
@@ -308,6 +314,7 @@ class PoolAllocator:
         config = PoolConfig(size_mb, block_size)
         return self._supply.add_pool(config.block_size, config.size_mb * MIB)
 
+    @clears_frames
     def trim(self) -> int:
         """Return the pages of freed blocks, and empty grown pools, to the system.
 
@@ -321,6 +328,7 @@ class PoolAllocator:
         self._supply.check_open()
         return self._supply.trim()
 
+    @clears_frames
     def close(self) -> None:
         """Take every block back; a second call does nothing.
 
@@ -361,12 +369,14 @@ class PoolAllocator:
         """How many calls that wanted memory were refused."""
         return self._supply.n_failures
 
+    @clears_frames
     def survey(self) -> Survey:
         """Count what the block rows say."""
         self._views.collect_ended()
         with self._budget.changing():
             return survey(self._table)
 
+    @clears_frames
     def look(self) -> tuple[Survey, Usage]:
         """Count the blocks, and what the budget says, of one moment if threads leave one."""
         self._views.collect_ended()
@@ -377,11 +387,13 @@ class PoolAllocator:
                     break
             return found, usage
 
+    @clears_frames
     def waiting_blocks(self) -> list[dict[str, int]]:
         """List the blocks that were freed and are still viewed."""
         with self._budget.changing():
             return waiting_blocks(self._table)
 
+    @clears_frames
     def validate(self) -> list[str]:
         """Recount everything from the blocks' own words.
 

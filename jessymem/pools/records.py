@@ -60,7 +60,7 @@ class Records:
             return
         facts = self._facts(n_bytes)
         used = self._budget.total
-        if self._budget.lock.is_mine():
+        if self._budget.must_wait():
             self._budget.postpone(partial(self._pressure.record, levels, used, **facts))
         else:
             self._pressure.record(levels, used, **facts)
@@ -83,7 +83,7 @@ class Records:
         self._write(severity, "not allocated: %s", str(error), extra=facts)
 
     def _write(self, severity: int, text: str, *values: object, extra: dict[str, Any]) -> None:
-        if self._budget.lock.is_mine():
+        if self._budget.must_wait():
             self._budget.postpone(partial(logger.log, severity, text, *values, extra=extra))
         else:
             logger.log(severity, text, *values, extra=extra)

@@ -252,8 +252,8 @@ class Supply:
             return
         after = self._budget.total + cost
         if after > self._pressure.eviction.above_bytes:
-            self._evicting.add(thread)
             try:
+                self._evicting.add(thread)
                 self.evict(after - self._pressure.warning.above_bytes)
             finally:
                 self._evicting.discard(thread)

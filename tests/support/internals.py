@@ -63,6 +63,11 @@ def allocator_of(manager: MmapManager) -> PoolAllocator:
     return manager._engine.allocator()
 
 
+def wants_a_lock(manager: MmapManager) -> bool:
+    """Tell whether the calling thread holds a lock of a manager, or waits for one."""
+    return manager._engine.interrupts()
+
+
 def writing(manager: MmapManager) -> AbstractContextManager[Any]:
     """Hold the writers' lock."""
     return manager._engine.writing()
