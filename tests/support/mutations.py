@@ -104,8 +104,8 @@ MUTATIONS = [
     Mutation("kernels/release.py", "VIEWS_MASK == VIEWS_MASK", "VIEWS_MASK == 0", "block_views"),
     Mutation(
         "kernels/release.py",
-        "leave(state, handles[j], 0)",
-        "leave(state, handles[j], 1)",
+        "release_marked(state, handles[j], 0)",
+        "release_marked(state, handles[j], 1)",
         "release",
     ),
     # -- looking up
@@ -120,7 +120,12 @@ MUTATIONS = [
     ),
     Mutation("kernels/gather.py", "offsets[locations.shape[0]] = total", "pass", "batches"),
     # -- parsing
-    Mutation("kernels/parse.py", "& 0xFF != 0xFF", "& 0xFE != 0xFE", "parse"),
+    Mutation(
+        "kernels/parse.py",
+        "_EXPONENT_BITS == _EXPONENT_BITS:",
+        "_EXPONENT_BITS != _EXPONENT_BITS:",
+        "parse",
+    ),
     Mutation(
         "kernels/parse.py",
         "if n_keywords > MAX_KEYWORDS:",
@@ -129,14 +134,14 @@ MUTATIONS = [
     ),
     Mutation(
         "kernels/parse.py",
-        "content > data.shape[0]",
-        "content >= data.shape[0]",
+        "content > n_bytes:",
+        "content >= n_bytes:",
         "parse round_trips",
     ),
     Mutation(
         "kernels/parse.py",
-        "KEYWORD_LENGTH_BYTES < length",
-        "KEYWORD_LENGTH_BYTES <= length",
+        "if length > left:",
+        "if length >= left:",
         "parse",
     ),
     # -- searching
@@ -144,20 +149,20 @@ MUTATIONS = [
     Mutation("kernels/search.py", "at += i - critical + 1", "at += i - critical + 2", "search"),
     # -- rules of the format
     Mutation(
-        "jessymem/regions/rules.py",
+        "jessymem/regions/layout.py",
         "numbers[1:] <= numbers[:-1]",
         "numbers[1:] < numbers[:-1]",
         "layout extension",
     ),
-    Mutation("jessymem/regions/rules.py", "ends > total", "ends > total + 1", "extension layout"),
+    Mutation("jessymem/regions/layout.py", "ends > total", "ends > total + 1", "extension layout"),
     Mutation(
-        "jessymem/regions/rules.py",
+        "jessymem/regions/layout.py",
         "starts[order][1:] < ends",
         "starts[order][1:] < starts",
         "layout extension",
     ),
     Mutation(
-        "jessymem/regions/rules.py",
+        "jessymem/regions/layout.py",
         "> heap_size\n        yield",
         "> heap_size + 1\n        yield",
         "extension",
@@ -185,10 +190,13 @@ MUTATIONS = [
     ),
     Mutation("jessymem/regions/files.py", "0, *taken) + 1", "0) + 1", "region_files"),
     Mutation(
-        "jessymem/regions/files.py", "osmem.sync_file(descriptor, temporary)", "pass", "write_order"
+        "jessymem/regions/files.py", "osmem.sync_file(file, temporary)", "pass", "write_order"
     ),
     Mutation(
-        "jessymem/regions/files.py", "osmem.sync_directory(path.parent)", "pass", "write_order"
+        "jessymem/regions/files.py",
+        "osmem.sync_directory(self._file.parent)",
+        "pass",
+        "write_order",
     ),
     Mutation(
         "jessymem/osmem.py",
@@ -201,19 +209,19 @@ MUTATIONS = [
     ),
     # -- eviction, reading, references
     Mutation(
-        "jessymem/eviction.py",
+        "jessymem/engine/policies.py",
         "self._marks[each][0])",
         "-self._marks[each][0])",
         "eviction_policies",
     ),
-    Mutation("jessymem/eviction.py", "or not mark[0]:", "or mark[0]:", "eviction_policies"),
+    Mutation("jessymem/engine/policies.py", "or not mark[0]:", "or mark[0]:", "eviction_policies"),
     Mutation(
-        "jessymem/eviction.py",
+        "jessymem/engine/policies.py",
         "if self._n_loads > len",
         "if self._n_loads < len",
         "eviction_policies",
     ),
-    Mutation("jessymem/sampling.py", "self._readers.discard(thread)", "pass", "stats"),
+    Mutation("jessymem/engine/sampling.py", "self._readers.discard(thread)", "pass", "stats"),
     Mutation(
         "jessymem/references.py",
         "if region.edition != self",
