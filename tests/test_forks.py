@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jessymem import RegionBuilder
+from jessymem.kernels import _jit
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -173,6 +174,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.skipif(_jit.is_disabled(), reason="numba is not imported")
 def test_a_fork_waits_for_no_import_of_another_thread():
     found = subprocess.run(
         [sys.executable, "-c", LOCKS_OF_OTHERS],
