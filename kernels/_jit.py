@@ -79,7 +79,7 @@ def on_promotion(
     """Mark a function that calls each kernel which Python calls, on arrays as small as may be.
 
     Its arguments must have the types of every later call, so that none of them compiles anything: a
-    child that is forked while another thread compiles would wait forever for that thread's locks.
+    child that is forked while another thread compiles has to do without, for good.
     """
 
     def mark(first_calls: Callable[[], None]) -> Callable[[], None]:
