@@ -63,6 +63,7 @@ def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager) -> bool:
                 raise Struck
         return count
 
+    before = sys.gettrace()  # coverage's
     sys.settrace(watch)
     try:
         call()
@@ -71,7 +72,7 @@ def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager) -> bool:
         assert not wants_a_lock(manager), f"struck at {where}"
         return True
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return n_seen >= n_th  # inside a finalizer, where it is swallowed
 
 
@@ -171,7 +172,6 @@ def case(tmp_path: Path, monkeypatch):
         builder.build_to_file(tmp_path / f"D{number}" / "region.mmap")
     case = Case(tmp_path)
     yield case
-    sys.settrace(None)
     gc.unfreeze()
     case.manager.close()
 

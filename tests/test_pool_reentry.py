@@ -48,11 +48,12 @@ def call_at(n_th: int, call: Callable[[], Any], nested: Callable[[], Any]) -> bo
                 nested()
         return count
 
+    before = sys.gettrace()  # coverage's
     sys.settrace(watch)
     try:
         call()
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return n_seen >= n_th
 
 
@@ -303,11 +304,12 @@ def test_a_call_that_interrupts_one_that_waits_for_its_turn_does_not_wait_for_it
         def waits(frame: FrameType) -> bool:
             return "mine" in frame.f_locals
 
+        before = sys.gettrace()  # coverage's
         sys.settrace(lambda frame, event, argument: count)
         try:
             allocator.trim()
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         done.append(0)
 
     thread = threading.Thread(target=wait_and_be_interrupted, daemon=True)
