@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.regions import build_one_layer as build
 
-from jessymem import DimensionId, MmapManager, MmapRegion, RegionBuilder, RegionIOError, osmem
+from jessymem import DimensionId, MmapManager, MmapRegion, RegionIOError, osmem
 from jessymem.regions.files import RegionFiles
 
 SOMEBODY = 54_321
@@ -35,12 +36,6 @@ except RegionIOError as error:
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
 )
-
-
-def build(target: Path, content: bytes) -> MmapRegion:
-    builder = RegionBuilder("D20", "Name")
-    builder.add_layer(0, content)
-    return builder.build_to_file(target)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.regions import build_one_layer as build
 
-from jessymem import MmapManager, MmapRegion, RegionBuilder, RegionIOError, osmem
+from jessymem import MmapManager, MmapRegion, RegionIOError, osmem
 
 
 @contextmanager
@@ -35,12 +36,6 @@ def remove(temporary: Path) -> None:
 def put_another(temporary: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.write_bytes(b"of somebody else")
-
-
-def build(target: Path, content: bytes) -> MmapRegion:
-    builder = RegionBuilder("D20", "Name")
-    builder.add_layer(0, content)
-    return builder.build_to_file(target)
 
 
 @pytest.fixture

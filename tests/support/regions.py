@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jessymem import RegionBuilder
+from jessymem import MmapRegion, RegionBuilder
 from jessymem.kernels import schema as s
 
 
@@ -23,6 +23,13 @@ def build_region(
         builder.add_layer(number, content)
     builder.build_to_file(region_file(base, dimension))
     return region_file(base, dimension)
+
+
+def build_one_layer(target: Path, content: bytes) -> MmapRegion:
+    """Write D20 with one layer to `target`, or its next generation."""
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, content)
+    return builder.build_to_file(target)
 
 
 def write_sparse(base, number, n_bytes, n_layers=0):
