@@ -238,6 +238,13 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
         return FileBytes(np.frombuffer(view.toreadonly(), np.uint8), identity)
 
 
+def read_start(path: Path, n_bytes: int) -> tuple[bytes, int]:
+    """Return a file's first bytes, at most `n_bytes`, and how long it is; raise OSError."""
+    file, identity = _open_regular(path)
+    with file:
+        return call("read", path, partial(file.read, n_bytes)) or b"", identity.n_bytes
+
+
 def keep_with(data: NDArray[np.uint8], kept: object) -> None:
     """Hold something for as long as the memory of `private_copy` is."""
     mapping = _mapping_of(data)

@@ -71,7 +71,11 @@ EXTENSION: Final = np.dtype(
         ("heap_size", "<u8"),
         ("content_start", "<u8"),  # all bytes before it are metadata
         ("metadata_xxh3", "<u8"),  # of the bytes from the header's end to content_start
-        ("padding", "V88"),  # zero
+        ("follows_generation", "<u8"),  # of a delta: the edition of the file that it follows; else 0
+        ("follows_created_at", "<u8"),
+        ("follows_size", "<u8"),
+        ("flags", "<u8"),  # FLAG_*
+        ("padding", "V56"),  # zero
         ("header_xxh3", "<u8"),
     ]
 )
@@ -97,6 +101,9 @@ LAYER: Final = np.dtype(
     ]
 )
 
+FLAG_SIMULATION: Final = 1  # simulation was on when the file was written
+KNOWN_FLAGS: Final = FLAG_SIMULATION
+
 ENCODING_BYTES: Final = 0
 ENCODING_TEXT: Final = 1  # UTF-8
 ENCODING_ARRAY: Final = 2  # with a description in the heap
@@ -115,6 +122,8 @@ MAX_METADATA_BYTES: Final = 64 * 2**20  # everything before the content blocks
 MAX_GENERATION: Final = 2**63 - 1
 MAX_ARRAY_HEADER_BYTES: Final = 10_000  # of one array's description; NumPy reads no longer ones
 MAX_CONTENT_BYTES: Final = 2**32 - 1  # of one layer: content_size is a u32
+MAX_DELTAS: Final = 16  # of one chain
+DELTA_SHARE: Final = 4  # deltas written here are together at most such a part of the region file
 
 # -- the published state ---------------------------------------------------------------------------
 

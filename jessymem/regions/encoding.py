@@ -15,7 +15,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import faults
 from jessymem.regions.drafts import LayerDraft
-from jessymem.regions.layout import Extension
+from jessymem.regions.layout import Edition, Extension
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,11 +32,14 @@ def write_layout(
     drafts: Sequence[LayerDraft],
     generation: int,
     created_at: int,
+    *,
+    follows: Edition | None = None,
+    flags: int = 0,
 ) -> tuple[int, list[Any]]:
     """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
 
     Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
-    must differ.
+    must differ. With `follows` it is a delta: the edition of the file that it follows.
 
     Raises
     ------
@@ -68,6 +71,10 @@ def write_layout(
         heap_size=len(heap),
         content_start=content_start,
         metadata_xxh3=xxhash.xxh3_64_intdigest(metadata),
+        follows_generation=follows.generation if follows else 0,
+        follows_created_at=follows.made_ns if follows else 0,
+        follows_size=follows.n_bytes if follows else 0,
+        flags=flags,
     )
     header = _encode_header(dimension, name, total_size, len(drafts), extension)
     return total_size, [header, metadata, *contents]

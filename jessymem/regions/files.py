@@ -1,8 +1,9 @@
 """`RegionFiles`: the files of one region, and how they change.
 
-Beside the region file itself there may be a newer generation under a name of its own, where a
-mapped file cannot be replaced (Windows); while somebody writes, a lock file and a temporary file.
-Readers need none of it: they take the highest valid generation that they find.
+Beside the region file itself there may be deltas that follow it; a newer generation under a name of
+its own, where a mapped file cannot be replaced (Windows); while somebody writes, a lock file and a
+temporary file. Readers lock nothing: they take the highest valid generation that they find, and the
+deltas that lead back to it.
 """
 
 from __future__ import annotations
@@ -64,8 +65,19 @@ class Listing(NamedTuple):
 
     leftovers: list[Path]  # temporary files; under the lock nobody is writing them any more
     alternates: list[Alternate]  # the highest generation first
+    deltas: list[Alternate]  # of these too
     locks: list[Path]  # the lock file, of who is writing now or was killed at it
     ignored: list[tuple[Path, str]]  # what is called like a generation and may not count, and why
+    ignored_deltas: list[tuple[Path, str]]
+
+
+class Found(NamedTuple):
+    """What there is of a region on disk."""
+
+    chain: Chain
+    superseded: tuple[Path, ...]  # deltas that newer ones have taken the place of
+    stale: tuple[Path, ...]  # deltas of a file that is not there
+    broken: tuple[tuple[Path, str], ...]  # deltas that are none, or may not count, and why
 
 
 class RegionFiles:
@@ -88,9 +100,11 @@ class RegionFiles:
         self.written_generation: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
+        self._deltas: list[Alternate] = []
         self._made: list[Path] = []
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
+        self._broken: dict[Path, str] = {}  # deltas that could not be opened whole, and why
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -100,7 +114,8 @@ class RegionFiles:
             return True
         if path.parent != self._file.parent:
             return False
-        return self._alternate_name.fullmatch(path.name) is not None
+        match = self._generation_name.fullmatch(path.name)
+        return match is not None and match[1] == "g"
 
     def exists(self) -> bool:
         """Tell whether the region has any file; if in doubt, yes."""
@@ -114,6 +129,13 @@ class RegionFiles:
 
     def newest_path(self, *, tidy: bool) -> Path:
         """Return the file with the highest valid generation; `target` where there is no other.
+
+        Deltas that follow it are left out; arguments and errors are those of `find`.
+        """
+        return self.find(tidy=tidy).chain.base
+
+    def find(self, *, tidy: bool) -> Found:
+        """Find the file with the highest valid generation, and the deltas that count beside it.
 
         Parameters
         ----------
@@ -132,7 +154,72 @@ class RegionFiles:
                 self._tidy()
             found = self._list()
         self._log_ignored(found)
-        return self._newest(found.alternates)
+        return self._choose(found)
+
+    def _choose(self, listing: Listing) -> Found:
+        """Tell which of the files count."""
+        base = self._newest(listing.alternates)
+        if not listing.deltas and not listing.ignored_deltas:
+            return Found(Chain(base), (), (), ())
+        edition = None
+        with suppress(OSError):  # opening it will say so
+            edition = peek_edition(base)
+        whole = []
+        broken = dict(listing.ignored_deltas)
+        for generation, path in listing.deltas:
+            try:
+                if path in self._broken:
+                    raise BrokenDelta(path, self._broken[path])
+                whole.append(peek_delta(self.dimension, path, generation))
+            except FileNotFoundError:
+                continue  # removed since; if it counted, another one does by now
+            except OSError as error:
+                raise RegionIOError.from_os_error(error, "read", path, self.dimension) from error
+            except (RegionFormatError, BrokenDelta) as error:
+                broken[path] = error.message if isinstance(error, RegionFormatError) else error.fault
+        choice = choose(edition, whole)
+        chain = Chain(base, edition, choice.chosen)
+        superseded, stale = (
+            tuple(delta.path for delta in deltas) for deltas in (choice.superseded, choice.stale)
+        )
+        return Found(chain, superseded, stale, tuple(broken.items()))
+
+    def open_chain(
+        self, chain: Chain, take: Callable[[Path], MmapRegion]
+    ) -> MmapRegion | RegionChain:
+        """Open the files of a chain, each by `take`, and lay them over each other.
+
+        Raises
+        ------
+        ChainChanged
+            If others have changed them since they were found, or one turned out to be broken: they
+            are to be found again, through this object.
+        Exception
+            What `take` raises for the region file.
+        """
+        base = take(chain.base)
+        if not chain.deltas:
+            return base
+        if base.layout.is_extended and base.edition != chain.base_edition:
+            raise ChainChanged
+        regions = [base]
+        for delta in chain.deltas:
+            try:
+                region = take(delta.path)
+            except DimensionNotFound as error:
+                empty_frames(error)
+                raise ChainChanged from None
+            except RegionFormatError as error:
+                empty_frames(error)
+                self._broken[delta.path] = error.message
+                raise ChainChanged from None
+            if not region.layout.is_extended:
+                self._broken[delta.path] = "its checksums do not hold"
+                raise ChainChanged
+            if (region.edition, region.layout.follows) != (delta.edition, delta.follows):
+                raise ChainChanged
+            regions.append(region)
+        return RegionChain(regions)
 
     def open_edition(self, edition: Edition) -> MmapRegion:
         """Map the file that is of an edition, under whichever name; if none is, the newest.
@@ -189,7 +276,7 @@ class RegionFiles:
         present = max(self._generation_of(path), above)
         # Above every name that is taken, also by a file that is broken; or if there is no number
         # above, one that nobody has.
-        taken = {alternate.generation for alternate in self._alternates}
+        taken = {alternate.generation for alternate in [*self._alternates, *self._deltas]}
         following = max(present, 0, *taken) + 1
         if following > s.MAX_GENERATION:
             following = max(present, 0) + 1
@@ -358,7 +445,7 @@ class RegionFiles:
 
     def _tidy(self) -> None:
         """Remove leftovers, fold back what can be; under the lock."""
-        leftovers, self._alternates, *_ = self._list()
+        leftovers, self._alternates, self._deltas, *_ = self._list()
         for path in leftovers:
             with suppress(OSError):
                 osmem.remove_file(path)
@@ -467,32 +554,36 @@ class RegionFiles:
                 if error.errno not in _NOT_LISTED:
                     raise
                 names = []
-        found = Listing([], [], [], [])
+        found = Listing([], [], [], [], [], [])
         for name in names:
             if name == self._file.name:
                 continue
-            match = self._alternate_name.fullmatch(name)
+            match = self._generation_name.fullmatch(name)
             if match:
+                is_delta = match[1] == "d"
                 beside = self._file.with_name(name)
                 fault = self._fault_of(beside)
                 if fault is None:
-                    found.alternates.append(Alternate(int(match[1]), beside))
+                    counting = found.deltas if is_delta else found.alternates
+                    counting.append(Alternate(int(match[2]), beside))
                 else:
-                    found.ignored.append((beside, fault))
+                    ignored = found.ignored_deltas if is_delta else found.ignored
+                    ignored.append((beside, fault))
             elif self._leftover_name.fullmatch(name):
                 found.leftovers.append(self._file.with_name(name))
             elif name == self._lock.name:
                 found.locks.append(self._lock)
         found.alternates.sort(reverse=True)
+        found.deltas.sort(reverse=True)
         return found
 
     # Where nothing lies beside a region file, no pattern need be made; that would take as long as
     # mapping it.
 
     @computed_once
-    def _alternate_name(self) -> re.Pattern[str]:
+    def _generation_name(self) -> re.Pattern[str]:
         stem, suffix = re.escape(self._file.stem), re.escape(self._file.suffix)
-        return re.compile(rf"{stem}\.g([1-9][0-9]{{0,18}}){suffix}")
+        return re.compile(rf"{stem}\.([gd])([1-9][0-9]{{0,18}}){suffix}")
 
     @computed_once
     def _leftover_name(self) -> re.Pattern[str]:

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 _LENGTH: Final = struct.Struct("<I")
+_MAX_U64: Final = 2**64 - 1
+
+
+class Edition(NamedTuple):
+    """What tells a region from one that is published before or after it; the later is greater."""
+
+    generation: int
+    made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
+    n_bytes: int
 
 
 class Header(NamedTuple):
@@ -49,6 +58,10 @@ class Extension(NamedTuple):
     heap_size: int
     content_start: int
     metadata_xxh3: int
+    follows_generation: int = 0
+    follows_created_at: int = 0
+    follows_size: int = 0
+    flags: int = 0
 
 
 class Layout(NamedTuple):
@@ -66,6 +79,8 @@ class Layout(NamedTuple):
     created_at: int = 0
     table_offset: int | None = None  # in the file; None: the rows were parsed
     heap_offset: int = 0  # in the file
+    follows: Edition | None = None  # of a delta: the edition of the file that it follows
+    flags: int = 0  # FLAG_*
 
     @property
     def is_extended(self) -> bool:
@@ -98,8 +113,12 @@ def read_layout(data: Bytes, source: Source) -> Layout:
     return read_plain(data, header, source)
 
 
-def read_header(data: Bytes, source: Source) -> Header:
-    """Check the header against the format, the dimension asked for and the file's length."""
+def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Header:
+    """Check the header against the format, the dimension asked for and the file's length.
+
+    `data` is the whole file, or with its length `n_bytes` the beginning of it.
+    """
+    n_bytes = len(data) if n_bytes is None else n_bytes
     if len(data) < s.HEADER_BYTES:
         raise faults.broken(source, "header", 0, f"{s.HEADER_BYTES} bytes", f"{len(data)} bytes")
     broken = partial(faults.broken_header, source)
@@ -122,11 +141,9 @@ def read_header(data: Bytes, source: Source) -> Header:
         text = name[:name_size].decode()
     except UnicodeDecodeError:
         raise broken("dimension_name", "UTF-8", name[:name_size]) from None
-    if total_size != len(data):
-        raise faults.broken_header(
-            source, "total_size", f"{len(data)}, the file's length", total_size
-        )
-    fitting = min(s.MAX_LAYERS, (len(data) - s.HEADER_BYTES) // s.MIN_ENTRY_BYTES)
+    if total_size != n_bytes:
+        raise faults.broken_header(source, "total_size", f"{n_bytes}, the file's length", total_size)
+    fitting = min(s.MAX_LAYERS, (n_bytes - s.HEADER_BYTES) // s.MIN_ENTRY_BYTES)
     if n_layers > fitting:
         raise broken("layer_count", f"<= {fitting}", n_layers)
     return Header(DimensionId(number), text, total_size, n_layers)
@@ -155,9 +172,30 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     table_end = extension.table_offset + table_bytes
     _require(source, "heap_offset", extension.heap_offset, table_end, end)
     _require(source, "heap_size", extension.heap_size, 0, end - extension.heap_offset)
+    follows, limit = extension.follows_generation, extension.generation - 1
+    _require(source, "follows_generation", follows, 0, limit)
+    if not follows:
+        _require(source, "follows_created_at", extension.follows_created_at, 0, 0)
+    low, high = (s.HEADER_BYTES, _MAX_U64) if follows else (0, 0)
+    _require(source, "follows_size", extension.follows_size, low, high)
+    _require(source, "flags", extension.flags, 0, s.KNOWN_FLAGS)
     if any(padding):
         raise faults.broken_extension(source, "padding", "zeros", padding)
     return extension
+
+
+def read_edition(extension: Extension, total_size: int) -> Edition:
+    """Return which edition of its file an extension is of."""
+    return Edition(extension.generation, extension.created_at, total_size)
+
+
+def read_predecessor(extension: Extension) -> Edition | None:
+    """Return the edition that a delta follows; None: the file is no delta."""
+    if not extension.follows_generation:
+        return None
+    return Edition(
+        extension.follows_generation, extension.follows_created_at, extension.follows_size
+    )
 
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
@@ -252,6 +290,8 @@ def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout
         created_at=extension.created_at,
         table_offset=extension.table_offset,
         heap_offset=extension.heap_offset,
+        follows=read_predecessor(extension),
+        flags=extension.flags,
     )
 
 

@@ -26,14 +26,6 @@ from jessymem.kernels import schema as s
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
 
-class Edition(NamedTuple):
-    """What tells a region from one that is published before or after it; the later is greater."""
-
-    generation: int
-    made_ns: int  # when it was created, by its own account; plain V1: when its file was modified
-    n_bytes: int
-
-
 class LoadedDimension(ABC):
     """One loaded dimension.
 
