@@ -336,22 +336,9 @@ class RegionFiles:
             Up to the renaming nothing has changed, and the temporary file is gone. If a directory
             cannot be synced, the new file is in place, but may not outlive a power failure.
         """
-        name = f".{self._short_name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        temporary = self._file.with_name(name)
-        self.written_generation = None
-        try:
-            written = self._write(temporary, pieces)
-            path = self._rename(temporary, generation, written, pieces)
-            self.written_generation = generation
-        except BaseException:
-            with suppress(OSError):  # the error that led here says more
-                osmem.remove_file(temporary)
-            raise
-        self._made = []  # in use from here on
-        with self._as_region_error("sync the directory of"):
-            osmem.sync_directory(self._file.parent)
+        path = self._put_at(self._file, pieces, generation, self._beside(generation))
         self._remove_alternates(generation)
-        return path
+        return self.target if path == self._file else path
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -385,6 +372,30 @@ class RegionFiles:
                     system_calls.tell("sync directory", directory, refusal)
             yield
 
+    def _put_at(
+        self, path: Path, pieces: list[Any], generation: int, instead: Path | None = None
+    ) -> Path:
+        """Make a file of `pieces` under the name `path`, durably; return the name that it got.
+
+        That is `instead`, if given, where the system does not let a mapped file be replaced. Raises
+        as `put`.
+        """
+        name = f".{self._short_name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        temporary = self._file.with_name(name)
+        self.written_generation = None
+        try:
+            written = self._write(temporary, pieces)
+            path = self._rename(temporary, path, instead, written, pieces)
+            self.written_generation = generation
+        except BaseException:
+            with suppress(OSError):  # the error that led here says more
+                osmem.remove_file(temporary)
+            raise
+        self._made = []  # in use from here on
+        with self._as_region_error("sync the directory of"):
+            osmem.sync_directory(self._file.parent)
+        return path
+
     def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
         """Write, sync and read back a temporary file; return which file that was."""
         with self._as_region_error("create"):
@@ -405,14 +416,18 @@ class RegionFiles:
         return written
 
     def _rename(
-        self, temporary: Path, generation: int, written: osmem.FileIdentity, pieces: list[Any]
+        self,
+        temporary: Path,
+        path: Path,
+        instead: Path | None,
+        written: osmem.FileIdentity,
+        pieces: list[Any],
     ) -> Path:
-        """Give the written file its name; return which that is, `target` for the file behind it.
+        """Give the written file its name; return which that is, `path` or `instead`.
 
         It is not believed that it has the name before the name leads to it: others may have removed
         or replaced the temporary file.
         """
-        path = self._file
         with self._as_region_error("rename"):
             try:
                 osmem.replace_file(temporary, path)
@@ -420,17 +435,18 @@ class RegionFiles:
                 # A network file system may tell of a rename that was done as failed, when it has
                 # tried it again.
                 if self._has_arrived(path, written, pieces):
-                    return self.target
-                if error.errno not in _NOT_REPLACED or not osmem.may_replace(path):
+                    return path
+                is_mapped = error.errno in _NOT_REPLACED and osmem.may_replace(path)
+                if instead is None or not is_mapped:
                     raise
-                path = self._beside(generation)
+                path = instead
                 try:
                     osmem.replace_file(temporary, path)
                 except OSError:
                     raise error from None
             if not self._has_arrived(path, written, pieces):
                 raise OSError(errno.EIO, "another file has got the name")
-        return self.target if path == self._file else path
+        return path
 
     @staticmethod
     def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: list[Any]) -> bool:
