@@ -1,7 +1,8 @@
 """The one budget: what is charged, to which class, and what still waits for its last view.
 
-Counts whole pages. A region is charged before it is mapped, retired when it is unloaded, and its
-`Charge` ends with the last view on it; until then it is *waiting* and counts. Where blocks are
+Counts whole pages. Each file of a region is charged before it is mapped, and tables that are made for
+it; it is retired when it is unloaded, and its `Charge` ends with the last view on it; until then it
+is *waiting* and counts. Where blocks are
 allocated too, both are counted in the same words (`jessymem.kernels.budget`), which compiled code
 changes without a lock.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import ref
 
@@ -31,10 +32,11 @@ CLASSES: Final = ("core_slots", "core_headroom", "grown", "user")
 
 
 class Charge:
-    """What one region costs: it counts for as long as this lives, and the region's memory holds it.
+    """What one file, or one table, costs: it counts for as long as this lives; its memory holds it.
 
     Attributes
     ----------
+    id : int
     n_bytes : int
         In whole pages.
     n_headroom : int
@@ -43,9 +45,10 @@ class Charge:
         The class of the rest.
     """
 
-    __slots__ = ("__weakref__", "kind", "n_bytes", "n_headroom")
+    __slots__ = ("__weakref__", "id", "kind", "n_bytes", "n_headroom")
 
-    def __init__(self, n_bytes: int, n_headroom: int, kind: str) -> None:
+    def __init__(self, charge_id: int, n_bytes: int, n_headroom: int, kind: str) -> None:
+        self.id = charge_id
         self.n_bytes = n_bytes
         self.n_headroom = n_headroom
         self.kind = kind
@@ -54,7 +57,7 @@ class Charge:
 class _Entry(ref[Charge]):
     """A charge in the books, and what is known of it when it has ended."""
 
-    region_id: int = 0  # that of no region
+    charge_id: int = 0  # that of none
     n_bytes: int = 0
     n_headroom: int = 0
     kind: str = CLASSES[0]
@@ -66,7 +69,7 @@ class Usage(NamedTuple):
 
     total: int
     peak: int
-    waiting: dict[int, int]  # per region id: retired, still viewed
+    waiting: dict[int, int]  # per charge id: retired, still viewed
     per_class: dict[str, ClassUsage]
 
     @property
@@ -113,11 +116,11 @@ class Budget:
         self.lock = Lock()
         # The one truth about regions are the charges that live. Sums of them, and the shared words,
         # are brought in line with it by whoever takes the lock: no interrupt leaves them apart.
-        self._entries: dict[int, _Entry] = {}  # by region id
+        self._entries: dict[int, _Entry] = {}  # by charge id
         self._ended: deque[_Entry] = deque()  # filled by callbacks that nothing can interrupt
         self._used = dict.fromkeys(CLASSES, 0)
         self._is_added_up = True
-        self._waiting: set[int] = set()  # region ids
+        self._waiting: set[int] = set()  # charge ids
         self._peak = 0
         self._postponed: deque[Callable[[], object]] = deque()
         self._words: NDArray[Any] | None = None
@@ -138,8 +141,15 @@ class Budget:
             words[s.PEAK] = max(self._peak, total)
             self._words, self._argument = words, memory.argument_of(words)
 
-    def reserve(self, region_id: int, dimension: DimensionId, n_bytes: int) -> Charge:
-        """Charge a region of `n_bytes`, for as long as what is returned lives.
+    def reserve(
+        self, charge_id: int, dimension: DimensionId, n_bytes: int, beside: int = 0
+    ) -> Charge:
+        """Charge `n_bytes` of a region, for as long as what is returned lives.
+
+        Parameters
+        ----------
+        beside : int
+            What the same region is charged already, in bytes: its slot is taken by so much.
 
         Raises
         ------
@@ -147,14 +157,14 @@ class Budget:
             If it does not fit the limit, or a core file neither its slot nor what is left of the
             headroom. Nothing is charged then.
         """
-        charge = self._price(dimension, n_bytes)
+        charge = self._price(dimension, n_bytes, beside, charge_id)
         with self.changing():
             in_headroom = self._used["core_headroom"]
             headroom = self._class_limits["core_headroom"]
             if in_headroom + charge.n_headroom > headroom:
                 slot = self._capacities[dimension]
                 raise LimitExceeded(
-                    f"{dimension}: {n_bytes:,} bytes pass its slot of {slot:,} by "
+                    f"{dimension}: {beside + n_bytes:,} bytes pass its slot of {slot:,} by "
                     f"{charge.n_headroom:,}; of {headroom:,} bytes of core headroom "
                     f"{in_headroom:,} are taken",
                     current=in_headroom,
@@ -173,7 +183,7 @@ class Budget:
                     requested=charge.n_bytes,
                     waiting=waiting,
                 )
-            self._enter(region_id, charge)
+            self._enter(charge)
         return charge
 
     def check_possible(self, dimension: DimensionId, n_bytes: int) -> None:
@@ -194,23 +204,20 @@ class Budget:
                     waiting=0,
                 )
 
-    def retire(self, region_id: int) -> None:
-        """Note that a region is only waiting for its last view; nothing to do if that is gone."""
+    def retire(self, charge_ids: Iterable[int]) -> None:
+        """Note what is only waiting for its last view; nothing to do where that is gone."""
         with self.changing():
-            self._waiting.add(region_id)
+            self._waiting.update(charge_ids)
 
-    def reclaim(self, region_id: int) -> bool:
-        """Note that a region that was waiting is loaded again; False if its charge is gone."""
+    def reclaim(self, charge_ids: Iterable[int]) -> None:
+        """Note that what was waiting is loaded again."""
         with self.changing():
-            if not self.is_charged(region_id):
-                return False
-            self._waiting.discard(region_id)
-            return True
+            self._waiting.difference_update(charge_ids)
 
-    def is_charged(self, region_id: int) -> bool:
-        """Tell whether a region counts: it is loaded, or still viewed."""
-        entry = self._entries.get(region_id)
-        return entry is not None and entry() is not None
+    def is_charged(self, charge_ids: Iterable[int]) -> bool:
+        """Tell whether any of it counts: it is loaded, or still viewed."""
+        entries = map(self._entries.get, charge_ids)
+        return any(entry is not None and entry() is not None for entry in entries)
 
     def reconcile(self) -> None:
         """Bring sums and words in line with the charges, now or by whoever is changing them."""
@@ -286,7 +293,7 @@ class Budget:
             action()
 
     def after_fork(self, live: set[int]) -> None:
-        """Start over in a forked child: `live` regions are loaded, retired ones still wait.
+        """Start over in a forked child: `live` charges are of what is loaded, retired ones wait.
 
         A thread of the parent may have held the lock, or been half-way through a load. The words,
         where there are any, are made good by the allocator, which recounts its blocks.
@@ -309,7 +316,7 @@ class Budget:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _enter(self, region_id: int, charge: Charge) -> None:
+    def _enter(self, charge: Charge) -> None:
         """Write a charge into the books; under the lock."""
         budget_of = ref(self)
 
@@ -322,10 +329,10 @@ class Budget:
         # Made last, so called first.
         entry = _Entry(charge, self._ended.append)
         entry.reconcile = then
-        entry.region_id, entry.kind = region_id, charge.kind
+        entry.charge_id, entry.kind = charge.id, charge.kind
         entry.n_bytes, entry.n_headroom = charge.n_bytes, charge.n_headroom
         self._is_added_up = False
-        self._entries[region_id] = entry
+        self._entries[charge.id] = entry
         self._add(entry, 1)
         self._is_added_up = True
 
@@ -340,8 +347,8 @@ class Budget:
         while self._ended:
             self._is_added_up = False
             entry = self._ended.popleft()
-            if self._entries.get(entry.region_id) is entry:
-                del self._entries[entry.region_id]
+            if self._entries.get(entry.charge_id) is entry:
+                del self._entries[entry.charge_id]
                 self._add(entry, -1)
             self._is_added_up = True
         if self._words is not None:
@@ -353,7 +360,7 @@ class Budget:
     def _add_up(self) -> None:
         """Make the sums anew."""
         self._ended.clear()  # who ends from here on is told of again
-        self._entries = {entry.region_id: entry for entry in self._live()}
+        self._entries = {entry.charge_id: entry for entry in self._live()}
         self._used = dict.fromkeys(CLASSES, 0)
         for entry in self._entries.values():
             self._add(entry, 1)
@@ -376,23 +383,26 @@ class Budget:
             code = budget.charge(self._argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
-    def _price(self, dimension: DimensionId, n_bytes: int) -> Charge:
+    def _price(
+        self, dimension: DimensionId, n_bytes: int, beside: int = 0, charge_id: int = 0
+    ) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
         if dimension <= s.N_CORE_DIMENSIONS:
-            beyond = max(n_pages_bytes - self._capacities[dimension], 0)
-            return Charge(n_pages_bytes, beyond, "core_slots")
+            left = max(self._capacities[dimension] - beside, 0)
+            beyond = max(n_pages_bytes - left, 0)
+            return Charge(charge_id, n_pages_bytes, beyond, "core_slots")
         kind = "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
-        return Charge(n_pages_bytes, 0, kind)
+        return Charge(charge_id, n_pages_bytes, 0, kind)
 
     def _waiting_now(self) -> dict[int, int]:
-        """Return the bytes of retired regions that still count, by region id."""
+        """Return the bytes of what is retired and still counts, by charge id."""
         found = {}
-        for region_id in self._waiting.copy():
-            entry = self._entries.get(region_id)
+        for charge_id in self._waiting.copy():
+            entry = self._entries.get(charge_id)
             if entry is None or entry() is None:
-                self._waiting.discard(region_id)
+                self._waiting.discard(charge_id)
             else:
-                found[region_id] = entry.n_bytes
+                found[charge_id] = entry.n_bytes
         return found
 
 

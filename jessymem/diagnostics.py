@@ -67,7 +67,7 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         active_regions=len(resident),
         avg_access_latency_us=sampler.average_latency_us,
         peak_concurrent_readers=sampler.peak_readers,
-        simulation_mode=any(region.state == s.REGION_SIMULATED for region in loaded),
+        simulation_mode=any(region.has_simulated for region in loaded),
         is_at_warning_threshold=utilization > config.warning_threshold,
         should_trigger_eviction=utilization > config.eviction_threshold,
         should_reject_allocations=utilization > config.critical_threshold,
@@ -79,7 +79,7 @@ def dump_state(engine: Engine) -> dict[str, Any]:
     moment = Moment.of(engine)
     stats = collect_stats(engine, moment)
     config, snapshot = engine.config, moment.snapshot
-    in_memory = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
+    in_memory = {each for region in snapshot.resident for each in region.charge_ids}
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
         "config": settings,
@@ -115,9 +115,9 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             "reloads": stats.reloads,
         },
         "waiting": [
-            {"region_id": region_id, "n_bytes": n_bytes}
-            for region_id, n_bytes in sorted(moment.usage.waiting.items())
-            if region_id not in in_memory  # it was just about to be published again
+            {"region_id": charge_id, "n_bytes": n_bytes}
+            for charge_id, n_bytes in sorted(moment.usage.waiting.items())
+            if charge_id not in in_memory  # it was just about to be published again
         ]
         + (engine.present_allocator.waiting_blocks() if engine.present_allocator else []),
     }
@@ -138,8 +138,9 @@ def _region(
         "n_charged": int(slot["n_charged"]),
         "capacity": int(slot["capacity"]) or None,
         "generation": region.edition.generation,
-        "created_at": None if base is None else base.layout.created_at,
-        "extended": None if base is None else base.layout.is_extended,
+        "created_at": None if base is None else base.created_at,
+        "extended": None if base is None else base.generation > 0,
+        "n_files": None if base is None else len(base.identities),
         "n_layers": region.n_layers,
         "n_learned": len(region.learned),
         "pinned": region.dimension_id in pinned,
@@ -153,23 +154,23 @@ def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
         unknown = dict.fromkeys(("offset", "size", "depth", "frequency", "parent"))
         where = {"location": None, "state": LayerState.PERMANENT.value}
         return [{"layer": str(layer), **unknown, **where} for layer in loaded.list_layers()]
-    rows, learned = region.rows, region.learned
+    rows, base = region.rows, region.base
+    # A region's own layers have one location and one state.
+    is_plain = base is region and len(region.members) == 1 and len(rows) > 0
+    location = region.location_of(0) if is_plain else None
+    state = region.state_of(0) if is_plain else None
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
     columns = [rows[field].tolist() for field in fields]
-    base = region.base
-    # A region's own layers have one location and one state.
-    location = None if base is None else base.location_of(0).value
-    state = None if base is None else base.state_of(0).value
     return [
         {
             "layer": str(LayerId(region.dimension_id, number)),
-            "offset": start if number not in learned else region.extent_of(row)[0],
+            "offset": start if is_plain else region.extent_of(row)[0],
             "size": end - start,
             "depth": depth,
             "frequency": frequency if isfinite(frequency) else None,  # JSON has no NaN
             "parent": str(LayerId.from_packed(parent)) if parent >> s.LAYER_BITS else None,
-            "location": learned[number].location.value if number in learned else location,
-            "state": learned[number].state.value if number in learned else state,
+            "location": (location or region.location_of(row)).value,
+            "state": (state or region.state_of(row)).value,
         }
         for row, (number, start, end, depth, frequency, parent) in enumerate(
             zip(*columns, strict=True)

@@ -585,10 +585,12 @@ class MmapManager(LayerReader):
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
         with engine.writing():
-            simulate = engine.loader.wants_simulation()
+            others = (each for each in dimensions if each not in CORE_DIMENSIONS)
+            simulate = engine.loader.wants_simulation(others)
             for dimension in dimensions:
                 try:
-                    if not simulate or dimension not in CORE_DIMENSIONS:
+                    is_simulated = simulate and dimension in CORE_DIMENSIONS
+                    if not is_simulated or engine.loader.stands_over_simulation(dimension):
                         engine.load(dimension)
                         loaded.append(dimension)
                     elif dimension in engine.snapshot:

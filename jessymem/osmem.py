@@ -372,10 +372,9 @@ def keep_attributes(source: Path, file: FileIO) -> None:
     attributes.keep(source, file, attempt)
 
 
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the medium, where that can be asked."""
-    if os.name != "nt":
-        attempt("sync directory", path, partial(_sync_names, path), path)
+def sync_directory(path: Path) -> bool:
+    """Wait until the names in a directory are on the medium; tell whether that could be asked."""
+    return os.name == "nt" or attempt("sync directory", path, partial(_sync_names, path), path)
 
 
 def close_file(file: FileIO) -> None:

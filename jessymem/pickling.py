@@ -12,6 +12,7 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import RegionNotFound
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.regions.layout import Edition
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
@@ -114,7 +115,7 @@ def reload(engine: Engine, loaded: Iterable[Loaded]) -> None:
                 if path is None:
                     engine.simulate(dimension)
                     continue
-                engine.load(dimension, path)
+                engine.load(dimension, path, Edition(*edition))
                 found = engine.snapshot.get(dimension).edition
             if found != edition:
                 raise edition_gone(dimension, path, edition, found)

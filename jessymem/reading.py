@@ -151,7 +151,7 @@ class LayerReader:
         Returns
         -------
         LayerRef
-            To the edition of the file that is loaded, and no other.
+            To the edition of the one file that has the layer, and no other.
 
         Raises
         ------
@@ -173,13 +173,14 @@ class LayerReader:
                 f"{wanted} is in memory, where no other process sees it: crystallize it first",
                 layer=wanted,
             )
-        if loaded.path is None:
+        edition = loaded.edition_of(wanted.layer)
+        if edition is None:
             raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
         home = self._engine.loader.home_of(wanted.dimension)
-        ref = LayerRef(home, loaded.edition, wanted)
+        ref = LayerRef(home, edition, wanted)
         base = loaded.base
         if base is not None:
-            ref._share(base)
+            ref._share(base.member_with(wanted.layer))
         return ref
 
     @clears_frames

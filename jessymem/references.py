@@ -17,7 +17,7 @@ import jessymem
 from jessymem import osmem
 from jessymem.errors import clears_frames
 from jessymem.ids import LayerId, LayerLike, as_layer_id
-from jessymem.regions.table import Edition
+from jessymem.regions.layout import Edition
 
 #: By path and edition, what a manager that made references, or a reference, has open here.
 _open_regions: Final[weakref.WeakValueDictionary[tuple[str, Edition], jessymem.MmapRegion]] = (

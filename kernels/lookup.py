@@ -53,7 +53,7 @@ INDEX_ADDRESS = _field("index_address")
 N_INDEX = _field("n_index")
 CONTENT_ADDRESS = _field("content_address")
 N_BYTES = _field("n_bytes")
-N_IN_MEMORY = _field("n_in_memory")
+LEADS_OUTSIDE = _field("leads_outside")
 REGION_ID = _field("region_id")
 STATE = _field("state")
 
@@ -88,9 +88,9 @@ def find_extent(region: Int, row: Int) -> tuple[Int, Int]:
     start = memory.load_i64(address + _CONTENT_OFFSET)
     end = memory.load_i64(address + _CONTENT_END)
     if start < 0 or end < start or end > memory.load_i64(region + N_BYTES):
-        # Content in memory lies where its offset leads, on either side of the region; such a table
-        # is private and was checked when it was made.
-        if memory.load_i64(region + N_IN_MEMORY) == 0 or end < start:
+        # Content elsewhere in memory lies where its offset leads, on either side of the region; such
+        # a table is private and was checked when it was made.
+        if memory.load_i64(region + LEADS_OUTSIDE) == 0 or end < start:
             return np.int64(0), np.int64(OUT_OF_BOUNDS)
     return start, end - start
 

@@ -75,7 +75,8 @@ EXTENSION: Final = np.dtype(
         ("follows_created_at", "<u8"),
         ("follows_size", "<u8"),
         ("flags", "<u8"),  # FLAG_*
-        ("padding", "V56"),  # zero
+        ("replaces", "<u8"),  # of a delta in the place of others: their lowest generation; else 0
+        ("padding", "V48"),  # zero
         ("header_xxh3", "<u8"),
     ]
 )
@@ -141,7 +142,7 @@ REGION: Final = np.dtype(
         ("n_index", "i8"),
         ("content_address", "i8"),  # of the region's first byte
         ("n_bytes", "i8"),  # the region's length
-        ("n_in_memory", "i8"),  # layers whose content lies elsewhere in memory; 0: none
+        ("leads_outside", "i8"),  # whether contents may lie elsewhere in memory
         ("region_id", "i4"),
         ("dimension", "i4"),
         # What a look-up does not need.

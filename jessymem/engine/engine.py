@@ -10,12 +10,12 @@ that the garbage collector ran) waits for neither: see `writing` and `afterwards
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakMethod, ref
 
 from jessymem import osmem
@@ -42,13 +42,19 @@ from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.locks import Hold, Lock
 from jessymem.pressure import Level, PressureLog
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.deltas import Chain
 from jessymem.regions.evicted import EvictedRegion
+from jessymem.regions.files import RegionFiles
+from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable, LoadedDimension
 
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.stored import StoredBlock
+
+T = TypeVar("T")
 
 #: How long readers that are in the middle of something may delay a load or an allocation.
 _PATIENCE_SECONDS: Final = 0.1
@@ -84,7 +90,8 @@ class Engine:
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         self.budget = Budget(config.limit_bytes, SLOTS)
-        self.loader = Loader(config, self.budget)
+        record = WeakMethod(self.record)  # no cycle
+        self.loader = Loader(config, self.budget, lambda write: (tell := record()) and tell(write))
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
         self.sampler = ReadSampler(self.policy.gate)
@@ -153,9 +160,13 @@ class Engine:
         self.afterwards(write)
 
     def record(self, record: records.Record | None) -> None:
-        """Write a record once the writer lock is free; within `writing` only."""
-        if record is not None:
+        """Write a record, within `writing` once the lock is free."""
+        if record is None:
+            return
+        if self.lock.is_mine():
             self._records.append(record)
+        else:
+            record()
 
     # -- publishing: under the writer lock ---------------------------------------------------------
 
@@ -169,31 +180,35 @@ class Engine:
 
     def withdraw(self, dimension: DimensionId) -> None:
         """Publish that a dimension is not loaded."""
-        region_id = self.snapshot.region_id_of(dimension)
+        charge_ids = self._charge_ids_of(dimension)
         self.snapshot = self.snapshot.without(dimension)
-        self.budget.retire(region_id)
+        self.budget.retire(charge_ids)
         self.policy.forget(int(dimension))
         self.pinned.discard(dimension)
 
-    def publish_base(self, region: MmapRegion, region_id: int) -> None:
-        """Publish a file's layers, with those over them that are being learned."""
+    def publish_base(self, region: MmapRegion | RegionChain, region_id: int) -> None:
+        """Publish files' layers, with those over them that are being learned.
+
+        What those have replaced is freed, or waits for its last view.
+        """
         dimension = region.dimension_id
         old = self.snapshot.find(dimension)
-        old_id = None if old is None else self.snapshot.region_id_of(dimension)
-        if old is None:
-            self.publish((region, region_id))
-        else:
-            self.publish_over(old, region, region_id)
-        del old
-        if old_id is not None:
-            self.budget.retire(old_id)
-
-    def publish_over(self, old: LoadedDimension, region: MmapRegion, region_id: int) -> None:
-        """Publish a new base with what is learned in `old` over it; its old blocks are freed."""
-        with self.allocating():
-            fresh, replaced = old.rebased(region, self.allocator)
+        old_ids = self._charge_ids_of(dimension)
+        replaced: list[Any] = []
+        fresh: LayerTable = region
+        if old is not None:
+            with self.allocating():
+                fresh, replaced = old.rebased(region, self.allocator)
         self.publish((fresh, region_id))
+        del old
         self.free(replaced)
+        self.budget.retire(set(old_ids) - set(fresh.charge_ids))
+
+    def _charge_ids_of(self, dimension: DimensionId) -> tuple[int, ...]:
+        """Return what is charged for a dimension that is in memory."""
+        loaded = self.snapshot.find(dimension)
+        table = None if loaded is None else loaded.resident
+        return () if table is None else table.charge_ids
 
     def _mark_for(self, loaded: LoadedDimension) -> Mark:
         if loaded.resident is None:
@@ -202,8 +217,13 @@ class Engine:
 
     # -- loading: under the writer lock ------------------------------------------------------------
 
-    def load(self, dimension: DimensionId, given: Path | None = None) -> int:
-        """Map a dimension's file and publish it; see `MmapManager.load_dimension`."""
+    def load(
+        self, dimension: DimensionId, given: Path | None = None, edition: Edition | None = None
+    ) -> int:
+        """Map a dimension's files and publish them; see `MmapManager.load_dimension`.
+
+        With an `edition` as they were then, where they have grown since.
+        """
         start = perf_counter()
         old = self.snapshot.find(dimension)
         if old is not None and not old.is_replaceable:
@@ -212,7 +232,7 @@ class Engine:
             self.check_not_crystallizing(dimension)
         del old
         home = given or self.loader.path_of(dimension)
-        region, region_id = self.map(dimension, home)
+        region, region_id = self.map(dimension, home, edition=edition)
         self.publish_base(region, region_id)
         self.loader.note_home(dimension, given)
         self.record(records.of_region("dimension_loaded", region, seconds=perf_counter() - start))
@@ -242,9 +262,9 @@ class Engine:
         home = self.loader.home_of(dimension)
         with self._recording_failure(dimension, home):
             identify = partial(self.loader.identify, dimension)
-            if self.loader.use_newest(dimension, home, identify) == base.identity:
+            if self.loader.use_newest(dimension, home, identify) == base.identities:
                 return False
-        region, region_id = self.map(dimension, home)
+        region, region_id = self.map(dimension, home, base.members)
         if region.edition == base.edition:
             return False
         del base
@@ -271,17 +291,34 @@ class Engine:
         if table is not None:
             self.record(records.of_region("dimension_unloaded", table))
 
-    def map(self, dimension: DimensionId, home: Path) -> tuple[MmapRegion, int]:
-        """Map the file that counts at `home`, evicting others if that is what it takes.
+    def map(
+        self,
+        dimension: DimensionId,
+        home: Path,
+        held: Sequence[MmapRegion] = (),
+        edition: Edition | None = None,
+    ) -> tuple[MmapRegion | RegionChain, int]:
+        """Map the files that count at `home`, evicting others if that is what it takes.
 
         Returns the region and its new region id; nothing is published.
+
+        Parameters
+        ----------
+        held : sequence of MmapRegion
+            What is mapped of them already.
+        edition : Edition or None
+            Where the files have grown beyond it, they are mapped as they were then.
         """
+
+        def use(files: RegionFiles, chain: Chain) -> tuple[MmapRegion | RegionChain, int]:
+            chain = chain if edition is None else chain.up_to(edition)
+            load = partial(self.loader.map, dimension, files, chain, held)
+            return self.making_room(dimension, load)
+
         with self._recording_failure(dimension, home):
             while True:
                 try:
-                    return self.loader.use_newest(
-                        dimension, home, partial(self.map_file, dimension)
-                    )
+                    return self.loader.use_newest(dimension, home, use)
                 except RegionIOError as error:
                     # Each mapping holds a descriptor.
                     is_out_of_them = error.errno in (errno.EMFILE, errno.ENFILE)
@@ -289,17 +326,19 @@ class Engine:
                         raise
                     empty_frames(error)
 
-    def map_file(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
-        """Do as `map` does, for one file."""
-        try:
-            return self.loader.map(dimension, where)
-        except LimitExceeded as error:
-            if error.limit != self.budget.limit_bytes:
-                raise  # it is the headroom of the core dimensions that is short
-            missing = error.current + error.requested - error.limit
-            if not self.make_room(missing, wanted=dimension):
-                raise
-        return self.loader.map(dimension, where)
+    def making_room(self, dimension: DimensionId, load: Callable[[], T]) -> T:
+        """Return what `load` does, evicting others where their memory is what it lacks."""
+        for _ in range(s.MAX_DELTAS + 1):  # files are charged one by one
+            try:
+                return load()
+            except LimitExceeded as error:
+                if error.limit != self.budget.limit_bytes:
+                    raise  # it is the headroom of the core dimensions that is short
+                missing = error.current + error.requested - error.limit
+                if not self.make_room(missing, wanted=dimension):
+                    raise
+                empty_frames(error)
+        return load()
 
     @contextmanager
     def _recording_failure(self, dimension: DimensionId, where: Path) -> Iterator[None]:
@@ -337,13 +376,12 @@ class Engine:
 
     def _remap(self, evicted: LoadedDimension) -> tuple[MmapRegion, int]:
         dimension = evicted.dimension_id
-        region_id = self.snapshot.region_id_of(dimension)
         viewed = evicted.still_viewed()
-        if viewed is not None and self.budget.reclaim(region_id):
-            return viewed, region_id
-        del viewed
+        if viewed and len(viewed) == evicted.n_members:
+            with suppress(LimitExceeded):  # of its tables, which went
+                return self.loader.assemble(viewed)
         # Another process may have written meanwhile.
-        return self.map(dimension, self.loader.home_of(dimension))
+        return self.map(dimension, self.loader.home_of(dimension), viewed)
 
     def make_room(self, n_bytes: int, wanted: DimensionId | None = None) -> bool:
         """Evict the coldest regions until so many bytes are free; tell whether they are.
@@ -352,7 +390,7 @@ class Engine:
         allocation whatever can be had is welcome.
         """
         sizes = {
-            int(region.dimension_id): osmem.round_to_pages(region.size)
+            int(region.dimension_id): region.n_charged
             for region in self.snapshot.resident
             if region.dimension_id != wanted and self._may_go(region)
         }
@@ -365,27 +403,31 @@ class Engine:
         while sizes and n_in_vain < _N_IN_VAIN and self._used() > target:
             dimension = self.policy.choose(sizes.keys())
             del sizes[dimension]
-            region_id = self.evict(DimensionId(dimension))
+            charge_ids = self.evict(DimensionId(dimension))
             # A reader of an older state holds all of it, and needs no lock to drop it again.
             # Who holds something for longer is not waited for, nor are more regions evicted.
-            while self.budget.is_charged(region_id) and monotonic() < deadline:
+            while self.budget.is_charged(charge_ids) and monotonic() < deadline:
                 sleep(_POLL_SECONDS)
-            n_in_vain += self.budget.is_charged(region_id)
+            n_in_vain += self.budget.is_charged(charge_ids)
         return self._used() <= target
 
-    def evict(self, dimension: DimensionId) -> int:
-        """Keep a region's names only; return its region id.
+    def evict(self, dimension: DimensionId) -> tuple[int, ...]:
+        """Keep a region's names only; return what was charged for it.
 
         Nothing here may hold the region when this returns.
         """
         region = self.snapshot.get(dimension).base
-        region_id = self.snapshot.region_id_of(dimension)
+        charge_ids: tuple[int, ...] = region.charge_ids
+        self.publish_evicted(region, self.snapshot.region_id_of(dimension))
+        self.budget.retire(charge_ids)
+        return charge_ids
+
+    def publish_evicted(self, region: MmapRegion | RegionChain, region_id: int) -> None:
+        """Publish the names of a region."""
         self.publish((EvictedRegion(region), region_id))
-        self.policy.forget(int(dimension))
-        self.budget.retire(region_id)
+        self.policy.forget(int(region.dimension_id))
         self.n_evictions += 1
         self.record(records.of_region("dimension_evicted", region))
-        return region_id
 
     def _used(self) -> int:
         """Return what the budget counts, with all that was released until now."""
@@ -510,6 +552,10 @@ class Engine:
                 self.make_room(missing)
             self._n_spared = 0
 
+    def _live_charge_ids(self) -> set[int]:
+        """Return all that is charged for regions that are in memory."""
+        return {each for table in self.snapshot.resident for each in table.charge_ids}
+
     # -- ends --------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -520,11 +566,10 @@ class Engine:
                 allocator = self.present_allocator
             if allocator is not None:
                 allocator.close()
-            region_ids = self.snapshot.region_ids()
+            charge_ids = self._live_charge_ids()
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
             self.snapshot = self._empty
-            for region_id in region_ids:
-                self.budget.retire(region_id)
+            self.budget.retire(charge_ids)
         if not was_closed:
             for record in records.of_close(self.loader.base, lost):
                 record()
@@ -541,8 +586,7 @@ class Engine:
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
             loaded.forget_crystallizing()
-        resident = {snapshot.region_id_of(region.dimension_id) for region in snapshot.resident}
-        self.budget.after_fork(resident)
+        self.budget.after_fork(self._live_charge_ids())
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.sampler.after_fork()

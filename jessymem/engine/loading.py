@@ -7,7 +7,8 @@ it under its writer lock and publishes what comes back.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from jessymem import osmem
-from jessymem.budget import Budget
+from jessymem.budget import Budget, Charge
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
-from jessymem.errors import DimensionNotFound, RegionIOError, empty_frames
+from jessymem.engine.records import Record
+from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
-from jessymem.regions.files import RegionFiles
+from jessymem.kernels import schema as s
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.deltas import Chain, ChainChanged, peek_flags
+from jessymem.regions.files import N_LOOKS, RegionFiles
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,18 +41,31 @@ REGION_FILE: Final = "region.mmap"
 class Loader:
     """Finds, maps and simulates regions for one manager.
 
+    Parameters
+    ----------
+    config : MemoryConfig
+    budget : Budget
+    record : callable
+        Is given records, to call them when no lock is held.
+
     Attributes
     ----------
     base : pathlib.Path
         Where the region files are.
     """
 
-    def __init__(self, config: MemoryConfig, budget: Budget) -> None:
+    def __init__(
+        self, config: MemoryConfig, budget: Budget, record: Callable[[Record], object]
+    ) -> None:
         self.base = Path(os.fspath(config.base_path)).absolute()
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
-        self._numbers: dict[DimensionId, tuple[osmem.FileIdentity, NDArray[np.uint16]]] = {}
+        self._record = record
+        self._recorded: set[str] = set()  # what was told of files that are ignored
+        self._numbers: dict[
+            DimensionId, tuple[tuple[osmem.FileIdentity, ...], NDArray[np.uint16]]
+        ] = {}
         self._homes: dict[DimensionId, Path] = {}  # where they are not under the base path
 
     def path_of(self, dimension: DimensionId) -> Path:
@@ -69,51 +88,78 @@ class Loader:
         return self._files_at(dimension, self.home_of(dimension))
 
     def _files_at(self, dimension: DimensionId, home: Path) -> RegionFiles:
-        return RegionFiles(dimension, home, self._config.load_mode)
+        return RegionFiles(dimension, home, self._config.load_mode, self._record_once)
 
-    def use_newest(self, dimension: DimensionId, home: Path, use: Callable[[Path], T]) -> T:
-        """Return what `use` makes of the file that counts at `home`.
+    def _record_once(self, write: Record) -> None:
+        """Write a record of what lies on disk, once for as long as it is the same."""
+        what = str(getattr(write, "args", ()))
+        if what not in self._recorded:
+            self._recorded.add(what)
+            self._record(write)
+
+    def use_newest(
+        self, dimension: DimensionId, home: Path, use: Callable[[RegionFiles, Chain], T]
+    ) -> T:
+        """Return what `use` makes of the files that count at `home`.
 
         What killed writers left there is tidied up first.
 
         Raises
         ------
         RegionIOError
-            If the directory cannot be listed.
+            If the directory cannot be listed, or others never leave it as it is.
         DimensionNotFound, Exception
-            What `use` raises; where a generation beside was folded back meanwhile, not before the
-            file at `home` was looked for too.
+            What `use` raises; where files were replaced meanwhile, not before those that are there
+            now were tried too.
         """
-        while True:
-            files = self._files_at(dimension, home)
-            where = files.newest_path(tidy=not self._config.read_only)
+        files = self._files_at(dimension, home)
+        for _ in range(N_LOOKS):
+            chain = files.find(tidy=not self._config.read_only).chain
             try:
-                return use(where)
+                return use(files, chain)
+            except ChainChanged:
+                continue
             except DimensionNotFound as error:
-                if where == home:
+                if chain.base == home and not chain.deltas:
                     raise
                 empty_frames(error)
+        raise files.never_still()
 
-    def numbers_on_disk(self, dimension: DimensionId) -> NDArray[np.uint16]:
-        """Return the layer numbers that a dimension's file has now, ascending.
+    def numbers_on_disk(
+        self, dimension: DimensionId, loaded: LayerTable | None = None
+    ) -> NDArray[np.uint16]:
+        """Return the layer numbers that a dimension's files have now, ascending.
+
+        Parameters
+        ----------
+        loaded : LayerTable or None
+            What is loaded of them: where they are still the same files, they are not read again.
 
         Raises
         ------
         RegionIOError, RegionFormatError
             If they cannot be read.
         """
-        read = partial(self._numbers_in, dimension)
+        read = partial(self._numbers_in, dimension, loaded)
         try:
             return self.use_newest(dimension, self.home_of(dimension), read)
         except DimensionNotFound:
             return np.zeros(0, np.uint16)
 
-    def _numbers_in(self, dimension: DimensionId, where: Path) -> NDArray[np.uint16]:
-        identity = self.identify(dimension, where)
+    def _numbers_in(
+        self,
+        dimension: DimensionId,
+        loaded: LayerTable | None,
+        files: RegionFiles,
+        chain: Chain,
+    ) -> NDArray[np.uint16]:
+        identities = self.identify(dimension, files, chain)
+        if loaded is not None and loaded.identities == identities:
+            return loaded.numbers
         known = self._numbers.get(dimension)
-        if known is None or known[0] != identity:
-            region = MmapRegion.from_file(dimension, where, load_mode=self._config.load_mode)
-            known = self._numbers[dimension] = identity, np.array(region.numbers)
+        if known is None or known[0] != identities:
+            numbers = np.array(files.open_chain(chain, files.open).numbers)
+            known = self._numbers[dimension] = identities, numbers
         return known[1]
 
     def new_region_id(self) -> int:
@@ -138,45 +184,175 @@ class Loader:
                 found.append(dimension)
         return sorted(found)
 
-    def identify(self, dimension: DimensionId, where: Path) -> osmem.FileIdentity:
-        """Tell which file lies at `where`; raise DimensionNotFound or RegionIOError."""
+    def identify(
+        self, dimension: DimensionId, files: RegionFiles, chain: Chain
+    ) -> tuple[osmem.FileIdentity, ...]:
+        """Tell which files a chain is of; raise DimensionNotFound or RegionIOError."""
         try:
-            return osmem.identify(where)
+            return chain.identify()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DimensionNotFound(
-                f"{dimension}: no region file at {where} (errno {error.errno})",
+                f"{dimension}: no region file at {chain.base} (errno {error.errno})",
                 dimension=dimension,
-                path=str(where),
+                path=str(chain.base),
             ) from None
         except OSError as error:
-            raise RegionIOError.from_os_error(error, "open", where, dimension) from error
+            raise RegionIOError.from_os_error(error, "open", chain.base, dimension) from error
 
-    def map(self, dimension: DimensionId, where: Path) -> tuple[MmapRegion, int]:
-        """Charge, map and check a file; return the region and its new region id.
+    def map(
+        self,
+        dimension: DimensionId,
+        files: RegionFiles,
+        chain: Chain,
+        held: Sequence[MmapRegion] = (),
+    ) -> tuple[MmapRegion | RegionChain, int]:
+        """Charge, map and check the files of a chain; return them as one, and its new region id.
 
-        On any failure nothing stays charged or mapped. The charge ends with the last view on the
-        region.
+        Those that are `held` already are not mapped again, nor charged. On any failure nothing
+        more stays charged or mapped. A charge ends with the last view on its file.
+
+        Raises
+        ------
+        ChainChanged
+            As `RegionFiles.open_chain`.
         """
-        region_id = next(self._region_ids)
-        charge = partial(self._budget.reserve, region_id, dimension)
+        n_charged = 0
+
+        def take(path: Path) -> MmapRegion:
+            nonlocal n_charged
+            region = self._held_at(path, held, is_peeked=bool(chain.deltas))
+            if region is None:
+                region = self._map_file(dimension, path, n_charged)
+            n_charged += osmem.round_to_pages(region.size)
+            return region
+
+        opened = files.open_chain(chain, take)
+        members: tuple[MmapRegion, ...] = opened.members
+        if self._stands_under(dimension, opened):
+            simulated = next((each for each in held if each.state == s.REGION_SIMULATED), None)
+            members = (simulated or self._simulate(dimension, n_charged), *members)
+        return self.assemble(members, opened if len(members) == len(opened.members) else None)
+
+    def assemble(
+        self, members: Sequence[MmapRegion], opened: MmapRegion | RegionChain | None = None
+    ) -> tuple[MmapRegion | RegionChain, int]:
+        """Charge what is not yet charged of regions and of the tables that make them one.
+
+        Parameters
+        ----------
+        opened : MmapRegion, RegionChain or None
+            What they are together, if that is made already.
+
+        Raises
+        ------
+        LimitExceeded
+            If there is no room; what was charged for it is released.
+        """
+        dimension = members[-1].dimension_id
+        n_charged = 0
+        charged: list[MmapRegion] = []
+        try:
+            for member in members:
+                if member.charge_id is None:
+                    charge = self._reserve(dimension, member.size, n_charged)
+                    osmem.keep_with(member.data, charge)
+                    member.charge_id = charge.id
+                    charged.append(member)
+                n_charged += osmem.round_to_pages(member.size)
+            if opened is None:
+                opened = members[0] if len(members) == 1 else RegionChain(members)
+            for table in {id(each): each for each in (*members, opened)}.values():
+                n_pages = table.table_bytes // osmem.page_size()
+                if n_pages and table.table_charge is None:
+                    n_bytes = n_pages * osmem.page_size()
+                    table.table_charge = self._reserve(dimension, n_bytes, n_charged)
+                n_charged += sum(charge.n_bytes for charge in table.table_charges)
+        except BaseException:
+            for member in charged:
+                osmem.keep_with(member.data, None)
+                member.charge_id = None
+            raise
+        self._budget.reclaim(opened.charge_ids)
+        if len(members) == 1:
+            return opened, opened.charge_ids[0]
+        return opened, self.new_region_id()
+
+    def _reserve(self, dimension: DimensionId, n_bytes: int, beside: int) -> Charge:
+        return self._budget.reserve(self.new_region_id(), dimension, n_bytes, beside)
+
+    def _map_file(self, dimension: DimensionId, where: Path, beside: int) -> MmapRegion:
+        charge_id = self.new_region_id()
+        charge = partial(self._budget.reserve, charge_id, dimension, beside=beside)
         config = self._config
         region = MmapRegion.admitted(dimension, where, config.load_mode, config.advice, charge)
-        return region, region_id
+        region.charge_id = charge_id
+        return region
 
-    def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
+    @staticmethod
+    def _held_at(path: Path, held: Sequence[MmapRegion], *, is_peeked: bool) -> MmapRegion | None:
+        """Return the region that is held of the file at a path, if any is.
+
+        Where editions are compared too, a file that was only touched is the same; what is copied
+        holds no inode that would vouch for it.
+        """
+        found = osmem.identity_at(path) if held else None
+        for region in held:
+            mine = region.identity
+            if mine is None or found is None:
+                continue
+            is_same = mine[:3] == found[:3] if is_peeked else mine == found
+            if is_same and (mine == found or region.state == s.REGION_MAPPED):
+                return region
+        return None
+
+    def simulate(self, dimension: DimensionId) -> tuple[MmapRegion | RegionChain, int]:
         """Charge a core dimension's bundled content, laid out in memory; as `map`."""
+        return self.assemble([self._simulate(dimension, 0)])
+
+    def _simulate(self, dimension: DimensionId, beside: int) -> MmapRegion:
         from jessymem import simulation
 
-        region_id = next(self._region_ids)
         region = simulation.simulated_region(dimension)
-        osmem.keep_with(region.data, self._budget.reserve(region_id, dimension, region.size))
-        return region, region_id
+        charge = self._reserve(dimension, region.size, beside)
+        osmem.keep_with(region.data, charge)
+        region.charge_id = charge.id
+        return region
 
-    def wants_simulation(self) -> bool:
-        """Tell whether bundled content is to take the place of core dimensions."""
+    def _stands_under(self, dimension: DimensionId, opened: MmapRegion | RegionChain) -> bool:
+        """Tell whether simulated layers are to lie under a dimension's file."""
+        is_on = self._config.simulation != "never" and dimension in CORE_DIMENSIONS
+        return is_on and bool(opened.flags & s.FLAG_SIMULATION)
+
+    def wants_simulation(self, others: Iterable[DimensionId] = ()) -> bool:
+        """Tell whether bundled content is to take the place of core dimensions without a file.
+
+        Parameters
+        ----------
+        others : iterable of DimensionId
+            Dimensions that have a file, and so tell that there is content of the user's own.
+        """
         if self._config.simulation != "auto":
             return self._config.simulation == "always"
-        return not any(self._is_file(dimension) for dimension in CORE_DIMENSIONS)
+        present = [each for each in CORE_DIMENSIONS if self._is_file(each)]
+        if not present:
+            return not any(True for _ in others)
+        return any(map(self._is_from_simulation, present))
+
+    def stands_over_simulation(self, dimension: DimensionId) -> bool:
+        """Tell whether a core dimension has a file to be loaded where others are simulated.
+
+        With ``simulation="always"`` only one that says that simulation was on.
+        """
+        if self._config.simulation == "always":
+            return self._is_from_simulation(dimension)
+        return self._is_file(dimension)
+
+    def _is_from_simulation(self, dimension: DimensionId) -> bool:
+        """Tell whether a core dimension's file says that simulation was on; if in doubt, no."""
+        with suppress(OSError, JessyMemoryError):
+            base = self._files_at(dimension, self.path_of(dimension)).newest_path(tidy=False)
+            return bool(peek_flags(base) & s.FLAG_SIMULATION)
+        return False
 
     def _is_file(self, dimension: DimensionId) -> bool:
         """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -115,7 +115,7 @@ def _locate_plain(
                 status = s.NO_SUCH_LAYER
             else:
                 status = s.OUT_OF_BOUNDS
-                if start <= end <= n_bytes or layer in in_memory:
+                if start <= end <= n_bytes or _is_outside(in_memory, layer):
                     offset = start if start < 2**63 else start - 2**64
                     location = (offset, (end - start) % 2**64, region_ids[slot], s.OK, slot, row)
         if location is _NOWHERE:
@@ -126,6 +126,14 @@ def _locate_plain(
         found.append(location)
     out[:] = found
     return n_missing
+
+
+def _is_outside(views: dict[int, memoryview], layer: int) -> bool:
+    """Tell whether a layer's content lies outside the region's own bytes."""
+    with suppress(KeyError):
+        views[layer]
+        return True
+    return False
 
 
 def is_strict(missing: str) -> bool:

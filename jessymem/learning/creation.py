@@ -116,8 +116,9 @@ def publish(
     changed: list[tuple[LoadedDimension, int]] = []
     try:
         for dimension, chosen in by_dimension.items():
-            on_disk = engine.loader.numbers_on_disk(dimension)
             loaded = engine.snapshot.find(dimension)
+            base = None if loaded is None else loaded.base
+            on_disk = engine.loader.numbers_on_disk(dimension, base)
             wanted = [requests[at].layer for at in chosen]
             numbers = choose_numbers(dimension, loaded, on_disk, wanted)
             ids.update(zip(chosen, LayerId.in_order(dimension, numbers), strict=True))

@@ -15,7 +15,6 @@ from jessymem.ids import DimensionId, LayerId
 from jessymem.pools.stored import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
-from jessymem.regions.region import MmapRegion
 
 
 class LearnedLayer:
@@ -107,12 +106,28 @@ class LearnedLayer:
         if generation is not None:
             self.state, self.written_generation = LayerState.CRYSTALLIZED, generation
 
-    def is_in(self, file: MmapRegion) -> bool:
-        """Tell whether its region file, or a later one, holds it; maybe changed by others since."""
-        written = self.written_generation
-        is_written = written is not None and file.generation >= written
-        is_attempt = self.attempt == (file.generation, file.layout.created_at)
-        return (is_written or is_attempt) and file.has_layer(self.number)
+    def is_in(self, files: Any) -> bool:
+        """Tell whether region files hold it, as they were written with it or later.
+
+        Others may have changed it since.
+
+        Parameters
+        ----------
+        files : MmapRegion or RegionChain
+        """
+        if not files.has_layer(self.number):
+            return False
+        file = files.member_with(self.number)
+        if self.attempt == (file.generation, file.created_at):
+            return True
+        if self.written_generation is not None:
+            return bool(file.generation >= self.written_generation)
+        if self.attempt is None or file.generation <= self.attempt[0]:
+            return False
+        # The attempt may have been done after all, and then have been written again by others.
+        row = file.rows[file.find_row(LayerId(file.dimension_id, self.number))]
+        n_bytes = int(row["content_end"]) - int(row["content_offset"])
+        return n_bytes == len(self.content) and int(row["content_xxh3"]) == self.checksum()
 
     @property
     def location(self) -> ContentLocation:

@@ -13,7 +13,6 @@ from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer, naming
 from jessymem.pools import stored
 from jessymem.regions.drafts import Content, as_content
-from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
@@ -67,15 +66,15 @@ def lay_over(
     pieces = [draft.content, addition.separator, addition.content]
     with naming(layer_id):
         fresh = _store(blocks(), draft, pieces, n_base, addition.is_text)
-    is_simulated = table.state == s.REGION_SIMULATED
+    is_simulated = table.is_simulated(layer_id.layer)
     fresh.is_over_simulation = is_simulated if old is None else old.is_over_simulation
     return fresh
 
 
 def lay_again(
-    blocks: Callable[[], PoolAllocator], base: MmapRegion, learned: Iterable[LearnedLayer]
+    blocks: Callable[[], PoolAllocator], base: Any, learned: Iterable[LearnedLayer]
 ) -> dict[int, LearnedLayer]:
-    """Return, by number, new overlays for those whose layer is another in `base`.
+    """Return, by number, new overlays for those whose layer is another in a base.
 
     Those that a thread is writing stay: it merges them itself.
     """
@@ -85,12 +84,14 @@ def lay_again(
         if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
             continue
         under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
-        if layer.is_over_simulation or not _is_unchanged(under, layer):
+        is_simulated = base.is_simulated(layer.number)
+        if layer.is_over_simulation != is_simulated or not _is_unchanged(under, layer):
             pieces = [under.content, layer.tail]
             is_text = layer.draft.encoding == s.ENCODING_TEXT
             draft = replace(under, content_xxh3=None)
             with naming(LayerId(base.dimension_id, layer.number)):
                 relaid = _store(blocks(), draft, pieces, len(under.content), is_text)
+            relaid.is_over_simulation = is_simulated
             fresh[layer.number] = relaid
     return fresh
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from jessymem.core_dimensions import core_dimensions
-from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning import overlays
@@ -17,8 +16,10 @@ from jessymem.learning.rows import SharedRows
 from jessymem.pools.offsets import MmapOffset
 from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.metadata import ContentLocation, LayerState
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import Edition, LayerTable
+from jessymem.regions.table import LayerTable, OutsideViews, no_views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from jessymem.pools.stored import StoredBlock
 
 T = TypeVar("T")
+
+#: What lies under learned layers.
+Base: TypeAlias = MmapRegion | RegionChain
 
 _NOTHING = memoryview(b"")
 
@@ -38,7 +42,7 @@ class LearnedRegion(LayerTable):
     """
 
     def __init__(
-        self, dimension: DimensionId, base: MmapRegion | None, shared: SharedRows, n_rows: int
+        self, dimension: DimensionId, base: Base | None, shared: SharedRows, n_rows: int
     ) -> None:
         self.dimension_id = dimension
         self._base = base
@@ -53,11 +57,12 @@ class LearnedRegion(LayerTable):
         else:
             self.path, self.size, self.generation = base.path, base.size, base.generation
             self.name, self.edition, self.state = base.name, base.edition, base.state
+        self.leads_outside = bool(shared.learned) or (base is not None and base.leads_outside)
         self._cut_reader(_NOTHING if base is None else base.reader[0], shared.in_memory)
 
     @classmethod
     def over(
-        cls, dimension: DimensionId, base: MmapRegion | None, learned: Iterable[LearnedLayer]
+        cls, dimension: DimensionId, base: Base | None, learned: Iterable[LearnedLayer]
     ) -> LearnedRegion:
         """Lay learned layers over a base.
 
@@ -66,14 +71,43 @@ class LearnedRegion(LayerTable):
         OutOfBounds
             If the base's file was changed under its mapping.
         """
-        rows = np.zeros(0, s.LAYER) if base is None else _checked(base, base.rows)
-        empty = cls(dimension, base, SharedRows(rows, {}, {}), len(rows))
+        rows = np.zeros(0, s.LAYER) if base is None else base.private_rows()
+        empty = cls(dimension, base, SharedRows(rows, {}, _views_over(base)), len(rows))
         return empty._merged(sorted(learned, key=_number))
 
     @property
-    def base(self) -> MmapRegion | None:
-        """The dimension's file as it is loaded, or its simulation; None: neither is loaded."""
+    def base(self) -> Base | None:
+        """The dimension's files as they are loaded, or its simulation; None: neither is loaded."""
         return self._base
+
+    @property
+    def members(self) -> tuple[MmapRegion, ...]:
+        """The regions under what is learned."""
+        return () if self._base is None else self._base.members
+
+    @property
+    def charge_ids(self) -> tuple[int, ...]:
+        """What the budget counts for the regions under what is learned."""
+        return () if self._base is None else self._base.charge_ids
+
+    @property
+    def table_charges(self) -> tuple[Any, ...]:
+        """What the tables under what is learned cost."""
+        return () if self._base is None else self._base.table_charges
+
+    @property
+    def has_simulated(self) -> bool:
+        """Whether what lies under its learned layers is simulated, or a part of it."""
+        return self._base is not None and self._base.has_simulated
+
+    def edition_of(self, number: int) -> Edition | None:
+        """Return the edition of the one file that has a layer; None: it is in none."""
+        return None if self._base is None else self._base.edition_of(number)
+
+    def is_simulated(self, number: int) -> bool:
+        """Tell whether a layer is the simulation's, or lies over one that is."""
+        base = self._base
+        return base is not None and base.has_layer(number) and base.is_simulated(number)
 
     @property
     def learned(self) -> dict[int, LearnedLayer]:
@@ -111,9 +145,7 @@ class LearnedRegion(LayerTable):
         is_under = np.zeros(len(gone), bool)
         if self._base is not None:
             is_under[:] = [self._base.has_layer(number) for number in gone.tolist()]
-            under = [self._base.find_row(self._id(number)) for number in gone[is_under].tolist()]
-            restored = _checked(self._base, self._base.rows[under], gone[is_under])
-            rows[positions[is_under]] = restored
+            rows[positions[is_under]] = self._base.private_rows(gone[is_under].tolist())
         rows = np.delete(rows, positions[~is_under])
         learned, in_memory = self.learned, self._in_memory()
         for number in gone.tolist():
@@ -150,7 +182,9 @@ class LearnedRegion(LayerTable):
         in_memory: dict[int, memoryview],
     ) -> LearnedRegion:
         """Return the dimension with other rows, in arrays of their own."""
-        shared = SharedRows(rows, learned, in_memory)
+        views = _views_over(self._base)
+        views.update(in_memory)
+        shared = SharedRows(rows, learned, views)
         return LearnedRegion(self.dimension_id, self._base, shared, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
@@ -203,15 +237,16 @@ class LearnedRegion(LayerTable):
 
     def extent_of(self, row: int) -> tuple[int, int]:
         """Return where a layer's content begins and ends; a learned one's in its pool."""
-        learned = self._shared.learned.get(int(self.rows[row]["layer_num"]))
-        if learned is None:
-            return super().extent_of(row)
+        learned = self._find(row)
+        if isinstance(learned, tuple):
+            base, base_row = learned
+            return base.extent_of(base_row)
         handle = learned.block.handle if learned.block is not None else 0
         start = MmapOffset.from_packed(handle).offset
         return start, start + len(learned.content)
 
     def rebased(
-        self, base: MmapRegion, blocks: Callable[[], PoolAllocator]
+        self, base: Base, blocks: Callable[[], PoolAllocator]
     ) -> tuple[LayerTable, list[StoredBlock | None]]:
         """Return the dimension over another base, and blocks to free once that is published.
 
@@ -248,7 +283,7 @@ class LearnedRegion(LayerTable):
     def _id(self, number: int) -> LayerId:
         return LayerId(self.dimension_id, number)
 
-    def _find(self, row: int) -> LearnedLayer | tuple[MmapRegion, int]:
+    def _find(self, row: int) -> LearnedLayer | tuple[Base, int]:
         """Return a row's learned layer, or the base and its row there."""
         number = int(self.rows[row]["layer_num"])
         learned = self._shared.learned.get(number)
@@ -263,7 +298,14 @@ def _number(layer: LearnedLayer) -> int:
     return layer.number
 
 
-def _describe(layers: list[LearnedLayer], base: MmapRegion | None) -> NDArray[np.void]:
+def _views_over(base: Base | None) -> OutsideViews:
+    """Return the contents outside the region, none learned yet, over those of the base."""
+    if base is None or not base.leads_outside:
+        return OutsideViews(no_views)
+    return OutsideViews(base.reader[5].__getitem__)
+
+
+def _describe(layers: list[LearnedLayer], base: Base | None) -> NDArray[np.void]:
     """Return a row for each layer, its offset counted from the base's first byte, or from 0."""
     origin = 0 if base is None else base.content_address
     rows = np.zeros(len(layers), s.LAYER)
@@ -289,24 +331,3 @@ def name_of_new(dimension: DimensionId) -> str:
     core = core_dimensions().get(dimension)
     return core.name if core is not None else str(dimension)
 
-
-def _checked(
-    base: MmapRegion, rows: NDArray[np.void], numbers: NDArray[np.int64] | None = None
-) -> NDArray[np.void]:
-    """Copy rows of a base; afterwards nobody can change them under a reader that trusts them."""
-    rows = np.array(rows)
-    starts, ends, found = rows["content_offset"], rows["content_end"], rows["layer_num"]
-    wrong = (starts > ends) | (ends > base.size)
-    wrong[1:] |= found[1:] <= found[:-1]
-    if numbers is not None:
-        wrong |= found != numbers
-    if wrong.any():
-        row = rows[int(wrong.argmax())]
-        raise OutOfBounds(
-            f"{base.dimension_id}: the row of layer {row['layer_num']} was changed in {base.path} "
-            "while it was mapped",
-            offset=int(row["content_offset"]),
-            size=int(row["content_end"]) - int(row["content_offset"]),
-            region_size=base.size,
-        )
-    return rows

@@ -14,7 +14,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
-from jessymem.regions import faults, layout
+from jessymem.regions import layout
 from jessymem.regions.faults import Source
 from jessymem.regions.layout import Edition
 
@@ -23,19 +23,8 @@ class ChainChanged(Exception):
     """What lies on disk was replaced while it was looked at; to be looked at again."""
 
 
-class BrokenDelta(Exception):
-    """A delta turned out to be broken when it was opened whole.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-    fault : str
-    """
-
-    def __init__(self, path: Path, fault: str) -> None:
-        super().__init__(path, fault)
-        self.path = path
-        self.fault = fault
+class NoDelta(Exception):
+    """A file has the name of a delta, is whole, and is none of this dimension; the text says why."""
 
 
 class Delta(NamedTuple):
@@ -44,6 +33,7 @@ class Delta(NamedTuple):
     path: Path
     edition: Edition
     follows: Edition
+    replaces: int  # the lowest generation of those in whose place it is; 0: of none
 
 
 class Chain(NamedTuple):
@@ -74,8 +64,9 @@ class Choice(NamedTuple):
     """What deltas that lie beside a region file are to it."""
 
     chosen: tuple[Delta, ...]
-    superseded: tuple[Delta, ...]  # they lead back to it too, but to an older state
-    stale: tuple[Delta, ...]  # they do not
+    replaced: tuple[Delta, ...]  # a chosen one is in their place
+    forked: tuple[Delta, ...]  # they lead back to the region file too, past what is chosen
+    stale: tuple[Delta, ...]  # they do not lead back to it
 
 
 def choose(base: Edition | None, deltas: Iterable[Delta]) -> Choice:
@@ -90,29 +81,26 @@ def choose(base: Edition | None, deltas: Iterable[Delta]) -> Choice:
         to itself.
     """
     found = sorted(deltas, key=lambda delta: delta.edition)
-    # How many deltas it takes to come to an edition; a chain that would be too long counts for as
-    # far as it may go.
-    before: dict[Edition, tuple[int, Delta | None]] = {}
-    if base is not None:
-        before[base] = 0, None
-    best: Delta | None = None
-    leading = set()
+    leading: dict[Edition, list[Delta]] = {} if base is None else {base: []}
+    best: list[Delta] = []
     for delta in found:
-        length, _ = before.get(delta.follows, (s.MAX_DELTAS, None))
-        if length < s.MAX_DELTAS and delta.edition not in before:
-            before[delta.edition] = length + 1, delta
-            leading.add(delta)
-            best = delta
-    chosen: list[Delta] = []
-    while best is not None:
-        chosen.append(best)
-        best = before[best.follows][1]
-    chosen.reverse()
-    return Choice(
-        tuple(chosen),
-        tuple(delta for delta in found if delta in leading and delta not in chosen),
-        tuple(delta for delta in found if delta not in leading),
-    )
+        before = leading.get(delta.follows)
+        if before is not None and delta.edition not in leading:
+            path = leading[delta.edition] = [*before, delta]
+            if len(path) <= s.MAX_DELTAS:
+                best = path
+    spans = [range(each.replaces, each.edition.generation) for each in best if each.replaces]
+    replaced, forked, stale = [], [], []
+    for delta in found:
+        if delta in best:
+            continue
+        if delta.edition not in leading:
+            stale.append(delta)
+        elif any(delta.edition.generation in span for span in spans):
+            replaced.append(delta)
+        else:
+            forked.append(delta)
+    return Choice(tuple(best), tuple(replaced), tuple(forked), tuple(stale))
 
 
 def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
@@ -123,32 +111,55 @@ def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
     OSError
         If they cannot be read.
     RegionFormatError
-        If it is none, or not of this dimension, or of another generation than `generation`.
+        If it is damaged, or breaks the format.
+    NoDelta
+        If it is whole, but none, or of another dimension, or of another generation than
+        `generation`.
     """
     start, n_bytes = osmem.read_start(path, s.HEADER_BYTES)
-    source = Source(dimension, str(path))
+    source = Source(None, str(path))
     data = np.frombuffer(start, np.uint8)
     header = layout.read_header(data, source, n_bytes)
-    extension = layout.read_extension(data, header, source)
+    extension = layout.find_extension(data, header, source)
+    if header.dimension != dimension:
+        raise NoDelta(f"it is of {header.dimension}")
     follows = None if extension is None else layout.read_predecessor(extension)
     if extension is None or follows is None:
-        raise faults.broken_extension(source, "follows_generation", "1 or more, in a delta", 0)
+        raise NoDelta("it follows no other file")
     if extension.generation != generation:
-        expected = f"{generation}, as its name says"
-        raise faults.broken_extension(source, "generation", expected, extension.generation)
-    return Delta(path, layout.read_edition(extension, header.total_size), follows)
+        raise NoDelta(f"its generation is {extension.generation}")
+    edition = layout.read_edition(extension, header.total_size)
+    return Delta(path, edition, follows, extension.replaces)
 
 
 def peek_edition(path: Path) -> Edition | None:
-    """Read which edition of a region file lies at a path, by its own account.
+    """Read which edition of a region file lies at a path, by its own account; None: it is plain.
 
-    None where the file is too short, or plain. A damaged header is believed here: where a delta
-    names this very edition, both must be right. Raises OSError where it cannot be read.
+    A damaged header is believed here: where a delta names this very edition, both must be right.
+    Raises OSError where it cannot be read.
     """
-    start, n_bytes = osmem.read_start(path, s.HEADER_BYTES)
-    if len(start) < s.HEADER_BYTES:
-        return None
-    record: Any = np.frombuffer(start, s.EXTENSION, 1, s.RESERVED_OFFSET)[0]
-    if bytes(record["extension_magic"]) != s.EXTENSION_MAGIC:
+    record, n_bytes = _peek(path)
+    if record is None:
         return None
     return Edition(int(record["generation"]), int(record["created_at"]), n_bytes)
+
+
+def peek_flags(path: Path) -> int:
+    """Read the flags of the region file at a path; 0: it is plain. Raises OSError."""
+    record, _ = _peek(path)
+    return 0 if record is None else int(record["flags"])
+
+
+def is_delta(path: Path) -> bool:
+    """Tell whether the file at a path says that it follows another one. Raises OSError."""
+    record, _ = _peek(path)
+    return record is not None and bool(record["follows_generation"])
+
+
+def _peek(path: Path) -> tuple[Any, int]:
+    """Read a file's extension, whatever its checksum, and how long it is; None: it has none."""
+    start, n_bytes = osmem.read_start(path, s.HEADER_BYTES)
+    if len(start) < s.HEADER_BYTES:
+        return None, n_bytes
+    record = np.frombuffer(start, s.EXTENSION, 1, s.RESERVED_OFFSET)[0]
+    return (record if bytes(record["extension_magic"]) == s.EXTENSION_MAGIC else None), n_bytes

@@ -35,11 +35,13 @@ def write_layout(
     *,
     follows: Edition | None = None,
     flags: int = 0,
+    replaces: int = 0,
 ) -> tuple[int, list[Any]]:
     """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
 
     Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
-    must differ. With `follows` it is a delta: the edition of the file that it follows.
+    must differ. With `follows`, the edition of another file, it is a delta; with `replaces` one in
+    the place of those from that generation on.
 
     Raises
     ------
@@ -75,6 +77,7 @@ def write_layout(
         follows_created_at=follows.made_ns if follows else 0,
         follows_size=follows.n_bytes if follows else 0,
         flags=flags,
+        replaces=replaces,
     )
     header = _encode_header(dimension, name, total_size, len(drafts), extension)
     return total_size, [header, metadata, *contents]

@@ -9,6 +9,8 @@ import numpy as np
 
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class EvictedRegion(LoadedDimension):
     """The names of a region that was evicted: two to eight bytes a layer."""
 
-    def __init__(self, region: MmapRegion) -> None:
+    def __init__(self, region: MmapRegion | RegionChain) -> None:
         rows = region.rows
         self.dimension_id = region.dimension_id
         self.name = region.name
@@ -30,10 +32,12 @@ class EvictedRegion(LoadedDimension):
         is_child = rows["parent"] != 0
         self._children = rows["layer_num"][is_child]
         self._parents: NDArray[np.uint32] = rows["parent"][is_child]
+        self._editions = tuple(member.edition_of(0) for member in region.members)
+        self._which: NDArray[np.uint8] | None = (
+            region.which if isinstance(region, RegionChain) else None
+        )
         # Where somebody still views it, it can be had back as it is.
-        self._data: weakref.ref[NDArray[np.uint8]] = weakref.ref(region.data)
-        self._identity = region.identity
-        self._was = region.state
+        self._members = tuple(map(_Remembered, region.members))
 
     @property
     def numbers(self) -> NDArray[np.uint16]:
@@ -44,6 +48,17 @@ class EvictedRegion(LoadedDimension):
         """Tell whether there is a layer of this number."""
         at = int(np.searchsorted(self._numbers, number))
         return at < len(self._numbers) and int(self._numbers[at]) == number
+
+    @property
+    def has_simulated(self) -> bool:
+        """Whether any of its layers may be simulated."""
+        return None in self._editions
+
+    def edition_of(self, number: int) -> Edition | None:
+        """Return the edition of the one file that has a layer; None: it is simulated."""
+        if self._which is None:
+            return self._editions[0]
+        return self._editions[self._which[np.searchsorted(self._numbers, number)]]
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
@@ -56,9 +71,31 @@ class EvictedRegion(LoadedDimension):
         slot["generation"] = self.edition.generation
         slot["state"] = s.REGION_EVICTED
 
-    def still_viewed(self) -> MmapRegion | None:
-        """Return the region, if a view has kept its memory alive."""
+    def still_viewed(self) -> list[MmapRegion]:
+        """Return those of its regions whose memory a view has kept alive."""
+        return [found for each in self._members if (found := each.find()) is not None]
+
+    @property
+    def n_members(self) -> int:
+        """How many regions it was made of."""
+        return len(self._members)
+
+
+class _Remembered:
+    """A region that may be had back."""
+
+    __slots__ = ("_arguments", "_charge_id", "_data")
+
+    def __init__(self, region: MmapRegion) -> None:
+        self._data: weakref.ref[NDArray[np.uint8]] = weakref.ref(region.data)
+        self._arguments = region.dimension_id, region.path, region.state, region.identity
+        self._charge_id = region.charge_id
+
+    def find(self) -> MmapRegion | None:
         data = self._data()
         if data is None:
             return None
-        return MmapRegion(self.dimension_id, self.path, data, self._was, self._identity)
+        dimension, path, state, identity = self._arguments
+        region = MmapRegion(dimension, path, data, state, identity)
+        region.charge_id = self._charge_id
+        return region

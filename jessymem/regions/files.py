@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ import xxhash
 
 from jessymem import osmem, system_calls
 from jessymem.computed_once import computed_once
+from jessymem.core_dimensions import IMMUTABLE
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
@@ -33,11 +35,24 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.logger import logger
 from jessymem.regions import faults
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.deltas import (
+    Chain,
+    ChainChanged,
+    NoDelta,
+    choose,
+    is_delta,
+    peek_delta,
+    peek_edition,
+)
+from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import Edition
 
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
+
+# So often files are looked at that others change meanwhile.
+N_LOOKS: Final = 1_000
 
 # So often the directory is made again that others took away.
 _LOCK_ATTEMPTS: Final = 10
@@ -75,9 +90,10 @@ class Found(NamedTuple):
     """What there is of a region on disk."""
 
     chain: Chain
-    superseded: tuple[Path, ...]  # deltas that newer ones have taken the place of
+    replaced: tuple[Path, ...]  # deltas in whose place newer ones are
     stale: tuple[Path, ...]  # deltas of a file that is not there
-    broken: tuple[tuple[Path, str], ...]  # deltas that are none, or may not count, and why
+    ignored: tuple[tuple[Path, str], ...]  # deltas that do not count, and why
+    is_clear: bool  # whether all that lies there is whole, and may be read: nothing else is missed
 
 
 class RegionFiles:
@@ -90,18 +106,28 @@ class RegionFiles:
         The region file, which may not exist yet, or a link to it.
     load_mode : {"map", "copy"}
         How the files are opened.
+    record : callable
+        Is given each record, to call it when it may be written; by default at once.
     """
 
-    def __init__(self, dimension: DimensionId, target: Path, load_mode: str = "map") -> None:
+    def __init__(
+        self,
+        dimension: DimensionId,
+        target: Path,
+        load_mode: str = "map",
+        record: Callable[[Callable[[], None]], object] = lambda write: write(),
+    ) -> None:
         self.dimension = dimension
         self.target = target
         self.load_mode = load_mode
+        self._record = record
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.written_generation: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._deltas: list[Alternate] = []
         self._made: list[Path] = []
+        self._is_name_durable = False
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
         self._broken: dict[Path, str] = {}  # deltas that could not be opened whole, and why
@@ -148,41 +174,75 @@ class RegionFiles:
         RegionIOError
             If the directory cannot be listed, or a file not read for want of resources.
         """
-        found = self._list()
-        if tidy and (found.leftovers or found.alternates or found.locks):
+        listing = self._list()
+        if tidy and (listing.leftovers or listing.alternates or listing.locks):
             with suppress(OSError), osmem.locked(self._lock, timeout=0):
                 self._tidy()
-            found = self._list()
-        self._log_ignored(found)
-        return self._choose(found)
+            listing = self._list()
+        for n_left in reversed(range(N_LOOKS)):
+            try:
+                found = self._choose(listing)
+                break
+            except ChainChanged:
+                if not n_left:
+                    raise self.never_still() from None
+                listing = self._list()
+        for path, fault in listing.ignored:
+            self._note_ignored("generation_ignored", path, fault)
+        for path, fault in found.ignored:
+            self._note_ignored("delta_ignored", path, fault)
+        return found
+
+    def _note_ignored(self, event: str, path: Path, fault: str) -> None:
+        facts = {"dimension": str(self.dimension), "path": str(path), "error": fault}
+        extra = {"event": event, **facts}
+        self._record(partial(logger.warning, "%s is ignored: %s", path, fault, extra=extra))
+
+    def never_still(self) -> RegionIOError:
+        """Return the error for files that others change whenever they are looked at."""
+        error = OSError(errno.EAGAIN, "others are writing here all the time")
+        return RegionIOError.from_os_error(error, "look at", self.target, self.dimension)
 
     def _choose(self, listing: Listing) -> Found:
-        """Tell which of the files count."""
+        """Tell which of the files count; raise ChainChanged where one is gone meanwhile."""
         base = self._newest(listing.alternates)
-        if not listing.deltas and not listing.ignored_deltas:
-            return Found(Chain(base), (), (), ())
+        ignored = dict(listing.ignored_deltas)
+        if not listing.deltas and not ignored:
+            return Found(Chain(base), (), (), (), is_clear=not listing.ignored)
         edition = None
         with suppress(OSError):  # opening it will say so
             edition = peek_edition(base)
         whole = []
-        broken = dict(listing.ignored_deltas)
+        is_clear = not listing.ignored and not ignored and edition is not None
         for generation, path in listing.deltas:
             try:
-                if path in self._broken:
-                    raise BrokenDelta(path, self._broken[path])
-                whole.append(peek_delta(self.dimension, path, generation))
+                fault = self._broken.get(path)
+                if fault is None:
+                    whole.append(peek_delta(self.dimension, path, generation))
+                    continue
+                is_clear = False
             except FileNotFoundError:
-                continue  # removed since; if it counted, another one does by now
+                raise ChainChanged from None
             except OSError as error:
                 raise RegionIOError.from_os_error(error, "read", path, self.dimension) from error
-            except (RegionFormatError, BrokenDelta) as error:
-                broken[path] = error.message if isinstance(error, RegionFormatError) else error.fault
+            except RegionFormatError as error:
+                fault, is_clear = error.message, False
+            except NoDelta as error:
+                fault = str(error)
+            ignored[path] = fault
+        if self.dimension in IMMUTABLE:
+            ignored.update((delta.path, f"{self.dimension} never changes") for delta in whole)
+            return Found(Chain(base), (), (), tuple(ignored.items()), is_clear=False)
         choice = choose(edition, whole)
-        chain = Chain(base, edition, choice.chosen)
-        superseded, stale = (
-            tuple(delta.path for delta in deltas) for deltas in (choice.superseded, choice.stale)
+        ignored.update((delta.path, "others lead further") for delta in choice.forked)
+        ignored.update((delta.path, "what it follows is not there") for delta in choice.stale)
+        return Found(
+            Chain(base, edition, choice.chosen),
+            tuple(delta.path for delta in choice.replaced),
+            tuple(delta.path for delta in choice.stale),
+            tuple(ignored.items()),
+            is_clear,
         )
-        return Found(chain, superseded, stale, tuple(broken.items()))
 
     def open_chain(
         self, chain: Chain, take: Callable[[Path], MmapRegion]
@@ -222,7 +282,7 @@ class RegionFiles:
         return RegionChain(regions)
 
     def open_edition(self, edition: Edition) -> MmapRegion:
-        """Map the file that is of an edition, under whichever name; if none is, the newest.
+        """Map the one file that is of an edition, a delta too; if none is, the newest.
 
         Raises
         ------
@@ -231,7 +291,7 @@ class RegionFiles:
         """
         newest: MmapRegion | None = None
         tried: dict[Path, JessyMemoryError | None] = {}
-        while path := next((path for path in self._paths() if path not in tried), None):
+        while path := next((path for path in self._paths(edition) if path not in tried), None):
             tried[path] = None
             try:
                 region = self.open(path)
@@ -249,11 +309,15 @@ class RegionFiles:
             raise next(error for error in tried.values() if error is not None)
         return newest
 
-    def _paths(self) -> Iterator[Path]:
+    def _paths(self, edition: Edition) -> Iterator[Path]:
         """Yield the region file, and then what lies beside it, which is looked for only then."""
         yield self.target
-        for alternate in self._list().alternates:
+        listing = self._list()
+        for alternate in listing.alternates:
             yield alternate.path
+        for delta in listing.deltas:
+            if delta.generation == edition.generation:
+                yield delta.path
 
     def next_generation(self, above: int = 0) -> int:
         """Return the generation of the next write; 1 where nothing readable precedes it.
@@ -340,6 +404,44 @@ class RegionFiles:
         self._remove_alternates(generation)
         return self.target if path == self._file else path
 
+    def put_delta(self, pieces: list[Any], generation: int) -> Path:
+        """Make a delta of `pieces` beside the region file, durably; otherwise as `put`."""
+        name = f"{self._file.stem}.d{generation}{self._file.suffix}"
+        return self._put_at(self._file.with_name(name), pieces, generation)
+
+    def check_base(self) -> None:
+        """Raise InvalidAccess where the region file is a delta itself: others follow it, or it them.
+
+        Within `writing` only.
+        """
+        with suppress(OSError):
+            if is_delta(self.target):
+                raise InvalidAccess(
+                    f"{self.dimension}: {self.target} is a delta, and written only with the file "
+                    "that it follows",
+                    dimension=self.dimension,
+                )
+
+    def remove_deltas(self) -> None:
+        """Remove the deltas that no longer count, after a write; those that may be wanted stay.
+
+        Within `writing` only. What is broken, or may not be read, may be what they follow.
+        """
+        if not self._deltas or not self._is_name_durable:
+            return
+        with suppress(OSError, JessyMemoryError):
+            found = self.find(tidy=False)
+            for path in (*found.replaced, *(found.stale if found.is_clear else ())):
+                osmem.remove_file(path)
+
+    def is_owned(self) -> bool:
+        """Tell whether the region file is this user's: so will be what is written beside it."""
+        if os.name == "nt":
+            return True
+        with suppress(OSError):
+            return os.stat(self.target).st_uid == os.geteuid()
+        return False
+
     # -- inside ------------------------------------------------------------------------------------
 
     @contextmanager
@@ -392,8 +494,9 @@ class RegionFiles:
                 osmem.remove_file(temporary)
             raise
         self._made = []  # in use from here on
+        self._is_name_durable = False
         with self._as_region_error("sync the directory of"):
-            osmem.sync_directory(self._file.parent)
+            self._is_name_durable = osmem.sync_directory(self._file.parent)
         return path
 
     def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
@@ -498,20 +601,6 @@ class RegionFiles:
             return osmem.fault_of_substitute(self.target, beside)
         except OSError as error:
             return str(error)
-
-    def _log_ignored(self, found: Listing) -> None:
-        for path, fault in found.ignored:
-            logger.warning(
-                "%s is ignored: %s",
-                path,
-                fault,
-                extra={
-                    "event": "generation_ignored",
-                    "dimension": str(self.dimension),
-                    "path": str(path),
-                    "error": fault,
-                },
-            )
 
     def _beside(self, generation: int) -> Path:
         return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")

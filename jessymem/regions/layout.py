@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import xxhash
 
+from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.logger import logger
@@ -62,6 +63,7 @@ class Extension(NamedTuple):
     follows_created_at: int = 0
     follows_size: int = 0
     flags: int = 0
+    replaces: int = 0
 
 
 class Layout(NamedTuple):
@@ -151,12 +153,26 @@ def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Head
 
 def read_extension(data: Bytes, header: Header, source: Source) -> Extension | None:
     """Return the extension if one is announced and the header's checksum holds."""
+    try:
+        return find_extension(data, header, source)
+    except _NotHeld:
+        _warn_ignored(source, "header_xxh3")
+        return None
+
+
+class _NotHeld(RegionFormatError):
+    """The header's checksum does not hold."""
+
+
+def find_extension(data: Bytes, header: Header, source: Source) -> Extension | None:
+    """Return the extension if one is announced; raise RegionFormatError where it is damaged."""
     magic, *fields, padding, header_xxh3 = _record(data, s.RESERVED_OFFSET, s.EXTENSION)
     if magic != s.EXTENSION_MAGIC:
         return None
-    if xxhash.xxh3_64_intdigest(data[: s.CHECKED_HEADER_BYTES]) != header_xxh3:
-        _warn_ignored(source, "header_xxh3")
-        return None
+    found = xxhash.xxh3_64_intdigest(data[: s.CHECKED_HEADER_BYTES])
+    if found != header_xxh3:
+        fault = faults.broken_extension(source, "header_xxh3", f"{found:#018x}", header_xxh3)
+        raise _NotHeld(fault.message, **fault.details)
     extension = Extension(*fields)
     table_bytes = header.layer_count * s.LAYER_BYTES
     entries_end = s.HEADER_BYTES + header.layer_count * s.MIN_ENTRY_BYTES
@@ -179,6 +195,7 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     low, high = (s.HEADER_BYTES, _MAX_U64) if follows else (0, 0)
     _require(source, "follows_size", extension.follows_size, low, high)
     _require(source, "flags", extension.flags, 0, s.KNOWN_FLAGS)
+    _require(source, "replaces", extension.replaces, 0, limit if follows else 0)
     if any(padding):
         raise faults.broken_extension(source, "padding", "zeros", padding)
     return extension

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,8 @@ from jessymem.ids import (
 )
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
-from jessymem.regions.table import Edition, LayerTable
+from jessymem.regions.layout import Edition
+from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
@@ -71,6 +72,8 @@ class MmapRegion(LayerTable):
         self.data = data  # the owner: every view leads here, so its end is the memory's end
         self.state = state
         self.identity = identity
+        self.charge_id: int | None = None  # of its bytes
+        self.table_charge: Any = None  # a `jessymem.budget.Charge`
         self._bytes = data.view(np.ndarray)
         self.size = len(data)
         self.layout = layout.read_layout(self._bytes, self._source)
@@ -340,6 +343,77 @@ class MmapRegion(LayerTable):
         """Return what makes a layer's content an array; None where it is not an array."""
         return layout.read_form(self.layout, self.rows[row], self._source)
 
+    @property
+    def members(self) -> tuple[MmapRegion, ...]:
+        """Itself: it comes from one file."""
+        return (self,)
+
+    @property
+    def charge_ids(self) -> tuple[int, ...]:
+        """What the budget counts for its bytes and its tables."""
+        own = () if self.charge_id is None else (self.charge_id,)
+        return own + tuple(charge.id for charge in self.table_charges)
+
+    @property
+    def table_charges(self) -> tuple[Any, ...]:
+        """What its private tables cost."""
+        return () if self.table_charge is None else (self.table_charge,)
+
+    @property
+    def flags(self) -> int:
+        """What its file says of itself: FLAG_*."""
+        return self.layout.flags
+
+    @property
+    def created_at(self) -> int:
+        """When it was written, in ns since 1970-01-01 UTC; 0: not told."""
+        return self.layout.created_at
+
+    @property
+    def table_bytes(self) -> int:
+        """How long its private tables are: an index, and rows that were parsed."""
+        n_index = 0 if self.index is None else self.index.nbytes
+        return n_index + (0 if self.layout.is_extended else self.rows.nbytes)
+
+    def private_rows(self, numbers: Sequence[int] | None = None) -> np.typing.NDArray[np.void]:
+        """Return a copy of the rows, or of those of some layers, ascending, and checked.
+
+        Nobody can change them any more.
+
+        Raises
+        ------
+        OutOfBounds
+            If the file was changed under its mapping.
+        """
+        rows = np.array(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
+        starts, ends, found = rows["content_offset"], rows["content_end"], rows["layer_num"]
+        wrong = (starts > ends) | (ends > self.size)
+        wrong[1:] |= found[1:] <= found[:-1]
+        if numbers is not None:
+            wrong |= found != np.array(numbers)
+        if wrong.any():
+            row = rows[int(wrong.argmax())]
+            raise OutOfBounds(
+                f"{self.dimension_id}: the row of layer {row['layer_num']} was changed in "
+                f"{self.path} while it was mapped",
+                offset=int(row["content_offset"]),
+                size=int(row["content_end"]) - int(row["content_offset"]),
+                region_size=self.size,
+            )
+        return rows
+
+    def member_with(self, number: int) -> MmapRegion:
+        """Return itself, which has all its layers."""
+        return self
+
+    def is_simulated(self, number: int) -> bool:
+        """Tell whether a layer is one of the simulation's."""
+        return self.state == s.REGION_SIMULATED
+
+    def edition_of(self, number: int) -> Edition | None:
+        """Return the edition of its file; None: it is simulated."""
+        return None if self.state == s.REGION_SIMULATED else self.edition
+
     def draft_of(self, row: int) -> jessymem.hints.LayerDraft:
         """Return the layer in a row as it would be written again: byte for byte, checksum included.
 
@@ -348,15 +422,18 @@ class MmapRegion(LayerTable):
         OutOfBounds, RegionFormatError
             If its content or its keywords cannot be read.
         """
-        return self._drafts(np.array([row]))[0]
+        return self.drafts_of(np.array([row]))[0]
 
     def drafts(self, without: Collection[int] = ()) -> list[jessymem.hints.LayerDraft]:
         """Return all layers as they would be written again, but for some numbers."""
         chosen = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
-        return self._drafts(np.flatnonzero(chosen))
+        return self.drafts_of(np.flatnonzero(chosen))
 
-    def _drafts(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
-        """Make drafts of some rows; whole columns are read, since a record costs ten times more."""
+    def drafts_of(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
+        """Return the layers in some rows as they would be written again.
+
+        Whole columns are read, since a record costs ten times more.
+        """
         from jessymem.regions.drafts import LayerDraft
 
         rows = self.rows[at]

@@ -10,9 +10,10 @@ import gc
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from jessymem.computed_once import computed_once
 from jessymem.errors import LayerNotFound, OutOfBounds
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
+from jessymem.regions.layout import Edition
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -45,8 +47,8 @@ class LoadedDimension(ABC):
         REGION_*.
     resident : LayerTable or None
         Itself, if it is in memory.
-    base : MmapRegion or None
-        What lies under its learned layers: its file as mapped, or its simulation. None: nothing
+    base : MmapRegion, RegionChain or None
+        What lies under its learned layers: its files as mapped, or its simulation. None: nothing
         does, or it is not in memory.
     """
 
@@ -65,6 +67,11 @@ class LoadedDimension(ABC):
     def base(self) -> Any:
         """What lies under its learned layers."""
         return None
+
+    @property
+    def has_simulated(self) -> bool:
+        """Whether any of its layers may be simulated."""
+        return self.state == s.REGION_SIMULATED
 
     @property
     def is_replaceable(self) -> bool:
@@ -91,9 +98,13 @@ class LoadedDimension(ABC):
         """Return the ids of all layers, ascending."""
         return LayerId.in_order(self.dimension_id, self.numbers.tolist())
 
-    def still_viewed(self) -> Any:
-        """Return an evicted region as it was, if a view has kept its memory alive; else None."""
-        return None
+    @abstractmethod
+    def edition_of(self, number: int) -> Edition | None:
+        """Return the edition of the one file that has a layer; None: it is simulated."""
+
+    def still_viewed(self) -> list[Any]:
+        """Return the regions of an evicted dimension whose memory a view has kept alive."""
+        return []
 
     def check_has(self, layer_id: LayerId) -> None:
         """Raise LayerNotFound where there is no such layer."""
@@ -155,6 +166,34 @@ def _rest(layers: Iterable[Any]) -> None:
             layer.state = layer.resting_state
 
 
+class OutsideViews(dict[int, memoryview]):
+    """Contents that lie outside the region's own bytes, by layer number.
+
+    Those that are not in it yet are cut when they are first read, and kept: what a reader asks for
+    is found as quickly as in the region.
+
+    Parameters
+    ----------
+    cut : callable
+        Returns the content of a layer, or raises KeyError.
+    """
+
+    __slots__ = ("_cut",)
+
+    def __init__(self, cut: Callable[[int], memoryview]) -> None:
+        self._cut = cut
+
+    def __missing__(self, number: int) -> memoryview:
+        """Cut a layer's content, or raise KeyError."""
+        view = self[number] = self._cut(number)
+        return view
+
+
+def no_views(number: int) -> memoryview:
+    """Raise KeyError: nothing lies outside."""
+    raise KeyError(number)
+
+
 #: What one read from Python needs: views of the whole region, per row of where its content begins
 #: and ends, of layer number to row (None: they are the same); the region's length; and by layer
 #: number what is not in the region but in memory.
@@ -179,10 +218,13 @@ class LayerTable(LoadedDimension):
         Layer number to row, where the numbers have gaps.
     reader : Reader
         What single reads from Python go through.
+    leads_outside : bool
+        Whether contents may lie outside the region's bytes; then the rows are private, and checked.
     """
 
     size: int
     generation: int
+    leads_outside: bool = False
     rows: np.typing.NDArray[Any]
     index: np.typing.NDArray[np.uint16] | None
     reader: Reader
@@ -239,6 +281,36 @@ class LayerTable(LoadedDimension):
         return self
 
     @property
+    def members(self) -> tuple[Any, ...]:
+        """The regions that its rows and contents come from, beside what is learned."""
+        return ()
+
+    @property
+    def charge_ids(self) -> tuple[int, ...]:
+        """What the budget counts for it: ids of the charges of its files, and of its tables."""
+        return ()
+
+    @property
+    def n_charged(self) -> int:
+        """What the budget counts for it, in bytes."""
+        n_files = sum(osmem.round_to_pages(member.size) for member in self.members)
+        return n_files + sum(charge.n_bytes for charge in self.table_charges)
+
+    @property
+    def table_charges(self) -> tuple[Any, ...]:
+        """The `jessymem.budget.Charge` of each of its private tables that has one."""
+        return ()
+
+    @property
+    def identities(self) -> tuple[osmem.FileIdentity, ...]:
+        """Which files it comes from, the region file first."""
+        return tuple(each.identity for each in self.members if each.identity is not None)
+
+    def is_simulated(self, number: int) -> bool:
+        """Tell whether a layer is the simulation's, or lies over one that is."""
+        raise NotImplementedError
+
+    @property
     def is_viewed(self) -> bool:
         """Whether anybody holds a view of its bytes, so that its memory would not come free.
 
@@ -263,18 +335,17 @@ class LayerTable(LoadedDimension):
 
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row's addresses and lengths; the table must outlive the row."""
-        *_, in_memory = self.reader
         slot["table_address"] = address_of(self.rows)
         slot["n_layers"] = len(self.rows)
         slot["index_address"] = 0 if self.index is None else address_of(self.index)
         slot["n_index"] = 0 if self.index is None else len(self.index)
         slot["content_address"] = self.content_address
         slot["n_bytes"] = self.size
-        slot["n_charged"] = osmem.round_to_pages(self.size)
+        slot["n_charged"] = self.n_charged
         slot["generation"] = self.generation
         slot["dimension"] = self.dimension_id
         slot["state"] = self.state
-        slot["n_in_memory"] = len(in_memory)
+        slot["leads_outside"] = self.leads_outside
 
     def find_row(self, layer_id: LayerId) -> int:
         """Return the row of a layer, or raise LayerNotFound."""
@@ -285,6 +356,10 @@ class LayerTable(LoadedDimension):
             if number < len(self.rows):
                 return number
         raise self.not_found(layer_id)
+
+    def rows_of(self, numbers: Iterable[int]) -> list[int]:
+        """Return the rows of layers; raise LayerNotFound where one is not there."""
+        return [self.find_row(LayerId(self.dimension_id, number)) for number in numbers]
 
     def has_layer(self, number: int) -> bool:
         """Tell whether there is a layer of this number."""
@@ -329,7 +404,7 @@ class LayerTable(LoadedDimension):
         if start <= end <= n_bytes:
             return content[start:end]
         number = int(self.rows[row]["layer_num"])
-        if number in in_memory:
+        with suppress(KeyError):
             return in_memory[number][:]
         raise OutOfBounds(
             f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
