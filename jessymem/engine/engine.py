@@ -35,6 +35,7 @@ from jessymem.errors import (
     JessyMemoryError,
     LimitExceeded,
     RegionIOError,
+    clears_frames,
     empty_frames,
 )
 from jessymem.forks import renew_in_forked_children
@@ -455,6 +456,7 @@ class Engine:
 
     # -- blocks ------------------------------------------------------------------------------------
 
+    @clears_frames
     def allocator(self) -> PoolAllocator:
         """Return the allocator, which is made when it is first wanted.
 
@@ -462,6 +464,8 @@ class Engine:
         """
         if self.present_allocator is not None:
             return self.present_allocator
+        # What frees a block is there before any is handed out.
+        from jessymem.pools import stored as stored
         from jessymem.pools.allocator import PoolAllocator
 
         evict = WeakMethod(self._make_room_for_blocks)  # no cycle

@@ -420,6 +420,7 @@ class PoolAllocator:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    @clears_frames
     def _start(self) -> None:
         """Compile, and let the fast way call the kernels from now on; the first time only."""
         # The claim is set last: who sees it has all of it, also in a child that was forked here.
