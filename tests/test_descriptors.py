@@ -9,36 +9,21 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 from support import first_uses
 from support.processes import needs_fork, with_support
+from support.regions import make_files_of_many_kinds
 
-from jessymem import MmapManager, PoolAllocator, RegionBuilder, RegionIOError
+from jessymem import MmapManager, PoolAllocator, RegionIOError
 from jessymem.errors import clears_frames
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    for dimension in ("D20", "D21", "D22"):
-        builder = RegionBuilder(dimension, "Name")
-        builder.add_layer(0, b"rain since Monday", keywords=["joy"])
-        builder.add_array(1, np.arange(5))
-        builder.build_to_file(tmp_path / dimension / "region.mmap")
-    path = tmp_path / "D22" / "region.mmap"
-    content = bytearray(path.read_bytes())
-    content[100:256] = bytes(156)  # a plain file
-    path.unlink()
-    path.write_bytes(content)
-    return tmp_path
-
-
 @needs_fork
-def test_a_first_use_without_descriptors_works_or_is_refused_in_our_words(files):
+def test_a_first_use_without_descriptors_works_or_is_refused_in_our_words(tmp_path):
+    make_files_of_many_kinds(tmp_path)
     result = subprocess.run(
-        [sys.executable, "-m", "support.first_uses", str(files)],
+        [sys.executable, "-m", "support.first_uses", str(tmp_path)],
         env=with_support({"COVERAGE_PROCESS_CONFIG": ""}),
         capture_output=True,
         text=True,

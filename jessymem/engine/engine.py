@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakMethod, ref
 
 from jessymem import osmem
@@ -41,7 +41,8 @@ from jessymem.errors import (
 from jessymem.forks import renew_in_forked_children
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.locks import Hold, Lock
+from jessymem.locks import Hold, Lock, Unready, before_import
+from jessymem.logger import logger
 from jessymem.pressure import Level, PressureLog
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.region import MmapRegion
@@ -50,6 +51,8 @@ from jessymem.regions.table import LayerTable, LoadedDimension
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.stored import StoredBlock
+
+R = TypeVar("R")
 
 #: How long readers that are in the middle of something may delay a load or an allocation.
 _PATIENCE_SECONDS: Final = 0.1
@@ -97,7 +100,6 @@ class Engine:
         self.present_allocator: PoolAllocator | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
-        self._records: list[records.Record] = []  # of the write that is going on
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -118,8 +120,23 @@ class Engine:
         self.budget.is_below_other_lock = self.lock.is_mine
 
     def writing(self) -> Writing:
-        """Hold the writer lock; see `Writing`."""
+        """Hold the writer lock; see `Writing`. What may map a file goes through `write`."""
         return Writing(self)
+
+    def write(self, action: Callable[..., R], *arguments: Any) -> R:
+        """Return what `action` returns, called under the writer lock.
+
+        It is called again where it lacked something that is not imported, or compiled, under a
+        lock: so up to there it must have changed nothing that it cannot find again.
+        """
+        while True:
+            try:
+                with self.writing():
+                    return action(*arguments)
+            except Unready as error:
+                prepare = error.prepare
+                empty_frames(error)
+            prepare()
 
     def interrupts(self) -> bool:
         """Tell whether this was called in the middle of another call of its own thread."""
@@ -146,17 +163,12 @@ class Engine:
 
     def give_up(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something under the writer lock that frees something, as `afterwards` does."""
-
-        def write() -> None:
-            with self.writing():
-                action(*arguments)
-
-        self.afterwards(write)
+        self.afterwards(partial(self.write, action, *arguments))
 
     def record(self, record: records.Record | None) -> None:
-        """Write a record once the writer lock is free; within `writing` only."""
+        """Write a record, if there is one; `logger` does so once this thread holds no lock."""
         if record is not None:
-            self._records.append(record)
+            record()
 
     # -- publishing: under the writer lock ---------------------------------------------------------
 
@@ -306,6 +318,8 @@ class Engine:
     def _recording_failure(self, dimension: DimensionId, where: Path) -> Iterator[None]:
         try:
             yield
+        except Unready:
+            raise  # it is tried again
         except JessyMemoryError as error:
             self.record(records.of_failed_load(dimension, where, error))
             raise
@@ -464,7 +478,9 @@ class Engine:
         """
         if self.present_allocator is not None:
             return self.present_allocator
+        before_import("jessymem.pools.allocator")
         # What frees a block is there before any is handed out.
+        before_import("jessymem.pools.stored")
         from jessymem.pools import stored as stored
         from jessymem.pools.allocator import PoolAllocator
 
@@ -540,7 +556,6 @@ class Engine:
         self._renew_lock()
         self._kept.clear()
         self._crystallizing = []
-        self._records = []
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
@@ -598,11 +613,9 @@ class Writing:
             if exception[1] is None:
                 self._observe_pressure()
         finally:
-            written, engine._records = engine._records, []
             self._hold = None
         try:
-            for record in written:
-                record()
+            logger.write_waiting()
             if self._risen:
                 waiting = budget.waiting_bytes
                 engine.pressure.record(self._risen, budget.total, waiting_bytes=waiting)

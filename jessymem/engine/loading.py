@@ -21,6 +21,7 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.errors import DimensionNotFound, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
+from jessymem.locks import before_import
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
@@ -165,6 +166,7 @@ class Loader:
 
     def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
         """Charge a core dimension's bundled content, laid out in memory; as `map`."""
+        before_import("jessymem.simulation")
         from jessymem import simulation
 
         region_id = next(self._region_ids)

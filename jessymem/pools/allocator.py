@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from math import prod
 from typing import Any, Final, NoReturn
 
@@ -379,6 +380,7 @@ class PoolAllocator:
     @clears_frames
     def look(self) -> tuple[Survey, Usage]:
         """Count the blocks, and what the budget says, of one moment if threads leave one."""
+        import_module("jessymem.stats")  # which `usage` needs, under the lock
         self._views.collect_ended()
         with self._budget.changing():
             for _ in range(_N_LOOKS):

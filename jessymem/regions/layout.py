@@ -16,6 +16,7 @@ import xxhash
 
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.locks import before_import
 from jessymem.logger import logger
 from jessymem.regions import faults
 from jessymem.regions.faults import Source as Source
@@ -162,7 +163,8 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     """Parse the plain entries into a table of their own, sorted by layer number."""
-    from jessymem.regions.entries import read_entries  # files of others; ours carry a table
+    before_import("jessymem.regions.entries")  # files of others; ours carry a table
+    from jessymem.regions.entries import read_entries
 
     rows, end = read_entries(data, header.layer_count, source)
     numbers = rows["layer_num"]

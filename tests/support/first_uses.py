@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "refresh": (lambda m, base: m, lambda m, base: m.refresh("D20")),
     "unload_dimension": (lambda m, base: m, lambda m, base: m.unload_dimension("D20")),
     "unload_dimension with blocks": (
-        lambda m, base: m if m.allocate(10) else m,
+        lambda m, base: m.allocate(10) and m,
         lambda m, base: m.unload_dimension("D20"),
     ),
     "pin": (lambda m, base: m, lambda m, base: m.pin("D20")),
@@ -99,7 +99,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "store": (lambda m, base: m, lambda m, base: m.store()),
     "find": (lambda m, base: m, lambda m, base: m.find(b"rain", workers=2)),
     "count": (lambda m, base: m, lambda m, base: m.count(b"rain", workers=2)),
-    "scan": (lambda m, base: m, lambda m, base: m.scan(_length, np.int64)),
+    "scan": (lambda m, base: m, lambda m, base: m.scan(length, np.int64)),
     "create_proto_dimension": (
         lambda m, base: m,
         lambda m, base: m.create_proto_dimension("D30", b"learned"),
@@ -148,7 +148,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "trim": (lambda m, base: m, lambda m, base: m.trim()),
     "get_stats": (lambda m, base: m, lambda m, base: m.get_stats()),
     "get_stats with blocks": (
-        lambda m, base: m if m.allocate(10) else m,
+        lambda m, base: m.allocate(10) and m,
         lambda m, base: m.get_stats(),
     ),
     "dump_state": (lambda m, base: m, lambda m, base: m.dump_state()),
@@ -232,7 +232,7 @@ NOT_AGAIN = frozenset(
 )
 
 
-def _length(content: Any, row: Any) -> int:
+def length(content: Any, row: Any) -> int:
     return len(content)
 
 
@@ -277,20 +277,16 @@ def check(verb: str, manager: MmapManager, base: Path) -> list[str]:
     return wrong
 
 
-def main() -> None:
-    base = Path(sys.argv[1])
-    chosen = sys.argv[2:] or list(VERBS)
-    manager = MmapManager(64, base_path=base)
-    manager.load_dimension("D20")
-    manager.access_layer("L20-00")
+def in_forks(verbs: Iterable[str], check: Callable[[str], list[str]]) -> list[str]:
+    """Check each verb in a process of its own, forked from this one; return what they say."""
     found = []
-    for verb in chosen:
+    for verb in verbs:
         reading, writing = os.pipe()
         if os.fork() == 0:
             os.close(reading)
             wrong = [f"{verb}: no answer"]
             try:
-                wrong = check(verb, manager, base)
+                wrong = check(verb)
             except BaseException:
                 wrong = [f"{verb}: {traceback.format_exc()}"]
             finally:
@@ -300,7 +296,16 @@ def main() -> None:
         with open(reading) as answer:
             found += json.loads(answer.read() or json.dumps([f"{verb}: died"]))
         os.wait()
-    print(*found, sep="\n")
+    return found
+
+
+def main() -> None:
+    base = Path(sys.argv[1])
+    manager = MmapManager(64, base_path=base)
+    manager.load_dimension("D20")
+    manager.access_layer("L20-00")
+    wrong = in_forks(sys.argv[2:] or VERBS, lambda verb: check(verb, manager, base))
+    sys.stdout.write("\n".join(wrong))
 
 
 if __name__ == "__main__":
