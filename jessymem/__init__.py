@@ -7,6 +7,7 @@ no lock. Names are imported when they are first used, so ``import jessymem`` cos
 from __future__ import annotations
 
 from importlib import import_module
+from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ def __getattr__(name: str) -> Any:
         return import_module("jessymem.hints")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF.get(name, 'errors')}"), name)
+    home = f"{__name__}.{_HOME_OF.get(name, 'errors')}"
+    errors = modules.get(f"{__name__}.errors")  # None: this is what is imported first
+    load = import_module if errors is None else errors.clears_frames(import_module)
+    value = getattr(load(home), name)
     globals()[name] = value
     return value
 

@@ -22,6 +22,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import _jit, atomics, budget, memory
 from jessymem.kernels import schema as s
 from jessymem.locks import Hold, Lock
+from jessymem.logger import logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -442,5 +443,7 @@ class Changing:
         budget = self._budget
         if was_held and budget._ended:
             budget.reconcile()
+        if was_held:
+            logger.write_waiting()
         if was_held and budget._postponed:
             budget.do_postponed()

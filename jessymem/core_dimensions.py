@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from jessymem.config import MIB
 from jessymem.ids import DimensionId
+from jessymem.locks import outside
 
 CORE_DIMENSIONS: Final = tuple(map(DimensionId, range(1, 15)))
 
@@ -33,7 +34,6 @@ class CoreDimension(NamedTuple):
     layers: tuple[dict[str, Any], ...]  # layer, name, depth, frequency, parent, keywords, summary
 
 
-@lru_cache(maxsize=1)
 def core_dimensions() -> dict[DimensionId, CoreDimension]:
     """Return the core dimensions by id, ascending, as ``data/dimensions.json`` has them.
 
@@ -42,6 +42,13 @@ def core_dimensions() -> dict[DimensionId, CoreDimension]:
     RegionIOError
         If the package was installed or frozen without its data.
     """
+    if not _read.cache_info().currsize:
+        outside(_read)
+    return _read()
+
+
+@lru_cache(maxsize=1)
+def _read() -> dict[DimensionId, CoreDimension]:
     import json
 
     from jessymem.bundled import read_bundled

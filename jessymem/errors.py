@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: What keeps a module from being imported that is there: no descriptor left, or no memory.
+_SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_IMPORTERS: Final = "<frozen importlib"
 
 
 class JessyMemoryError(Exception):
@@ -46,28 +51,73 @@ def empty_frames(error: BaseException) -> None:
 
     Those of its causes too; not of its context, which may be the caller's own.
     """
-    import traceback
-
     emptied: list[BaseException] = []
     each: BaseException | None = error
     while each is not None and each not in emptied:
-        traceback.clear_frames(each.__traceback__)
+        # As `traceback.clear_frames` does, which would have to be imported: there may be no
+        # descriptor left for that.
+        step = each.__traceback__
+        while step is not None:
+            try:
+                step.tb_frame.clear()
+            except RuntimeError:  # it is running
+                pass
+            step = step.tb_next
         emptied.append(each)
         each = each.__cause__
 
 
 def clears_frames(method: Callable[P, R]) -> Callable[P, R]:
-    """Make the errors of `method` hold no region, however long someone keeps them."""
+    """Make the errors of a public method hold no region, however long someone keeps them.
+
+    One that comes from importing what the method needs, where the system has no descriptor or no
+    memory left, becomes a `RegionIOError`.
+    """
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
         except BaseException as error:
+            failed = _as_failed_import(error)
             empty_frames(error)
-            raise
+            if failed is None:
+                raise
+            raise failed from error
 
     return call
+
+
+def _as_failed_import(error: BaseException) -> RegionIOError | None:
+    """Return the error of a module that could not be imported for want of resources, as ours."""
+    if not isinstance(error, OSError | ImportError) or isinstance(error, JessyMemoryError):
+        return None
+    step = error.__traceback__
+    while step is not None and not step.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
+        step = step.tb_next
+    if step is None:
+        return None
+    number = next((n for each in _chain(error) for n in _SHORT_OF if _tells_of(each, n)), None)
+    if number is None:
+        return None
+    name = getattr(error, "name", None) or getattr(error, "filename", None) or "a module"
+    reason = OSError(number, os.strerror(number))
+    return RegionIOError.from_os_error(reason, "import", name)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        yield each
+        seen.append(each)
+        each = each.__cause__ or each.__context__
+
+
+def _tells_of(error: BaseException, number: int) -> bool:
+    """Tell whether an error is of a kind; that of a library that cannot be loaded only says so."""
+    return getattr(error, "errno", None) == number or os.strerror(number) in str(error)
 
 
 def _rebuild(cls: type[JessyMemoryError], message: str, details: dict[str, Any]) -> Any:

@@ -4,14 +4,22 @@ An asynchronous exception (Ctrl-C, a signal handler that raises, `PyThreadState_
 come between taking a lock and the block that releases it. Here both are one: who asks for the
 lock makes a `Hold` first, and the lock is that hold's for as long as it lives. Its end is told by
 weak references whose callbacks are written in C: no bytecode runs that could be interrupted.
+
+Nothing is imported or compiled under a lock: what finds that it would have to, asks `outside`.
 """
 
 from __future__ import annotations
 
 import _thread
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from threading import get_ident
 from typing import Any, Final
 from weakref import ref
+
+from jessymem.errors import InvalidAccess
 
 #: How long a thread waits before it looks again whether its turn has come.
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -52,6 +60,7 @@ class Lock:
     def __init__(self) -> None:
         # In the order in which they came, with the thread, and what is released at the claim's end.
         self._claims: dict[ref[_Claim], tuple[int, Any, Any]] = {}
+        _locks.add(ref(self, _locks.discard))
 
     def hold(self) -> Hold:
         """Wait for the lock; return what holds it."""
@@ -124,3 +133,49 @@ class Lock:
                 return next(iter(self._claims), None)
             except RuntimeError:  # another thread came or went between two steps
                 continue
+
+
+#: All that there are.
+_locks: Final[set[ref[Lock]]] = set()
+
+
+def is_any_mine() -> bool:
+    """Tell whether this thread holds a lock."""
+    return any(lock.is_mine() for each in _locks.copy() if (lock := each()) is not None)
+
+
+class Unready(InvalidAccess):
+    """Something has to be imported or compiled first, and this thread holds a lock.
+
+    Whoever holds it releases it, calls `prepare`, and starts over (`Engine.write`). Where that is
+    not the caller, since the call interrupts another one, it cannot be had now.
+
+    Attributes
+    ----------
+    prepare : callable
+    """
+
+    prepare: Callable[[], object]
+
+
+def outside(prepare: Callable[[], object]) -> None:
+    """Call what imports or compiles, if this thread holds no lock.
+
+    Raises
+    ------
+    Unready
+        If it does.
+    """
+    if is_any_mine():
+        raise Unready(
+            "what this call needs is not imported yet, and what it interrupts holds a lock",
+            prepare=prepare,
+        )
+    prepare()
+
+
+def before_import(name: str) -> None:
+    """Import a module that few calls need, as `outside` does; nothing to do if it is there."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is None or getattr(spec, "_initializing", False):  # by another thread
+        outside(partial(import_module, name))

@@ -1,13 +1,20 @@
 """`logger`: records for whoever listens, without an import of `logging` before somebody does.
 
 That import costs a tenth of what this package adds to a cold start. Who listens has imported it;
-before, there is no handler that a record could reach.
+before, there is no handler that a record could reach. Handlers do what they like, so a record that
+is made under a lock waits until its thread has released it.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from jessymem.locks import is_any_mine
 
 if TYPE_CHECKING:
     import logging
@@ -19,10 +26,26 @@ WARNING: Final = 30
 ERROR: Final = 40
 
 
+class _Waiting(threading.local):
+    """Records of one thread that wait for the end of a lock."""
+
+    def __init__(self) -> None:
+        self.records: deque[Callable[[], None]] = deque()
+
+
 class _Logger:
     """What this package uses of the logger called "jessymem"."""
 
     _made: logging.Logger | None = None
+
+    def __init__(self) -> None:
+        self._waiting = _Waiting()
+
+    def write_waiting(self) -> None:
+        """Write what had to wait, now that a lock was released; not while there is another."""
+        waiting = self._waiting.records
+        while waiting and not is_any_mine():
+            waiting.popleft()()
 
     def isEnabledFor(self, severity: int) -> bool:
         """Tell whether a record of this severity may reach anybody."""
@@ -49,7 +72,12 @@ class _Logger:
         self, severity: int, message: str, values: tuple[object, ...], extra: dict[str, Any]
     ) -> None:
         made = self._listened_to()
-        if made is not None:
+        if made is None:
+            return
+        if is_any_mine():
+            late = partial(made.log, severity, message, *values, extra=extra, stacklevel=2)
+            self._waiting.records.append(late)
+        else:
             made.log(severity, message, *values, extra=extra, stacklevel=3)  # whose record it is
 
     def _listened_to(self) -> logging.Logger | None:

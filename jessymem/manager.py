@@ -8,6 +8,7 @@ are imported by the methods that lead there.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -29,6 +30,7 @@ from jessymem.ids import (
     as_dimension_id,
     as_layer_id,
 )
+from jessymem.locks import Unready
 from jessymem.reading import LayerReader
 
 
@@ -128,8 +130,7 @@ class MmapManager(LayerReader):
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.as_path(path).absolute()
-        with self._engine.writing():
-            return self._engine.load(dimension, home)
+        return self._engine.write(self._engine.load, dimension, home)
 
     @clears_frames
     def load_core_dimensions(self) -> jessymem.LoadReport:
@@ -182,8 +183,7 @@ class MmapManager(LayerReader):
             As `load_dimension`; the old file stays loaded.
         """
         dimension = as_dimension_id(dimension_id)
-        with self._engine.writing():
-            return self._engine.refresh(dimension)
+        return self._engine.write(self._engine.refresh, dimension)
 
     @clears_frames
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
@@ -212,8 +212,7 @@ class MmapManager(LayerReader):
             If it is not loaded.
         """
         dimension = as_dimension_id(dimension_id)
-        with self._engine.writing():
-            self._engine.pin(dimension)
+        self._engine.write(self._engine.pin, dimension)
 
     @clears_frames
     def unpin(self, dimension_id: DimensionLike) -> None:
@@ -584,10 +583,13 @@ class MmapManager(LayerReader):
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
-        with engine.writing():
+        left = deque(dimensions)
+
+        def load_those_left() -> None:
             others = (each for each in dimensions if each not in CORE_DIMENSIONS)
             simulate = engine.loader.wants_simulation(others)
-            for dimension in dimensions:
+            while left:
+                dimension = left[0]
                 try:
                     is_simulated = simulate and dimension in CORE_DIMENSIONS
                     if not is_simulated or engine.loader.stands_over_simulation(dimension):
@@ -599,10 +601,15 @@ class MmapManager(LayerReader):
                         engine.simulate(dimension)
                         simulated.append(dimension)
                         skipped.append((dimension, "simulated"))
+                except Unready:
+                    raise  # it comes back to this one
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
+                left.popleft()
             if simulated:
                 engine.record(records.of_simulation(simulated, engine.loader.base))
+
+        engine.write(load_those_left)
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
 

@@ -111,12 +111,11 @@ def reload(engine: Engine, loaded: Iterable[Loaded]) -> None:
     try:
         for number, path, edition in loaded:
             dimension = DimensionId(number)
-            with engine.writing():
-                if path is None:
-                    engine.simulate(dimension)
-                    continue
-                engine.load(dimension, path, Edition(*edition))
-                found = engine.snapshot.get(dimension).edition
+            if path is None:
+                engine.write(engine.simulate, dimension)
+                continue
+            engine.write(engine.load, dimension, path, Edition(*edition))
+            found = engine.snapshot.get(dimension).edition
             if found != edition:
                 raise edition_gone(dimension, path, edition, found)
     except BaseException:

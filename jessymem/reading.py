@@ -638,8 +638,7 @@ class LayerReader:
         loaded.check_has(layer_id)
         del snapshot, loaded  # what else it holds may have to go
         try:
-            with engine.writing():
-                table = engine.bring_back(layer_id.dimension)
+            table = engine.write(engine.bring_back, layer_id.dimension)
         except DimensionNotFound as error:
             if error.path is not None:
                 raise  # the file is gone

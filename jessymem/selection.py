@@ -116,9 +116,12 @@ def select(engine: Engine, query: Query) -> list[LayerId]:
     del snapshot, wanted, tables  # each may have to go for the next
     found: list[LayerId] = []
     for dimension in names:
-        with engine.writing():
-            # It may have been unloaded meanwhile.
-            table = engine.bring_back(dimension) if dimension in engine.snapshot else None
+        table = engine.write(_bring_back, engine, dimension)
         found += [] if table is None else query.layers_of(table)
         del table
     return found
+
+
+def _bring_back(engine: Engine, dimension: DimensionId) -> LayerTable | None:
+    """Return a dimension's table, if it was not unloaded meanwhile; under the writer lock."""
+    return engine.bring_back(dimension) if dimension in engine.snapshot else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from jessymem.errors import clears_frames
 from jessymem.kernels import _jit
 
 
@@ -36,6 +37,7 @@ class WarmupReport:
     seconds: float
 
 
+@clears_frames
 def warmup() -> WarmupReport:
     """Compile every kernel, or load it from the cache, so that no later call has to.
 

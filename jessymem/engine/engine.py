@@ -35,12 +35,14 @@ from jessymem.errors import (
     JessyMemoryError,
     LimitExceeded,
     RegionIOError,
+    clears_frames,
     empty_frames,
 )
 from jessymem.forks import renew_in_forked_children
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.locks import Hold, Lock
+from jessymem.locks import Hold, Lock, Unready, before_import
+from jessymem.logger import logger
 from jessymem.pressure import Level, PressureLog
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import Chain
@@ -90,8 +92,7 @@ class Engine:
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         self.budget = Budget(config.limit_bytes, SLOTS)
-        record = WeakMethod(self.record)  # no cycle
-        self.loader = Loader(config, self.budget, lambda write: (tell := record()) and tell(write))
+        self.loader = Loader(config, self.budget)
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
         self.sampler = ReadSampler(self.policy.gate)
@@ -103,7 +104,6 @@ class Engine:
         self.present_allocator: PoolAllocator | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
-        self._records: list[records.Record] = []  # of the write that is going on
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -124,8 +124,23 @@ class Engine:
         self.budget.is_below_other_lock = self.lock.is_mine
 
     def writing(self) -> Writing:
-        """Hold the writer lock; see `Writing`."""
+        """Hold the writer lock; see `Writing`. What may map a file goes through `write`."""
         return Writing(self)
+
+    def write(self, action: Callable[..., T], *arguments: Any) -> T:
+        """Return what `action` returns, called under the writer lock.
+
+        It is called again where it lacked something that is not imported, or compiled, under a
+        lock: so up to there it must have changed nothing that it cannot find again.
+        """
+        while True:
+            try:
+                with self.writing():
+                    return action(*arguments)
+            except Unready as error:
+                prepare = error.prepare
+                empty_frames(error)
+            prepare()
 
     def interrupts(self) -> bool:
         """Tell whether this was called in the middle of another call of its own thread."""
@@ -152,20 +167,11 @@ class Engine:
 
     def give_up(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something under the writer lock that frees something, as `afterwards` does."""
-
-        def write() -> None:
-            with self.writing():
-                action(*arguments)
-
-        self.afterwards(write)
+        self.afterwards(partial(self.write, action, *arguments))
 
     def record(self, record: records.Record | None) -> None:
-        """Write a record, within `writing` once the lock is free."""
-        if record is None:
-            return
-        if self.lock.is_mine():
-            self._records.append(record)
-        else:
+        """Write a record, if there is one; `logger` does so once this thread holds no lock."""
+        if record is not None:
             record()
 
     # -- publishing: under the writer lock ---------------------------------------------------------
@@ -344,6 +350,8 @@ class Engine:
     def _recording_failure(self, dimension: DimensionId, where: Path) -> Iterator[None]:
         try:
             yield
+        except Unready:
+            raise  # it is tried again
         except JessyMemoryError as error:
             self.record(records.of_failed_load(dimension, where, error))
             raise
@@ -497,6 +505,7 @@ class Engine:
 
     # -- blocks ------------------------------------------------------------------------------------
 
+    @clears_frames
     def allocator(self) -> PoolAllocator:
         """Return the allocator, which is made when it is first wanted.
 
@@ -504,6 +513,10 @@ class Engine:
         """
         if self.present_allocator is not None:
             return self.present_allocator
+        before_import("jessymem.pools.allocator")
+        # What frees a block is there before any is handed out.
+        before_import("jessymem.pools.stored")
+        from jessymem.pools import stored as stored
         from jessymem.pools.allocator import PoolAllocator
 
         evict = WeakMethod(self._make_room_for_blocks)  # no cycle
@@ -581,7 +594,6 @@ class Engine:
         self._renew_lock()
         self._kept.clear()
         self._crystallizing = []
-        self._records = []
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
@@ -638,11 +650,9 @@ class Writing:
             if exception[1] is None:
                 self._observe_pressure()
         finally:
-            written, engine._records = engine._records, []
             self._hold = None
         try:
-            for record in written:
-                record()
+            logger.write_waiting()
             if self._risen:
                 waiting = budget.waiting_bytes
                 engine.pressure.record(self._risen, budget.total, waiting_bytes=waiting)

@@ -24,6 +24,7 @@ from jessymem.engine.records import Record
 from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.locks import before_import
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import Chain, ChainChanged, peek_flags
 from jessymem.regions.files import N_LOOKS, RegionFiles
@@ -41,27 +42,17 @@ REGION_FILE: Final = "region.mmap"
 class Loader:
     """Finds, maps and simulates regions for one manager.
 
-    Parameters
-    ----------
-    config : MemoryConfig
-    budget : Budget
-    record : callable
-        Is given records, to call them when no lock is held.
-
     Attributes
     ----------
     base : pathlib.Path
         Where the region files are.
     """
 
-    def __init__(
-        self, config: MemoryConfig, budget: Budget, record: Callable[[Record], object]
-    ) -> None:
+    def __init__(self, config: MemoryConfig, budget: Budget) -> None:
         self.base = Path(os.fspath(config.base_path)).absolute()
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
-        self._record = record
         self._recorded: set[str] = set()  # what was told of files that are ignored
         self._numbers: dict[
             DimensionId, tuple[tuple[osmem.FileIdentity, ...], NDArray[np.uint16]]
@@ -95,7 +86,7 @@ class Loader:
         what = str(getattr(write, "args", ()))
         if what not in self._recorded:
             self._recorded.add(what)
-            self._record(write)
+            write()
 
     def use_newest(
         self, dimension: DimensionId, home: Path, use: Callable[[RegionFiles, Chain], T]
@@ -310,6 +301,7 @@ class Loader:
         return self.assemble([self._simulate(dimension, 0)])
 
     def _simulate(self, dimension: DimensionId, beside: int) -> MmapRegion:
+        before_import("jessymem.simulation")
         from jessymem import simulation
 
         region = simulation.simulated_region(dimension)

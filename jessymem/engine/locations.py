@@ -166,8 +166,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
         dimensions.update(layer_id.dimension for layer_id in evicted)
         del snapshot, located  # what else they hold may have to go
         with engine.keeping(dimensions):
-            with engine.writing():
-                snapshot = engine.bring_all_back(evicted)
+            snapshot = engine.write(engine.bring_all_back, evicted)
             located = locate(snapshot, packed)
             del snapshot
             note_missing(located, packed, is_strict)

@@ -50,8 +50,7 @@ def create(engine: Engine, items: Iterable[Mapping[str, Any] | Sequence[Any]]) -
         return []
     drafts = [request.draft for request in requests]
     blocks = store(engine.allocator(), drafts, requests[0].dimension)
-    with engine.writing():
-        ids = publish(engine, requests, blocks)
+    ids = engine.write(publish, engine, requests, blocks)
     for layer_id, request in zip(ids, requests, strict=True):
         log_learning("proto_created", layer_id, len(request.draft.content))
     return ids

@@ -74,8 +74,7 @@ def crystallize(
             path = _write(engine, files, chosen)
             for layer in chosen:
                 layer.note_written(files.written_generation)
-            with engine.writing():
-                _publish(engine, dimension, path, running.layers)
+            engine.write(_publish, engine, dimension, path, running.layers)
     except BaseException:
         for layer, state in before.items():
             layer.state = state

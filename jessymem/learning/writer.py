@@ -62,9 +62,7 @@ def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str 
     # writer lock; where the dimension was changed meanwhile, again.
     with engine.keeping([layer_id.dimension]):
         while True:
-            with engine.writing():
-                table = _table_of(engine, layer_id)
-                old = _overlay_of(engine, table, layer_id)
+            table, old = engine.write(_overlaid, engine, layer_id)
             fresh = overlays.lay_over(engine.allocator, table, layer_id, old, addition)
             with engine.writing():
                 if not _is_unchanged(engine, table, layer_id):
@@ -76,6 +74,12 @@ def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str 
             break
     engine.free([None if old is None else old.block])
     log_learning("overlaid", layer_id, len(fresh.content))
+
+
+def _overlaid(engine: Engine, layer_id: LayerId) -> tuple[LayerTable, LearnedLayer | None]:
+    """Return a layer's table, and what lies over the layer now; under the writer lock."""
+    table = _table_of(engine, layer_id)
+    return table, _overlay_of(engine, table, layer_id)
 
 
 def _is_unchanged(engine: Engine, table: LayerTable, layer_id: LayerId) -> bool:
@@ -97,13 +101,17 @@ def drop(engine: Engine, layer_id: LayerId) -> None:
 
 
 def _drop(engine: Engine, layer_id: LayerId) -> None:
-    with engine.writing():
-        old = _overlay_of(engine, _table_of(engine, layer_id), layer_id, is_wanted=True)
-        if old is None:
-            raise InvalidAccess(f"nothing lies over {layer_id}", layer=layer_id)
-        publish_without(engine, layer_id)
+    old = engine.write(_publish_dropped, engine, layer_id)
     engine.free([old.block])
     log_learning("overlay_dropped", layer_id, len(old.content))
+
+
+def _publish_dropped(engine: Engine, layer_id: LayerId) -> LearnedLayer:
+    old = _overlay_of(engine, _table_of(engine, layer_id), layer_id, is_wanted=True)
+    if old is None:
+        raise InvalidAccess(f"nothing lies over {layer_id}", layer=layer_id)
+    publish_without(engine, layer_id)
+    return old
 
 
 def _table_of(engine: Engine, layer_id: LayerId) -> LayerTable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from math import prod
 from typing import Any, Final, NoReturn
 
@@ -379,6 +380,7 @@ class PoolAllocator:
     @clears_frames
     def look(self) -> tuple[Survey, Usage]:
         """Count the blocks, and what the budget says, of one moment if threads leave one."""
+        import_module("jessymem.stats")  # which `usage` needs, under the lock
         self._views.collect_ended()
         with self._budget.changing():
             for _ in range(_N_LOOKS):
@@ -420,6 +422,7 @@ class PoolAllocator:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    @clears_frames
     def _start(self) -> None:
         """Compile, and let the fast way call the kernels from now on; the first time only."""
         # The claim is set last: who sees it has all of it, also in a child that was forked here.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 from jessymem.budget import Budget
@@ -42,7 +41,7 @@ class Records:
             "generation": offset.generation,
             "n_bytes": n_bytes,
         }
-        self._write(DEBUG, "%s %s", event, offset, extra=facts)
+        logger.log(DEBUG, "%s %s", event, offset, extra=facts)
 
     def write_pool(self, pool: GrownPool) -> None:
         """Tell that a pool was made."""
@@ -52,18 +51,14 @@ class Records:
             "block_size": pool.block_bytes,
             "requested_bytes": pool.n_requested,
         }
-        self._write(INFO, "made a pool", extra=facts)
+        logger.log(INFO, "made a pool", extra=facts)
 
     def write_levels(self, levels: Sequence[Level], n_bytes: int) -> None:
         """Tell which thresholds a request of `n_bytes` has passed, or would pass."""
         if not any(is_enabled_for(level.severity) for level in levels):
             return
         facts = self._facts(n_bytes)
-        used = self._budget.total
-        if self._budget.must_wait():
-            self._budget.postpone(partial(self._pressure.record, levels, used, **facts))
-        else:
-            self._pressure.record(levels, used, **facts)
+        self._pressure.record(levels, self._budget.total, **facts)
 
     def write_failure(self, error: JessyMemoryError, n_bytes: int) -> None:
         """Tell that a request of `n_bytes` was refused."""
@@ -80,13 +75,7 @@ class Records:
             **self._facts(n_bytes),
         }
         # Its text: the error would hold the frames that it passed, and their views.
-        self._write(severity, "not allocated: %s", str(error), extra=facts)
-
-    def _write(self, severity: int, text: str, *values: object, extra: dict[str, Any]) -> None:
-        if self._budget.must_wait():
-            self._budget.postpone(partial(logger.log, severity, text, *values, extra=extra))
-        else:
-            logger.log(severity, text, *values, extra=extra)
+        logger.log(severity, "not allocated: %s", str(error), extra=facts)
 
     def _facts(self, n_bytes: int) -> dict[str, Any]:
         """Gather what a record of pressure or failure tells."""

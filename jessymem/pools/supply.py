@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
@@ -23,6 +24,7 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
 from jessymem.kernels import _jit, allocation, memory, release
 from jessymem.kernels import schema as s
+from jessymem.locks import outside
 from jessymem.logger import DEBUG
 from jessymem.pools import failures
 from jessymem.pools.growth import GROWTH_BYTES, GrownPool, Growth
@@ -145,7 +147,8 @@ class Supply:
                 "blocks cannot be handed out for the first time in the middle of a call that "
                 "changes the budget"
             )
-        _jit.promote(_jit.MEMORY)
+        if not _jit.is_promoted(_jit.MEMORY) and not _jit.is_disabled():
+            outside(partial(_jit.promote, _jit.MEMORY))
         with self._budget.lock.hold():
             self.check_open()
             if self.table.argument is None:

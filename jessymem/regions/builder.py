@@ -11,7 +11,7 @@ import numpy as np
 
 from jessymem import osmem
 from jessymem.core_dimensions import IMMUTABLE
-from jessymem.errors import DuplicateLayer, ImmutableDimension
+from jessymem.errors import DuplicateLayer, ImmutableDimension, clears_frames
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
@@ -71,6 +71,7 @@ class RegionBuilder:
         """Return how many layers were added."""
         return len(self._drafts)
 
+    @clears_frames
     def add_layer(
         self,
         layer: int,
@@ -128,6 +129,7 @@ class RegionBuilder:
             parent=parent,
         )
 
+    @clears_frames
     def add_array(
         self,
         layer: int,
@@ -188,6 +190,7 @@ class RegionBuilder:
         self._drafts[layer_id.layer] = make_draft(layer_id, encoded, **description)
         return layer_id
 
+    @clears_frames
     def build_to_file(
         self,
         path: str | os.PathLike[str],

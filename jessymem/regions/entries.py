@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from jessymem.kernels import _jit, parse
 from jessymem.kernels import schema as s
+from jessymem.locks import outside
 from jessymem.regions import faults
 from jessymem.regions.faults import Source
 
@@ -74,4 +76,7 @@ def _is_compiled_for(n_entries: int) -> bool:
     worth = WORTH_STARTING
     if _jit.is_started():
         worth = WORTH_LOADING if _jit.is_cached(_jit.PARSING) else WORTH_COMPILING
-    return n_items >= worth and _jit.promote(_jit.PARSING)
+    if n_items < worth or _jit.is_disabled():
+        return False
+    outside(partial(_jit.promote, _jit.PARSING))
+    return _jit.is_promoted(_jit.PARSING)

@@ -17,6 +17,7 @@ import xxhash
 from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.locks import before_import
 from jessymem.logger import logger
 from jessymem.regions import faults
 from jessymem.regions.faults import Source as Source
@@ -217,7 +218,8 @@ def read_predecessor(extension: Extension) -> Edition | None:
 
 def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     """Parse the plain entries into a table of their own, sorted by layer number."""
-    from jessymem.regions.entries import read_entries  # files of others; ours carry a table
+    before_import("jessymem.regions.entries")  # files of others; ours carry a table
+    from jessymem.regions.entries import read_entries
 
     rows, end = read_entries(data, header.layer_count, source)
     numbers = rows["layer_num"]

@@ -21,6 +21,7 @@ from jessymem.errors import (
     OutOfBounds,
     RegionFormatError,
     RegionIOError,
+    clears_frames,
     empty_frames,
 )
 from jessymem.ids import (
@@ -86,6 +87,7 @@ class MmapRegion(LayerTable):
         self._cut_reader(self._view, {})
 
     @classmethod
+    @clears_frames
     def from_file(
         cls,
         dimension_id: DimensionLike,
@@ -215,6 +217,7 @@ class MmapRegion(LayerTable):
         """
         return str(self.read_content(offset, size), "utf-8", "replace")
 
+    @clears_frames
     def read_array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:
         """Return a layer as the array that it is, without a copy.
 
@@ -240,6 +243,7 @@ class MmapRegion(LayerTable):
         """
         return self.array_of(self.find_row(as_layer_id(layer_id)))
 
+    @clears_frames
     def verify_integrity(self, level: str = "full") -> bool:
         """Compare the region's bytes, as they are now, with its checksums.
 
@@ -281,6 +285,7 @@ class MmapRegion(LayerTable):
         return True
 
     @computed_once
+    @clears_frames
     def metadata(self) -> jessymem.RegionMetadata:
         """All that is known of the region and its layers, without contents."""
         from jessymem.regions.metadata import RegionMetadata

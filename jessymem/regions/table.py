@@ -20,7 +20,7 @@ import numpy as np
 import jessymem
 from jessymem import osmem
 from jessymem.computed_once import computed_once
-from jessymem.errors import LayerNotFound, OutOfBounds
+from jessymem.errors import LayerNotFound, OutOfBounds, clears_frames
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 from jessymem.regions.layout import Edition
@@ -259,6 +259,7 @@ class LayerTable(LoadedDimension):
 
     # -- reading -----------------------------------------------------------------------------------
 
+    @clears_frames
     def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
         """Describe one layer; its children are those of this region.
 

@@ -115,12 +115,8 @@ def _states(
         workers.expect(sum(expected[dimension] for dimension in wanted))
         for dimension in wanted:
             with engine.keeping([dimension]):
-                with engine.writing():
-                    is_loaded = dimension in engine.snapshot
-                    if is_loaded:
-                        engine.bring_back(dimension)
-                    snapshot = engine.snapshot
-                if not is_loaded:
+                snapshot = engine.write(_state_with, engine, dimension)
+                if dimension not in snapshot:
                     workers.expect(-expected[dimension])
                     continue  # unloaded meanwhile
                 spans = _spans_in(engine, snapshot, [dimension])
@@ -128,6 +124,13 @@ def _states(
                 workers.expect(spans.n_bytes - expected[dimension])
                 yield spans
                 del spans
+
+
+def _state_with(engine: Engine, dimension: DimensionId) -> Snapshot:
+    """Return a state in which a dimension is in memory, or not loaded; under the writer lock."""
+    if dimension in engine.snapshot:
+        engine.bring_back(dimension)
+    return engine.snapshot
 
 
 def _spans_in(engine: Engine, snapshot: Snapshot, dimensions: list[DimensionId]) -> Spans:

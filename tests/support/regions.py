@@ -64,3 +64,29 @@ def write_packed(path, number, layers):
     header["layer_count"], header["magic"] = len(layers), s.MAGIC
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(header.tobytes() + packed + b"".join(pieces))
+
+
+def make_files_of_many_kinds(base: Path) -> None:
+    """Make D20 and D21, D22 as a plain file, and others: large, empty, not what they say.
+
+    D23 and D24 fit into a MiB one at a time, D25 has an empty layer, the table of D26 is broken,
+    and beside D27 lies what is no generation.
+    """
+    contents = {20: b"rain since Monday", 21: b"rain", 22: b"rain", 23: b"a" * 600_000}
+    contents |= {24: b"a" * 600_000, 25: b"", 26: b"x", 27: b"x"}
+    for dimension, content in contents.items():
+        builder = RegionBuilder(dimension, "Name")
+        builder.add_layer(0, content, keywords=["joy"])
+        if dimension in (20, 21):
+            builder.add_array(1, np.arange(5))
+        path = base / f"D{dimension}" / "region.mmap"
+        builder.build_to_file(path)
+        found = bytearray(path.read_bytes())
+        if dimension == 22:
+            found[100:256] = bytes(156)
+        if dimension == 26:
+            found[140] ^= 255
+        if found != path.read_bytes():
+            path.unlink()
+            path.write_bytes(found)
+    (base / "D27" / "region.g2.mmap").mkdir()
