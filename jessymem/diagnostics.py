@@ -42,9 +42,9 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
     """Gather the numbers of one moment."""
     snapshot, blocks, usage = moment or Moment.of(engine)
     config, sampler = engine.config, engine.sampler
-    loaded, resident = snapshot.loaded, snapshot.resident
+    loaded = snapshot.totals
     utilization = usage.total / config.limit_bytes
-    used = sum(region.size for region in resident) + blocks.n_requested
+    used = loaded.n_bytes + blocks.n_requested
     return MemoryStats(
         total_allocated_bytes=usage.total,
         total_used_bytes=min(used, usage.total),  # blocks may have gone between the two looks
@@ -62,12 +62,12 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         allocation_failures=engine.present_allocator.n_failures if engine.present_allocator else 0,
         evictions=engine.n_evictions,
         reloads=engine.n_reloads,
-        dimensions_loaded=len(loaded),
-        layers_loaded=sum(region.n_layers for region in loaded),
-        active_regions=len(resident),
+        dimensions_loaded=loaded.n_loaded,
+        layers_loaded=loaded.n_layers,
+        active_regions=loaded.n_resident,
         avg_access_latency_us=sampler.average_latency_us,
         peak_concurrent_readers=sampler.peak_readers,
-        simulation_mode=any(region.has_simulated for region in loaded),
+        simulation_mode=loaded.n_simulated > 0,
         is_at_warning_threshold=utilization > config.warning_threshold,
         should_trigger_eviction=utilization > config.eviction_threshold,
         should_reject_allocations=utilization > config.critical_threshold,
@@ -126,8 +126,7 @@ def dump_state(engine: Engine) -> dict[str, Any]:
 def _region(
     region: LoadedDimension, snapshot: Snapshot, pinned: set[DimensionId]
 ) -> dict[str, Any]:
-    slot = snapshot.regions[snapshot.directory[region.dimension_id]]
-    base = region.base
+    slot, base = snapshot.region_at(region.dimension_id), region.base
     return {
         "region_id": int(slot["region_id"]),
         "dimension": str(region.dimension_id),

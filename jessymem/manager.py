@@ -564,7 +564,7 @@ class MmapManager(LayerReader):
     def __repr__(self) -> str:
         """Show where it looks and what it holds."""
         engine = self._engine
-        state = "closed" if engine.is_closed else f"{len(engine.snapshot.loaded)} dimensions"
+        state = "closed" if engine.is_closed else f"{engine.snapshot.totals.n_loaded} dimensions"
         return f"<MmapManager {engine.loader.base} {state}>"
 
     @clears_frames

@@ -63,12 +63,12 @@ class Origin:
             from jessymem.kernels import _numba
 
             _numba.init()
-        return Store(self._snapshot.directory, self._snapshot.regions, self._reduce)
+        return Store(self._snapshot.directory, self._reduce)
 
     def _reduce(self) -> tuple[Any, ...]:
-        engine, readers = self._engine, self._snapshot.readers
-        loaded = editions_in(engine, self._snapshot)
-        in_memory = tuple(each for each in loaded if each[0] in readers)
+        engine, snapshot = self._engine, self._snapshot
+        loaded = editions_in(engine, snapshot)
+        in_memory = tuple(each for each in loaded if snapshot.path_of(each[0]) is not None)
         return attach_store, (MemoryConfig.of(engine.config, engine.loader.base), in_memory)
 
 

@@ -132,7 +132,7 @@ class LayerReader:
             row = layer_id & 0xFFFF  # type: ignore[operator]
             if index is not None:
                 row = index[row]
-            table = snapshot.table_at(snapshot.directory[layer_id >> 16])  # type: ignore[operator]
+            table = snapshot.table_at(layer_id >> 16)  # type: ignore[operator]
             return table.array_of(row)
         except (LookupError, StopIteration, TypeError, RegionFormatError):
             pass
@@ -598,7 +598,7 @@ class LayerReader:
 
     def __len__(self) -> int:
         """Return how many layers are loaded."""
-        return sum(loaded.n_layers for loaded in self._engine.snapshot.loaded)
+        return self._engine.snapshot.totals.n_layers
 
     def __bool__(self) -> bool:
         """Return True: a manager is there, also when nothing is loaded."""

@@ -27,7 +27,6 @@ from jessymem.kernels import _jit, lookup, schema, store
 
 _MEMBERS = [
     ("directory", types.Array(from_dtype(schema.DIRECTORY), 1, "C", readonly=True)),
-    ("regions", types.Array(from_dtype(schema.REGION), 1, "C", readonly=True)),
 ]
 
 _is_done = False
@@ -58,14 +57,14 @@ class StoreType(types.Type):
 
 
 class StoreModel(models.StructModel):
-    """Two arrays."""
+    """The directory."""
 
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, _MEMBERS)  # type: ignore[no-untyped-call]
 
 
 def _register_functions() -> None:
-    for helper in (lookup.find_row, lookup.find_extent, lookup.find_layer):
+    for helper in (lookup.find_region, lookup.find_row, lookup.find_extent, lookup.find_layer):
         if not hasattr(helper, "py_func"):  # else it is compiled already, and known to numba
             register_jitable(helper)
     for function in store.FUNCTIONS:
@@ -95,7 +94,7 @@ def _register_type() -> None:
 
 
 def _unbox(typ: Any, value: Any, c: Any) -> Any:
-    """Take a store apart into its arrays, each with a reference of its own."""
+    """Take the directory out of a store, with a reference of its own."""
     make_native: Any = cgutils.create_struct_proxy
     native = make_native(typ)(c.context, c.builder)
     is_wrong = cgutils.false_bit

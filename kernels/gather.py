@@ -12,7 +12,7 @@ import numpy as np
 
 from jessymem.kernels import lookup, memory
 from jessymem.kernels._jit import READING, Int, kernel, on_promotion
-from jessymem.kernels.schema import LOCATION, OK, REGION, REGION_BYTES
+from jessymem.kernels.schema import DIRECTORY, LOCATION, OK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,21 +34,21 @@ def sum_sizes(locations: NDArray[Any], offsets: NDArray[Any]) -> Int:
 
 @kernel
 def copy_layers(
-    regions: NDArray[Any], locations: NDArray[Any], offsets: NDArray[Any], out: NDArray[Any]
+    directory: NDArray[Any], locations: NDArray[Any], offsets: NDArray[Any], out: NDArray[Any]
 ) -> None:
     """Copy the bytes of each layer to its own part of `out`, uint8."""
-    first, target = regions.ctypes.data, out.ctypes.data
+    first, target = directory.ctypes.data, out.ctypes.data
     for i in range(locations.shape[0]):
         if locations[i]["status"] == OK:
-            region = first + np.int64(locations[i]["slot"]) * REGION_BYTES
+            region = lookup.find_region(first, np.int64(locations[i]["slot"]))
             source = memory.load_i64(region + lookup.CONTENT_ADDRESS) + locations[i]["offset"]
             memory.copy_bytes(target + offsets[i], source, locations[i]["size"])
 
 
 @on_promotion(READING)
 def _call_first() -> None:
-    regions = np.zeros(1, REGION)
-    regions.flags.writeable = False  # as they are published
+    directory = np.zeros(0, DIRECTORY)
+    directory.flags.writeable = False  # as it is published
     locations = np.zeros(0, LOCATION)
     sum_sizes(locations, np.zeros(1, np.int64))
-    copy_layers(regions, locations, np.zeros(1, np.int64), np.zeros(1, np.uint8))
+    copy_layers(directory, locations, np.zeros(1, np.int64), np.zeros(1, np.uint8))

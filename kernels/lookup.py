@@ -1,9 +1,9 @@
 """Layer ids to locations: two direct look-ups and one bounds check each.
 
-Reads the published snapshot: DIRECTORY[dimension] -> row of REGION[] -> LAYER[] behind its address,
-through a LAYER_INDEX where the layer numbers have gaps. Called by the manager's batches, by
-`jessymem.kernels.store` inside a user's own compiled code, and by anyone who has a snapshot's
-arrays.
+Reads the published snapshot: DIRECTORY[dimension >> 6] -> REGION[dimension & 63] -> LAYER[] behind
+its address, through a LAYER_INDEX where the layer numbers have gaps. Called by the manager's
+batches, by `jessymem.kernels.store` inside a user's own compiled code, and by anyone who has a
+snapshot's directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from jessymem.kernels import atomics, memory
 from jessymem.kernels._jit import READING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     ABSENT,
+    CHUNK_BITS,
+    CHUNK_ROWS,
     DIRECTORY,
+    DIRECTORY_BYTES,
     EVICTED,
     LAYER,
     LAYER_BITS,
@@ -30,6 +33,7 @@ from jessymem.kernels.schema import (
     OUT_OF_BOUNDS,
     REGION,
     REGION_BYTES,
+    REGION_EMPTY,
     REGION_EVICTED,
 )
 
@@ -59,10 +63,17 @@ STATE = _field("state")
 
 
 @kernel(inline=True)
+def find_region(directory: Int, slot: Int) -> Int:
+    """Return the address of a slot's REGION row; the directory, at an address, has its chunk."""
+    chunk = memory.load_i64(directory + (slot >> CHUNK_BITS) * DIRECTORY_BYTES)
+    return chunk + (slot & (CHUNK_ROWS - 1)) * REGION_BYTES
+
+
+@kernel(inline=True)
 def find_row(region: Int, layer: Int) -> Int:
     """Find layer number `layer` in the region whose REGION row is at an address.
 
-    Return its row in the layer table, NO_SUCH_LAYER or EVICTED.
+    Return its row in the layer table, NO_SUCH_LAYER, NO_DIMENSION or EVICTED.
     """
     row = np.int64(layer)
     index = memory.load_i64(region + INDEX_ADDRESS)
@@ -71,8 +82,11 @@ def find_row(region: Int, layer: Int) -> Int:
             return np.int64(NO_SUCH_LAYER)
         row = np.int64(memory.load_u16(index + layer * _INDEX_BYTES))
     if row >= memory.load_i64(region + N_LAYERS):
-        if memory.load_i32(region + STATE) == REGION_EVICTED:
+        state = memory.load_i32(region + STATE)
+        if state == REGION_EVICTED:
             return np.int64(EVICTED)
+        if state == REGION_EMPTY:
+            return np.int64(NO_DIMENSION)
         return np.int64(NO_SUCH_LAYER)
     return row
 
@@ -110,7 +124,6 @@ def find_layer(region: Int, layer: Int) -> tuple[Int, Int, Int]:
 @kernel
 def locate_many(
     directory: NDArray[Any],
-    regions: NDArray[Any],
     layer_ids: NDArray[Any],
     out: NDArray[Any],
     touched: NDArray[Any],
@@ -120,29 +133,30 @@ def locate_many(
     ``touched[slot]`` (uint8) becomes 1 for the region of each that was.
     """
     # Rows by their addresses: arrays that pass from call to call have their references counted.
-    first = regions.ctypes.data
+    first = directory.ctypes.data
+    n_slots = directory.shape[0] << CHUNK_BITS
     n_missing = 0
     for start in range(0, layer_ids.shape[0], _N_TOGETHER):
         end = min(start + _N_TOGETHER, layer_ids.shape[0])
         for i in range(start, end):
-            dimension = layer_ids[i] >> LAYER_BITS
-            slot: Int = np.int64(ABSENT)
+            slot: Int = layer_ids[i] >> LAYER_BITS
             row: Int = np.int64(NO_DIMENSION)
-            if dimension >= 0 and dimension < directory.shape[0]:
-                slot = np.int64(directory[dimension])
-            if slot >= 0:
-                region = first + slot * REGION_BYTES
+            if slot >= 0 and slot < n_slots:
+                region = find_region(first, slot)
                 row = find_row(region, layer_ids[i] & MAX_LAYER)
                 table = memory.load_i64(region + TABLE_ADDRESS)
                 atomics.prefetch_to_read(table + row * LAYER_BYTES, 0)
+            else:
+                slot = np.int64(ABSENT)
             out[i]["slot"] = slot
             out[i]["row"] = row
         for i in range(start, end):
             slot, row = np.int64(out[i]["slot"]), np.int64(out[i]["row"])
-            region = first + slot * REGION_BYTES
+            region = first
             offset: Int = np.int64(0)
             n_bytes: Int = row
             if row >= 0:
+                region = find_region(first, slot)
                 offset, n_bytes = find_extent(region, row)
             if n_bytes >= 0:
                 out[i]["offset"] = offset
@@ -163,7 +177,7 @@ def locate_many(
 
 @on_promotion(READING)
 def _call_first() -> None:
-    directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
-    directory.flags.writeable = regions.flags.writeable = False  # as they are published
-    touched = np.zeros(1, np.uint8)
-    locate_many(directory, regions, np.zeros(1, np.int64), np.zeros(1, LOCATION), touched)
+    directory = np.zeros(0, DIRECTORY)
+    directory.flags.writeable = False  # as it is published
+    touched = np.zeros(0, np.uint8)
+    locate_many(directory, np.zeros(0, np.int64), np.zeros(0, LOCATION), touched)

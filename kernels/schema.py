@@ -128,12 +128,17 @@ DELTA_SHARE: Final = 4  # deltas written here are together at most such a part o
 
 # -- the published state ---------------------------------------------------------------------------
 
-DIRECTORY: Final = np.dtype("i4")  # dimension number -> row of the region table
+# A dimension's slot is its number. Slots lie in chunks of 64, of which a writer copies one to
+# publish one dimension, whatever else is loaded; the directory leads from chunk to chunk.
+CHUNK_BITS: Final = 6
+CHUNK_ROWS: Final = 1 << CHUNK_BITS
+DIRECTORY: Final = np.dtype("i8")  # dimension >> CHUNK_BITS -> address of REGION[CHUNK_ROWS]
+DIRECTORY_BYTES: Final = DIRECTORY.itemsize
 ABSENT: Final = -1
 LAYER_INDEX: Final = np.dtype("u2")  # layer_num -> row of the layer table, where numbers have gaps
 NO_LAYER: Final = 0xFFFF  # in a LAYER_INDEX: a table with gaps has at most 65,535 rows
 
-# One dimension's slot. Addresses point into memory that the array's base keeps alive.
+# One dimension's slot. Addresses point into memory that the directory's base keeps alive.
 REGION: Final = np.dtype(
     [
         ("table_address", "i8"),  # LAYER[n_layers]
@@ -173,7 +178,8 @@ REGION_STATES: Final = {
     REGION_EVICTED: "evicted",
 }
 
-# Where a layer was found: what a batch hands out. `slot` and `row` are rows of REGION and LAYER.
+# Where a layer was found: what a batch hands out. `slot` and `row` are rows of REGION and LAYER;
+# the slot is the number of the dimension.
 LOCATION: Final = np.dtype(
     [
         ("offset", "i8"),  # of the content, from the region's first byte

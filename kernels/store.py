@@ -1,8 +1,8 @@
 """The published state inside a user's own compiled code, and as plain Python.
 
-A `Store` is two arrays: DIRECTORY[65536] and REGION[n], whose base keeps alive all that its
-addresses lead to. It is handed to a compiled function as an argument; the functions here take it
-from there, with no lock and no GIL. What they return as an array keeps that memory alive too.
+A `Store` is one array, a DIRECTORY, whose base keeps alive all that its addresses lead to. It is
+handed to a compiled function as an argument; the functions here take it from there, with no lock
+and no GIL. What they return as an array keeps that memory alive too.
 `_numba` tells numba of them; `MmapManager.store` makes stores.
 """
 
@@ -18,6 +18,8 @@ from jessymem.kernels import lookup, memory
 from jessymem.kernels._jit import READING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
     ABSENT,
+    CHUNK_BITS,
+    CHUNK_ROWS,
     DIRECTORY,
     LAYER,
     LAYER_BITS,
@@ -27,10 +29,11 @@ from jessymem.kernels.schema import (
     OK,
     REGION,
     REGION_BYTES,
+    REGION_EMPTY,
 )
 
 _LAYER_NUM = LAYER.fields["layer_num"][1]  # type: ignore[index]
-_DIMENSION = REGION.fields["dimension"][1]  # type: ignore[index]
+_CHUNK_BYTES = CHUNK_ROWS * REGION_BYTES
 
 
 class Store(tuple[Any, ...]):
@@ -49,52 +52,52 @@ class Store(tuple[Any, ...]):
 
     Attributes
     ----------
-    directory : ndarray of int32, shape (65536,)
-        Dimension number to row of `regions`, -1: not loaded. Read-only.
-    regions : ndarray of REGION, shape (n,)
-        One row a dimension; some may be empty. Read-only.
+    directory : ndarray of int64, shape (n_chunks,)
+        ``dimension >> 6`` to the address of 64 rows of REGION, of which ``dimension & 63`` is the
+        dimension's. Read-only; it owns the memory behind all addresses.
+    regions : ndarray of REGION, shape (64 * n_chunks,)
+        A copy of those rows, by dimension number: slot n is that of dimension n. Most may be empty.
+        Made when it is asked for, in Python only.
     """
 
     def __new__(
         cls,
-        directory: NDArray[np.int32],
-        regions: NDArray[Any],
+        directory: NDArray[np.int64],
         reduce: Callable[[], tuple[Any, ...]] | None = None,
     ) -> Store:
-        """Put two published arrays together; `reduce` says how the store pickles."""
-        store = super().__new__(cls, (directory, regions))
+        """Take a published directory; `reduce` says how the store pickles."""
+        store = super().__new__(cls, (directory,))
         store._reduce = reduce
         return store
 
     _reduce: Callable[[], tuple[Any, ...]] | None
 
     @property
-    def directory(self) -> NDArray[np.int32]:
-        """Dimension number to row of `regions`."""
-        found: NDArray[np.int32] = self[0]
+    def directory(self) -> NDArray[np.int64]:
+        """Where the rows of 64 dimensions each are."""
+        found: NDArray[np.int64] = self[0]
         return found
 
     @property
     def regions(self) -> NDArray[Any]:
-        """One row a dimension."""
-        found: NDArray[Any] = self[1]
-        return found
+        """One row a dimension, by its number."""
+        return copy_regions(self.directory)
 
     def layer_ids(self) -> NDArray[np.int64]:
         """Return the packed ids of all layers in memory, ascending, as an array of int64.
 
         The array is the caller's own. Evicted dimensions have none.
         """
-        dimensions = np.flatnonzero(self.directory != ABSENT)
-        counts = [count_layers(self, dimension) for dimension in dimensions.tolist()]
-        found = np.empty(sum(counts), np.int64)
-        list_layers(self.regions, self.directory[dimensions].astype(np.int64), found)
+        counts = self.regions["n_layers"]
+        found = np.empty(int(counts.sum()), np.int64)
+        list_layers(self.directory, np.flatnonzero(counts), found)
         return found
 
     def __repr__(self) -> str:
         """Show how much it holds."""
-        n_dimensions = int((self.directory != ABSENT).sum())
-        return f"<Store of {n_dimensions} dimensions, {int(self.regions['n_layers'].sum())} layers>"
+        rows = self.regions
+        n_dimensions = int(np.count_nonzero(rows["state"] != REGION_EMPTY))
+        return f"<Store of {n_dimensions} dimensions, {int(rows['n_layers'].sum())} layers>"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         """Pickle by paths and editions."""
@@ -112,7 +115,7 @@ class Place(NamedTuple):
         ``OK`` (0), ``NO_DIMENSION``, ``NO_SUCH_LAYER``, ``EVICTED`` or ``OUT_OF_BOUNDS`` of
         `jessymem.kernels.schema`; all but OK are negative.
     slot : int
-        The dimension's row in `Store.regions`, -1 where there is no such layer.
+        The dimension's row in `Store.regions`: its number; -1 where there is no such layer.
     row : int
         The layer's row in its dimension, -1 where there is no such layer.
     offset : int
@@ -143,16 +146,14 @@ def locate(store: Store, layer_id: Int) -> Place:
     Place
         With a status that says why, where there is no such layer.
     """
-    dimension = layer_id >> LAYER_BITS
-    slot = np.int64(ABSENT)
-    if dimension >= 0 and dimension < store.directory.shape[0]:
-        slot = np.int64(store.directory[dimension])
-    if slot < 0:
-        return Place(np.int64(NO_DIMENSION), slot, slot, np.int64(0), np.int64(0))
-    region = store.regions.ctypes.data + slot * REGION_BYTES
+    slot = np.int64(layer_id >> LAYER_BITS)
+    none = np.int64(ABSENT)
+    if slot < 0 or slot >= store.directory.shape[0] << CHUNK_BITS:
+        return Place(np.int64(NO_DIMENSION), none, none, np.int64(0), np.int64(0))
+    region = lookup.find_region(store.directory.ctypes.data, slot)
     row, offset, n_bytes = lookup.find_layer(region, layer_id & MAX_LAYER)
     if row < 0:
-        return Place(row, np.int64(ABSENT), np.int64(ABSENT), np.int64(0), np.int64(0))
+        return Place(row, none, none, np.int64(0), np.int64(0))
     return Place(np.int64(OK), slot, row, offset, n_bytes)
 
 
@@ -193,21 +194,21 @@ def layer_array(store: Store, layer_id: Int, dtype: DTypeLike) -> NDArray[Any]:
         layers of files by other writers may be). Lifetime as `layer_bytes`.
     """
     location = locate(store, layer_id)
-    regions = store.regions
-    address: Int = regions.ctypes.data
+    directory = store.directory
+    address: Int = directory.ctypes.data
     n_items: Int = np.int64(0)
     if location.status == OK:
-        region = address + location.slot * REGION_BYTES
+        region = lookup.find_region(address, location.slot)
         content = memory.load_i64(region + lookup.CONTENT_ADDRESS) + location.offset
         item_bytes, alignment = memory.layout_of(dtype)
         if location.size % item_bytes == 0 and content % alignment == 0:
             address, n_items = content, location.size // item_bytes
-    return memory.array_at(regions, address, n_items, dtype)
+    return memory.array_at(directory, address, n_items, dtype)
 
 
 def count_slots(store: Store) -> Int:
-    """Return how many rows the region table has; each is a dimension, or empty."""
-    return store.regions.shape[0]
+    """Return how many slots there are: the number of every dimension loaded is below."""
+    return store.directory.shape[0] << CHUNK_BITS
 
 
 def dimension_at(store: Store, slot: Int) -> Int:
@@ -215,23 +216,20 @@ def dimension_at(store: Store, slot: Int) -> Int:
 
     An evicted dimension has its number, and no layers.
     """
-    if slot < 0 or slot >= store.regions.shape[0]:
+    if slot < 0 or slot >= store.directory.shape[0] << CHUNK_BITS:
         return np.int64(0)
-    region = store.regions.ctypes.data + slot * REGION_BYTES
-    dimension = memory.load_i32(region + _DIMENSION)
-    if store.directory[dimension] != slot:
+    region = lookup.find_region(store.directory.ctypes.data, slot)
+    if memory.load_i32(region + lookup.STATE) == REGION_EMPTY:
         return np.int64(0)
-    return dimension
+    return np.int64(slot)
 
 
 def count_layers(store: Store, dimension: Int) -> Int:
     """Return how many layers of a dimension are in memory; 0 where it is not loaded, or evicted."""
-    if dimension < 0 or dimension >= store.directory.shape[0]:
+    if dimension < 0 or dimension >= store.directory.shape[0] << CHUNK_BITS:
         return np.int64(0)
-    slot = np.int64(store.directory[dimension])
-    if slot < 0:
-        return np.int64(0)
-    return memory.load_i64(store.regions.ctypes.data + slot * REGION_BYTES + lookup.N_LAYERS)
+    region = lookup.find_region(store.directory.ctypes.data, dimension)
+    return memory.load_i64(region + lookup.N_LAYERS)
 
 
 def layer_at(store: Store, dimension: Int, row: Int) -> Int:
@@ -241,7 +239,7 @@ def layer_at(store: Store, dimension: Int, row: Int) -> Int:
     """
     if row < 0 or row >= count_layers(store, dimension):
         return np.int64(0)
-    region = store.regions.ctypes.data + np.int64(store.directory[dimension]) * REGION_BYTES
+    region = lookup.find_region(store.directory.ctypes.data, dimension)
     address = memory.load_i64(region + lookup.TABLE_ADDRESS) + row * LAYER_BYTES
     return (np.int64(dimension) << LAYER_BITS) | memory.load_u16(address + _LAYER_NUM)
 
@@ -258,13 +256,19 @@ FUNCTIONS = (
 )
 
 
+def copy_regions(directory: NDArray[np.int64]) -> NDArray[Any]:
+    """Return a copy of all rows, shape (64 * n_chunks,); it keeps nothing alive."""
+    chunks = [memory.array_at(None, each, _CHUNK_BYTES, np.uint8) for each in directory.tolist()]
+    return np.concatenate([np.zeros(0, np.uint8), *chunks]).view(REGION)
+
+
 @kernel
-def list_layers(regions: NDArray[Any], slots: NDArray[Any], out: NDArray[Any]) -> None:
+def list_layers(directory: NDArray[Any], slots: NDArray[Any], out: NDArray[Any]) -> None:
     """Write the packed ids of all layers in `slots` (int64), one slot after the other."""
     at = 0
     for i in range(slots.shape[0]):
-        region = regions.ctypes.data + slots[i] * REGION_BYTES
-        first = memory.load_i32(region + _DIMENSION) << LAYER_BITS
+        region = lookup.find_region(directory.ctypes.data, slots[i])
+        first = slots[i] << LAYER_BITS
         address = memory.load_i64(region + lookup.TABLE_ADDRESS) + _LAYER_NUM
         for _ in range(memory.load_i64(region + lookup.N_LAYERS)):
             out[at] = first | memory.load_u16(address)
@@ -274,6 +278,6 @@ def list_layers(regions: NDArray[Any], slots: NDArray[Any], out: NDArray[Any]) -
 
 @on_promotion(READING)
 def _call_first() -> None:
-    directory, regions = np.full(1, ABSENT, DIRECTORY), np.zeros(1, REGION)
-    directory.flags.writeable = regions.flags.writeable = False  # as they are published
-    list_layers(regions, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    directory = np.zeros(0, DIRECTORY)
+    directory.flags.writeable = False  # as it is published
+    list_layers(directory, np.zeros(0, np.int64), np.zeros(0, np.int64))

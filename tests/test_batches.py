@@ -99,13 +99,11 @@ def test_both_tiers_write_the_same(tmp_path):
         snapshot = snapshot_of(manager)
         ids = np.array([*shuffled(contents), *NOT_THERE], np.int64)
         found = locations.locate(snapshot, ids)
-        touched, plain = np.zeros_like(found.touched), np.zeros_like(found.locations)
-        n_missing = locate_plain(
-            snapshot.readers, snapshot.directory, snapshot.regions, ids, plain, touched
-        )
+        touched, plain = np.zeros(snapshot.n_slots, bool), np.zeros_like(found.locations)
+        n_missing = locate_plain(snapshot, ids, plain, touched)
         assert n_missing == found.n_missing == len(NOT_THERE)
         assert plain.tolist() == found.locations.tolist()
-        assert touched.tolist() == found.touched.tolist()
+        assert np.flatnonzero(touched).tolist() == found.slots
 
 
 @pytest.mark.parametrize(

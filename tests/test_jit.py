@@ -176,9 +176,9 @@ _jit.MODULES[_jit.READING] = ("lookup",)
 {before}
 assert _jit.promote()
 locations = np.zeros(1, s.LOCATION)
-directory, regions = np.full(1, s.ABSENT, s.DIRECTORY), np.zeros(1, s.REGION)
+directory = np.zeros(0, s.DIRECTORY)
 ids, touched = np.zeros(1, np.int64), np.zeros(1, np.uint8)
-assert lookup.locate_many(directory, regions, ids, locations, touched) == 1
+assert lookup.locate_many(directory, ids, locations, touched) == 1
 print(lookup.locate_many.stats.cache_path)
 """
 

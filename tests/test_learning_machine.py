@@ -122,11 +122,11 @@ class Learning(Checks, RuleBasedStateMachine):
     def adopt(self, refreshed=None):
         """See which generations are loaded: what was evicted comes back as the newest."""
         snapshot = snapshot_of(self.manager)
-        rows = snapshot.regions[["generation", "n_charged"]]
+        loaded = snapshot.loaded
+        rows = {int(each.dimension_id): snapshot.region_at(each.dimension_id) for each in loaded}
         self.regions = {
-            int(number): dict(zip(rows.dtype.names, row.item(), strict=True))
-            for number, row in zip(snapshot.regions["dimension"], rows, strict=True)
-            if number in snapshot
+            number: {name: int(row[name]) for name in ("generation", "n_charged")}
+            for number, row in rows.items()
         }
         for number, dimension in self.model.items():
             if dimension.loaded is None or number not in self.regions or number == refreshed:

@@ -15,9 +15,9 @@ def locations_of(manager, packed):
     """Look `packed` ids up in one call; return how many were missing and the locations."""
     snapshot = snapshot_of(manager)
     locations = np.zeros(len(packed), s.LOCATION)
-    touched = np.zeros(len(snapshot.regions), np.uint8)
+    touched = np.zeros(snapshot.n_slots, np.uint8)
     ids = np.array(packed, np.int64)
-    n_missing = lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched)
+    n_missing = lookup.locate_many(snapshot.directory, ids, locations, touched)
     return n_missing, locations
 
 
@@ -42,7 +42,7 @@ def test_every_layer_is_found_where_its_region_says(manager):
         info = manager.get_layer_info(layer)
         assert location["status"] == s.OK
         assert (location["offset"], location["size"]) == (info.offset, info.size)
-        region = snapshot_of(manager).handles[location["slot"]]
+        region = snapshot_of(manager).table_at(location["slot"])
         assert region.dimension_id == layer.dimension
         assert location["region"] == snapshot_of(manager).region_id_of(layer.dimension)
         assert region.layout.rows[location["row"]]["layer_num"] == layer.layer
@@ -96,16 +96,16 @@ def test_the_arrays_keep_what_they_point_at_alive(tmp_path):
     builder.build_to_file(tmp_path / "D30" / "region.mmap")
     manager = MmapManager(base_path=tmp_path)
     manager.load_dimension("D30")
-    directory, regions = snapshot_of(manager).directory, snapshot_of(manager).regions[:]
+    directory = snapshot_of(manager).directory[:]
     manager.close()
     del manager
     locations = np.zeros(1, s.LOCATION)
     ids = np.array([LayerId(30, 0)], np.int64)
-    touched = np.zeros(len(regions), np.uint8)
-    assert lookup.locate_many(directory, regions, ids, locations, touched) == 0
+    touched = np.zeros(64 * len(directory), np.uint8)
+    assert lookup.locate_many(directory, ids, locations, touched) == 0
 
 
 def test_published_arrays_cannot_be_written(manager):
-    for array in (snapshot_of(manager).directory, snapshot_of(manager).regions):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = array[0]
+    array = snapshot_of(manager).directory
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = array[0]

@@ -215,13 +215,13 @@ def test_compiled_code_is_told(manager):
     ids = np.array([LayerId(20, 0), LayerId(21, 0), LayerId(20, 9), LayerId(30, 0)], np.int64)
     locations = np.zeros(len(ids), s.LOCATION)
     snapshot = snapshot_of(manager)
-    touched = np.zeros(len(snapshot.regions), np.uint8)
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched) == 3
+    touched = np.zeros(snapshot.n_slots, np.uint8)
+    assert lookup.locate_many(snapshot.directory, ids, locations, touched) == 3
     assert locations["status"].tolist() == [s.EVICTED, s.OK, s.EVICTED, s.NO_DIMENSION]
     access(manager)
     snapshot = snapshot_of(manager)
-    touched = np.zeros(len(snapshot.regions), np.uint8)
-    assert lookup.locate_many(snapshot.directory, snapshot.regions, ids, locations, touched) == 2
+    touched = np.zeros(snapshot.n_slots, np.uint8)
+    assert lookup.locate_many(snapshot.directory, ids, locations, touched) == 2
     assert locations["status"].tolist() == [s.OK, s.OK, s.NO_SUCH_LAYER, s.NO_DIMENSION]
 
 

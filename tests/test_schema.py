@@ -47,7 +47,7 @@ IN_MEMORY = {
         (s.NEEDLE, 88),
         (s.SEARCH, 80),
         (s.HIT, 16),
-        (s.DIRECTORY, 4),
+        (s.DIRECTORY, 8),
         (s.LAYER_INDEX, 2),
     ],
 )

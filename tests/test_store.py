@@ -180,7 +180,7 @@ def test_what_is_not_aligned_for_a_dtype_is_empty(tmp_path, form):
     with MmapManager(base_path=tmp_path) as manager:
         manager.load_dimension(17)
         store = manager.store()
-        rows = store.regions[store.directory[17]]
+        rows = store.regions[17]
         found = {}
         for layer in (0, 8):
             location = form(user_locate)(store, int(LayerId(17, layer)))
@@ -203,11 +203,10 @@ def test_all_layers_can_be_walked(mixed, form):
     assert store.layer_ids().tolist() == sorted(contents) == manager.list_layers()
 
 
-@pytest.mark.parametrize("number", [-1, 0, 1, 14, 65_536, 2**40, -(2**40)])
+@pytest.mark.parametrize("number", [-1, 0, 1, 14, 64, 65_536, 2**40, -(2**40)])
 def test_there_is_nothing_beyond_the_edges(mixed, form, number):
     store = mixed[0].store()
-    expected = 15 if number == 14 else 0  # the slot behind those of the core
-    assert form(user_edges)(store, number, number) == (0, 0, expected)
+    assert form(user_edges)(store, number, number) == (0, 0, 0)
     assert form(user_edges)(store, 15, 8)[:2] == (8, 0)
     assert form(user_edges)(store, 15, -1)[:2] == (8, 0)
 
@@ -314,11 +313,11 @@ def test_reading_in_a_loop_leaks_nothing(mixed):
     read, view = compiled(user_sum), compiled(user_bytes)
     ids = store.layer_ids()
     read(store, ids), view(store, ids[0])
-    before = sys.getrefcount(store.regions), sys.getrefcount(store)
+    before = sys.getrefcount(store.directory), sys.getrefcount(store)
     for _ in range(50):
         read(store, ids)
         view(store, ids[3])
-    assert (sys.getrefcount(store.regions), sys.getrefcount(store)) == before
+    assert (sys.getrefcount(store.directory), sys.getrefcount(store)) == before
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -358,7 +357,7 @@ def test_what_is_no_store_is_refused_when_it_is_compiled(mixed, wrong):
     import numba
 
     store = mixed[0].store()
-    other = {"tuple": tuple(store), "array": store.regions, "number": 7}[wrong]
+    other = {"tuple": tuple(store), "array": store.directory, "number": 7}[wrong]
     read = numba.njit(user_bytes)
     assert len(read(store, int(LayerId(15, 1)))) == 101  # and not taken for the same afterwards
     with pytest.raises(numba.TypingError):
@@ -377,10 +376,10 @@ def test_a_store_is_immutable(mixed):
     store = mixed[0].store()
     for array in store:
         with pytest.raises(ValueError, match="read-only"):
-            array[0] = array[1]
+            array[0] = array[0]
     with pytest.raises(TypeError):
         store[0] = None
-    assert len(store) == 2 and isinstance(store, tuple)
+    assert len(store) == 1 and isinstance(store, tuple)
 
 
 def test_a_closed_manager_has_no_store(mixed):
@@ -482,7 +481,7 @@ def test_a_pickled_store_is_attached_once_while_it_is_held(mixed):
     pickled = pickle.dumps(manager.store())
     assert len(pickled) < 2000
     store, again = pickle.loads(pickled), pickle.loads(pickled)
-    assert store.regions is again.regions and pickle.dumps(again) == pickled
+    assert store.directory is again.directory and pickle.dumps(again) == pickled
     # What is only in memory stays behind, and what it lay over is seen again.
     expected = {each: contents[each] for each in contents if each.dimension in (15, 16, 17)}
     expected |= {LayerId(18, layer): b"base %d" % layer for layer in (0, 1, 4)}
@@ -528,7 +527,7 @@ def test_a_store_made_by_hand_stays_here(mixed):
 
 def test_the_tables_of_a_store_are_read_only_for_good(manager):
     store = manager.store()
-    for table in (store.directory, store.regions, manager.access_layer("L20-00").obj):
+    for table in (store.directory, manager.access_layer("L20-00").obj):
         assert not table.flags.writeable
         with pytest.raises(ValueError, match="WRITEABLE"):
             table.flags.writeable = True

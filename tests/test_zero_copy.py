@@ -115,7 +115,7 @@ def test_nothing_is_made_per_layer_at_load(tmp_path):
 def test_the_mapping_is_gone_after_the_last_view(large):
     manager = MmapManager(base_path=large)
     manager.load_dimension("D30")
-    owner = weakref.ref(snapshot_of(manager).handles[-1].data)
+    owner = weakref.ref(snapshot_of(manager).table_at(30).data)
     view = manager.access_layer("L30-01")
     part = np.frombuffer(view, np.uint8)[100:200]
     manager.unload_dimension("D30")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -40,15 +39,15 @@ class Located(NamedTuple):
         The state in which they do.
     locations : ndarray of LOCATION, shape (n,)
         In the order of the batch.
-    touched : ndarray of uint8
-        1 for each slot that any of them is in.
+    slots : list of int
+        Each slot that any of them is in, ascending: the numbers of dimensions.
     n_missing : int
         How many are not OK.
     """
 
     snapshot: Snapshot
     locations: NDArray[Any]
-    touched: NDArray[np.uint8]
+    slots: list[int]
     n_missing: int
 
 
@@ -80,34 +79,29 @@ def _as_packed(layer_id: Any) -> int:
 
 def locate(snapshot: Snapshot, packed: NDArray[np.int64]) -> Located:
     """Find the layers of a batch, by the quicker of two twins."""
-    touched = np.zeros(len(snapshot.regions), np.uint8)
+    touched = np.zeros(snapshot.n_slots, bool)
     locations = np.empty(len(packed), s.LOCATION)
     _jit.promote_for(len(packed))
-    find = lookup.locate_many if _jit.is_promoted() else partial(_locate_plain, snapshot.readers)
-    n_missing = int(find(snapshot.directory, snapshot.regions, packed, locations, touched))
-    return Located(snapshot, locations, touched, n_missing)
+    if _jit.is_promoted():
+        marks = touched.view(np.uint8)
+        n_missing = int(lookup.locate_many(snapshot.directory, packed, locations, marks))
+    else:
+        n_missing = _locate_plain(snapshot, packed, locations, touched)
+    return Located(snapshot, locations, np.flatnonzero(touched).tolist(), n_missing)
 
 
 def _locate_plain(
-    readers: dict[int, Any],
-    directory: NDArray[np.int32],
-    regions: NDArray[Any],
-    packed: NDArray[np.int64],
-    out: NDArray[Any],
-    touched: NDArray[np.uint8],
+    snapshot: Snapshot, packed: NDArray[np.int64], out: NDArray[Any], touched: NDArray[Any]
 ) -> int:
     """Do what the kernel does, through the views of single reads; nothing is compiled."""
-    slot_of = memoryview(directory)
-    region_ids = regions["region_id"].tolist()
     found = []
     n_missing = 0
     for number in packed.tolist():
         dimension, layer = number >> s.LAYER_BITS, number & s.MAX_LAYER
-        slot = slot_of[dimension] if 0 <= dimension < len(slot_of) else s.ABSENT
-        path = readers.get(dimension) if slot >= 0 else None
-        status, location = s.NO_DIMENSION if slot < 0 else s.EVICTED, _NOWHERE
-        if path is not None:
-            _, starts, ends, index, n_bytes, in_memory, *_ = path
+        slot = snapshot.slot_of(dimension) if dimension >= 0 else None
+        status, location = s.NO_DIMENSION if slot is None else s.EVICTED, _NOWHERE
+        if slot is not None and slot.path is not None:
+            _, starts, ends, index, n_bytes, in_memory, *_ = slot.path
             try:
                 row = layer if index is None else index[layer]
                 start, end = starts[row], ends[row]
@@ -117,12 +111,13 @@ def _locate_plain(
                 status = s.OUT_OF_BOUNDS
                 if start <= end <= n_bytes or _is_outside(in_memory, layer):
                     offset = start if start < 2**63 else start - 2**64
-                    location = (offset, (end - start) % 2**64, region_ids[slot], s.OK, slot, row)
+                    n_layer_bytes = (end - start) % 2**64
+                    location = (offset, n_layer_bytes, slot.region_id, s.OK, dimension, row)
         if location is _NOWHERE:
             location = (*_NOWHERE[:3], status, *_NOWHERE[4:])
             n_missing += 1
         else:
-            touched[slot] = 1
+            touched[dimension] = True
         found.append(location)
     out[:] = found
     return n_missing
@@ -160,9 +155,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
             yield located
             return
         evicted = [LayerId.from_packed(each) for each in packed[is_evicted].tolist()]
-        numbers = np.flatnonzero(located.touched).tolist()
-        found = snapshot.regions["dimension"][numbers].tolist()
-        dimensions = {DimensionId(number) for number in found}
+        dimensions = {DimensionId(number) for number in located.slots}
         dimensions.update(layer_id.dimension for layer_id in evicted)
         del snapshot, located  # what else they hold may have to go
         with engine.keeping(dimensions):
@@ -176,8 +169,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
 
 def note_accesses(engine: Engine, located: Located) -> None:
     """Note one access of each dimension in a batch."""
-    slots = np.flatnonzero(located.touched)
-    numbers = located.snapshot.regions["dimension"][slots].tolist()
+    numbers = located.slots
     for number, tick in zip(numbers, engine.policy.gate(len(numbers)), strict=True):
         located.snapshot.mark_of(number)[0] = tick
 
@@ -185,23 +177,30 @@ def note_accesses(engine: Engine, located: Located) -> None:
 def cut_views(located: Located) -> list[memoryview | None]:
     """Return a fresh view of each layer of a batch, None where it is missing."""
     snapshot, locations = located.snapshot, located.locations
-    regions: list[Any] = [None] * len(snapshot.handles)
+    starts, ends = locations["offset"].copy(), locations["offset"] + locations["size"]
+    keys = locations["slot"].astype(np.int64)
+    contents: dict[int, memoryview] = {}
     is_whole = not located.n_missing
-    for slot in np.flatnonzero(located.touched).tolist():
-        content, *_, in_memory = snapshot.table_at(slot).reader
-        regions[slot] = content
-        is_whole = is_whole and not in_memory
-    starts, ends = locations["offset"], locations["offset"] + locations["size"]
+    for slot in located.slots:
+        table = snapshot.table_at(slot)
+        contents[slot] = table.reader[0]
+        if table.leads_outside:
+            mine = np.flatnonzero(locations["slot"] == slot)
+            pieces = table.find_pieces(locations["row"][mine])
+            first = s.MAX_LAYERS + len(contents)  # no slot has such a number
+            contents.update(enumerate(table.contents, first))
+            keys[mine] = np.where(pieces.which < 0, s.ABSENT, first + pieces.which)
+            starts[mine], ends[mine] = pieces.starts, pieces.ends
+            is_whole = is_whole and bool((pieces.which >= 0).all())
     if is_whole:  # nothing missing, all of it in files
         return [
-            regions[slot][start:end]
-            for slot, start, end in zip(
-                locations["slot"].tolist(), starts.tolist(), ends.tolist(), strict=True
-            )
+            contents[key][start:end]
+            for key, start, end in zip(keys.tolist(), starts.tolist(), ends.tolist(), strict=True)
         ]
     found: list[memoryview | None] = []
-    for status, slot, row, start, end in zip(
+    for status, key, slot, row, start, end in zip(
         locations["status"].tolist(),
+        keys.tolist(),
         locations["slot"].tolist(),
         locations["row"].tolist(),
         starts.tolist(),
@@ -210,8 +209,8 @@ def cut_views(located: Located) -> list[memoryview | None]:
     ):
         if status != s.OK:
             found.append(None)
-        elif 0 <= start <= end <= len(regions[slot]):
-            found.append(regions[slot][start:end])
+        elif key >= 0 and 0 <= start <= end <= len(contents[key]):
+            found.append(contents[key][start:end])
         else:
             found.append(snapshot.table_at(slot).content_of(row))
     return found
@@ -236,7 +235,7 @@ def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             requested=n_bytes,
         ) from error
     if is_compiled:
-        gather.copy_layers(located.snapshot.regions, locations, offsets, data)
+        gather.copy_layers(located.snapshot.directory, locations, offsets, data)
         return data, offsets
     target = memoryview(data)
     bounds = offsets.tolist()
@@ -265,7 +264,7 @@ def raise_missing(located: Located, packed: NDArray[np.int64]) -> None:
     damaged = np.flatnonzero(statuses == s.OUT_OF_BOUNDS)
     if len(damaged):
         layer_id = LayerId.from_packed(int(packed[damaged[0]]))
-        table = snapshot.table_at(int(snapshot.directory[layer_id.dimension]))
+        table = snapshot.table_at(layer_id.dimension)
         table.content_of(table.find_row(layer_id))  # raises, unless that was mended since
         raise OutOfBounds(
             f"{layer_id} was being changed in its file", offset=0, size=0, region_size=table.size

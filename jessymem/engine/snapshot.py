@@ -1,15 +1,17 @@
 """The published state: immutable, replaced whole, kept alive by whoever still reads it.
 
-Readers bind `Engine.snapshot` once and take everything from it: the arrays for kernels, and
-the same tables cut into views for single reads from Python. A writer builds the next snapshot
-beside it and publishes it with one assignment; the reference count tells when the old one's memory
-may go.
+Readers bind `Engine.snapshot` once and take everything from it: the directory for kernels, and the
+same tables cut into views for single reads from Python. A writer builds the next snapshot beside it
+and publishes it with one assignment; the reference count tells when the old one's memory may go.
+
+Two states share all chunks of 64 dimensions in which they do not differ. So publishing a dimension
+copies its chunk and the list of chunks, whatever else is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from jessymem.engine.sampling import Gates
 from jessymem.errors import DimensionNotFound, LayerNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions.table import LayerTable, LoadedDimension
+from jessymem.regions.table import LayerTable, LoadedDimension, address_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 ReadPath: TypeAlias = tuple[
     memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview], Mark, Gates
 ]
+
+_ROW_MASK: Final = s.CHUNK_ROWS - 1
 
 
 class Publication(NamedTuple):
@@ -39,15 +43,99 @@ class Publication(NamedTuple):
     gates: Gates
 
 
-class _Rows:
-    """The base of a region table: while the array lives, so does what it points at."""
+class Totals(NamedTuple):
+    """What all that is loaded adds up to."""
 
-    def __init__(self, rows: NDArray[Any], held: tuple[LoadedDimension | None, ...]) -> None:
-        raw = rows.view(np.uint8)  # whose interface costs a tenth: no fields are spelt out
+    n_loaded: int = 0
+    n_resident: int = 0
+    n_simulated: int = 0
+    n_layers: int = 0
+    n_bytes: int = 0  # of those that are in memory
+
+    def changed(self, slot: Slot | None, sign: int) -> Totals:
+        """Return the totals with one dimension more, or one less."""
+        if slot is None:
+            return self
+        loaded = slot.loaded
+        table = loaded.resident
+        return Totals(
+            self.n_loaded + sign,
+            self.n_resident + sign * (table is not None),
+            self.n_simulated + sign * loaded.has_simulated,
+            self.n_layers + sign * loaded.n_layers,
+            self.n_bytes + sign * (0 if table is None else table.n_file_bytes),
+        )
+
+
+class Slot(NamedTuple):
+    """What is published of one dimension."""
+
+    loaded: LoadedDimension
+    region_id: int
+    path: ReadPath | None  # None: it is not in memory
+
+
+class _Chunk:
+    """The slots of 64 dimensions, for Python and for kernels; immutable once it is published."""
+
+    __slots__ = ("address", "rows", "slots")
+
+    def __init__(self, slots: list[Slot | None], rows: NDArray[Any] | None = None) -> None:
+        self.slots = slots
+        self.rows = aligned_zeros(s.CHUNK_ROWS, s.REGION)
+        if rows is not None:
+            self.rows[:] = rows
+        self.address = address_of(self.rows)
+
+    def copy(self) -> _Chunk:
+        return _Chunk(self.slots.copy(), self.rows)
+
+    def put(self, at: int, slot: Slot | None) -> None:
+        """Fill a slot of a chunk that nobody else sees yet, or empty it."""
+        row = self.rows[at]
+        is_core, capacity = row["capacity"] != 0, row["capacity"]
+        number = row["dimension"]
+        self.rows[at] = _EMPTY_ROW
+        if is_core:  # the slot stays, whatever is in it
+            row["capacity"], row["dimension"] = capacity, number
+        if slot is not None:
+            slot.loaded.describe_into(row)
+            row["region_id"] = slot.region_id
+        self.slots[at] = slot
+
+
+_EMPTY_ROW: Final = np.zeros((), s.REGION)
+_NOTHING: Final = _Chunk([None] * s.CHUNK_ROWS)
+
+
+class _Directory:
+    """The base of a directory: while the array lives, so does what it leads to."""
+
+    def __init__(self, addresses: NDArray[np.int64], chunks: tuple[_Chunk, ...]) -> None:
+        raw = addresses.view(np.uint8)
         raw.flags.writeable = False
-        self._rows = raw
-        self._held = held
+        self._addresses = raw
+        self._chunks = chunks
         self.__array_interface__ = raw.__array_interface__
+
+
+class _Readers(dict[int, ReadPath]):
+    """What single reads from Python go through, by dimension; found in the chunks, and kept.
+
+    Holds no snapshot, which holds it: a circle would keep memory until the collector runs.
+    """
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunks: tuple[_Chunk, ...]) -> None:
+        self._chunks = chunks
+
+    def __missing__(self, dimension: int) -> ReadPath:
+        slot = self._chunks[dimension >> s.CHUNK_BITS].slots[dimension & _ROW_MASK]
+        if slot is None or slot.path is None or dimension < 0:
+            raise KeyError(dimension)
+        self[dimension] = slot.path
+        return slot.path
 
 
 class Snapshot:
@@ -55,94 +143,85 @@ class Snapshot:
 
     Attributes
     ----------
-    directory : ndarray of DIRECTORY, shape (65536,)
-        Dimension number to row of `regions`, -1: absent. Read-only.
-    regions : ndarray of REGION, shape (n,)
-        Rows 0 to 13 are the core slots. Read-only; the array owns the memory behind its addresses.
-    handles : tuple of LoadedDimension or None
-        One per row.
-    readers : dict of int to ReadPath
-        Per dimension that is in memory, what a single read from Python goes through.
+    directory : ndarray of DIRECTORY, shape (n_chunks,)
+        Where the REGION rows of 64 dimensions each are. Read-only; the array owns the memory behind
+        all addresses.
+    readers : mapping of int to ReadPath
+        Per dimension that is in memory, what a single read from Python goes through. Only for
+        subscripts: what was not asked for yet is not in it.
+    totals : Totals
     """
 
-    __slots__ = ("directory", "handles", "readers", "regions")
+    __slots__ = ("_chunks", "directory", "readers", "totals")
 
-    def __init__(
-        self,
-        directory: NDArray[np.int32],
-        rows: NDArray[Any],
-        handles: tuple[LoadedDimension | None, ...],
-        readers: dict[int, ReadPath],
-    ) -> None:
-        # Read-only for good: neither has a writeable array below it.
-        if directory.flags.writeable:
-            directory = np.frombuffer(memoryview(directory).toreadonly(), s.DIRECTORY)
-        self.directory = directory
-        self.regions = np.asarray(_Rows(rows, handles)).view(s.REGION)
-        self.handles = handles
-        self.readers = readers
+    def __init__(self, chunks: tuple[_Chunk, ...], totals: Totals) -> None:
+        addresses = np.array([chunk.address for chunk in chunks], s.DIRECTORY)
+        # Read-only for good: there is no writeable array below it.
+        self.directory: NDArray[np.int64] = np.asarray(_Directory(addresses, chunks)).view(
+            s.DIRECTORY
+        )
+        self.readers = _Readers(chunks)
+        self.totals = totals
+        self._chunks = chunks
 
     @classmethod
     def empty(cls, capacities: dict[DimensionId, int]) -> Snapshot:
         """Return a state with nothing loaded: the core slots, each with its capacity."""
-        rows = aligned_zeros(s.N_CORE_DIMENSIONS, s.REGION)
-        rows["dimension"] = np.arange(1, s.N_CORE_DIMENSIONS + 1)
-        rows["capacity"] = [capacities[DimensionId(number)] for number in rows["dimension"]]
-        directory = np.full(s.MAX_DIMENSION + 1, s.ABSENT, s.DIRECTORY)
-        return cls(directory, rows, (None,) * len(rows), {})
+        core = _NOTHING.copy()
+        for dimension, capacity in capacities.items():
+            core.rows[dimension]["dimension"] = dimension
+            core.rows[dimension]["capacity"] = capacity
+        return cls((core,), Totals())
 
     def with_published(self, publications: Iterable[Publication]) -> Snapshot:
         """Return the state with each of `publications` for its dimension."""
-        directory, handles, readers = self.directory, list(self.handles), self.readers.copy()
-        chosen: list[tuple[int, Publication]] = []
-        for publication in publications:
-            loaded = publication.loaded
-            dimension = loaded.dimension_id
-            row = self._row_for(dimension, directory, handles)
-            if row == len(handles):
-                handles.append(None)
-            if directory[dimension] != row:
-                if directory is self.directory:
-                    directory = directory.copy()  # 256 KiB: only where a dimension is new
-                directory[dimension] = row
-            handles[row] = loaded
-            chosen.append((row, publication))
-            table = loaded.resident
-            if table is None:
-                readers.pop(int(dimension), None)
-            else:
-                readers[int(dimension)] = (*table.reader, publication.mark, publication.gates)
-        rows = aligned_zeros(len(handles), s.REGION)
-        rows[: len(self.regions)] = self.regions
-        for row, publication in chosen:
-            rows[row] = _empty_slot(rows[row])
-            publication.loaded.describe_into(rows[row])
-            rows[row]["region_id"] = publication.region_id
-        return Snapshot(directory, rows, tuple(handles), readers)
+        return self._with(
+            (
+                publication.loaded.dimension_id,
+                Slot(publication.loaded, publication.region_id, _path_of(publication)),
+            )
+            for publication in publications
+        )
 
     def without(self, dimension: DimensionId) -> Snapshot:
         """Return the state in which a loaded dimension's slot is empty."""
-        row = int(self.directory[dimension])
-        rows = aligned_zeros(len(self.regions), s.REGION)
-        rows[:] = self.regions
-        rows[row] = _empty_slot(rows[row])
-        if rows[row]["capacity"]:
-            rows[row]["dimension"] = dimension
-        handles = (*self.handles[:row], None, *self.handles[row + 1 :])
-        directory = self.directory.copy()
-        directory[dimension] = s.ABSENT
-        readers = {number: self.readers[number] for number in self.readers if number != dimension}
-        return Snapshot(directory, rows, handles, readers)
+        return self._with([(dimension, None)])
+
+    def _with(self, slots: Iterable[tuple[DimensionId, Slot | None]]) -> Snapshot:
+        chunks, totals = list(self._chunks), self.totals
+        fresh: dict[int, _Chunk] = {}
+        for dimension, slot in slots:
+            at = dimension >> s.CHUNK_BITS
+            if at not in fresh:
+                chunks += [_NOTHING] * (at + 1 - len(chunks))
+                fresh[at] = chunks[at] = chunks[at].copy()
+            row = dimension & _ROW_MASK
+            totals = totals.changed(fresh[at].slots[row], -1).changed(slot, 1)
+            fresh[at].put(row, slot)
+        return Snapshot(tuple(chunks), totals)
+
+    # -- what is loaded ----------------------------------------------------------------------------
+
+    def slot_of(self, dimension: int) -> Slot | None:
+        """Return what is published of a dimension; None: it is not loaded."""
+        at = dimension >> s.CHUNK_BITS
+        return self._chunks[at].slots[dimension & _ROW_MASK] if at < len(self._chunks) else None
 
     def __contains__(self, dimension: int) -> bool:
         """Tell whether a dimension is loaded; evicted ones are."""
-        return bool(self.directory[dimension] != s.ABSENT)
+        return self.slot_of(dimension) is not None
+
+    @property
+    def slots(self) -> Iterator[Slot]:
+        """What is published, by ascending dimension."""
+        for chunk in self._chunks:
+            if chunk is not _NOTHING:
+                yield from filter(None, chunk.slots)
 
     @property
     def loaded(self) -> list[LoadedDimension]:
         """The loaded dimensions, evicted ones too, ascending."""
-        present = [each for each in self.handles if each is not None]
-        return sorted(present, key=lambda each: each.dimension_id)
+        return [slot.loaded for slot in self.slots]
 
     @property
     def resident(self) -> list[LayerTable]:
@@ -151,8 +230,8 @@ class Snapshot:
 
     def find(self, dimension: DimensionId) -> LoadedDimension | None:
         """Return what is loaded of a dimension, or None."""
-        row = self.directory[dimension]
-        return None if row == s.ABSENT else self.handles[row]
+        slot = self.slot_of(dimension)
+        return None if slot is None else slot.loaded
 
     def get(self, dimension: DimensionId) -> LoadedDimension:
         """Return what is loaded of a dimension, or raise DimensionNotFound."""
@@ -171,53 +250,52 @@ class Snapshot:
             )
         return found
 
+    def path_of(self, dimension: int) -> ReadPath | None:
+        """Return what single reads of a dimension go through; None: it is not in memory."""
+        slot = self.slot_of(dimension)
+        return None if slot is None else slot.path
+
     def mark_of(self, dimension: int) -> Mark:
         """Return where accesses of a dimension are noted.
 
         Nowhere, if it is not in memory: mapping it again is the access that counts.
         """
-        path = self.readers.get(dimension)
+        path = self.path_of(dimension)
         return [None] if path is None else path[6]
 
-    def table_at(self, row: int) -> LayerTable:
-        """Return the table in a row of `regions` in which a layer was located."""
-        loaded = self.handles[row]
-        table = None if loaded is None else loaded.resident
+    def table_at(self, dimension: int) -> LayerTable:
+        """Return the table of a dimension that is in memory, by its number."""
+        slot = self.slot_of(dimension)
+        table = None if slot is None else slot.loaded.resident
         if table is None:
-            raise LookupError(f"row {row} holds no table")
+            raise LookupError(f"slot {dimension} holds no table")
         return table
+
+    def region_at(self, dimension: int) -> Any:
+        """Return a copy of a dimension's REGION row."""
+        return self._chunks[dimension >> s.CHUNK_BITS].rows[dimension & _ROW_MASK].copy()
+
+    @property
+    def n_slots(self) -> int:
+        """How many slots there are; the number of every dimension loaded is below."""
+        return len(self._chunks) << s.CHUNK_BITS
 
     def region_id_of(self, dimension: DimensionId) -> int:
         """Return the region id of a loaded dimension."""
-        return int(self.regions[self.directory[dimension]]["region_id"])
+        slot = self.slot_of(dimension)
+        if slot is None:
+            raise LookupError(f"{dimension} is not loaded")
+        return slot.region_id
 
     def region_ids(self) -> list[int]:
         """Return the region ids of all that is loaded."""
-        return [self.region_id_of(each.dimension_id) for each in self.loaded]
+        return [slot.region_id for slot in self.slots]
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""
         return tuple(child for each in self.loaded for child in each.children_of(parent))
 
-    def _row_for(
-        self,
-        dimension: DimensionId,
-        directory: NDArray[np.int32],
-        handles: list[LoadedDimension | None],
-    ) -> int:
-        """Choose a slot: the one it has, its core slot, the first that is free, or a new one."""
-        if directory[dimension] != s.ABSENT:
-            return int(directory[dimension])
-        if dimension <= s.N_CORE_DIMENSIONS:
-            return dimension - 1
-        for row in range(s.N_CORE_DIMENSIONS, len(handles)):
-            if handles[row] is None:
-                return row
-        return len(handles)
 
-
-def _empty_slot(slot: Any) -> NDArray[Any]:
-    """Return a row of nothing that keeps a core slot's capacity."""
-    empty = np.zeros((), s.REGION)
-    empty["capacity"] = slot["capacity"]
-    return empty
+def _path_of(publication: Publication) -> ReadPath | None:
+    table = publication.loaded.resident
+    return None if table is None else (*table.reader, publication.mark, publication.gates)

@@ -19,7 +19,7 @@ from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, OutsideViews, no_views
+from jessymem.regions.table import LayerTable, OutsideViews, Pieces, no_views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,6 +99,19 @@ class LearnedRegion(LayerTable):
     def has_simulated(self) -> bool:
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
+
+    def find_pieces(self, rows: NDArray[Any]) -> Pieces:
+        """Tell in which of `contents` the contents of rows are; learned ones have their blocks."""
+        numbers = self.rows["layer_num"][rows]
+        which = np.full(len(numbers), -1, np.int64)
+        starts, ends = np.zeros(len(numbers), np.uint64), np.zeros(len(numbers), np.uint64)
+        base = self._base
+        if base is not None:
+            taken = np.fromiter(self.learned, np.int64)
+            under = np.flatnonzero(~np.isin(numbers, taken))
+            found = base.find_pieces(np.searchsorted(base.numbers, numbers[under]))
+            which[under], starts[under], ends[under] = found
+        return Pieces(which, starts, ends)
 
     def edition_of(self, number: int) -> Edition | None:
         """Return the edition of the one file that has a layer; None: it is in none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, OutsideViews
+from jessymem.regions.table import LayerTable, OutsideViews, Pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+#: So many views are kept for reads to come, of some 200 bytes each.
+_N_KEPT: Final = 4096
 
 
 class _Origins(NamedTuple):
@@ -69,7 +73,7 @@ class RegionChain(LayerTable):
         self.index = layout.build_index(self.rows)
         self.leads_outside = True
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
-        self._cut_reader(lowest.reader[0], OutsideViews(self._origins.cut))
+        self._cut_reader(lowest.reader[0], OutsideViews(self._origins.cut, _N_KEPT))
 
     @property
     def members(self) -> tuple[MmapRegion, ...]:
@@ -112,17 +116,10 @@ class RegionChain(LayerTable):
         self.reader[5].clear()  # what is kept for readers to come is no view of theirs
         return any(member.is_viewed for member in self.members)
 
-    @property
-    def contents(self) -> tuple[memoryview, ...]:
-        """The members' bytes."""
-        return tuple(member.reader[0] for member in self.members)
-
-    def find_pieces(
-        self, rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64]]:
-        """Return in which of `contents` the rows' contents are, and from where to where there."""
+    def find_pieces(self, rows: NDArray[Any]) -> Pieces:
+        """Tell in which of `contents` the contents of rows are."""
         origins = self._origins
-        return origins.which[rows], origins.starts[rows], origins.ends[rows]
+        return Pieces(origins.which[rows].astype(np.int64), origins.starts[rows], origins.ends[rows])
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending."""

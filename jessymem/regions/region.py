@@ -35,7 +35,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
-from jessymem.regions.table import LayerTable
+from jessymem.regions.table import LayerTable, Pieces
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
@@ -368,6 +368,13 @@ class MmapRegion(LayerTable):
     def flags(self) -> int:
         """What its file says of itself: FLAG_*."""
         return self.layout.flags
+
+    def find_pieces(self, rows: np.typing.NDArray[Any]) -> Pieces:
+        """Tell in which of `contents` the contents of rows are: in its one file."""
+        found = self.rows[rows]
+        return Pieces(
+            np.zeros(len(found), np.int64), found["content_offset"], found["content_end"]
+        )
 
     @property
     def created_at(self) -> int:

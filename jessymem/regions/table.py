@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -166,26 +166,38 @@ def _rest(layers: Iterable[Any]) -> None:
             layer.state = layer.resting_state
 
 
+class Pieces(NamedTuple):
+    """In which of a table's `contents` rows have theirs, and where in it."""
+
+    which: np.typing.NDArray[np.int64]  # -1: in none, but in a block of its own
+    starts: np.typing.NDArray[Any]
+    ends: np.typing.NDArray[Any]
+
+
 class OutsideViews(dict[int, memoryview]):
     """Contents that lie outside the region's own bytes, by layer number.
-
-    Those that are not in it yet are cut when they are first read, and kept: what a reader asks for
-    is found as quickly as in the region.
 
     Parameters
     ----------
     cut : callable
-        Returns the content of a layer, or raises KeyError.
+        Returns the content of a layer that is not in it, or raises KeyError.
+    n_kept : int
+        Of what was cut so many are kept: what is read again is found as quickly as in the region.
     """
 
-    __slots__ = ("_cut",)
+    __slots__ = ("_cut", "_n_kept")
 
-    def __init__(self, cut: Callable[[int], memoryview]) -> None:
+    def __init__(self, cut: Callable[[int], memoryview], n_kept: int = 0) -> None:
         self._cut = cut
+        self._n_kept = n_kept
 
     def __missing__(self, number: int) -> memoryview:
         """Cut a layer's content, or raise KeyError."""
-        view = self[number] = self._cut(number)
+        view = self._cut(number)
+        if self._n_kept:
+            if len(self) >= self._n_kept:
+                self.clear()
+            self[number] = view
         return view
 
 
@@ -296,6 +308,20 @@ class LayerTable(LoadedDimension):
         """What the budget counts for it, in bytes."""
         n_files = sum(osmem.round_to_pages(member.size) for member in self.members)
         return n_files + sum(charge.n_bytes for charge in self.table_charges)
+
+    @property
+    def n_file_bytes(self) -> int:
+        """How long the files, or the simulation, are that it comes from, in bytes."""
+        return sum(member.size for member in self.members)
+
+    @property
+    def contents(self) -> tuple[memoryview, ...]:
+        """The bytes of each of its members."""
+        return tuple(member.reader[0] for member in self.members)
+
+    def find_pieces(self, rows: np.typing.NDArray[Any]) -> Pieces:
+        """Tell in which of `contents` the contents of rows are."""
+        raise NotImplementedError
 
     @property
     def table_charges(self) -> tuple[Any, ...]:

@@ -103,7 +103,7 @@ def _states(
             wanted = sorted(as_dimensions(dimensions))
             for dimension in wanted:
                 snapshot.get(dimension)  # raises where it is not loaded
-        if all(int(dimension) in snapshot.readers for dimension in wanted):
+        if all(snapshot.path_of(dimension) is not None for dimension in wanted):
             with engine.keeping(wanted):
                 spans = _spans_in(engine, snapshot, wanted)
                 del snapshot

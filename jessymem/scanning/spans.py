@@ -11,7 +11,7 @@ from jessymem.engine.locations import Located
 from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
-from jessymem.regions.table import LayerTable
+from jessymem.regions.table import LayerTable, address_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,15 +49,17 @@ class Spans:
     @classmethod
     def of(cls, located: Located, packed: NDArray[np.int64]) -> Spans:
         """Take layers that were all found; of the state only their tables are held."""
-        regions, locations = located.snapshot.regions, located.locations
-        slots = locations["slot"]
+        locations = located.locations
+        tables = tuple(map(located.snapshot.table_at, located.slots))
+        contents = np.array([table.content_address for table in tables], np.int64)
+        first_rows = np.array([address_of(table.rows) for table in tables], np.int64)
+        at = np.searchsorted(np.array(located.slots, np.int64), locations["slot"])
         rows = np.empty(len(packed), s.SPAN)
-        rows["address"] = regions["content_address"][slots] + locations["offset"]
+        rows["address"] = contents[at] + locations["offset"]
         rows["n_bytes"] = locations["size"]
         rows["layer"] = packed
-        rows["row_address"] = regions["table_address"][slots] + locations["row"] * s.LAYER_BYTES
-        touched = np.flatnonzero(located.touched).tolist()
-        return cls(rows, tuple(located.snapshot.table_at(slot) for slot in touched))
+        rows["row_address"] = first_rows[at] + locations["row"] * s.LAYER_BYTES
+        return cls(rows, tables)
 
     def pieces(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""

@@ -76,6 +76,7 @@ def check_numbers(manager):
     assert stats.active_regions == n_in_memory
     assert stats.total_allocated_bytes == charged(manager) + stats.waiting_bytes
     for region in snapshot_of(manager).loaded:
-        slot = snapshot_of(manager).regions[snapshot_of(manager).directory[region.dimension_id]]
+        slot = snapshot_of(manager).region_at(region.dimension_id)
         is_in_memory = slot["state"] != s.REGION_EVICTED
-        assert (region.dimension_id in snapshot_of(manager).readers) == is_in_memory
+        path = snapshot_of(manager).path_of(region.dimension_id)
+        assert (path is not None) == is_in_memory
