@@ -1,8 +1,8 @@
 """The one budget: what is charged, to which class, and what still waits for its last view.
 
-Counts whole pages. Each file of a region is charged before it is mapped, and tables that are made for
-it; it is retired when it is unloaded, and its `Charge` ends with the last view on it; until then it
-is *waiting* and counts. Where blocks are
+Counts whole pages. Each file of a region is charged before it is mapped, and so are tables that are
+made for it. It is retired when it is unloaded, and its `Charge` ends with the last view on it;
+until then it is *waiting* and counts. Where blocks are
 allocated too, both are counted in the same words (`jessymem.kernels.budget`), which compiled code
 changes without a lock.
 """

@@ -22,10 +22,11 @@ from jessymem.errors import (
     RegionIOError,
 )
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import newest_path
+from jessymem.ingest.building import region_files
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
+from jessymem.regions.chain import RegionChain
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 
@@ -74,8 +75,31 @@ class Finding:
     error: JessyMemoryError | None
 
 
-def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
-    """Return the dimensions on disk under `data` and their files, ascending.
+class Target(NamedTuple):
+    """What was asked for: a dimension's files, or one file.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId or None
+        None: whatever dimension the file holds.
+    path : pathlib.Path
+        The region file.
+    files : RegionFiles or None
+        The dimension's; None: it is only that one file.
+    """
+
+    dimension_id: DimensionId | None
+    path: Path
+    files: RegionFiles | None
+
+    @classmethod
+    def of(cls, files: RegionFiles) -> Target:
+        """Return what a dimension's files are as a target."""
+        return cls(files.dimension, files.newest_path(tidy=False), files)
+
+
+def find_regions(data: Path) -> list[Target]:
+    """Return the dimensions on disk under `data`, ascending.
 
     Raises
     ------
@@ -86,17 +110,13 @@ def find_regions(data: Path) -> list[tuple[DimensionId, Path]]:
         error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         raise RegionIOError.from_os_error(error, "list", data)
     with MmapManager(base_path=data) as manager:
-        return [(found, newest_path(data, found)) for found in manager.discover()]
+        return [Target.of(region_files(data, found)) for found in manager.discover()]
 
 
-def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
+def resolve_target(target: str, data: Path) -> Target:
     """Take ``D07`` for a dimension under `data`, and anything else for a path.
 
-    Returns
-    -------
-    DimensionId or None, pathlib.Path
-        None: whatever dimension the file holds. A directory means the newest region file in
-        it.
+    A directory means the dimension whose region file is in it.
 
     Raises
     ------
@@ -107,12 +127,12 @@ def resolve_target(target: str, data: Path) -> tuple[DimensionId | None, Path]:
         dimension = DimensionId.parse(target)
     except ValueError:
         path = as_path("target", target)
-        return None, _newest_in(path) if path.is_dir() else path
-    return dimension, newest_path(data, dimension)
+        return _in_folder(path) if path.is_dir() else Target(None, path, None)
+    return Target.of(region_files(data, dimension))
 
 
-def _newest_in(folder: Path) -> Path:
-    """Return the file that is read for the dimension that a folder holds."""
+def _in_folder(folder: Path) -> Target:
+    """Return the dimension that a folder holds."""
     path = folder / REGION_FILE
     try:
         dimension = _read_dimension(path)
@@ -120,23 +140,12 @@ def _newest_in(folder: Path) -> Path:
         try:
             dimension = DimensionId.parse(os.path.basename(os.path.abspath(folder)))
         except ValueError:
-            return path
-    return RegionFiles(dimension, path).newest_path(tidy=False)
+            return Target(None, path, None)
+    return Target.of(RegionFiles(dimension, path))
 
 
-def open_newest(data: Path, dimension: DimensionId) -> MmapRegion:
-    """Map the file that is read for a dimension under `data`, whatever the budget says.
-
-    Raises
-    ------
-    DimensionNotFound, RegionIOError, RegionFormatError
-        As `MmapRegion.from_file`.
-    """
-    return MmapRegion.from_file(dimension, newest_path(data, dimension))
-
-
-def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
-    """Map a region file; with `dimension` None, whatever dimension it holds.
+def open_target(target: Target) -> MmapRegion | RegionChain:
+    """Open what was asked for, whatever the budget says.
 
     Raises
     ------
@@ -144,9 +153,10 @@ def open_region(dimension: DimensionId | None, path: Path) -> MmapRegion:
         As `MmapRegion.from_file`; without a dimension, a file that is missing is a RegionIOError,
         but in a folder that is there a DimensionNotFound.
     """
-    if dimension is None:
-        dimension = _read_dimension(path)
-    return MmapRegion.from_file(dimension, path)
+    if target.files is not None:
+        return target.files.open_newest()
+    dimension = target.dimension_id or _read_dimension(target.path)
+    return MmapRegion.from_file(dimension, target.path)
 
 
 def _read_dimension(path: Path) -> DimensionId:
@@ -171,40 +181,73 @@ def _read_dimension(path: Path) -> DimensionId:
     return header.dimension
 
 
-def examine(dimension: DimensionId | None, path: Path, level: str | None = None) -> Finding:
-    """Open a region file and, with a `level`, verify it; what is wrong is part of the result.
+def survey(target: Target) -> Finding:
+    """Open what was asked for; what is wrong is part of the result."""
+    paths = (target.path,) if target.files is None else target.files.find(tidy=False).chain.paths
+    n_bytes = sum(map(_length, paths))
+    try:
+        facts, dimension = _facts_of(region := open_target(target)), region.dimension_id
+    except JessyMemoryError as error:
+        # A traceback would keep the mapping for as long as the finding is kept.
+        error = error.with_traceback(None)
+        return Finding(target.path, n_bytes, target.dimension_id, None, error)
+    return Finding(target.path, n_bytes, dimension, facts, None)
+
+
+def examine(target: Target, level: str) -> list[Finding]:
+    """Verify each file of what was asked for; what is wrong is part of the result.
 
     Parameters
     ----------
-    dimension : DimensionId or None
-        The dimension that the file must hold; None: any.
-    path : pathlib.Path
-    level : {None, "header", "metadata", "full"}
+    target : Target
+    level : {"header", "metadata", "full"}
+
+    Returns
+    -------
+    list of Finding
+        The region file first, then the deltas that count, then those that do not.
     """
-    n_bytes = _length(path)
-    facts = None
+    if target.files is None:
+        return [_verify(target.dimension_id, target.path, level)]
+    found = target.files.find(tidy=False)
+    ignored = [_ignored(target.files.dimension, path, fault) for path, fault in found.ignored]
+    return [_verify(target.files.dimension, path, level) for path in found.chain.paths] + ignored
+
+
+def _verify(dimension: DimensionId | None, path: Path, level: str) -> Finding:
+    n_bytes, facts = _length(path), None
     try:
-        region = open_region(dimension, path)
-        facts = Facts(
-            name=region.layout.header.name,
-            n_layers=len(region.layout.rows),
-            generation=region.generation,
-            created=creation_time(region),
-        )
-        dimension = region.dimension_id
-        if level is not None:
-            region.verify_integrity(level)
+        region = open_target(Target(dimension, path, None))
+        facts, dimension = _facts_of(region), region.dimension_id
+        region.verify_integrity(level)
     except JessyMemoryError as error:
-        # A traceback would keep the mapping for as long as the finding is kept.
         return Finding(path, n_bytes, dimension, facts, error.with_traceback(None))
     return Finding(path, n_bytes, dimension, facts, None)
 
 
-def creation_time(region: MmapRegion) -> datetime | None:
-    """Return when a region was written, in UTC; None where it does not say."""
-    if region.layout.created_at == 0:
+def _ignored(dimension: DimensionId, path: Path, fault: str) -> Finding:
+    """Return what is to be said of a delta that does not count."""
+    error = RegionFormatError(
+        f"{dimension}: {path} is ignored: {fault}",
+        field="delta",
+        offset=0,
+        expected="a delta that counts",
+        got=fault,
+        dimension=dimension,
+        path=str(path),
+    )
+    return Finding(path, _length(path), dimension, None, error)
+
+
+def _facts_of(region: MmapRegion | RegionChain) -> Facts:
+    return Facts(region.name, region.n_layers, region.generation, creation_time(region))
+
+
+def creation_time(region: MmapRegion | RegionChain) -> datetime | None:
+    """Return when a region was written last, in UTC; None where it does not say."""
+    if region.created_at == 0:
         return None
-    elapsed = timedelta(microseconds=region.layout.created_at // 1000)
+    elapsed = timedelta(microseconds=region.created_at // 1000)
     return datetime(1970, 1, 1, tzinfo=UTC) + elapsed
 
 

@@ -454,6 +454,41 @@ class MmapManager(LayerReader):
         crystallization.crystallize(self._engine, wanted.dimension, wanted)
 
     @clears_frames
+    def fold(self, dimension_id: DimensionLike) -> bool:
+        """Write a dimension's region file and the deltas beside it into one region file.
+
+        Readers go on meanwhile. Afterwards a reader of the plain format sees all of the dimension.
+        It need not be loaded.
+
+        Parameters
+        ----------
+        dimension_id : DimensionId, int or str
+
+        Returns
+        -------
+        bool
+            False: there was no delta, and nothing was written.
+
+        Raises
+        ------
+        DimensionNotFound
+            If there is no file of it.
+        RegionIOError, RegionFormatError, LimitExceeded, AllocationFailed, ImmutableDimension
+            As `crystallize_proto_dimension`.
+        InvalidAccess
+            If this call interrupts another one of its thread, or the manager is closed.
+        ValueError, TypeError
+            If `dimension_id` is not a dimension id.
+
+        Notes
+        -----
+        Durability: as `crystallize_proto_dimension`.
+        """
+        from jessymem.learning import crystallization
+
+        return crystallization.fold(self._engine, as_dimension_id(dimension_id))
+
+    @clears_frames
     def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
         """Write all that is learned in a dimension into its file, in one go.
 

@@ -102,8 +102,8 @@ def find_extent(region: Int, row: Int) -> tuple[Int, Int]:
     start = memory.load_i64(address + _CONTENT_OFFSET)
     end = memory.load_i64(address + _CONTENT_END)
     if start < 0 or end < start or end > memory.load_i64(region + N_BYTES):
-        # Content elsewhere in memory lies where its offset leads, on either side of the region; such
-        # a table is private and was checked when it was made.
+        # Content elsewhere in memory lies where its offset leads, on either side of the region;
+        # such a table is private and was checked when it was made.
         if memory.load_i64(region + LEADS_OUTSIDE) == 0 or end < start:
             return np.int64(0), np.int64(OUT_OF_BOUNDS)
     return start, end - start

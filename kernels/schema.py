@@ -71,7 +71,7 @@ EXTENSION: Final = np.dtype(
         ("heap_size", "<u8"),
         ("content_start", "<u8"),  # all bytes before it are metadata
         ("metadata_xxh3", "<u8"),  # of the bytes from the header's end to content_start
-        ("follows_generation", "<u8"),  # of a delta: the edition of the file that it follows; else 0
+        ("follows_generation", "<u8"),  # of a delta: what it follows; else 0
         ("follows_created_at", "<u8"),
         ("follows_size", "<u8"),
         ("flags", "<u8"),  # FLAG_*

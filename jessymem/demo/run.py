@@ -124,7 +124,7 @@ def run_demo(
         If no file can have the name of `data`.
     """
     data = as_path("data", data)
-    for dimension, path in find_regions(data):
+    for dimension, path, _ in find_regions(data):
         raise DuplicateDimension(
             f"{dimension}: {path} is there already; the demo needs a folder without region files",
             dimension=dimension,

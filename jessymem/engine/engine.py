@@ -18,7 +18,6 @@ from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakMethod, ref
 
-from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
@@ -382,7 +381,7 @@ class Engine:
                 self.bring_back(layer_id.dimension)
         return self.snapshot
 
-    def _remap(self, evicted: LoadedDimension) -> tuple[MmapRegion, int]:
+    def _remap(self, evicted: LoadedDimension) -> tuple[MmapRegion | RegionChain, int]:
         dimension = evicted.dimension_id
         viewed = evicted.still_viewed()
         if viewed and len(viewed) == evicted.n_members:
@@ -405,10 +404,10 @@ class Engine:
         self._is_hopeless = not sizes
         if wanted is not None and sum(sizes.values()) < n_bytes:
             return False
-        target = self._used() - n_bytes
+        target = self.used() - n_bytes
         deadline = monotonic() + _PATIENCE_SECONDS
         n_in_vain = 0
-        while sizes and n_in_vain < _N_IN_VAIN and self._used() > target:
+        while sizes and n_in_vain < _N_IN_VAIN and self.used() > target:
             dimension = self.policy.choose(sizes.keys())
             del sizes[dimension]
             charge_ids = self.evict(DimensionId(dimension))
@@ -417,7 +416,7 @@ class Engine:
             while self.budget.is_charged(charge_ids) and monotonic() < deadline:
                 sleep(_POLL_SECONDS)
             n_in_vain += self.budget.is_charged(charge_ids)
-        return self._used() <= target
+        return self.used() <= target
 
     def evict(self, dimension: DimensionId) -> tuple[int, ...]:
         """Keep a region's names only; return what was charged for it.
@@ -437,7 +436,7 @@ class Engine:
         self.n_evictions += 1
         self.record(records.of_region("dimension_evicted", region))
 
-    def _used(self) -> int:
+    def used(self) -> int:
         """Return what the budget counts, with all that was released until now."""
         with self.budget.changing():
             return self.budget.total
@@ -560,7 +559,7 @@ class Engine:
             return
         with suppress(InvalidAccess), self.writing():  # closed: the allocation will say so
             # Others may have made room while this one waited for the lock.
-            missing = self._used() - target
+            missing = self.used() - target
             if missing > 0:
                 self.make_room(missing)
             self._n_spared = 0

@@ -27,7 +27,7 @@ from jessymem.kernels import schema as s
 from jessymem.locks import before_import
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import Chain, ChainChanged, peek_flags
-from jessymem.regions.files import N_LOOKS, RegionFiles
+from jessymem.regions.files import N_LOOKS, RegionFiles, held_at
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
@@ -211,18 +211,44 @@ class Loader:
 
         def take(path: Path) -> MmapRegion:
             nonlocal n_charged
-            region = self._held_at(path, held, is_peeked=bool(chain.deltas))
+            region = held_at(path, held, is_peeked=bool(chain.deltas))
             if region is None:
                 region = self._map_file(dimension, path, n_charged)
             n_charged += osmem.round_to_pages(region.size)
             return region
 
         opened = files.open_chain(chain, take)
-        members: tuple[MmapRegion, ...] = opened.members
-        if self._stands_under(dimension, opened):
-            simulated = next((each for each in held if each.state == s.REGION_SIMULATED), None)
-            members = (simulated or self._simulate(dimension, n_charged), *members)
-        return self.assemble(members, opened if len(members) == len(opened.members) else None)
+        below = self._simulated_below(dimension, opened.members, held)
+        return self.assemble([*below, *opened.members], None if below else opened)
+
+    def follow(
+        self,
+        dimension: DimensionId,
+        where: Path,
+        before: Sequence[MmapRegion],
+        held: Sequence[MmapRegion],
+    ) -> tuple[MmapRegion | RegionChain, int]:
+        """Charge, map and check a file that was written after others; otherwise as `map`.
+
+        Parameters
+        ----------
+        before : sequence of MmapRegion
+            The files that it follows; none: it is the region file.
+        held : sequence of MmapRegion
+            What is loaded of the dimension.
+        """
+        n_before = sum(osmem.round_to_pages(region.size) for region in before)
+        members = [*before, self._map_file(dimension, where, n_before)]
+        return self.assemble([*self._simulated_below(dimension, members, held), *members])
+
+    def open_uncharged(
+        self, dimension: DimensionId, where: Path, before: Sequence[MmapRegion]
+    ) -> MmapRegion | RegionChain:
+        """Open a file after others as `follow` does, whatever the budget says: for its names."""
+        region = MmapRegion.from_file(dimension, where, load_mode=self._config.load_mode)
+        below = self._simulated_below(dimension, [region], ())
+        members = [*below, *before, region]
+        return members[0] if len(members) == 1 else RegionChain(members)
 
     def assemble(
         self, members: Sequence[MmapRegion], opened: MmapRegion | RegionChain | None = None
@@ -279,23 +305,6 @@ class Loader:
         region.charge_id = charge_id
         return region
 
-    @staticmethod
-    def _held_at(path: Path, held: Sequence[MmapRegion], *, is_peeked: bool) -> MmapRegion | None:
-        """Return the region that is held of the file at a path, if any is.
-
-        Where editions are compared too, a file that was only touched is the same; what is copied
-        holds no inode that would vouch for it.
-        """
-        found = osmem.identity_at(path) if held else None
-        for region in held:
-            mine = region.identity
-            if mine is None or found is None:
-                continue
-            is_same = mine[:3] == found[:3] if is_peeked else mine == found
-            if is_same and (mine == found or region.state == s.REGION_MAPPED):
-                return region
-        return None
-
     def simulate(self, dimension: DimensionId) -> tuple[MmapRegion | RegionChain, int]:
         """Charge a core dimension's bundled content, laid out in memory; as `map`."""
         return self.assemble([self._simulate(dimension, 0)])
@@ -310,10 +319,17 @@ class Loader:
         region.charge_id = charge.id
         return region
 
-    def _stands_under(self, dimension: DimensionId, opened: MmapRegion | RegionChain) -> bool:
-        """Tell whether simulated layers are to lie under a dimension's file."""
+    def _simulated_below(
+        self, dimension: DimensionId, members: Sequence[MmapRegion], held: Sequence[MmapRegion]
+    ) -> list[MmapRegion]:
+        """Return the simulation that is to lie under a dimension's files, if any is."""
         is_on = self._config.simulation != "never" and dimension in CORE_DIMENSIONS
-        return is_on and bool(opened.flags & s.FLAG_SIMULATION)
+        if not is_on or not members[0].flags & s.FLAG_SIMULATION:
+            return []
+        for region in held:
+            if region.state == s.REGION_SIMULATED:
+                return [region]
+        return [self._simulate(dimension, sum(each.size for each in members))]
 
     def wants_simulation(self, others: Iterable[DimensionId] = ()) -> bool:
         """Tell whether bundled content is to take the place of core dimensions without a file.

@@ -8,13 +8,16 @@ writers go on while a file is written.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import xxhash
 
+from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.engine import Engine
 from jessymem.engine.records import Record
@@ -28,17 +31,19 @@ from jessymem.errors import (
 )
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.learning import deltas
 from jessymem.learning.checks import check_writable
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
-from jessymem.learning.region import name_of_new
+from jessymem.learning.region import Base, name_of_new
 from jessymem.logger import logger
+from jessymem.regions.chain import RegionChain
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
-from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.table import LoadedDimension
 
 
 def crystallize(
@@ -71,10 +76,12 @@ def crystallize(
         if not chosen:
             return []
         with files.writing():
-            path = _write(engine, files, chosen)
+            written = _write(engine, files, chosen)
+            assert written is not None  # nothing is folded
             for layer in chosen:
                 layer.note_written(files.written_generation)
-            engine.write(_publish, engine, dimension, path, running.layers)
+            engine.write(_publish, engine, dimension, written, running.layers)
+            files.remove_deltas()
     except BaseException:
         for layer, state in before.items():
             layer.state = state
@@ -84,7 +91,8 @@ def crystallize(
     finally:
         running.is_over = True
     ids = LayerId.in_order(dimension, sorted(layer.number for layer in chosen))
-    _log(dimension, path, ids, sum(len(layer.content) for layer in chosen), start)
+    n_bytes = sum(len(layer.content) for layer in chosen)
+    _log("crystallized", dimension, written.path, ids, n_bytes, start)
     return ids
 
 
@@ -111,58 +119,105 @@ def _choose(engine: Engine, dimension: DimensionId, wanted: LayerId | None) -> l
     return layers
 
 
-def _write(engine: Engine, files: RegionFiles, layers: list[LearnedLayer]) -> Path:
-    """Merge what is learned into the dimension's present file; under its lock."""
-    current = _open_current(files, engine.config.load_mode)
-    above = 0
-    if current is None and (mapped := _base_of(engine, files.dimension)) is not None:
-        # Others have removed the file: what is mapped of it would be lost with the next state.
-        current, above = mapped, mapped.generation
-    name = name_of_new(files.dimension) if current is None else current.name
-    drafts = merge(files.dimension, current, layers)
+class Written(NamedTuple):
+    """What a write has come to.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        Of the file that was written.
+    before : tuple of MmapRegion
+        Those that it follows, the region file first; none where it is the region file.
+    """
+
+    path: Path
+    before: tuple[MmapRegion, ...]
+
+
+def _write(
+    engine: Engine, files: RegionFiles, layers: list[LearnedLayer], *, folds: bool = False
+) -> Written | None:
+    """Write what is learned, under the files' lock: beside what there is, or together with it.
+
+    With `folds` together, and None where there is nothing to fold.
+    """
+    dimension = files.dimension
+    files.check_base()
+    loaded = _base_of(engine, dimension)
+    current = _open_current(files, () if loaded is None else loaded.members)
+    if folds and current is None:
+        raise DimensionNotFound(
+            f"{dimension}: no region file at {files.target}",
+            dimension=dimension,
+            path=str(files.target),
+        )
+    if folds and current is not None and len(current.members) == 1:
+        return None
+    above = 0 if loaded is None else loaded.generation
+    if current is None and loaded is not None:
+        # Others have removed the files: what is mapped of them would be lost with the next state.
+        current = loaded
+    name = name_of_new(dimension) if current is None else current.name
+    new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
     generation = files.next_generation(above)
     created_at = time.time_ns()
-    n_bytes, pieces = write_layout(files.dimension, name.encode(), drafts, generation, created_at)
-    engine.budget.check_possible(files.dimension, n_bytes)
+    lay_out = partial(
+        write_layout,
+        dimension,
+        name.encode(),
+        generation=generation,
+        created_at=created_at,
+        flags=_flags_for(engine, dimension, current),
+    )
+    planned = None if folds else deltas.plan(current, new, lay_out)
+    if planned is None or not files.is_owned():
+        replaced = {layer.number for layer in layers}
+        kept = [] if current is None else current.drafts(without=replaced)
+        planned = deltas.Plan((), *lay_out(kept + new))
+    engine.budget.check_possible(dimension, planned.n_chain_bytes)
     for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
-    return files.put(pieces, generation)
+    put = files.put_delta if planned.before else files.put
+    return Written(put(planned.pieces, generation), planned.before)
 
 
-def _open_current(files: RegionFiles, load_mode: str) -> MmapRegion | None:
+def _open_current(
+    files: RegionFiles, held: Sequence[MmapRegion]
+) -> MmapRegion | RegionChain | None:
+    """Open what there is on disk, whatever the budget says; what is `held` of it is open already.
+
+    Returns None where there is nothing.
+    """
     try:
-        return files.open(files.newest_path(tidy=False), load_mode)
+        return files.open_newest(held)
     except DimensionNotFound:
         return None
 
 
-def _base_of(engine: Engine, dimension: DimensionId) -> MmapRegion | None:
-    """Return what is mapped of a dimension's file, if anything."""
+def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> int:
+    """Return what a file is to say of itself: as the one before it, or whether simulation is on."""
+    if current is not None:
+        return current.members[-1].flags
+    if dimension not in CORE_DIMENSIONS:
+        return 0
+    is_on = any(loaded.has_simulated for loaded in engine.snapshot.loaded)
+    return s.FLAG_SIMULATION if is_on else 0
+
+
+def _base_of(engine: Engine, dimension: DimensionId) -> Base | None:
+    """Return what is mapped of a dimension's files, if anything."""
     loaded = engine.snapshot.find(dimension)
-    base: MmapRegion | None = None if loaded is None else loaded.base
+    base: Base | None = None if loaded is None else loaded.base
     return None if base is None or base.path is None else base
 
 
-def merge(
-    dimension: DimensionId, current: MmapRegion | None, layers: list[LearnedLayer]
-) -> list[LayerDraft]:
-    """Return what the file is to hold: the present layers first, then those that are learned.
-
-    Raises
-    ------
-    DuplicateLayer
-        If a proto layer's number was taken by another writer.
-    """
-    replaced = {layer.number for layer in layers}
-    kept = [] if current is None else current.drafts(without=replaced)
-    return kept + [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
-
-
-def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) -> LayerDraft:
+def _merged(layer_id: LayerId, current: Base | None, layer: LearnedLayer) -> LayerDraft:
     """Return a learned layer as it is to be written, in place of the same layer of `current`."""
     mine = replace(layer.draft, content_xxh3=layer.checksum())
     if current is None or not current.has_layer(layer.number):
+        return mine
+    if current.is_simulated(layer.number):  # what is loaded stands for files that are gone
         return mine
     under = current.draft_of(current.find_row(layer_id))
     if layer.is_in(current):  # from an attempt that failed afterwards
@@ -183,43 +238,82 @@ def _merged(layer_id: LayerId, current: MmapRegion | None, layer: LearnedLayer) 
     )
 
 
-def _publish(engine: Engine, dimension: DimensionId, path: Path, written: set[int]) -> None:
-    """Switch readers over to the new file; where there is no room for it, to its names.
+def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set[int]) -> None:
+    """Switch readers over to what was written; where there is no room for it, to its names.
 
-    `written` has the `id` of each layer that is in the file now; under the writer lock.
+    `done` has the `id` of each layer that is in the files now; under the writer lock.
     """
-    old_id = engine.snapshot.region_id_of(dimension)
+    path, before = written
+    loaded = engine.snapshot.get(dimension)
+    held = () if loaded.base is None else loaded.base.members
     try:
-        region, region_id = engine.map_file(dimension, path)
-        engine.publish_over(engine.snapshot.get(dimension), region, region_id)
+        load = partial(engine.loader.follow, dimension, path, before, held)
+        engine.publish_base(*engine.making_room(dimension, load))
     except (LimitExceeded, AllocationFailed) as error:
+        is_headroom = isinstance(error, LimitExceeded) and error.limit != engine.budget.limit_bytes
         empty_frames(error)
-        loaded = engine.snapshot.get(dimension)
-        is_more_learned = any(id(layer) not in written for layer in loaded.learned.values())
-        if is_more_learned or dimension in engine.pinned:
-            # What is to stay in memory would have no file under it.
+        opened = engine.loader.open_uncharged(dimension, path, before)
+        is_more_learned = any(id(layer) not in done for layer in loaded.learned.values())
+        # What is to stay in memory would have no file under it; what would not come back is read
+        # on as it is.
+        if is_more_learned or is_headroom or dimension in engine.pinned:
             engine.record(_record_of_kept(dimension, path))
             return
-        evicted = EvictedRegion(
-            MmapRegion.from_file(dimension, path, load_mode=engine.config.load_mode)
-        )
-        engine.publish((evicted, engine.loader.new_region_id()))
-        engine.policy.forget(int(dimension))
+        if not _would_fit(engine, loaded, opened):
+            engine.record(_record_of_kept(dimension, path))
+            return
+        charge_ids = () if loaded.base is None else loaded.base.charge_ids
+        engine.publish_evicted(opened, engine.loader.new_region_id())
         engine.free(layer.block for layer in loaded.learned.values())
-    engine.budget.retire(old_id)
+        del loaded, opened
+        engine.budget.retire(charge_ids)
+
+
+def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | RegionChain) -> bool:
+    """Tell whether a dimension could be mapped anew once what is loaded of it has gone."""
+    table = loaded.resident
+    n_freed = sum(len(layer.content) for layer in loaded.learned.values())
+    if table is not None and loaded.base is not None and not loaded.base.is_viewed:
+        n_freed += table.n_charged
+    return engine.used() - n_freed + opened.n_charged <= engine.budget.limit_bytes
+
+
+def fold(engine: Engine, dimension: DimensionId) -> bool:
+    """Write a dimension's region file and its deltas into one; see `MmapManager.fold`."""
+    start = perf_counter()
+    check_writable(engine, dimension)
+    if engine.interrupts():
+        raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
+    running = Crystallizing(dimension)
+    try:
+        with engine.writing():
+            files = engine.loader.files_of(dimension)
+            engine.note_crystallizing(running)
+        with files.writing():
+            written = _write(engine, files, [], folds=True)
+            if written is None:
+                return False
+            if engine.snapshot.find(dimension) is not None:
+                engine.write(_publish, engine, dimension, written, set())
+            files.remove_deltas()
+    finally:
+        running.is_over = True
+    _log("folded", dimension, written.path, [], 0, start)
+    return True
 
 
 def _log(
-    dimension: DimensionId, path: Path, ids: list[LayerId], n_bytes: int, start: float
+    event: str, dimension: DimensionId, path: Path, ids: list[LayerId], n_bytes: int, start: float
 ) -> None:
     logger.info(
-        "crystallized %s: %d layers, %d bytes, %s",
+        "%s %s: %d layers, %d bytes, %s",
+        event,
         dimension,
         len(ids),
         n_bytes,
         path,
         extra={
-            "event": "crystallized",
+            "event": event,
             "dimension": str(dimension),
             "path": str(path),
             "n_layers": len(ids),

@@ -15,9 +15,9 @@ from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.rows import SharedRows
 from jessymem.pools.offsets import MmapOffset
 from jessymem.regions.arrays import ArrayForm, read_description
-from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
+from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable, OutsideViews, Pieces, no_views
 
@@ -109,8 +109,13 @@ class LearnedRegion(LayerTable):
         if base is not None:
             taken = np.fromiter(self.learned, np.int64)
             under = np.flatnonzero(~np.isin(numbers, taken))
-            found = base.find_pieces(np.searchsorted(base.numbers, numbers[under]))
-            which[under], starts[under], ends[under] = found
+            if base.leads_outside:
+                found = base.find_pieces(np.searchsorted(base.numbers, numbers[under]))
+                which[under], starts[under], ends[under] = found
+            else:
+                mine = self.rows[rows[under]]
+                which[under] = 0
+                starts[under], ends[under] = mine["content_offset"], mine["content_end"]
         return Pieces(which, starts, ends)
 
     def edition_of(self, number: int) -> Edition | None:
@@ -343,4 +348,3 @@ def name_of_new(dimension: DimensionId) -> str:
     """Return the name of a dimension that has no file yet."""
     core = core_dimensions().get(dimension)
     return core.name if core is not None else str(dimension)
-

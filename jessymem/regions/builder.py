@@ -251,6 +251,7 @@ class RegionBuilder:
                     "replace_immutable=True",
                     dimension=self._dimension,
                 )
+            files.check_base()
             generation = files.next_generation()
             _, pieces = write_layout(
                 self._dimension,
@@ -259,7 +260,9 @@ class RegionBuilder:
                 generation=generation,
                 created_at=time.time_ns(),
             )
-            return files.open(files.put(pieces, generation))
+            path = files.put(pieces, generation)
+            files.remove_deltas()
+            return files.open(path)
 
     def build_to_memory(self) -> MmapRegion:
         """Lay the region out in private memory, as it would be in a file.

@@ -45,8 +45,8 @@ class _Origins(NamedTuple):
         row = int(np.searchsorted(self.numbers, number))
         if row == len(self.numbers) or self.numbers[row] != number:
             raise KeyError(number)
-        content = self.members[self.which[row]].reader[0]
-        return content[self.starts[row] : self.ends[row]]
+        content: memoryview = self.members[self.which[row]].reader[0]
+        return content[int(self.starts[row]) : int(self.ends[row])]
 
 
 class RegionChain(LayerTable):
@@ -119,7 +119,9 @@ class RegionChain(LayerTable):
     def find_pieces(self, rows: NDArray[Any]) -> Pieces:
         """Tell in which of `contents` the contents of rows are."""
         origins = self._origins
-        return Pieces(origins.which[rows].astype(np.int64), origins.starts[rows], origins.ends[rows])
+        return Pieces(
+            origins.which[rows].astype(np.int64), origins.starts[rows], origins.ends[rows]
+        )
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending."""
@@ -208,7 +210,9 @@ class RegionChain(LayerTable):
     def __repr__(self) -> str:
         """Show what it is."""
         n_files = len(self.members)
-        return f"<RegionChain {self.dimension_id} {self.n_layers} layers, {n_files} files {self.path}>"
+        return (
+            f"<RegionChain {self.dimension_id} {self.n_layers} layers, {n_files} files {self.path}>"
+        )
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class ChainChanged(Exception):
 
 
 class NoDelta(Exception):
-    """A file has the name of a delta, is whole, and is none of this dimension; the text says why."""
+    """A whole file has the name of a delta, and is none of this dimension; the text says why."""
 
 
 class Delta(NamedTuple):

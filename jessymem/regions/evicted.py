@@ -58,7 +58,8 @@ class EvictedRegion(LoadedDimension):
         """Return the edition of the one file that has a layer; None: it is simulated."""
         if self._which is None:
             return self._editions[0]
-        return self._editions[self._which[np.searchsorted(self._numbers, number)]]
+        row = int(np.searchsorted(self._numbers, number))
+        return self._editions[int(self._which[row])]
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,23 @@ _N_ADDED_BYTES: Final = 40
 
 # No listing of a directory: there is none, or it may be passed but not looked at.
 _NOT_LISTED: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
+
+def held_at(path: Path, held: Sequence[MmapRegion], *, is_peeked: bool) -> MmapRegion | None:
+    """Return the one of some regions that is the file at a path now; None: none is.
+
+    Where editions are compared too, a file that was only touched is the same; what is copied holds
+    no inode that would vouch for it.
+    """
+    found = osmem.identity_at(path) if held else None
+    for region in held:
+        mine = region.identity
+        if mine is None or found is None:
+            continue
+        is_same_inode = is_peeked and region.state == s.REGION_MAPPED and mine[:3] == found[:3]
+        if mine == found or is_same_inode:
+            return region
+    return None
 
 
 class Alternate(NamedTuple):
@@ -244,6 +261,24 @@ class RegionFiles:
             is_clear,
         )
 
+    def open_newest(self, held: Sequence[MmapRegion] = ()) -> MmapRegion | RegionChain:
+        """Open the files that count now, whatever the budget says; those that are `held`, are.
+
+        Raises
+        ------
+        DimensionNotFound, RegionIOError, RegionFormatError
+            If they cannot be opened.
+        """
+        for _ in range(N_LOOKS):
+            chain = self.find(tidy=False).chain
+
+            def take(path: Path, is_peeked: bool = bool(chain.deltas)) -> MmapRegion:
+                return held_at(path, held, is_peeked=is_peeked) or self.open(path)
+
+            with suppress(ChainChanged):
+                return self.open_chain(chain, take)
+        raise self.never_still()
+
     def open_chain(
         self, chain: Chain, take: Callable[[Path], MmapRegion]
     ) -> MmapRegion | RegionChain:
@@ -410,10 +445,7 @@ class RegionFiles:
         return self._put_at(self._file.with_name(name), pieces, generation)
 
     def check_base(self) -> None:
-        """Raise InvalidAccess where the region file is a delta itself: others follow it, or it them.
-
-        Within `writing` only.
-        """
+        """Raise InvalidAccess where the region file is a delta itself; within `writing` only."""
         with suppress(OSError):
             if is_delta(self.target):
                 raise InvalidAccess(
@@ -429,8 +461,8 @@ class RegionFiles:
         """
         if not self._deltas or not self._is_name_durable:
             return
-        with suppress(OSError, JessyMemoryError):
-            found = self.find(tidy=False)
+        with suppress(OSError, JessyMemoryError, ChainChanged):
+            found = self._choose(self._list())
             for path in (*found.replaced, *(found.stale if found.is_clear else ())):
                 osmem.remove_file(path)
 

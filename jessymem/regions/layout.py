@@ -145,7 +145,9 @@ def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Head
     except UnicodeDecodeError:
         raise broken("dimension_name", "UTF-8", name[:name_size]) from None
     if total_size != n_bytes:
-        raise faults.broken_header(source, "total_size", f"{n_bytes}, the file's length", total_size)
+        raise faults.broken_header(
+            source, "total_size", f"{n_bytes}, the file's length", total_size
+        )
     fitting = min(s.MAX_LAYERS, (n_bytes - s.HEADER_BYTES) // s.MIN_ENTRY_BYTES)
     if n_layers > fitting:
         raise broken("layer_count", f"<= {fitting}", n_layers)

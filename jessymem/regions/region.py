@@ -35,7 +35,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
-from jessymem.regions.table import LayerTable, Pieces
+from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
 
@@ -290,10 +290,6 @@ class MmapRegion(LayerTable):
         """All that is known of the region and its layers, without contents."""
         from jessymem.regions.metadata import RegionMetadata
 
-        layers = (
-            self.info_of(layer_id, row, self.children_of(layer_id))
-            for row, layer_id in enumerate(self.list_layers())
-        )
         return RegionMetadata(
             version=s.FORMAT_VERSION,
             generation=self.layout.generation,
@@ -301,7 +297,7 @@ class MmapRegion(LayerTable):
             dimension_name=self.layout.header.name,
             total_size=self.size,
             content_offset=self.layout.content_start,
-            layers=tuple(layers),
+            layers=tuple(self.describe_layers()),
         )
 
     def __repr__(self) -> str:
@@ -369,13 +365,6 @@ class MmapRegion(LayerTable):
         """What its file says of itself: FLAG_*."""
         return self.layout.flags
 
-    def find_pieces(self, rows: np.typing.NDArray[Any]) -> Pieces:
-        """Tell in which of `contents` the contents of rows are: in its one file."""
-        found = self.rows[rows]
-        return Pieces(
-            np.zeros(len(found), np.int64), found["content_offset"], found["content_end"]
-        )
-
     @property
     def created_at(self) -> int:
         """When it was written, in ns since 1970-01-01 UTC; 0: not told."""
@@ -440,6 +429,12 @@ class MmapRegion(LayerTable):
         """Return all layers as they would be written again, but for some numbers."""
         chosen = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
         return self.drafts_of(np.flatnonzero(chosen))
+
+    def drafts_since(
+        self, first: int, without: Collection[int] = ()
+    ) -> list[jessymem.hints.LayerDraft]:
+        """Return `drafts`; nothing has been laid over it."""
+        return self.drafts(without)
 
     def drafts_of(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
         """Return the layers in some rows as they would be written again.

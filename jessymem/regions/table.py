@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -105,6 +105,11 @@ class LoadedDimension(ABC):
     def still_viewed(self) -> list[Any]:
         """Return the regions of an evicted dimension whose memory a view has kept alive."""
         return []
+
+    @property
+    def n_members(self) -> int:
+        """How many regions it is made of, or was before it was evicted."""
+        return 0
 
     def check_has(self, layer_id: LayerId) -> None:
         """Raise LayerNotFound where there is no such layer."""
@@ -307,12 +312,12 @@ class LayerTable(LoadedDimension):
     def n_charged(self) -> int:
         """What the budget counts for it, in bytes."""
         n_files = sum(osmem.round_to_pages(member.size) for member in self.members)
-        return n_files + sum(charge.n_bytes for charge in self.table_charges)
+        return n_files + sum(int(charge.n_bytes) for charge in self.table_charges)
 
     @property
     def n_file_bytes(self) -> int:
         """How long the files, or the simulation, are that it comes from, in bytes."""
-        return sum(member.size for member in self.members)
+        return sum(int(member.size) for member in self.members)
 
     @property
     def contents(self) -> tuple[memoryview, ...]:
@@ -418,6 +423,11 @@ class LayerTable(LoadedDimension):
             dtype=None if form is None else form.dtype,
             shape=None if form is None else form.shape,
         )
+
+    def describe_layers(self) -> Iterator[jessymem.LayerInfo]:
+        """Yield what is known of each layer, ascending."""
+        for row, layer_id in enumerate(self.list_layers()):
+            yield self.info_of(layer_id, row, self.children_of(layer_id))
 
     def extent_of(self, row: int) -> tuple[int, int]:
         """Return where a layer's content begins and ends, as `LayerInfo.offset` counts."""

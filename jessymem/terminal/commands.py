@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -17,8 +17,9 @@ from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.run import STEPS, run_demo
 from jessymem.errors import DimensionNotFound, JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import newest_path, plan_folder
+from jessymem.ingest.building import plan_folder, region_files
 from jessymem.manager import MmapManager
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.shell import (
@@ -109,8 +110,7 @@ def build(source: Path, data: Path, force: bool, as_json: bool) -> None:
 @json_option
 def discover(data: Path, as_json: bool) -> None:
     """List the dimensions that are on disk."""
-    found = inspection.find_regions(data)
-    findings = [inspection.examine(dimension, path) for dimension, path in found]
+    findings = [inspection.survey(target) for target in inspection.find_regions(data)]
     if as_json:
         write_json([records.finding_record(finding) for finding in findings])
     elif findings:
@@ -127,9 +127,9 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
     """Show what a region file holds.
 
     Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA,
-    such as D01, or any path.
+    such as D01, with the deltas beside it, or any path.
     """
-    region = inspection.open_region(*inspection.resolve_target(target, data))
+    region = inspection.open_target(inspection.resolve_target(target, data))
     if as_json:
         write_json(records.region_record(region))
         return
@@ -152,14 +152,15 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
 def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> None:
     """Compare region files with their checksums.
 
-    Without arguments all under DATA. Each one that is not intact is named on stderr.
+    Without arguments all under DATA, deltas too. Each one that is not intact, or that lies there
+    and does not count, is named on stderr.
     """
-    chosen: list[Any] = [inspection.resolve_target(target, data) for target in targets]
+    chosen = [inspection.resolve_target(target, data) for target in targets]
     chosen = chosen or inspection.find_regions(data)
     findings = []
     with pictures.show_progress() as progress:
-        for dimension, path in progress.track(chosen, description="verifying"):
-            findings.append(inspection.examine(dimension, path, level))
+        for target in progress.track(chosen, description="verifying"):
+            findings += inspection.examine(target, level)
     n_intact = sum(finding.error is None for finding in findings)
     if as_json:
         regions = [records.finding_record(finding) for finding in findings]
@@ -180,9 +181,37 @@ def cat(layer: LayerId, data: Path) -> None:
     Only on a terminal are control characters shown as escapes, so that no content can act on
     it.
     """
-    region = inspection.open_newest(data, layer.dimension)
-    info = region.get_layer_info(layer)
-    write_content(region.read_content(info.offset, info.size))
+    region = region_files(data, layer.dimension).open_newest()
+    write_content(region.content_of(region.find_row(layer)))
+
+
+@main.command()
+@click.argument("dimensions", metavar="[D15]...", nargs=-1, callback=parse_dimension)
+@data_option()
+@json_option
+def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:
+    """Write region files and the deltas beside them into one file each.
+
+    Those of the dimensions named, or all under DATA. Readers go on meanwhile. Afterwards a
+    program that knows only the plain format sees every layer.
+    """
+    chosen = dimensions or tuple(files.dimension for files in _files_under(data))
+    outcomes: list[tuple[DimensionId, bool]] = []
+    errors: list[JessyMemoryError] = []
+    with _reader_of(chosen, data, read_only=False) as manager, pictures.show_progress() as progress:
+        for dimension in progress.track(sorted(set(chosen)), description="folding"):
+            try:
+                outcomes.append((dimension, manager.fold(dimension)))
+            except JessyMemoryError as error:
+                errors.append(error)
+    if as_json:
+        write_json(records.fold_record(outcomes))
+    else:
+        n_folded = sum(is_folded for _, is_folded in outcomes)
+        click.echo(f"{n_folded:,} of {wording.count(len(outcomes), 'dimension')} folded")
+    fail_with(errors)
+    if not chosen:
+        raise _nothing_under(data)
 
 
 @main.command()
@@ -243,7 +272,7 @@ def find(
     wanted = parse_needle(ctx, needle, is_hex)
     if is_count and limit is not None:
         raise click.UsageError("--count counts all hits: it goes without --limit", ctx)
-    chosen = dimensions or tuple(dimension for dimension, _ in inspection.find_regions(data))
+    chosen = dimensions or tuple(files.dimension for files in _files_under(data))
     errors: list[JessyMemoryError] = []
     with _reader_of(chosen, data) as manager:
         for dimension in sorted(set(chosen)):
@@ -369,16 +398,24 @@ def bench(
         raise click.exceptions.Exit(1)
 
 
-def _reader_of(dimensions: Iterable[DimensionId], data: Path) -> MmapManager:
-    """Return a manager that only reads, with a budget for all of `dimensions`."""
-    paths = {newest_path(data, dimension) for dimension in dimensions}
+def _files_under(data: Path) -> list[RegionFiles]:
+    """Return the files of each dimension under `data`."""
+    return [target.files for target in inspection.find_regions(data) if target.files is not None]
+
+
+def _reader_of(
+    dimensions: Iterable[DimensionId], data: Path, *, read_only: bool = True
+) -> MmapManager:
+    """Return a manager with a budget for all of `dimensions`, which as a rule only reads."""
+    found = [region_files(data, dimension).find(tidy=False) for dimension in set(dimensions)]
+    paths = {path for each in found for path in each.chain.paths}
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     return MmapManager(
         MemoryConfig(
             total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
             base_path=data,
             simulation="never",
-            read_only=True,
+            read_only=read_only,
         )
     )
 

@@ -34,6 +34,7 @@ from jessymem.inspection import (
 )
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
+from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
 from jessymem.scanning.hits import Hits
@@ -144,11 +145,16 @@ def built_table(built: Sequence[BuiltDimension]) -> Table:
     return table
 
 
-def region_view(region: MmapRegion, screen: Console, max_layers: int | None) -> RenderableType:
-    """Show one region: its header, where its bytes lie, and its layers."""
-    parts: list[RenderableType] = [_title(region), _header(region), Text()]
-    parts.append(_byte_bar(region, screen))
-    layers = region.metadata.layers
+def region_view(
+    region: MmapRegion | RegionChain, screen: Console, max_layers: int | None
+) -> RenderableType:
+    """Show one region: its header, where its bytes lie, the deltas beside it, and its layers."""
+    file, *deltas = region.members
+    parts: list[RenderableType] = [_title(file), _header(file), Text()]
+    parts.append(_byte_bar(file, screen))
+    if deltas:
+        parts += [Text(), _deltas_table(deltas)]
+    layers = list(region.describe_layers())
     shown = layers[:max_layers]
     if layers:
         parts += [Text(), _layers_table(region, shown, is_wide=screen.width >= 100)]
@@ -161,6 +167,19 @@ def _title(region: MmapRegion) -> Text:
     title = Text(str(region.dimension_id), "bold cyan")
     title.append(f"  {visible(region.layout.header.name)}", "bold")
     return title
+
+
+def _deltas_table(deltas: Sequence[MmapRegion]) -> Table:
+    table = _table("Delta", "Layers", "Size", "Created", right=("Layers", "Size"))
+    for delta in deltas:
+        created = creation_time(delta)
+        table.add_row(
+            _cell(delta.path.name if delta.path else ""),
+            f"{delta.n_layers:,}",
+            show_bytes(delta.size),
+            f"{created:%Y-%m-%d %H:%M:%S} UTC" if created else "not said",
+        )
+    return table
 
 
 def _header(region: MmapRegion) -> Table:
@@ -198,13 +217,15 @@ def _byte_bar(region: MmapRegion, screen: Console) -> Text:
     return bar
 
 
-def _layers_table(region: MmapRegion, layers: Sequence[LayerInfo], is_wide: bool) -> Table:
+def _layers_table(
+    region: MmapRegion | RegionChain, layers: Sequence[LayerInfo], is_wide: bool
+) -> Table:
     columns = ["Layer", "Name", "Size", "Kind", "Freq", "Depth", "Parent", "Keywords"]
     if is_wide:
         columns.insert(3, "Offset")
     right = ("Size", "Offset", "Freq", "Depth")
     table = _table(*columns, right=right)
-    encodings = region.layout.rows["encoding"].tolist()
+    encodings = region.rows["encoding"].tolist()
     for layer, encoding in zip(layers, encodings[: len(layers)], strict=True):
         cells: list[RenderableType] = [
             Text(str(layer.layer_id), "cyan"),

@@ -14,12 +14,14 @@ from jessymem.bench.table import NotRun, Row
 from jessymem.contexts import ContextCollection
 from jessymem.demo.run import DemoReport
 from jessymem.errors import JessyMemoryError
+from jessymem.ids import DimensionId
 from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
 from jessymem.inspection import Finding, byte_use, creation_time, extension_state
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions.arrays import descr_of
+from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
 from jessymem.scanning.hits import Hits
@@ -62,21 +64,40 @@ def finding_record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def region_record(region: MmapRegion) -> dict[str, Any]:
-    """Describe a region and all of its layers."""
-    encodings = region.layout.rows["encoding"].tolist()
-    layers = region.metadata.layers
+def fold_record(outcomes: Sequence[tuple[DimensionId, bool]]) -> dict[str, Any]:
+    """Describe which dimensions were folded; of the others there was one file only."""
+    dimensions = [
+        {"dimension": str(dimension), "is_folded": is_folded} for dimension, is_folded in outcomes
+    ]
+    return {"n_folded": sum(is_folded for _, is_folded in outcomes), "dimensions": dimensions}
+
+
+def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
+    """Describe a region, the deltas beside it, and all layers."""
+    encodings = region.rows["encoding"].tolist()
+    layers = list(region.describe_layers())
+    file, *deltas = region.members
     return {
         "dimension": str(region.dimension_id),
-        "name": region.layout.header.name,
+        "name": region.name,
         "path": str(region.path),
-        "version": region.metadata.version,
-        "extension": extension_state(region),
-        "generation": region.generation,
-        "created_at": _iso(creation_time(region)),
-        "n_bytes": region.size,
-        "content_offset": region.layout.content_start,
-        "bytes": byte_use(region)._asdict(),
+        "version": file.metadata.version,
+        "extension": extension_state(file),
+        "generation": file.generation,
+        "created_at": _iso(creation_time(file)),
+        "n_bytes": file.size,
+        "content_offset": file.layout.content_start,
+        "bytes": byte_use(file)._asdict(),
+        "deltas": [
+            {
+                "path": str(delta.path),
+                "generation": delta.generation,
+                "created_at": _iso(creation_time(delta)),
+                "n_bytes": delta.size,
+                "n_layers": delta.n_layers,
+            }
+            for delta in deltas
+        ],
         "layers": [
             _layer(layer, s.ENCODINGS[encoding])
             for layer, encoding in zip(layers, encodings, strict=True)

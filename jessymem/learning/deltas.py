@@ -1,0 +1,77 @@
+"""`plan`: whether what is new goes beside a dimension's files, and how much of them with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jessymem import osmem
+from jessymem.kernels import schema as s
+from jessymem.learning.region import Base
+from jessymem.regions.drafts import LayerDraft
+from jessymem.regions.region import MmapRegion
+
+
+class Plan(NamedTuple):
+    """A file that is to be written.
+
+    Attributes
+    ----------
+    before : tuple of MmapRegion
+        The files that it follows, the region file first; none: it is the region file.
+    n_bytes : int
+    pieces : list of bytes-like
+        Its bytes.
+    """
+
+    before: tuple[MmapRegion, ...]
+    n_bytes: int
+    pieces: list[Any]
+
+    @property
+    def n_chain_bytes(self) -> int:
+        """How much of the budget the files take together, in bytes."""
+        sizes = (self.n_bytes, *(region.size for region in self.before))
+        return sum(map(osmem.round_to_pages, sizes))
+
+
+def plan(
+    current: Base | None,
+    new: Sequence[LayerDraft],
+    lay_out: Callable[..., tuple[int, list[Any]]],
+) -> Plan | None:
+    """Lay out a delta for `new` layers; None where the region file is to be written again.
+
+    Where there are as many deltas as there may be, it takes the place of the newest ones: as few as
+    make space, and each before them that is no longer than what has been gathered so far. So a
+    layer is written again the more seldom, the more has been gathered with it.
+
+    Parameters
+    ----------
+    current : MmapRegion, RegionChain or None
+        What there is on disk.
+    new : sequence of LayerDraft
+    lay_out : callable
+        Returns the length and the pieces of a file of drafts, as `write_layout`.
+    """
+    if current is None or not all(each.layout.is_extended for each in current.members):
+        return None
+    base, *older = current.members
+    if base.path is None:  # simulated
+        return None
+    limit = base.size // s.DELTA_SHARE
+    if sum(len(draft.content) for draft in new) > limit:
+        return None
+    n_bytes, pieces = lay_out(new, follows=current.members[-1].edition)
+    n_left = len(older)
+    if n_left == s.MAX_DELTAS:
+        n_left, n_gathered = n_left - 1, n_bytes + older[-1].size
+        while n_left and older[n_left - 1].size <= n_gathered:
+            n_left -= 1
+            n_gathered += older[n_left].size
+        gathered = current.drafts_since(n_left + 1, [draft.layer for draft in new])
+        follows, replaces = current.members[n_left].edition, older[n_left].generation
+        n_bytes, pieces = lay_out([*gathered, *new], follows=follows, replaces=replaces)
+    if n_bytes + sum(each.size for each in older[:n_left]) > limit:
+        return None
+    return Plan(current.members[: n_left + 1], n_bytes, pieces)
