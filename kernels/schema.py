@@ -75,7 +75,7 @@ EXTENSION: Final = np.dtype(
         ("follows_created_at", "<u8"),
         ("follows_size", "<u8"),
         ("flags", "<u8"),  # FLAG_*
-        ("replaces", "<u8"),  # of a delta in the place of others: their lowest generation; else 0
+        ("replaces", "<u8"),  # the lowest generation of the deltas in whose place it is; 0: of none
         ("padding", "V48"),  # zero
         ("header_xxh3", "<u8"),
     ]

@@ -68,7 +68,7 @@ def test_every_command_has_help():
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = "bench build cat contexts demo discover find inspect verify warmup"
+    expected = "bench build cat contexts demo discover find fold inspect verify warmup"
     assert sorted(cli.main.commands) == expected.split()
 
 

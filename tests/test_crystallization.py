@@ -179,15 +179,17 @@ def test_the_file_that_was_loaded_is_the_one_that_is_written(tmp_path, store):
             manager.load_dimension("D01")
 
 
-def test_a_file_takes_the_place_of_a_simulation(tmp_path):
+def test_a_file_lies_over_the_simulation(tmp_path):
     with MmapManager(base_path=tmp_path) as manager:
         manager.load_core_dimensions()
         made = manager.create_proto_dimension("D01", b"learned")
         old = manager.access_layer("L01-00")
         bundled = bytes(old)
         manager.crystallize_proto_dimension(made)
-        assert manager.list_layers("D01") == [made]
-        assert bytes(old) == bundled
+        layers = manager.list_layers("D01")
+        assert made in layers and str(layers[0]) == "L01-00"
+        assert bytes(old) == bundled == manager.access_layer("L01-00")
+        assert MmapRegion.from_file(1, tmp_path / "D01/region.mmap").list_layers() == [made]
         assert manager.dump_state()["regions"][0]["state"] == "mapped"
         assert manager.dump_state()["regions"][1]["state"] == "simulated"
 

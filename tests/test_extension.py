@@ -50,7 +50,7 @@ EXTENSION_RULES = {
     "heap in the contents": field_rule("heap_offset", START + 1, f"{HEAP} to {START}"),
     "heap of 2**64 - 1": field_rule("heap_size", 2**64 - 1, f"0 to {START - HEAP}"),
     "heap into the contents": field_rule("heap_size", START - HEAP + 1, f"0 to {START - HEAP}"),
-    "padding": field_rule("padding", bytes(87) + b"\1", "zeros"),
+    "padding": field_rule("padding", bytes(47) + b"\1", "zeros"),
 }
 # "no bytes for the table" is told of the table, whose bounds then cross.
 EXTENSION_RULES["no bytes for the table"] = (

@@ -8,7 +8,7 @@ import os
 import pytest
 from support.command_line import error_of, run
 
-from jessymem import MmapManager, RegionBuilder
+from jessymem import DimensionId, MmapManager, RegionBuilder
 from jessymem.inspection import resolve_target
 
 FILE = "region.mmap"
@@ -98,7 +98,8 @@ def test_a_folder_keeps_the_number_of_the_newest_name(newest, tmp_path):
 def test_a_folder_that_holds_another_dimension_is_read_as_what_it_holds(newest, tmp_path):
     moved = tmp_path / "D33"
     newest.parent.rename(moved)
-    assert resolve_target(str(moved), tmp_path) == (None, moved / newest.name)
+    target = resolve_target(str(moved), tmp_path)
+    assert (target.dimension_id, target.path) == (DimensionId(20), moved / newest.name)
 
 
 def test_the_command_line_and_a_manager_agree(newest, tmp_path):

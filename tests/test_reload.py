@@ -23,6 +23,7 @@ from support.eviction import (
 from support.internals import evict, kept_errors_of, snapshot_of
 
 from jessymem import (
+    LayerState,
     ContentLocation,
     DimensionNotFound,
     DuplicateDimension,
@@ -402,15 +403,25 @@ def test_what_was_learned_in_it_is_written_and_can_go(manager, tmp_path):
 def test_a_file_for_which_there_is_no_room_is_published_as_evicted(tmp_path):
     with load_into(tmp_path, [20], 2, pool_configs=[(1, 65_536)]) as manager:
         layer = manager.create_proto_dimension(20, bytes(MIB // 2), layer=9)
-        view = manager.access_layer("L20-00")
         manager.crystallize_dimension(20)
         assert evicted(manager) == [20]
+        assert manager.get_stats().evictions == 1
         assert layer in manager and manager.list_layers(20)[-1] == layer
-        assert view == content_of(20, 0)
-        del view
         assert manager.access_layer(layer) == bytes(MIB // 2)
         assert manager.access_layer("L20-00") == content_of(20, 0)
         assert evicted(manager) == []
+
+
+def test_what_could_not_come_back_is_read_on_as_it_is(tmp_path):
+    with load_into(tmp_path, [20], 2, pool_configs=[(1, 65_536)]) as manager:
+        layer = manager.create_proto_dimension(20, bytes(MIB // 2), layer=9)
+        view = manager.access_layer("L20-00")
+        manager.crystallize_dimension(20)
+        assert (evicted(manager), manager.get_stats().evictions) == ([], 0)
+        assert manager.get_layer_info(layer).state is LayerState.CRYSTALLIZED
+        assert manager.access_layer(layer) == bytes(MIB // 2)
+        assert manager.access_layer("L20-00") == view == content_of(20, 0)
+        del view
 
 
 # -- other processes -------------------------------------------------------------------------------

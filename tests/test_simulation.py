@@ -15,7 +15,9 @@ from jessymem import (
     ContentLocation,
     DimensionId,
     DimensionNotFound,
+    InvalidAccess,
     LayerId,
+    LayerState,
     MemoryConfig,
     MmapManager,
     RegionBuilder,
@@ -185,6 +187,8 @@ def test_modes(tmp_path, mode, on_disk, simulated, loaded, call):
     with make_manager(tmp_path, mode) as manager:
         report = getattr(manager, call)()
         beyond_core = [20] if call == "load_all" and 20 in on_disk else []
+        if beyond_core and mode == "auto":
+            simulated = []  # there is content of the user's own
         assert list(report.loaded) == loaded + beyond_core
         assert [number for number, reason in report.skipped if reason == "simulated"] == simulated
         assert [number for number, _ in report.skipped] == [n for n in NUMBERS if n not in loaded]
@@ -196,6 +200,49 @@ def test_modes(tmp_path, mode, on_disk, simulated, loaded, call):
             )
         for number in loaded:
             assert manager.access_layer(LayerId(number, 0)) == f"real {number}".encode()
+
+
+@pytest.mark.parametrize("again", ["load_core_dimensions", "load_all"])
+def test_a_core_dimension_that_gets_a_file_leaves_the_others_standing_in(tmp_path, again):
+    with make_manager(tmp_path) as manager:
+        manager.load_core_dimensions()
+        simulated = manager.list_layers()
+        bundled = {layer: bytes(manager.access_layer(layer)) for layer in simulated}
+        made = manager.create_proto_dimension("D03", b"learned")
+        manager.crystallize_proto_dimension(made)
+        assert manager.list_layers() == sorted([*simulated, made])
+        assert manager.get_stats().simulation_mode
+        assert manager.get_layer_info("L03-00").state is LayerState.ACTIVE
+        assert manager.get_layer_info(made).state is LayerState.PERMANENT
+    with make_manager(tmp_path) as manager:
+        report = getattr(manager, again)()
+        assert report.loaded == (DimensionId(3),)
+        assert manager.get_stats().simulation_mode
+        assert manager.list_layers() == sorted([*simulated, made])
+        assert {layer: bytes(manager.access_layer(layer)) for layer in simulated} == bundled
+        assert manager.access_layer(made) == b"learned"
+        with pytest.raises(InvalidAccess, match="simulated"):
+            manager.ref("L03-00")
+        assert manager.ref(made).get() == b"learned"
+        manager.overlay_layer("L03-00", b"laid over")
+        with pytest.raises(InvalidAccess, match="simulated"):
+            manager.crystallize_proto_dimension("L03-00")
+    with make_manager(tmp_path, "never") as manager:
+        manager.load_core_dimensions()
+        assert manager.list_layers() == [made]
+
+
+def test_a_file_that_is_built_anew_stands_for_itself(tmp_path):
+    with make_manager(tmp_path) as manager:
+        manager.load_core_dimensions()
+        manager.create_proto_dimension("D03", b"learned")
+        manager.crystallize_dimension("D03")
+    build(tmp_path, 3)
+    with make_manager(tmp_path) as manager:
+        manager.load_core_dimensions()
+        assert manager.list_dimensions() == [3]
+        assert not manager.get_stats().simulation_mode
+        assert len(manager) == 1
 
 
 def test_a_core_file_that_is_broken_is_a_core_file(tmp_path):

@@ -173,7 +173,9 @@ def _write(
     if planned is None or not files.is_owned():
         replaced = {layer.number for layer in layers}
         kept = [] if current is None else current.drafts(without=replaced)
-        planned = deltas.Plan((), *lay_out(kept + new))
+        older = () if current is None else current.members[1:]
+        replaces = min((each.generation for each in older), default=0)
+        planned = deltas.Plan((), *lay_out(kept + new, replaces=replaces))
     engine.budget.check_possible(dimension, planned.n_chain_bytes)
     for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.

@@ -14,7 +14,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
-from jessymem.regions import layout
+from jessymem.regions import faults, layout
 from jessymem.regions.faults import Source
 from jessymem.regions.layout import Edition
 
@@ -64,18 +64,20 @@ class Choice(NamedTuple):
     """What deltas that lie beside a region file are to it."""
 
     chosen: tuple[Delta, ...]
-    replaced: tuple[Delta, ...]  # a chosen one is in their place
+    replaced: tuple[Delta, ...]  # the region file, or a chosen one, is in their place
     forked: tuple[Delta, ...]  # they lead back to the region file too, past what is chosen
     stale: tuple[Delta, ...]  # they do not lead back to it
 
 
-def choose(base: Edition | None, deltas: Iterable[Delta]) -> Choice:
+def choose(base: Edition | None, replaces: int, deltas: Iterable[Delta]) -> Choice:
     """Choose the chain that ends with the highest generation.
 
     Parameters
     ----------
     base : Edition or None
         The region file's; None: nothing follows it.
+    replaces : int
+        The lowest generation of the deltas in whose place the region file is; 0: of none.
     deltas : iterable of Delta
         All that are whole. Each is of a higher generation than what it follows, so none leads back
         to itself.
@@ -90,16 +92,18 @@ def choose(base: Edition | None, deltas: Iterable[Delta]) -> Choice:
             if len(path) <= s.MAX_DELTAS:
                 best = path
     spans = [range(each.replaces, each.edition.generation) for each in best if each.replaces]
+    if base is not None and replaces:
+        spans.append(range(replaces, base.generation))
     replaced, forked, stale = [], [], []
     for delta in found:
         if delta in best:
             continue
-        if delta.edition not in leading:
-            stale.append(delta)
-        elif any(delta.edition.generation in span for span in spans):
+        if any(delta.edition.generation in span for span in spans):
             replaced.append(delta)
-        else:
+        elif delta.edition in leading:
             forked.append(delta)
+        else:
+            stale.append(delta)
     return Choice(tuple(best), tuple(replaced), tuple(forked), tuple(stale))
 
 
@@ -124,7 +128,9 @@ def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
     if header.dimension != dimension:
         raise NoDelta(f"it is of {header.dimension}")
     follows = None if extension is None else layout.read_predecessor(extension)
-    if extension is None or follows is None:
+    if extension is None:  # or what announces it is damaged
+        raise faults.broken_extension(source, "extension_magic", s.EXTENSION_MAGIC, b"")
+    if follows is None:
         raise NoDelta("it follows no other file")
     if extension.generation != generation:
         raise NoDelta(f"its generation is {extension.generation}")
@@ -132,16 +138,17 @@ def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
     return Delta(path, edition, follows, extension.replaces)
 
 
-def peek_edition(path: Path) -> Edition | None:
-    """Read which edition of a region file lies at a path, by its own account; None: it is plain.
+def peek_edition(path: Path) -> tuple[Edition | None, int]:
+    """Read which edition of a region file lies at a path, and from which delta on it replaces some.
 
-    A damaged header is believed here: where a delta names this very edition, both must be right.
+    None: it is plain. A damaged header is believed here: where a delta names this very edition, both must be right.
     Raises OSError where it cannot be read.
     """
     record, n_bytes = _peek(path)
     if record is None:
-        return None
-    return Edition(int(record["generation"]), int(record["created_at"]), n_bytes)
+        return None, 0
+    edition = Edition(int(record["generation"]), int(record["created_at"]), n_bytes)
+    return edition, int(record["replaces"])
 
 
 def peek_flags(path: Path) -> int:

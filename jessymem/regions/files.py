@@ -51,6 +51,8 @@ from jessymem.regions.region import MmapRegion
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
 
+_DELTA_NAME: Final = re.compile(r"\.d[1-9][0-9]*\.")
+
 # So often files are looked at that others change meanwhile.
 N_LOOKS: Final = 1_000
 
@@ -65,7 +67,8 @@ _MAX_NAME_BYTES: Final = 255
 _N_ADDED_BYTES: Final = 40
 
 # No listing of a directory: there is none, or it may be passed but not looked at.
-_NOT_LISTED: Final = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+_NO_DIRECTORY: Final = (errno.ENOENT, errno.ENOTDIR)
+_NOT_LISTED: Final = (*_NO_DIRECTORY, errno.EACCES)
 
 
 def held_at(path: Path, held: Sequence[MmapRegion], *, is_peeked: bool) -> MmapRegion | None:
@@ -101,6 +104,7 @@ class Listing(NamedTuple):
     locks: list[Path]  # the lock file, of who is writing now or was killed at it
     ignored: list[tuple[Path, str]]  # what is called like a generation and may not count, and why
     ignored_deltas: list[tuple[Path, str]]
+    taken: set[int]  # the generations of those that count, and of all deltas
 
 
 class Found(NamedTuple):
@@ -143,7 +147,9 @@ class RegionFiles:
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._deltas: list[Alternate] = []
+        self._taken: set[int] = set()
         self._made: list[Path] = []
+        self._is_writing = False
         self._is_name_durable = False
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
@@ -226,9 +232,13 @@ class RegionFiles:
         ignored = dict(listing.ignored_deltas)
         if not listing.deltas and not ignored:
             return Found(Chain(base), (), (), (), is_clear=not listing.ignored)
-        edition = None
-        with suppress(OSError):  # opening it will say so
-            edition = peek_edition(base)
+        edition, replaces = None, 0
+        try:
+            edition, replaces = peek_edition(base)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # opening it will say so
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "read", base, self.dimension) from error
         whole = []
         is_clear = not listing.ignored and not ignored and edition is not None
         for generation, path in listing.deltas:
@@ -250,7 +260,7 @@ class RegionFiles:
         if self.dimension in IMMUTABLE:
             ignored.update((delta.path, f"{self.dimension} never changes") for delta in whole)
             return Found(Chain(base), (), (), tuple(ignored.items()), is_clear=False)
-        choice = choose(edition, whole)
+        choice = choose(edition, replaces, whole)
         ignored.update((delta.path, "others lead further") for delta in choice.forked)
         ignored.update((delta.path, "what it follows is not there") for delta in choice.stale)
         return Found(
@@ -375,7 +385,7 @@ class RegionFiles:
         present = max(self._generation_of(path), above)
         # Above every name that is taken, also by a file that is broken; or if there is no number
         # above, one that nobody has.
-        taken = {alternate.generation for alternate in [*self._alternates, *self._deltas]}
+        taken = self._taken
         following = max(present, 0, *taken) + 1
         if following > s.MAX_GENERATION:
             following = max(present, 0) + 1
@@ -410,6 +420,7 @@ class RegionFiles:
         self._made = []
         try:
             with self._locked(timeout):
+                self._is_writing = True
                 self._tidy()
                 yield
         except BaseException:
@@ -417,6 +428,8 @@ class RegionFiles:
                 for directory in reversed(self._made):
                     directory.rmdir()
             raise
+        finally:
+            self._is_writing = False
 
     def put(self, pieces: list[Any], generation: int) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
@@ -446,6 +459,8 @@ class RegionFiles:
 
     def check_base(self) -> None:
         """Raise InvalidAccess where the region file is a delta itself; within `writing` only."""
+        if not _DELTA_NAME.search(self._file.name):
+            return
         with suppress(OSError):
             if is_delta(self.target):
                 raise InvalidAccess(
@@ -596,7 +611,7 @@ class RegionFiles:
 
     def _tidy(self) -> None:
         """Remove leftovers, fold back what can be; under the lock."""
-        leftovers, self._alternates, self._deltas, *_ = self._list()
+        leftovers, self._alternates, self._deltas, *_, self._taken = self._list()
         for path in leftovers:
             with suppress(OSError):
                 osmem.remove_file(path)
@@ -633,6 +648,17 @@ class RegionFiles:
             return osmem.fault_of_substitute(self.target, beside)
         except OSError as error:
             return str(error)
+
+    def _fault_of_delta(self, beside: Path) -> str | None:
+        """Say why a delta may not count; None: it may, or is gone by now.
+
+        Without one that may, the chain would be another one: an error is no reason to ignore it.
+        """
+        with self._as_region_error("look at what lies beside"):
+            try:
+                return osmem.fault_of_substitute(self.target, beside)
+            except FileNotFoundError:
+                return None
 
     def _beside(self, generation: int) -> Path:
         return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")
@@ -684,14 +710,16 @@ class RegionFiles:
         return path
 
     def _list(self) -> Listing:
+        """Look what lies beside the region file; a writer has to know."""
         with self._as_region_error("list the directory of"):
             try:
                 names = osmem.list_directory(self._file.parent)
             except OSError as error:
-                if error.errno not in _NOT_LISTED:
+                may_be_unknown = error.errno in _NOT_LISTED and not self._is_writing
+                if not may_be_unknown and error.errno not in _NO_DIRECTORY:
                     raise
                 names = []
-        found = Listing([], [], [], [], [], [])
+        found = Listing([], [], [], [], [], [], set())
         for name in names:
             if name == self._file.name:
                 continue
@@ -699,7 +727,9 @@ class RegionFiles:
             if match:
                 is_delta = match[1] == "d"
                 beside = self._file.with_name(name)
-                fault = self._fault_of(beside)
+                fault = self._fault_of_delta(beside) if is_delta else self._fault_of(beside)
+                if fault is None or is_delta:
+                    found.taken.add(int(match[2]))
                 if fault is None:
                     counting = found.deltas if is_delta else found.alternates
                     counting.append(Alternate(int(match[2]), beside))

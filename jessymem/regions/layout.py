@@ -198,7 +198,7 @@ def find_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     low, high = (s.HEADER_BYTES, _MAX_U64) if follows else (0, 0)
     _require(source, "follows_size", extension.follows_size, low, high)
     _require(source, "flags", extension.flags, 0, s.KNOWN_FLAGS)
-    _require(source, "replaces", extension.replaces, 0, limit if follows else 0)
+    _require(source, "replaces", extension.replaces, 0, limit)
     if any(padding):
         raise faults.broken_extension(source, "padding", "zeros", padding)
     return extension

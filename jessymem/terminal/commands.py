@@ -190,7 +190,7 @@ def cat(layer: LayerId, data: Path) -> None:
 @data_option()
 @json_option
 def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:
-    """Write region files and the deltas beside them into one file each.
+    """Write each region file and its deltas into one.
 
     Those of the dimensions named, or all under DATA. Readers go on meanwhile. Afterwards a
     program that knows only the plain format sees every layer.

@@ -9,8 +9,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 from jessymem import DimensionNotFound, LayerId, MmapManager
+from jessymem.kernels import schema as s
 from support.system_calls import WRITE_CHUNK_BYTES, Intercept, refuse_to_replace
 from support.writes import BASE, DIMENSION, Layer, Layers, WriteCase, build, layers_in, layers_of
 
@@ -31,6 +33,10 @@ class Crystallization:
         Whether the dimension is crystallized as a whole; otherwise the one layer is.
     refuse : callable, optional
         As a write case's.
+    n_deltas : int
+        So many of the highest of `before` lie in a delta each.
+    max_deltas : int
+        So many a chain may have: of names that are not synced every subset is looked at.
     """
 
     before: Layers
@@ -38,6 +44,8 @@ class Crystallization:
     overlays: dict[int, tuple[bytes, bytes]]
     is_whole: bool = False
     refuse: Intercept | None = None
+    n_deltas: int = 0
+    max_deltas: int = s.MAX_DELTAS
 
     @property
     def learned(self) -> list[LayerId]:
@@ -56,8 +64,14 @@ class Crystallization:
         return dict(sorted((self.before | overlaid | self.protos).items()))
 
     def prepare(self, folder: Path) -> None:
-        if self.before:
-            build(self.before, folder)
+        numbers = sorted(self.before)
+        n_first = len(numbers) - self.n_deltas
+        if numbers:
+            build({number: self.before[number] for number in numbers[:n_first]}, folder)
+        with MmapManager(base_path=folder / BASE) as manager:
+            self.load(manager)
+            for number in numbers[n_first:]:
+                crystallize_one(manager, number, self.before[number])
 
     def load(self, manager: MmapManager) -> None:
         with suppress(DimensionNotFound):
@@ -72,11 +86,12 @@ class Crystallization:
             manager.overlay_layer(LayerId(DIMENSION, number), content, separator=separator)
 
     def crystallize(self, manager: MmapManager) -> None:
-        if self.is_whole:
-            assert manager.crystallize_dimension(DIMENSION) == self.learned
-        else:
-            (layer_id,) = self.learned
-            manager.crystallize_proto_dimension(layer_id)
+        with patch.object(s, "MAX_DELTAS", self.max_deltas):
+            if self.is_whole:
+                assert manager.crystallize_dimension(DIMENSION) == self.learned
+            else:
+                (layer_id,) = self.learned
+                manager.crystallize_proto_dimension(layer_id)
 
     def act(self, folder: Path) -> None:
         with MmapManager(base_path=folder / BASE) as manager:
@@ -86,12 +101,22 @@ class Crystallization:
                 self.learn(manager)
                 self.crystallize(manager)
 
+    def fold(self, folder: Path) -> None:
+        with MmapManager(base_path=folder / BASE) as manager:
+            manager.fold(DIMENSION)
+
     def check(self, folder: Path) -> str:
         found = layers_in(folder)
         if found == self.after:
             return "new"
         assert (found or {}) == self.before, "neither the old layers nor the new ones"
         return "old"
+
+
+def crystallize_one(manager: MmapManager, number: int, layer: Layer) -> None:
+    """Make one layer of D07 and crystallize it."""
+    made = manager.create_proto_dimension(DIMENSION, layer=number, **asdict(layer))
+    manager.crystallize_proto_dimension(made)
 
 
 ON_DISK: Layers = {
@@ -120,7 +145,21 @@ CRYSTALLIZATIONS: dict[str, Crystallization] = {
     "crystallize beside": Crystallization(ON_DISK, {2: PROTO}, {}, refuse=refuse_to_replace),
 }
 
+#: Long beside what is laid over it and learned.
+LONG: Layers = {**ON_DISK, 20: Layer(b"long" * 8 * WRITE_CHUNK_BYTES)}
+WITH_DELTAS: Layers = LONG | {number: Layer(b"%d" % number) for number in range(30, 46)}
+
+DELTAS: dict[str, Crystallization] = {
+    "crystallize a delta": Crystallization(LONG, {2: PROTO}, {0: (b"", b"more")}, True),
+    "crystallize another delta": Crystallization(WITH_DELTAS, {}, {30: (b"", b"more")}, n_deltas=2),
+    "crystallize in the place of deltas": Crystallization(
+        WITH_DELTAS, {50: Layer(b"fifty")}, {}, n_deltas=3, max_deltas=3
+    ),
+}
+CRYSTALLIZATIONS |= DELTAS
+FOLDED = Crystallization(WITH_DELTAS, {}, {}, n_deltas=3)
+
 CRYSTALLIZE_CASES: dict[str, WriteCase] = {
     name: WriteCase(case.prepare, case.act, case.check, case.refuse)
     for name, case in CRYSTALLIZATIONS.items()
-}
+} | {"fold": WriteCase(FOLDED.prepare, FOLDED.fold, FOLDED.check)}

@@ -143,7 +143,12 @@ EXTENSION_FIELDS = {
     "heap_size": (136, "<Q"),
     "content_start": (144, "<Q"),
     "metadata_xxh3": (152, "<Q"),
-    "padding": (160, "<88s"),
+    "follows_generation": (160, "<Q"),
+    "follows_created_at": (168, "<Q"),
+    "follows_size": (176, "<Q"),
+    "flags": (184, "<Q"),
+    "replaces": (192, "<Q"),
+    "padding": (200, "<48s"),
     "header_xxh3": (248, "<Q"),
 }
 ROW_BYTES = 64

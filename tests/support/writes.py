@@ -101,7 +101,9 @@ def layers_in(folder: Path) -> Layers | None:
         else:
             assert MmapRegion.from_file(DIMENSION, newest).verify_integrity("full")
             found = layers_of(manager)
-    left = files_in(folder) - {target}
+    # What deltas no longer count, the next writer removes.
+    deltas = set(target.parent.glob("region.d*.mmap"))
+    left = files_in(folder) - {target} - deltas
     # Only a writer removes the lock of one that was killed.
     assert left <= {target.with_name(".region.mmap.lock")}, f"left over: {left}"
     return found

@@ -1,0 +1,642 @@
+"""A region file and the deltas that follow it: what is written, what counts, what readers see."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from support import naive
+from support.command_line import run
+from support.internals import budget_of, evict, region_of, snapshot_of
+from support.regions import region_file, write_packed
+
+from jessymem import (
+    DimensionId,
+    InvalidAccess,
+    LayerId,
+    LayerNotFound,
+    LayerState,
+    LimitExceeded,
+    MemoryConfig,
+    MmapManager,
+    MmapRegion,
+    RegionBuilder,
+    RegionNotFound,
+    osmem,
+)
+from jessymem.kernels import schema as s
+from jessymem.regions.files import RegionFiles
+
+D20 = DimensionId(20)
+N_FIRST = 8
+BLOCK = 20_000
+
+
+def content_of(number: int) -> bytes:
+    return bytes([number % 251]) * (BLOCK if number < N_FIRST else 60 + number)
+
+
+def build(base: Path, **settings) -> MmapManager:
+    """Write D20 with some long layers; return a manager that has it loaded."""
+    builder = RegionBuilder(D20, "twenty")
+    for number in range(N_FIRST):
+        builder.add_layer(number, content_of(number), name=f"layer {number}")
+    builder.build_to_file(region_file(base, "D20"))
+    return load(base, **settings)
+
+
+def load(base: Path, **settings) -> MmapManager:
+    manager = MmapManager(MemoryConfig(64, base, simulation="never", **settings))
+    manager.load_dimension(D20)
+    return manager
+
+
+def learn(manager: MmapManager, *numbers: int, content: bytes | None = None) -> None:
+    """Make layers of D20 and crystallize them, all in one write."""
+    for number in numbers:
+        made = content_of(number) if content is None else content
+        manager.create_proto_dimension(D20, made, layer=number, name=f"layer {number}")
+    manager.crystallize_dimension(D20)
+
+
+def names_in(base: Path) -> list[str]:
+    return sorted(path.name for path in (base / "D20").iterdir())
+
+
+def delta(base: Path, generation: int) -> Path:
+    return base / "D20" / f"region.d{generation}.mmap"
+
+
+def check(manager: MmapManager, numbers) -> None:
+    """Check that a manager has just these layers, by every way of reading."""
+    ids = [LayerId(D20, number) for number in numbers]
+    assert manager.list_layers(D20) == ids
+    expected = [content_of(number) for number in numbers]
+    assert [bytes(manager.access_layer(each)) for each in ids] == expected
+    assert [bytes(each) for each in manager.access_many(ids)] == expected
+    assert [bytes(each.content) for each in manager.load_contexts(ids)] == expected
+    assert [manager.get_layer_info(each).name for each in ids] == [f"layer {n}" for n in numbers]
+    gathered, _ = manager.gather(ids)
+    assert bytes(gathered) == b"".join(expected)
+
+
+def ignored(caplog) -> dict[str, str]:
+    """Return what was ignored, by name, and why."""
+    found = [each for each in caplog.records if getattr(each, "event", "") == "delta_ignored"]
+    return {Path(each.path).name: each.error for each in found}
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def test_little_that_is_new_goes_beside_the_file(tmp_path):
+    with build(tmp_path) as manager:
+        before = region_file(tmp_path, "D20").read_bytes()
+        learn(manager, 8)
+        learn(manager, 9, 10)
+        assert names_in(tmp_path) == ["region.d2.mmap", "region.d3.mmap", "region.mmap"]
+        assert region_file(tmp_path, "D20").read_bytes() == before
+        check(manager, range(11))
+        assert manager.get_layer_info("L20-09").state is LayerState.PERMANENT
+        with load(tmp_path) as other:
+            check(other, range(11))
+    alone = MmapRegion.from_file(D20, delta(tmp_path, 3))
+    assert [each.layer for each in alone.list_layers()] == [9, 10]
+    assert [
+        layer.content for layer in naive.read_plain(delta(tmp_path, 3).read_bytes()).layers
+    ] == [
+        content_of(9),
+        content_of(10),
+    ]
+
+
+def test_a_delta_says_what_it_follows(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        learn(manager, 9)
+    files = [region_file(tmp_path, "D20"), delta(tmp_path, 2), delta(tmp_path, 3)]
+    raws = [path.read_bytes() for path in files]
+    for raw, before in zip(raws[1:], raws, strict=False):
+        told = [naive.get_field(raw, f"follows_{each}") for each in ("generation", "created_at")]
+        assert told == [naive.get_field(before, each) for each in ("generation", "created_at")]
+        assert naive.get_field(raw, "follows_size") == len(before)
+    assert naive.get_field(raws[0], "follows_generation") == 0
+
+
+def test_much_that_is_new_makes_one_file(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        learn(manager, 9, content=bytes(N_FIRST * BLOCK // 4))
+        assert names_in(tmp_path) == ["region.mmap"]
+        assert len(manager.access_layer("L20-09")) == N_FIRST * BLOCK // 4
+        assert manager.list_layers(D20) == [LayerId(D20, number) for number in range(10)]
+
+
+def test_what_was_learned_before_counts_too(tmp_path):
+    n_bytes = N_FIRST * BLOCK // 10
+    with build(tmp_path) as manager:
+        learn(manager, 8, content=bytes(n_bytes))
+        learn(manager, 9, content=bytes(n_bytes))
+        assert len(names_in(tmp_path)) == 3
+        learn(manager, 10, content=bytes(n_bytes))  # three tenths: more than a quarter
+        assert names_in(tmp_path) == ["region.mmap"]
+
+
+def test_a_plain_file_is_written_anew(tmp_path):
+    path = region_file(tmp_path, "D20")
+    path.parent.mkdir(parents=True)
+    write_packed(path, 20, {0: bytes(100_000)})
+    with load(tmp_path) as manager:
+        learn(manager, 1)
+        assert names_in(tmp_path) == ["region.mmap"]
+
+
+def test_an_overlay_in_a_delta_counts_instead_of_the_layer(tmp_path):
+    with build(tmp_path) as manager:
+        view = manager.access_layer("L20-03")
+        manager.overlay_layer("L20-03", b"over", separator=b"|")
+        manager.crystallize_dimension(D20)
+        assert names_in(tmp_path) == ["region.d2.mmap", "region.mmap"]
+        assert view == content_of(3)
+    with load(tmp_path) as manager:
+        assert manager.access_layer("L20-03") == content_of(3) + b"|over"
+        manager.overlay_layer("L20-03", b"again", separator=b"|")
+        manager.crystallize_dimension(D20)
+        assert manager.access_layer("L20-03") == content_of(3) + b"|over|again"
+
+
+def test_a_full_chain_gathers_its_newest_deltas(tmp_path):
+    lengths = []
+    with build(tmp_path) as manager:
+        for number in range(N_FIRST, N_FIRST + 40):
+            learn(manager, number)
+            lengths.append(len(names_in(tmp_path)) - 1)
+        check(manager, range(N_FIRST + 40))
+        base = region_of(manager, D20)
+        assert base.members[0].generation == 1
+        assert max(lengths) == s.MAX_DELTAS
+        assert lengths[:17] == [*range(1, 17), 1]
+    with load(tmp_path) as manager:
+        check(manager, range(N_FIRST + 40))
+
+
+def test_folding(tmp_path):
+    with build(tmp_path) as manager:
+        assert not manager.fold(D20)
+        learn(manager, 8)
+        learn(manager, 9)
+        view = manager.access_layer("L20-08")
+        assert manager.fold(D20)
+        assert not manager.fold(D20)
+        assert names_in(tmp_path) == ["region.mmap"]
+        check(manager, range(10))
+        assert view == content_of(8)
+    raw = region_file(tmp_path, "D20").read_bytes()
+    assert len(naive.read_plain(raw).layers) == 10
+    with MmapManager(base_path=tmp_path) as manager:
+        assert not manager.fold(D20)  # nothing is loaded for it
+        assert manager.list_dimensions() == []
+
+
+def test_folding_keeps_what_is_being_learned(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        made = manager.create_proto_dimension(D20, b"not yet", layer=30)
+        assert manager.fold(D20)
+        assert manager.access_layer(made) == b"not yet"
+        assert manager.get_layer_info(made).state is LayerState.ACTIVE
+        assert len(naive.read_plain(region_file(tmp_path, "D20").read_bytes()).layers) == 9
+
+
+def test_building_anew_takes_the_deltas_away(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+    builder = RegionBuilder(D20, "anew")
+    builder.add_layer(0, b"anew")
+    assert builder.build_to_file(region_file(tmp_path, "D20")).generation == 3
+    assert names_in(tmp_path) == ["region.mmap"]
+
+
+def test_another_users_file_is_written_whole(tmp_path):
+    # A delta of ours beside it would be ignored by all others.
+    with build(tmp_path) as manager, patch.object(RegionFiles, "is_owned", return_value=False):
+        learn(manager, 8)
+        assert names_in(tmp_path) == ["region.mmap"]
+
+
+# -- which deltas count ----------------------------------------------------------------------------
+
+
+def three_deltas(base: Path) -> None:
+    with build(base) as manager:
+        for number in (8, 9, 10):
+            learn(manager, number)
+
+
+def resigned(path: Path, **fields: int) -> None:
+    raw = path.read_bytes()
+    for field, value in fields.items():
+        raw = naive.set_field(raw, field, value)
+    path.write_bytes(naive.resign(raw))
+
+
+def test_a_gap_ends_the_chain(tmp_path, caplog):
+    three_deltas(tmp_path)
+    delta(tmp_path, 3).unlink()
+    with load(tmp_path) as manager:
+        check(manager, range(9))
+    assert ignored(caplog) == {"region.d4.mmap": "what it follows is not there"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"follows_created_at": 7}, "what it follows is not there"),
+        ({"follows_size": 4_096}, "what it follows is not there"),
+        ({"follows_generation": 2**62, "generation": 2**63 - 1}, "its generation is"),
+        ({"follows_generation": 2}, "follows_generation"),  # itself
+        ({"follows_generation": 5}, "follows_generation"),  # one that comes after it
+        ({"generation": 9}, "its generation is 9"),
+        ({"dimension_id": 21}, "it is of D21"),
+        ({"flags": 4}, "flags"),
+        ({"replaces": 2}, "replaces"),
+        ({"total_size": 10**6}, "total_size"),
+        ({"follows_generation": 0, "follows_created_at": 0, "follows_size": 0}, "no other file"),
+    ],
+)
+def test_a_delta_that_cannot_be_one(tmp_path, caplog, fields, why):
+    three_deltas(tmp_path)
+    resigned(delta(tmp_path, 2), **fields)
+    with load(tmp_path) as manager:
+        check(manager, range(8))
+        assert why in ignored(caplog)["region.d2.mmap"]
+        learn(manager, 12)
+        check(manager, [*range(8), 12])
+    with load(tmp_path) as manager:
+        check(manager, [*range(8), 12])
+
+
+@pytest.mark.parametrize("at", [0, 84, 101, 130, 260, 330])
+def test_a_damaged_delta_is_ignored_and_stays_with_what_may_follow_it(tmp_path, caplog, at):
+    three_deltas(tmp_path)
+    raw = bytearray(delta(tmp_path, 3).read_bytes())
+    raw[at] ^= 0xFF
+    delta(tmp_path, 3).write_bytes(raw)
+    with load(tmp_path) as manager:
+        check(manager, range(9))
+        assert ignored(caplog).keys() == {"region.d3.mmap", "region.d4.mmap"}
+        learn(manager, 12)
+        assert {"region.d3.mmap", "region.d4.mmap", "region.d5.mmap"} < set(names_in(tmp_path))
+
+
+def test_a_stale_delta_is_removed_by_the_next_writer_not_by_readers(tmp_path, caplog):
+    three_deltas(tmp_path)
+    kept = {path: path.read_bytes() for path in (tmp_path / "D20").iterdir()}
+    builder = RegionBuilder(D20, "another")
+    builder.add_layer(0, bytes(100_000))
+    builder.build_to_file(region_file(tmp_path, "D20"))
+    for path, raw in kept.items():
+        if path.name != "region.mmap":
+            path.write_bytes(raw)
+    with load(tmp_path) as manager:
+        assert manager.list_layers(D20) == [LayerId(D20, 0)]
+        assert len(names_in(tmp_path)) == 4
+        assert ignored(caplog).keys() == {f"region.d{each}.mmap" for each in (2, 3, 4)}
+        manager.create_proto_dimension(D20, b"new")
+        manager.crystallize_dimension(D20)
+        assert names_in(tmp_path) == ["region.d6.mmap", "region.mmap"]
+
+
+def test_a_fork_of_the_chain_is_kept(tmp_path, caplog):
+    three_deltas(tmp_path)
+    hidden = delta(tmp_path, 3).rename(tmp_path / "hidden")
+    with load(tmp_path) as manager:
+        learn(manager, 12)  # follows the second, as the hidden one does
+    hidden.rename(delta(tmp_path, 3))
+    with load(tmp_path) as manager:
+        check(manager, [*range(9), 12])
+        learn(manager, 13)
+    assert ignored(caplog)["region.d3.mmap"] == "others lead further"
+    assert delta(tmp_path, 3).exists()
+
+
+def test_what_was_replaced_is_passed_over_in_silence(tmp_path, caplog):
+    # Whoever gathered deltas was killed before he removed them.
+    with patch.object(s, "MAX_DELTAS", 2), build(tmp_path) as manager:
+        learn(manager, 8)
+        learn(manager, 9)
+        kept = [(path, path.read_bytes()) for path in (delta(tmp_path, 2), delta(tmp_path, 3))]
+        learn(manager, 10)
+        assert names_in(tmp_path) == ["region.d4.mmap", "region.mmap"]
+    for path, raw in kept:
+        path.write_bytes(raw)
+    with load(tmp_path) as manager:
+        check(manager, range(11))
+        assert ignored(caplog) == {}
+        learn(manager, 11)
+        assert names_in(tmp_path) == ["region.d4.mmap", "region.d5.mmap", "region.mmap"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_no_delta(tmp_path, caplog, make):
+    with build(tmp_path):
+        pass
+    make(delta(tmp_path, 2))
+    with load(tmp_path) as manager:
+        check(manager, range(8))
+        assert ignored(caplog) == {"region.d2.mmap": "it is no regular file"}
+        learn(manager, 8)
+        assert delta(tmp_path, 3).is_file()
+
+
+def test_an_immutable_dimension_is_its_file_alone(tmp_path, caplog):
+    for name, layers in (("region.mmap", 2), ("region.d2.mmap", 1)):
+        builder = RegionBuilder("D09", "Ethical")
+        for number in range(layers):
+            builder.add_layer(number, content_of(number))
+        builder.build_to_file(tmp_path / "D09" / name, replace_immutable=True)
+    base = (tmp_path / "D09" / "region.mmap").read_bytes()
+    resigned(
+        tmp_path / "D09" / "region.d2.mmap",
+        generation=2,
+        follows_generation=1,
+        follows_created_at=naive.get_field(base, "created_at"),
+        follows_size=len(base),
+    )
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension("D09")
+        assert len(manager) == 2
+    assert ignored(caplog) == {"region.d2.mmap": "D09 never changes"}
+
+
+def test_a_delta_is_not_written_as_a_region_file(tmp_path):
+    three_deltas(tmp_path)
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension(D20, delta(tmp_path, 3))
+        assert manager.list_layers() == [LayerId(D20, 9)]
+        made = manager.create_proto_dimension(D20, b"new", layer=40)
+        with pytest.raises(InvalidAccess, match="is a delta"):
+            manager.crystallize_proto_dimension(made)
+    builder = RegionBuilder(D20, "anew")
+    with pytest.raises(InvalidAccess, match="is a delta"):
+        builder.build_to_file(delta(tmp_path, 3))
+
+
+def test_a_chain_that_is_too_long_ends_in_time(tmp_path, caplog):
+    three_deltas(tmp_path)
+    with patch.object(s, "MAX_DELTAS", 2), load(tmp_path) as manager:
+        check(manager, range(10))
+    assert ignored(caplog).keys() == {"region.d4.mmap"}
+
+
+# -- readers ---------------------------------------------------------------------------------------
+
+
+def test_the_files_mapping_is_the_same_before_and_after(tmp_path):
+    with build(tmp_path) as manager:
+        views = [manager.access_layer(LayerId(D20, number)) for number in range(N_FIRST)]
+        mapping = region_of(manager, D20).members[0].data
+        used = manager.get_stats().total_allocated_bytes
+        learn(manager, 8)
+        assert region_of(manager, D20).members[0].data is mapping
+        stats = manager.get_stats()
+        assert stats.total_allocated_bytes == used + osmem.page_size()
+        assert stats.waiting_bytes == 0
+        assert [bytes(view) for view in views] == [content_of(n) for n in range(N_FIRST)]
+
+
+def test_a_view_of_what_was_replaced_waits(tmp_path):
+    with patch.object(s, "MAX_DELTAS", 1), build(tmp_path) as manager:
+        learn(manager, 8)
+        view = manager.access_layer("L20-08")
+        learn(manager, 9)
+        assert manager.get_stats().waiting_bytes == osmem.page_size()
+        assert view == content_of(8)
+        del view
+        assert manager.get_stats().waiting_bytes == 0
+
+
+def test_another_process_adopts_a_delta(tmp_path):
+    with build(tmp_path) as manager, load(tmp_path) as other:
+        view = other.access_layer("L20-00")
+        mapping = region_of(other, D20).members[0].data
+        learn(manager, 8)
+        assert other.refresh(D20)
+        assert not other.refresh(D20)
+        check(other, range(9))
+        assert region_of(other, D20).members[0].data is mapping
+        assert other.get_stats().waiting_bytes == 0
+        made = other.create_proto_dimension(D20, content_of(9), name="layer 9")
+        assert made.layer == 9
+        other.crystallize_dimension(D20)
+        learn(manager, 10)
+        check(manager, range(11))
+        assert view == content_of(0)
+
+
+def test_a_touched_file_is_the_same_file(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        mapping = region_of(manager, D20).members[0].data
+        region_file(tmp_path, "D20").touch()
+        learn(manager, 9)
+        assert region_of(manager, D20).members[0].data is mapping
+
+
+@pytest.mark.parametrize("load_mode", ["map", "copy"])
+def test_eviction_takes_all_files_of_a_chain(tmp_path, load_mode):
+    with build(tmp_path, load_mode=load_mode) as manager:
+        learn(manager, 8)
+        learn(manager, 9)
+        used = manager.get_stats().total_allocated_bytes
+        manager.access_layer("L20-09")
+        assert not region_of(manager, D20).is_viewed
+        evict(manager, 20)
+        assert manager.get_stats().total_allocated_bytes == 0
+        ref = manager.ref("L20-08")
+        check(manager, range(10))
+        assert manager.get_stats().total_allocated_bytes == used
+        assert ref.get() == content_of(8)
+        view = manager.access_layer("L20-09")
+        assert region_of(manager, D20).is_viewed
+        evict(manager, 20)
+        assert manager.get_stats().waiting_bytes == osmem.page_size()
+        check(manager, range(10))
+        assert manager.get_stats().total_allocated_bytes == used
+        assert manager.get_stats().waiting_bytes == 0
+        assert view == content_of(9)
+
+
+def test_learned_layers_over_a_chain(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        learn(manager, 10)
+        manager.create_proto_dimension(D20, content_of(9), layer=9, name="layer 9")
+        manager.overlay_layer("L20-10", b"over", separator=b"|")
+        assert manager.access_layer("L20-10") == content_of(10) + b"|over"
+        manager.drop_overlay("L20-10")
+        check(manager, range(11))
+        manager.discard_proto_dimension("L20-09")
+        check(manager, [*range(9), 10])
+
+
+def test_scans_read_every_file(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8, content=b"a needle here")
+        learn(manager, 9, content=b"and a needle")
+        manager.create_proto_dimension(D20, b"needle", layer=12)
+        found = [(str(hit.layer_id), hit.offset) for hit in manager.find(b"needle")]
+        assert found == [("L20-08", 2), ("L20-09", 6), ("L20-12", 0)]
+
+
+def test_arrays_keep_their_form(tmp_path):
+    array = np.arange(12, dtype=">i4").reshape(3, 4)
+    with build(tmp_path) as manager:
+        made = manager.create_proto_dimension(D20, array)
+        manager.crystallize_dimension(D20)
+        assert manager.array(made).tolist() == array.tolist()
+        assert manager.get_layer_info(made).dtype == array.dtype
+        manager.fold(D20)
+        assert manager.array(made).tolist() == array.tolist()
+
+
+def test_compiled_code_sees_every_layer(tmp_path):
+    from jessymem import kernels
+
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        store = manager.store()
+        for number in (0, 8):
+            assert bytes(kernels.layer_bytes(store, int(LayerId(D20, number)))) == content_of(
+                number
+            )
+
+
+def test_a_reference_names_the_one_file_that_has_the_layer(tmp_path):
+    with build(tmp_path) as manager:
+        first = manager.ref("L20-00")
+        learn(manager, 8)
+        second = manager.ref("L20-08")
+        assert manager.ref("L20-00") == first
+        learn(manager, 9)
+        for ref, number in ((first, 0), (second, 8)):
+            assert pickle.loads(pickle.dumps(ref)).get() == content_of(number)
+        manager.fold(D20)
+    with pytest.raises(RegionNotFound):
+        pickle.loads(pickle.dumps(second)).get()
+
+
+def test_a_pickled_manager_has_what_was_loaded_then(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        pickled, store = pickle.dumps(manager), pickle.dumps(manager.store())
+        learn(manager, 9)
+        with pickle.loads(pickled) as then:
+            check(then, range(9))
+            assert then.refresh(D20)
+            check(then, range(10))
+        assert len(pickle.loads(store).layer_ids()) == 9
+        manager.fold(D20)
+    with pytest.raises(RegionNotFound):
+        pickle.loads(pickled)
+
+
+def test_a_copy_of_the_folder_is_the_dimension(tmp_path):
+    three_deltas(tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    with load(tmp_path / "copy") as manager:
+        check(manager, range(11))
+
+
+def test_a_chain_that_could_never_be_loaded_is_not_written(tmp_path):
+    builder = RegionBuilder(D20, "twenty")
+    builder.add_layer(0, bytes(2**20 - 4_096))
+    builder.build_to_file(region_file(tmp_path, "D20"))
+    with MmapManager(MemoryConfig(1, tmp_path, pool_configs=[(1, 4_096)])) as manager:
+        made = manager.create_proto_dimension(D20, bytes(100), layer=9)
+        with pytest.raises(LimitExceeded, match="could never be loaded"):
+            manager.crystallize_proto_dimension(made)
+        assert names_in(tmp_path) == ["region.mmap"]
+        assert manager.access_layer(made) == bytes(100)
+
+
+def test_tables_that_are_made_are_counted(tmp_path):
+    path = region_file(tmp_path, "D20")
+    path.parent.mkdir(parents=True)
+    write_packed(path, 20, dict.fromkeys(range(65_536), b""))
+    with load(tmp_path) as manager:
+        n_file, n_table = osmem.round_to_pages(path.stat().st_size), 65_536 * s.LAYER_BYTES
+        assert manager.get_stats().total_allocated_bytes == n_file + n_table
+        manager.unload_dimension(D20)
+        assert manager.get_stats().total_allocated_bytes == 0
+    with load(tmp_path) as manager:
+        for number in range(21, 41):
+            other = region_file(tmp_path, f"D{number}")
+            other.parent.mkdir()
+            other.write_bytes(naive.set_field(path.read_bytes(), "dimension_id", number))
+            manager.load_dimension(number)
+        stats = manager.get_stats()
+        assert stats.total_allocated_bytes == (20 + 1 - stats.evictions) * (n_file + n_table)
+        assert stats.total_allocated_bytes <= stats.total_limit_bytes
+
+
+def test_the_books_are_even_after_everything(tmp_path):
+    with build(tmp_path) as manager:
+        for number in range(N_FIRST, N_FIRST + 20):
+            learn(manager, number)
+        manager.fold(D20)
+        evict(manager, 20)
+        check(manager, range(N_FIRST + 20))
+        learn(manager, 60)
+        charged = sum(osmem.round_to_pages(path.stat().st_size) for path in files(tmp_path))
+        assert manager.get_stats().total_allocated_bytes == charged
+        assert snapshot_of(manager).region_at(20)["n_charged"] == charged
+        assert budget_of(manager).waiting_bytes == 0
+        manager.unload_dimension(D20)
+        assert manager.get_stats().total_allocated_bytes == 0
+
+
+def files(base: Path) -> list[Path]:
+    return list((base / "D20").iterdir())
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def test_the_command_line_knows_deltas(tmp_path):
+    three_deltas(tmp_path)
+    assert run("cat", "L20-09", "--data", tmp_path).stdout_bytes == content_of(9)
+    shown = run("inspect", "D20", "--data", tmp_path).stdout
+    assert "region.d2.mmap" in shown and "L20-10" in shown
+    assert "4 of 4 region files intact" in run("verify", "--data", tmp_path).stdout
+    assert "11" in run("discover", "--data", tmp_path).stdout
+    raw = bytearray(delta(tmp_path, 4).read_bytes())
+    raw[-1] ^= 1
+    delta(tmp_path, 4).write_bytes(raw)
+    assert "region.d4.mmap" in run("verify", "--data", tmp_path, exit_code=1).stderr
+    raw[-1] ^= 1
+    delta(tmp_path, 4).write_bytes(raw)
+    assert "1 of 1 dimension folded" in run("fold", "--data", tmp_path).stdout
+    assert "0 of 1 dimension folded" in run("fold", "D20", "--data", tmp_path).stdout
+    assert names_in(tmp_path) == ["region.mmap"]
+    run("fold", "D33", "--data", tmp_path, exit_code=1)
+
+
+def test_verify_names_what_does_not_count(tmp_path):
+    three_deltas(tmp_path)
+    delta(tmp_path, 3).unlink()
+    result = run("verify", "D20", "--data", tmp_path, exit_code=1)
+    assert "what it follows is not there" in result.stderr
+
+
+def test_a_layer_that_is_not_there(tmp_path):
+    three_deltas(tmp_path)
+    with load(tmp_path) as manager:
+        with pytest.raises(LayerNotFound):
+            manager.access_layer("L20-40")
+        with pytest.raises(LayerNotFound):
+            manager.access_many(["L20-09", "L20-40"])
