@@ -159,16 +159,20 @@ def fault_of_substitute(path: Path, substitute: Path) -> str | None:
     It has to be a regular file, and its owner the owner of `path`, where that is there, or this
     user. Raises OSError where it cannot be looked at.
     """
-    found = call("stat", substitute, lambda: os.lstat(substitute))
+    found = look_beside(path, substitute)
+    return found if isinstance(found, str) else None
+
+
+def look_beside(path: Path, beside: Path) -> FileIdentity | str:
+    """Tell which file lies beside `path`, or why it may not count, as `fault_of_substitute`."""
+    found = call("stat", beside, lambda: os.lstat(beside))
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
-    if os.name == "nt" or found.st_uid == os.geteuid():
-        return None
-    try:
-        owner = os.stat(path).st_uid
-    except FileNotFoundError:
-        return None
-    return None if found.st_uid == owner else "its owner is not the region file's"
+    if os.name != "nt" and found.st_uid != os.geteuid():
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_uid != found.st_uid:
+                return "its owner is not the region file's"
+    return _identity(found)
 
 
 def behind_links(path: Path) -> Path:

@@ -138,7 +138,8 @@ class Engine:
                     return action(*arguments)
             except Unready as error:
                 self._dbg = getattr(self, "_dbg", 0) + 1
-                if self._dbg > 50: raise RuntimeError(repr(error.prepare)) from error
+                if self._dbg > 50:
+                    raise RuntimeError(repr(error.prepare)) from error
                 prepare = error.prepare
                 empty_frames(error)
             prepare()

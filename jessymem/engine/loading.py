@@ -26,7 +26,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.locks import before_import
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.deltas import Chain, ChainChanged, peek_flags
+from jessymem.regions.deltas import Chain, ChainChanged, Peeked, peek_flags
 from jessymem.regions.files import N_LOOKS, RegionFiles, held_at
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
@@ -53,6 +53,7 @@ class Loader:
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
+        self._peeked: Peeked = {}
         self._recorded: set[str] = set()  # what was told of files that are ignored
         self._numbers: dict[
             DimensionId, tuple[tuple[osmem.FileIdentity, ...], NDArray[np.uint16]]
@@ -79,7 +80,8 @@ class Loader:
         return self._files_at(dimension, self.home_of(dimension))
 
     def _files_at(self, dimension: DimensionId, home: Path) -> RegionFiles:
-        return RegionFiles(dimension, home, self._config.load_mode, self._record_once)
+        mode = self._config.load_mode
+        return RegionFiles(dimension, home, mode, self._record_once, self._peeked)
 
     def _record_once(self, write: Record) -> None:
         """Write a record of what lies on disk, once for as long as it is the same."""

@@ -81,7 +81,7 @@ def crystallize(
             for layer in chosen:
                 layer.note_written(files.written_generation)
             engine.write(_publish, engine, dimension, written, running.layers)
-            files.remove_deltas()
+            files.remove_deltas([region.path for region in written.before if region.path])
     except BaseException:
         for layer, state in before.items():
             layer.state = state
@@ -159,7 +159,7 @@ def _write(
         current = loaded
     name = name_of_new(dimension) if current is None else current.name
     new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
-    generation = files.next_generation(above)
+    generation = files.next_generation(above, None if current is None else current.generation)
     created_at = time.time_ns()
     lay_out = partial(
         write_layout,

@@ -252,6 +252,7 @@ class RegionBuilder:
                     dimension=self._dimension,
                 )
             files.check_base()
+            files.find(tidy=False)
             generation = files.next_generation()
             _, pieces = write_layout(
                 self._dimension,

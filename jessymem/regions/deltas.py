@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Delta(NamedTuple):
     edition: Edition
     follows: Edition
     replaces: int  # the lowest generation of those in whose place it is; 0: of none
+    identity: osmem.FileIdentity
+
+
+#: What was read of the first bytes of files, by path, for as long as they are the same files.
+Peeked: TypeAlias = dict[Path, tuple[osmem.FileIdentity, Any]]
 
 
 class Chain(NamedTuple):
@@ -50,7 +55,7 @@ class Chain(NamedTuple):
 
     def identify(self) -> tuple[osmem.FileIdentity, ...]:
         """Tell which files they are; raises OSError."""
-        return tuple(map(osmem.identify, self.paths))
+        return (osmem.identify(self.base), *(delta.identity for delta in self.deltas))
 
     def up_to(self, edition: Edition) -> Chain:
         """Return the chain that ends with an edition; all of it where none of its files is that."""
@@ -107,8 +112,10 @@ def choose(base: Edition | None, replaces: int, deltas: Iterable[Delta]) -> Choi
     return Choice(tuple(best), tuple(replaced), tuple(forked), tuple(stale))
 
 
-def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
-    """Read a delta's first bytes.
+def peek_delta(
+    dimension: DimensionId, path: Path, generation: int, identity: osmem.FileIdentity
+) -> Delta:
+    """Read the first bytes of a delta, which is this file.
 
     Raises
     ------
@@ -135,14 +142,14 @@ def peek_delta(dimension: DimensionId, path: Path, generation: int) -> Delta:
     if extension.generation != generation:
         raise NoDelta(f"its generation is {extension.generation}")
     edition = layout.read_edition(extension, header.total_size)
-    return Delta(path, edition, follows, extension.replaces)
+    return Delta(path, edition, follows, extension.replaces, identity)
 
 
 def peek_edition(path: Path) -> tuple[Edition | None, int]:
     """Read which edition of a region file lies at a path, and from which delta on it replaces some.
 
-    None: it is plain. A damaged header is believed here: where a delta names this very edition, both must be right.
-    Raises OSError where it cannot be read.
+    None: it is plain. A damaged header is believed here: where a delta names this very edition, both
+    must be right. Raises OSError where it cannot be read.
     """
     record, n_bytes = _peek(path)
     if record is None:

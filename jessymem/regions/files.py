@@ -11,11 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import xxhash
 
@@ -40,6 +40,7 @@ from jessymem.regions.deltas import (
     Chain,
     ChainChanged,
     NoDelta,
+    Peeked,
     choose,
     is_delta,
     peek_delta,
@@ -48,8 +49,13 @@ from jessymem.regions.deltas import (
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 
+T = TypeVar("T")
+
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
+
+# So many files' first bytes are remembered together.
+_N_PEEKED: Final = 4_096
 
 _DELTA_NAME: Final = re.compile(r"\.d[1-9][0-9]*\.")
 
@@ -95,12 +101,20 @@ class Alternate(NamedTuple):
     path: Path
 
 
+class Beside(NamedTuple):
+    """What has the name of a delta, and may be one."""
+
+    generation: int  # as the name says
+    path: Path
+    identity: osmem.FileIdentity | None  # None: it is gone by now
+
+
 class Listing(NamedTuple):
     """What lies beside a region file."""
 
     leftovers: list[Path]  # temporary files; under the lock nobody is writing them any more
     alternates: list[Alternate]  # the highest generation first
-    deltas: list[Alternate]  # of these too
+    deltas: list[Beside]  # of these too
     locks: list[Path]  # the lock file, of who is writing now or was killed at it
     ignored: list[tuple[Path, str]]  # what is called like a generation and may not count, and why
     ignored_deltas: list[tuple[Path, str]]
@@ -129,6 +143,8 @@ class RegionFiles:
         How the files are opened.
     record : callable
         Is given each record, to call it when it may be written; by default at once.
+    peeked : dict, optional
+        What is known of the first bytes of files, which is added to.
     """
 
     def __init__(
@@ -137,16 +153,19 @@ class RegionFiles:
         target: Path,
         load_mode: str = "map",
         record: Callable[[Callable[[], None]], object] = lambda write: write(),
+        peeked: Peeked | None = None,
     ) -> None:
         self.dimension = dimension
         self.target = target
         self.load_mode = load_mode
         self._record = record
+        self._peeked: Peeked = {} if peeked is None else peeked
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.written_generation: int | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
-        self._deltas: list[Alternate] = []
+        self._listing: Listing | None = None
+        self._found: Found | None = None
         self._taken: set[int] = set()
         self._made: list[Path] = []
         self._is_writing = False
@@ -197,7 +216,7 @@ class RegionFiles:
         RegionIOError
             If the directory cannot be listed, or a file not read for want of resources.
         """
-        listing = self._list()
+        listing = self._listing or self._list()
         if tidy and (listing.leftovers or listing.alternates or listing.locks):
             with suppress(OSError), osmem.locked(self._lock, timeout=0):
                 self._tidy()
@@ -214,6 +233,7 @@ class RegionFiles:
             self._note_ignored("generation_ignored", path, fault)
         for path, fault in found.ignored:
             self._note_ignored("delta_ignored", path, fault)
+        self._found = found
         return found
 
     def _note_ignored(self, event: str, path: Path, fault: str) -> None:
@@ -234,18 +254,22 @@ class RegionFiles:
             return Found(Chain(base), (), (), (), is_clear=not listing.ignored)
         edition, replaces = None, 0
         try:
-            edition, replaces = peek_edition(base)
+            identity = osmem.identify(base)
+            edition, replaces = self._peek(base, identity, partial(peek_edition, base))
         except (FileNotFoundError, NotADirectoryError):
             pass  # opening it will say so
         except OSError as error:
             raise RegionIOError.from_os_error(error, "read", base, self.dimension) from error
         whole = []
         is_clear = not listing.ignored and not ignored and edition is not None
-        for generation, path in listing.deltas:
+        for generation, path, delta_identity in listing.deltas:
+            if delta_identity is None:
+                raise ChainChanged
+            peek = partial(peek_delta, self.dimension, path, generation, delta_identity)
             try:
                 fault = self._broken.get(path)
                 if fault is None:
-                    whole.append(peek_delta(self.dimension, path, generation))
+                    whole.append(self._peek(path, delta_identity, peek))
                     continue
                 is_clear = False
             except FileNotFoundError:
@@ -270,6 +294,16 @@ class RegionFiles:
             tuple(ignored.items()),
             is_clear,
         )
+
+    def _peek(self, path: Path, identity: osmem.FileIdentity, read: Callable[[], T]) -> T:
+        """Return what is read of a file's first bytes, once for each file."""
+        known = self._peeked.get(path)
+        if known is None or known[0] != identity:
+            if len(self._peeked) >= _N_PEEKED:
+                self._peeked.clear()
+            known = self._peeked[path] = identity, read()
+        found: T = known[1]
+        return found
 
     def open_newest(self, held: Sequence[MmapRegion] = ()) -> MmapRegion | RegionChain:
         """Open the files that count now, whatever the budget says; those that are `held`, are.
@@ -364,7 +398,7 @@ class RegionFiles:
             if delta.generation == edition.generation:
                 yield delta.path
 
-    def next_generation(self, above: int = 0) -> int:
+    def next_generation(self, above: int = 0, present: int | None = None) -> int:
         """Return the generation of the next write; 1 where nothing readable precedes it.
 
         Within `writing` only.
@@ -373,6 +407,8 @@ class RegionFiles:
         ----------
         above : int
             A generation that is known of a file that may be gone: the next one is higher.
+        present : int or None
+            That of the file that is there, where it is known already.
 
         Raises
         ------
@@ -382,7 +418,7 @@ class RegionFiles:
             If the present one is the highest that there is.
         """
         path = self._newest(self._alternates)
-        present = max(self._generation_of(path), above)
+        present = max(self._generation_of(path) if present is None else present, above)
         # Above every name that is taken, also by a file that is broken; or if there is no number
         # above, one that nobody has.
         taken = self._taken
@@ -429,7 +465,7 @@ class RegionFiles:
                     directory.rmdir()
             raise
         finally:
-            self._is_writing = False
+            self._is_writing, self._listing, self._found = False, None, None
 
     def put(self, pieces: list[Any], generation: int) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
@@ -469,17 +505,20 @@ class RegionFiles:
                     dimension=self.dimension,
                 )
 
-    def remove_deltas(self) -> None:
-        """Remove the deltas that no longer count, after a write; those that may be wanted stay.
+    def remove_deltas(self, kept: Collection[Path] = ()) -> None:
+        """Remove the deltas that no longer count after a write, all that were found but the `kept`.
 
-        Within `writing` only. What is broken, or may not be read, may be what they follow.
+        Within `writing` only. Where something is broken, or may not be read, what does not lead
+        back to the region file may follow that, and stays.
         """
-        if not self._deltas or not self._is_name_durable:
+        found = self._found
+        if found is None or not self._is_name_durable:
             return
-        with suppress(OSError, JessyMemoryError, ChainChanged):
-            found = self._choose(self._list())
-            for path in (*found.replaced, *(found.stale if found.is_clear else ())):
-                osmem.remove_file(path)
+        counted = [delta.path for delta in found.chain.deltas]
+        for path in (*counted, *found.replaced, *(found.stale if found.is_clear else ())):
+            if path not in kept:
+                with suppress(OSError):  # the write is done, whatever they say
+                    osmem.remove_file(path)
 
     def is_owned(self) -> bool:
         """Tell whether the region file is this user's: so will be what is written beside it."""
@@ -541,7 +580,7 @@ class RegionFiles:
                 osmem.remove_file(temporary)
             raise
         self._made = []  # in use from here on
-        self._is_name_durable = False
+        self._is_name_durable, self._listing = False, None
         with self._as_region_error("sync the directory of"):
             self._is_name_durable = osmem.sync_directory(self._file.parent)
         return path
@@ -611,11 +650,17 @@ class RegionFiles:
 
     def _tidy(self) -> None:
         """Remove leftovers, fold back what can be; under the lock."""
-        leftovers, self._alternates, self._deltas, *_, self._taken = self._list()
+        self._listing = listing = self._list()
+        leftovers, self._alternates, self._taken = (
+            listing.leftovers,
+            listing.alternates,
+            listing.taken,
+        )
         for path in leftovers:
             with suppress(OSError):
                 osmem.remove_file(path)
         if self._alternates:
+            self._listing = None
             newest = self._newest(self._alternates)
             generation = self._generation_of(newest)
             with suppress(OSError):  # mapped by somebody
@@ -649,16 +694,18 @@ class RegionFiles:
         except OSError as error:
             return str(error)
 
-    def _fault_of_delta(self, beside: Path) -> str | None:
-        """Say why a delta may not count; None: it may, or is gone by now.
+    def _add_delta(self, listing: Listing, generation: int, beside: Path) -> None:
+        """Put what has the name of a delta into a listing.
 
-        Without one that may, the chain would be another one: an error is no reason to ignore it.
+        Without one that counts the chain would be another one: an error is no reason to ignore it.
         """
-        with self._as_region_error("look at what lies beside"):
-            try:
-                return osmem.fault_of_substitute(self.target, beside)
-            except FileNotFoundError:
-                return None
+        identity = None
+        with self._as_region_error("look at what lies beside"), suppress(FileNotFoundError):
+            identity = osmem.look_beside(self.target, beside)
+        if isinstance(identity, str):
+            listing.ignored_deltas.append((beside, identity))
+        else:
+            listing.deltas.append(Beside(generation, beside, identity))
 
     def _beside(self, generation: int) -> Path:
         return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")
@@ -727,15 +774,15 @@ class RegionFiles:
             if match:
                 is_delta = match[1] == "d"
                 beside = self._file.with_name(name)
-                fault = self._fault_of_delta(beside) if is_delta else self._fault_of(beside)
-                if fault is None or is_delta:
-                    found.taken.add(int(match[2]))
-                if fault is None:
-                    counting = found.deltas if is_delta else found.alternates
-                    counting.append(Alternate(int(match[2]), beside))
+                generation = int(match[2])
+                if is_delta:
+                    found.taken.add(generation)
+                    self._add_delta(found, generation, beside)
+                elif (fault := self._fault_of(beside)) is None:
+                    found.taken.add(generation)
+                    found.alternates.append(Alternate(generation, beside))
                 else:
-                    ignored = found.ignored_deltas if is_delta else found.ignored
-                    ignored.append((beside, fault))
+                    found.ignored.append((beside, fault))
             elif self._leftover_name.fullmatch(name):
                 found.leftovers.append(self._file.with_name(name))
             elif name == self._lock.name:
