@@ -125,8 +125,10 @@ class Loader:
         """Return the dimensions that have a region file, ascending; see `MmapManager.discover`."""
         try:
             names = osmem.list_directory(self.base)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.base.exists():
+                return []
+            raise RegionIOError.from_os_error(error, "list", self.base) from error
         except OSError as error:
             raise RegionIOError.from_os_error(error, "list", self.base) from error
         found = []

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from weakref import ref
 
 import xxhash
 
@@ -37,7 +38,6 @@ from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.files import RegionFiles
-from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 
 
@@ -57,17 +57,16 @@ def crystallize(
         raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
     # Known to others by a reference that ends with this call, whatever ends it.
     running = Crystallizing(dimension)
-    before: dict[LearnedLayer, LayerState] = {}
+    chosen: list[LearnedLayer] = []
     files: RegionFiles | None = None
     try:
         with engine.writing():
             files = engine.loader.files_of(dimension)
             chosen = _choose(engine, dimension, wanted)
-            before = {layer: layer.state for layer in chosen}
             running.layers = set(map(id, chosen))
             engine.note_crystallizing(running)
             for layer in chosen:
-                layer.state = LayerState.CRYSTALLIZING
+                layer.writer = ref(running)
         if not chosen:
             return []
         with files.writing():
@@ -76,8 +75,7 @@ def crystallize(
                 layer.note_written(files.written_generation)
             engine.write(_publish, engine, dimension, path, running.layers)
     except BaseException:
-        for layer, state in before.items():
-            layer.state = state
+        for layer in chosen:
             if files is not None:
                 layer.note_written(files.written_generation)
         raise

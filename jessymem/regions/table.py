@@ -160,7 +160,7 @@ class LoadedDimension(ABC):
 def _rest(layers: Iterable[Any]) -> None:
     for layer in layers:
         if layer.is_crystallizing:
-            layer.state = layer.resting_state
+            layer.writer = None
 
 
 #: What one read from Python needs: views of the whole region, per row of where its content begins
