@@ -119,9 +119,12 @@ def views(running, layer_id):
 
 
 def scans(running, layer_id):
-    while True:
-        manager.count(b"needle", workers=1)  # no thread starts at the end
-        running[0] += 1
+    try:
+        while True:
+            manager.count(b"needle", workers=2)
+            running[0] += 1
+    except RuntimeError:  # Python starts no thread at its end
+        pass
 
 
 read(manager.store(), 20 << 16, np.zeros(1, np.int64), 1)
@@ -140,7 +143,6 @@ while not all(counts):
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
 @pytest.mark.parametrize("way", ["stores", "views", "scans"])
 def test_daemon_threads_may_read_layers_when_the_interpreter_ends(way, tmp_path):
-    for number in range(N_RUNS):
-        command = [sys.executable, "-c", READERS, way, str(tmp_path / str(number))]
-        ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
-        assert (ended.returncode, ended.stderr) == (0, b"")
+    command = [sys.executable, "-c", READERS, way, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
