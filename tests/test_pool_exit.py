@@ -1,4 +1,4 @@
-"""The end of the interpreter beside daemon threads that are at work in blocks, or reading layers."""
+"""The end of the interpreter beside daemon threads that are in blocks, or read layers."""
 
 from __future__ import annotations
 
