@@ -19,7 +19,7 @@ from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
-from jessymem.errors import DimensionNotFound, RegionIOError, empty_frames
+from jessymem.errors import AllocationFailed, DimensionNotFound, RegionIOError, empty_frames
 from jessymem.ids import DimensionId
 from jessymem.locks import before_import
 from jessymem.regions.files import RegionFiles
@@ -172,7 +172,10 @@ class Loader:
         from jessymem import simulation
 
         region_id = next(self._region_ids)
-        region = simulation.simulated_region(dimension)
+        try:
+            region = simulation.simulated_region(dimension)
+        except AllocationFailed as error:
+            raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         osmem.keep_with(region.data, self._budget.reserve(region_id, dimension, region.size))
         return region, region_id
 
