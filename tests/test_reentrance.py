@@ -22,7 +22,14 @@ from support.internals import allocator_of, has_allocator, pinned_of, wants_a_lo
 from support.system_calls import intercepted
 
 import jessymem
-from jessymem import InvalidAccess, JessyMemoryError, MmapManager, MmapRegion, RegionBuilder
+from jessymem import (
+    InvalidAccess,
+    JessyMemoryError,
+    MemoryConfig,
+    MmapManager,
+    MmapRegion,
+    RegionBuilder,
+)
 
 PACKAGE = str(Path(jessymem.__file__).parent)
 PATIENCE_SECONDS = 60
@@ -35,7 +42,9 @@ class World:
     def __init__(self, template: Path, folder: Path) -> None:
         shutil.copytree(template, folder)
         self.folder = folder
-        self.manager = manager = MmapManager(64, base_path=folder)
+        pools = [(1, 4096), (1, 65536)]  # few blocks, which are looked through often
+        config = MemoryConfig(total_memory_mb=8, pool_configs=pools, base_path=folder)
+        self.manager = manager = MmapManager(config)
         manager.load_dimension("D20")
         manager.load_dimension("D22")
         (folder / "D22" / "newer.mmap").replace(folder / "D22" / "region.mmap")
