@@ -8,10 +8,10 @@ is made under a lock waits until its thread has released it.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from jessymem.locks import is_any_mine
@@ -26,24 +26,18 @@ WARNING: Final = 30
 ERROR: Final = 40
 
 
-class _Waiting(threading.local):
-    """Records of one thread that wait for the end of a lock."""
-
-    def __init__(self) -> None:
-        self.records: deque[Callable[[], None]] = deque()
-
-
 class _Logger:
     """What this package uses of the logger called "jessymem"."""
 
     _made: logging.Logger | None = None
 
     def __init__(self) -> None:
-        self._waiting = _Waiting()
+        # By thread. Not a `threading.local`: a call that interrupts its making finds it bare.
+        self._waiting: dict[int, deque[Callable[[], None]]] = {}
 
     def write_waiting(self) -> None:
         """Write what had to wait, now that a lock was released; not while there is another."""
-        waiting = self._waiting.records
+        waiting = self._waiting.get(get_ident())
         while waiting and not is_any_mine():
             waiting.popleft()()
 
@@ -76,7 +70,7 @@ class _Logger:
             return
         if is_any_mine():
             late = partial(made.log, severity, message, *values, extra=extra, stacklevel=2)
-            self._waiting.records.append(late)
+            self._waiting.setdefault(get_ident(), deque()).append(late)
         else:
             made.log(severity, message, *values, extra=extra, stacklevel=3)  # whose record it is
 

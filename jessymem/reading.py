@@ -177,7 +177,7 @@ class LayerReader:
         if edition is None:
             raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
         home = self._engine.loader.home_of(wanted.dimension)
-        ref = LayerRef(home, edition, wanted)
+        ref = LayerRef(home, edition, wanted, self._engine.config.load_mode)
         base = loaded.base
         if base is not None:
             ref._share(base.member_with(wanted.layer))

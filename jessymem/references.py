@@ -19,8 +19,8 @@ from jessymem.errors import clears_frames
 from jessymem.ids import LayerId, LayerLike, as_layer_id
 from jessymem.regions.layout import Edition
 
-#: By path and edition, what a manager that made references, or a reference, has open here.
-_open_regions: Final[weakref.WeakValueDictionary[tuple[str, Edition], jessymem.MmapRegion]] = (
+#: By path, edition and load mode, what a manager that made references, or a reference, has open.
+_open_regions: Final[weakref.WeakValueDictionary[tuple[str, Edition, str], jessymem.MmapRegion]] = (
     weakref.WeakValueDictionary()
 )
 
@@ -40,6 +40,9 @@ class LayerRef:
         Which file of that name it is: generation, creation time in ns since 1970-01-01 UTC (of
         plain V1: when it was modified), length in bytes.
     layer_id : LayerId, int or str
+    load_mode : {"map", "copy"}
+        Whether the file is mapped, or read into private memory: as the manager does it that made
+        the reference.
 
     Raises
     ------
@@ -54,17 +57,23 @@ class LayerRef:
     anew, and no manager's budget counts it.
     """
 
-    __slots__ = ("__weakref__", "_edition", "_layer_id", "_path", "_region")
+    __slots__ = ("__weakref__", "_edition", "_layer_id", "_load_mode", "_path", "_region")
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         edition: tuple[int, int, int],
         layer_id: LayerLike,
+        load_mode: str = "map",
     ) -> None:
         self._path = os.fspath(osmem.as_path(path).absolute())
         self._edition = Edition(*edition)
         self._layer_id = as_layer_id(layer_id)
+        if load_mode != "map":
+            from jessymem.regions.region import check_load_mode
+
+            check_load_mode(load_mode)
+        self._load_mode = load_mode
         self._region: jessymem.MmapRegion | None = None
 
     @property
@@ -193,7 +202,8 @@ class LayerRef:
 
     def __reduce__(self) -> tuple[type[LayerRef], tuple[Any, ...]]:
         """Pickle as what is named."""
-        return type(self), (self._path, tuple(self._edition), int(self._layer_id))
+        named = self._path, tuple(self._edition), int(self._layer_id)
+        return type(self), named if self._load_mode == "map" else (*named, self._load_mode)
 
     def __repr__(self) -> str:
         """Show what is named."""
@@ -204,6 +214,10 @@ class LayerRef:
     @property
     def _key(self) -> tuple[str, Edition, LayerId]:
         return self._path, self._edition, self._layer_id
+
+    @property
+    def _source(self) -> tuple[str, Edition, str]:
+        return self._path, self._edition, self._load_mode
 
     @clears_frames
     def _as_array(self) -> np.typing.NDArray[Any]:
@@ -217,7 +231,7 @@ class LayerRef:
 
     def _attach(self) -> jessymem.MmapRegion:
         if self._region is None:
-            region = _open_regions.get((self._path, self._edition))
+            region = _open_regions.get(self._source)
             if region is None:
                 region = self._share(self._open())
             self._region = region
@@ -225,14 +239,14 @@ class LayerRef:
 
     def _share(self, region: jessymem.MmapRegion) -> jessymem.MmapRegion:
         """Let references to this edition use a region of it; return the one that they do use."""
-        return _open_regions.setdefault((self._path, self._edition), region)
+        return _open_regions.setdefault(self._source, region)
 
     def _open(self) -> jessymem.MmapRegion:
         from jessymem.pickling import edition_gone
         from jessymem.regions.files import RegionFiles
 
         dimension = self._layer_id.dimension
-        region = RegionFiles(dimension, self.path).open_edition(self._edition)
+        region = RegionFiles(dimension, self.path, self._load_mode).open_edition(self._edition)
         if region.edition != self._edition:
             raise edition_gone(dimension, self.path, self._edition, region.edition)
         return region

@@ -6,6 +6,7 @@ after the other, so nothing depends on time.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
@@ -18,9 +19,10 @@ from typing import Any
 
 import pytest
 from support.internals import allocator_of, has_allocator, wants_a_lock
+from support.system_calls import intercepted
 
 import jessymem
-from jessymem import JessyMemoryError, MmapManager, MmapOffset, RegionBuilder
+from jessymem import JessyMemoryError, LayerState, MmapManager, MmapOffset, RegionBuilder
 
 PACKAGE = str(Path(jessymem.__file__).parent)
 PATIENCE_SECONDS = 5
@@ -237,3 +239,25 @@ def test_an_interrupt_leaves_nothing_behind(verb, case):
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_interrupt_at_any_line_leaves_nothing_behind(verb, case):
     strike_everywhere(case, verb, 1)
+
+
+def test_an_interrupt_of_what_follows_an_error_leaves_no_layer_on_its_way_to_disk(case):
+    """Whatever the lines that put things back come to, a layer is its own again afterwards."""
+    manager = case.manager
+
+    def refuse(operation: str, path: str, *details: Any) -> None:
+        if operation == "sync":
+            raise OSError(errno.EIO, "an error of the medium")
+
+    def crystallize() -> None:
+        with pytest.raises(JessyMemoryError), intercepted(refuse):
+            manager.crystallize_dimension("D25")
+
+    crystallize()
+    n_th = 1
+    while strike_at(n_th, crystallize, manager):
+        states = {manager.get_layer_info(each).state for each in manager.list_layers("D25")}
+        assert states == {LayerState.ACTIVE}, f"struck at {where}"
+        manager.update_proto_dimension("L25-00", b"learned 0")
+        n_th += STRIDE
+    assert manager.crystallize_dimension("D25")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -62,6 +63,18 @@ def test_a_base_path_that_does_not_exist_holds_nothing(tmp_path):
         assert manager.discover() == []
         assert manager.load_all().loaded == ()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_path_that_is_a_file_is_an_error(tmp_path):
+    base = tmp_path / "file"
+    base.write_bytes(b"")
+    with MmapManager(8, base_path=base) as manager:
+        for verb in (manager.discover, manager.load_all):
+            with pytest.raises(RegionIOError) as caught:
+                verb()
+            assert (caught.value.errno, caught.value.path) == (errno.ENOTDIR, str(base))
+    with MmapManager(8, base_path=base / "below") as manager:
+        assert manager.discover() == []
 
 
 def test_a_base_path_that_cannot_be_listed_is_an_error(store, intercept):

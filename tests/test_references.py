@@ -16,6 +16,7 @@ from support.arrays import KINDS, check_same
 from support.internals import edition_of, open_regions, region_of
 from support.naive import Draft, write_plain
 from support.system import HAS_PROC, mappings_of
+from support.system_calls import Calls, intercepted
 
 import jessymem
 from jessymem import (
@@ -576,3 +577,22 @@ def test_what_is_dropped_is_forgotten(manager):
     manager.close()
     gc.collect()
     assert not [key for key in open_regions() if key[0] == path]
+
+
+def test_a_reference_of_a_manager_that_copies_is_read_from_a_copy(arrays, manager):
+    mapped = manager.ref("L15-00")
+    assert mapped.get() is not None  # what is open now is not to be shared
+    with MmapManager(MemoryConfig(base_path=arrays, load_mode="copy")) as copying:
+        copying.load_dimension("D15")
+        ref = copying.ref("L15-00")
+        sent = pickle.dumps(ref)
+        assert ref == mapped
+        del ref
+    gc.collect()
+    calls = Calls()
+    with intercepted(calls):
+        assert bytes(pickle.loads(sent).get()) == bytes(mapped.get())
+    assert "read" in calls.operations
+    assert "map" not in calls.operations
+    with pytest.raises(ValueError, match="load_mode"):
+        LayerRef(mapped.path, (1, 0, 1), "L15-00", "other")

@@ -20,8 +20,13 @@ from jessymem import osmem
 from jessymem.budget import Budget, Charge
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
-from jessymem.engine.records import Record
-from jessymem.errors import DimensionNotFound, JessyMemoryError, RegionIOError, empty_frames
+from jessymem.errors import (
+    AllocationFailed,
+    DimensionNotFound,
+    JessyMemoryError,
+    RegionIOError,
+    empty_frames,
+)
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.locks import before_import
@@ -83,7 +88,7 @@ class Loader:
         mode = self._config.load_mode
         return RegionFiles(dimension, home, mode, self._record_once, self._peeked)
 
-    def _record_once(self, write: Record) -> None:
+    def _record_once(self, write: Callable[[], None]) -> None:
         """Write a record of what lies on disk, once for as long as it is the same."""
         what = str(getattr(write, "args", ()))
         if what not in self._recorded:
@@ -163,8 +168,10 @@ class Loader:
         """Return the dimensions that have a region file, ascending; see `MmapManager.discover`."""
         try:
             names = osmem.list_directory(self.base)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.base.exists():
+                return []
+            raise RegionIOError.from_os_error(error, "list", self.base) from error
         except OSError as error:
             raise RegionIOError.from_os_error(error, "list", self.base) from error
         found = []
@@ -315,7 +322,10 @@ class Loader:
         before_import("jessymem.simulation")
         from jessymem import simulation
 
-        region = simulation.simulated_region(dimension)
+        try:
+            region = simulation.simulated_region(dimension)
+        except AllocationFailed as error:
+            raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         charge = self._reserve(dimension, region.size, beside)
         osmem.keep_with(region.data, charge)
         region.charge_id = charge.id

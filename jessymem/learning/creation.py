@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def create(engine: Engine, items: Iterable[Mapping[str, Any] | Sequence[Any]]) -
     if not requests:
         return []
     drafts = [request.draft for request in requests]
-    blocks = store(engine.allocator(), drafts, requests[0].dimension)
+    blocks = store(engine.allocator, drafts, requests[0].dimension)
     ids = engine.write(publish, engine, requests, blocks)
     for layer_id, request in zip(ids, requests, strict=True):
         log_learning("proto_created", layer_id, len(request.draft.content))
@@ -91,12 +91,15 @@ def content_draft(layer_id: LayerId, content: ContentOrArray) -> LayerDraft:
 
 
 def store(
-    blocks: PoolAllocator, drafts: list[LayerDraft], who: DimensionId | LayerId
+    blocks: Callable[[], PoolAllocator], drafts: list[LayerDraft], who: DimensionId | LayerId
 ) -> list[StoredBlock | None]:
-    """Copy contents into blocks, one each where there is any content; all of them or none."""
+    """Copy contents into blocks, one each where there is any content; all of them or none.
+
+    `blocks` returns the allocator, for which there may be no memory either.
+    """
     filled = [[draft.content] for draft in drafts if len(draft.content)]
     with naming(who):
-        fresh = iter(stored.store(blocks, filled) if filled else ())
+        fresh = iter(stored.store(blocks(), filled) if filled else ())
     return [next(fresh) if len(draft.content) else None for draft in drafts]
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
+from weakref import ref
 
 import xxhash
 
@@ -41,7 +42,6 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
-from jessymem.regions.metadata import LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
 
@@ -62,17 +62,16 @@ def crystallize(
         raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
     # Known to others by a reference that ends with this call, whatever ends it.
     running = Crystallizing(dimension)
-    before: dict[LearnedLayer, LayerState] = {}
+    chosen: list[LearnedLayer] = []
     files: RegionFiles | None = None
     try:
         with engine.writing():
             files = engine.loader.files_of(dimension)
             chosen = _choose(engine, dimension, wanted)
-            before = {layer: layer.state for layer in chosen}
             running.layers = set(map(id, chosen))
             engine.note_crystallizing(running)
             for layer in chosen:
-                layer.state = LayerState.CRYSTALLIZING
+                layer.writer = ref(running)
         if not chosen:
             return []
         with files.writing():
@@ -83,8 +82,7 @@ def crystallize(
             engine.write(_publish, engine, dimension, written, running.layers)
             files.remove_deltas([region.path for region in written.before if region.path])
     except BaseException:
-        for layer, state in before.items():
-            layer.state = state
+        for layer in chosen:
             if files is not None:
                 layer.note_written(files.written_generation)
         raise

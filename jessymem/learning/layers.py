@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import xxhash
 
+from jessymem.engine.crystallizing import Crystallizing
 from jessymem.errors import AllocationFailed, LimitExceeded
 from jessymem.ids import DimensionId, LayerId
 from jessymem.pools.stored import StoredBlock
@@ -31,8 +33,8 @@ class LearnedLayer:
 
     Attributes
     ----------
-    state : LayerState
-        How far it has come; changed under the writer lock.
+    writer : weak reference to Crystallizing, or None
+        Who writes it to disk; that is over when there is none. Changed under the writer lock.
     attempt : (int, int) or None
         Generation and creation time of the file that was last written with it.
     written_generation : int or None
@@ -47,7 +49,7 @@ class LearnedLayer:
         "draft",
         "is_over_simulation",
         "n_base",
-        "state",
+        "writer",
         "written_generation",
     )
 
@@ -57,7 +59,7 @@ class LearnedLayer:
         self.draft = draft
         self.block = block
         self.n_base = n_base
-        self.state = self.resting_state
+        self.writer: ref[Crystallizing] | None = None
         self.attempt: tuple[int, int] | None = None
         self.written_generation: int | None = None
         self.is_over_simulation = False
@@ -87,24 +89,32 @@ class LearnedLayer:
         return self.n_base is not None
 
     @property
+    def state(self) -> LayerState:
+        """How far it has come: created, active once it has content, on its way to disk, there.
+
+        It follows from other things, so that no interrupt leaves it behind them.
+        """
+        if self.is_crystallizing:
+            return LayerState.CRYSTALLIZING
+        if self.written_generation is not None:
+            return LayerState.CRYSTALLIZED
+        return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
+
+    @property
     def is_crystallizing(self) -> bool:
         """Whether it is being written to disk."""
-        return self.state is LayerState.CRYSTALLIZING
+        writer = None if self.writer is None else self.writer()
+        return writer is not None and not writer.is_over
 
     @property
     def is_crystallized(self) -> bool:
         """Whether it is on disk already."""
         return self.state is LayerState.CRYSTALLIZED
 
-    @property
-    def resting_state(self) -> LayerState:
-        """Its state while nobody writes it to disk: created, and active once it has content."""
-        return LayerState.ACTIVE if len(self.draft.content) else LayerState.CREATED
-
     def note_written(self, generation: int | None) -> None:
         """Note that the region file has it from a generation on; None: it has not."""
         if generation is not None:
-            self.state, self.written_generation = LayerState.CRYSTALLIZED, generation
+            self.written_generation = generation
 
     def is_in(self, files: Any) -> bool:
         """Tell whether region files hold it, as they were written with it or later.

@@ -28,7 +28,7 @@ def update(engine: Engine, layer_id: LayerId, content: ContentOrArray) -> None:
     engine.check_open()
     proto_layer(engine, layer_id)
     draft = content_draft(layer_id, content)
-    (block,) = store(engine.allocator(), [draft], layer_id)
+    (block,) = store(engine.allocator, [draft], layer_id)
     with engine.writing():
         old = proto_layer(engine, layer_id)
         fresh = LearnedLayer.keeping(

@@ -60,9 +60,17 @@ class PoolTable:
         self.arena = Arena()
         self.argument: memory.Words = None
         mapped = None
-        if ordered:
-            ordered, mapped = self._map(ordered, limit_bytes)
-        self.state = self._new_state(ordered, limit_bytes)
+        try:
+            if ordered:
+                ordered, mapped = self._map(ordered, limit_bytes)
+            self.state = self._new_state(ordered, limit_bytes)
+        except AllocationFailed as error:
+            n_mb = sum(config.size_mb for config in configs)
+            raise AllocationFailed(
+                f"no addresses for pools of {n_mb} MiB, or for the account of their blocks: "
+                f"{error}; smaller pools, or a smaller limit, take fewer",
+                **error.details,
+            ) from error
         rows_end = s.POOLS_AT + s.N_POOL_IDS * s.POOL_WORDS
         self.rows = self.state[s.POOLS_AT : rows_end].view(s.POOL)
         self._next_word = s.SEGMENTS_AT

@@ -168,7 +168,7 @@ class LoadedDimension(ABC):
 def _rest(layers: Iterable[Any]) -> None:
     for layer in layers:
         if layer.is_crystallizing:
-            layer.state = layer.resting_state
+            layer.writer = None
 
 
 class Pieces(NamedTuple):

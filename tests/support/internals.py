@@ -53,6 +53,11 @@ def kept_errors_of(manager: MmapManager) -> Any:
     return manager._engine._kept
 
 
+def pinned_of(manager: MmapManager) -> set[DimensionId]:
+    """Return the dimensions that are kept in memory."""
+    return manager._engine.pinned
+
+
 def has_allocator(manager: MmapManager) -> bool:
     """Tell whether blocks were ever asked for."""
     return manager._engine.present_allocator is not None

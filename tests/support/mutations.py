@@ -228,6 +228,26 @@ MUTATIONS = [
         "if region.edition is self",
         "references",
     ),
+    # -- what is imported, and when
+    Mutation(
+        "jessymem/locks.py",
+        "    if is_any_mine():\n        raise",
+        "    if 0:\n        raise",
+        "lock_rules",
+    ),
+    Mutation(
+        "jessymem/logger.py",
+        "        if is_any_mine():\n            late",
+        "        if 0:\n            late",
+        "lock_rules",
+    ),
+    Mutation("jessymem/errors.py", "= _as_failed_import(error)", "= None", "descriptors"),
+    Mutation(
+        "jessymem/engine/engine.py",
+        '        before_import("jessymem.pools.stored")\n',
+        "        pass\n",
+        "descriptors",
+    ),
 ]
 
 
