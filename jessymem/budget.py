@@ -194,10 +194,10 @@ class Budget:
                     waiting=0,
                 )
 
-    def retire(self, region_id: int) -> None:
-        """Note that a region is only waiting for its last view; nothing to do if that is gone."""
+    def retire(self, *region_ids: int) -> None:
+        """Note that regions are only waiting for their last views; some may be gone already."""
         with self.changing():
-            self._waiting.add(region_id)
+            self._waiting.update(region_ids)
 
     def reclaim(self, region_id: int) -> bool:
         """Note that a region that was waiting is loaded again; False if its charge is gone."""
@@ -225,7 +225,9 @@ class Budget:
         self.reconcile()
         if self._words is not None:
             return int(self._words[s.USED])
-        return sum(entry.n_bytes for entry in self._live())
+        if self._is_added_up and not self._ended:
+            return sum(self._used.values())
+        return sum(entry.n_bytes for entry in self._live())  # somebody is in the middle of it
 
     @property
     def waiting_bytes(self) -> int:

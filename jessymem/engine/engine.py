@@ -351,20 +351,17 @@ class Engine:
         For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
         allocation whatever can be had is welcome.
         """
-        sizes = {
-            int(region.dimension_id): osmem.round_to_pages(region.size)
-            for region in self.snapshot.resident
-            if region.dimension_id != wanted and self._may_go(region)
-        }
-        self._is_hopeless = not sizes
-        if wanted is not None and sum(sizes.values()) < n_bytes:
+        if wanted is not None and not self._could_free(n_bytes, wanted):
             return False
         target = self._used() - n_bytes
         deadline = monotonic() + _PATIENCE_SECONDS
-        n_in_vain = 0
-        while sizes and n_in_vain < _N_IN_VAIN and self._used() > target:
-            dimension = self.policy.choose(sizes.keys())
-            del sizes[dimension]
+        n_in_vain = n_evicted = 0
+        while n_in_vain < _N_IN_VAIN and self._used() > target:
+            dimension = self.policy.choose(lambda each: self._freed_by(each, wanted) > 0)
+            if dimension is None:
+                self._is_hopeless = not n_evicted
+                break
+            n_evicted += 1
             region_id = self.evict(DimensionId(dimension))
             # A reader of an older state holds all of it, and needs no lock to drop it again.
             # Who holds something for longer is not waited for, nor are more regions evicted.
@@ -391,6 +388,24 @@ class Engine:
         """Return what the budget counts, with all that was released until now."""
         with self.budget.changing():
             return self.budget.total
+
+    def _could_free(self, n_bytes: int, wanted: DimensionId) -> bool:
+        """Tell whether evicting all that may go would free so many bytes."""
+        n_freed = 0
+        for dimension in self.policy:
+            n_freed += self._freed_by(dimension, wanted)
+            if n_freed >= n_bytes:
+                return True
+        self._is_hopeless = not n_freed
+        return False
+
+    def _freed_by(self, dimension: int, wanted: DimensionId | None) -> int:
+        """Return the bytes that evicting a dimension would free; 0: it may not go."""
+        loaded = self.snapshot.slot_of(dimension)
+        region = None if loaded is None else loaded.loaded.resident
+        if region is None or dimension == wanted or not self._may_go(region):
+            return 0
+        return osmem.round_to_pages(region.size)
 
     def _may_go(self, region: LayerTable) -> bool:
         dimension = region.dimension_id
@@ -523,8 +538,7 @@ class Engine:
             region_ids = self.snapshot.region_ids()
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
             self.snapshot = self._empty
-            for region_id in region_ids:
-                self.budget.retire(region_id)
+            self.budget.retire(*region_ids)
         if not was_closed:
             for record in records.of_close(self.loader.base, lost):
                 record()
