@@ -19,6 +19,7 @@ from jessymem import osmem
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine import records
+from jessymem.engine.ahead import ReadAhead
 from jessymem.engine.engine import Engine
 from jessymem.errors import JessyMemoryError, clears_frames
 from jessymem.ids import (
@@ -149,6 +150,9 @@ class MmapManager(LayerReader):
     @clears_frames
     def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
+
+        Readers see them all at one instant, at the end; or some before, where others have to be
+        evicted for those that follow.
 
         Returns
         -------
@@ -584,21 +588,24 @@ class MmapManager(LayerReader):
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
-        with engine.writing():
+        with ReadAhead(dimensions, engine.loader.path_of) as following, engine.writing():
             simulate = engine.loader.wants_simulation()
-            for dimension in dimensions:
-                try:
-                    if not simulate or dimension not in CORE_DIMENSIONS:
-                        engine.load(dimension)
-                        loaded.append(dimension)
-                    elif dimension in engine.snapshot:
-                        skipped.append((dimension, "is loaded"))
-                    else:
-                        engine.simulate(dimension)
-                        simulated.append(dimension)
-                        skipped.append((dimension, "simulated"))
-                except JessyMemoryError as error:
-                    skipped.append((dimension, str(error)))
+            try:
+                for dimension in following:
+                    try:
+                        if not simulate or dimension not in CORE_DIMENSIONS:
+                            engine.load(dimension, is_gathered=True)
+                            loaded.append(dimension)
+                        elif dimension in engine.snapshot:
+                            skipped.append((dimension, "is loaded"))
+                        else:
+                            engine.simulate(dimension)
+                            simulated.append(dimension)
+                            skipped.append((dimension, "simulated"))
+                    except JessyMemoryError as error:
+                        skipped.append((dimension, str(error)))
+            finally:
+                engine.publish()
             if simulated:
                 engine.record(records.of_simulation(simulated, engine.loader.base))
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)

@@ -97,6 +97,7 @@ class Engine:
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
         self._records: list[records.Record] = []  # of the write that is going on
+        self._gathered: list[tuple[LoadedDimension, int]] = []  # for the next publication
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -160,11 +161,13 @@ class Engine:
     # -- publishing: under the writer lock ---------------------------------------------------------
 
     def publish(self, *loaded: tuple[LoadedDimension, int]) -> None:
-        """Publish tables of dimensions, each with its region id, at once."""
+        """Publish tables of dimensions, each with its region id, and what was gathered, at once."""
         self._is_hopeless = False
         gates = self.sampler.gates
+        gathered, self._gathered = self._gathered, []
         self.snapshot = self.snapshot.with_published(
-            Publication(each, region_id, self._mark_for(each), gates) for each, region_id in loaded
+            Publication(each, region_id, self._mark_for(each), gates)
+            for each, region_id in (*gathered, *loaded)
         )
 
     def withdraw(self, dimension: DimensionId) -> None:
@@ -175,12 +178,19 @@ class Engine:
         self.policy.forget(int(dimension))
         self.pinned.discard(dimension)
 
-    def publish_base(self, region: MmapRegion, region_id: int) -> None:
-        """Publish a file's layers, with those over them that are being learned."""
+    def publish_base(
+        self, region: MmapRegion, region_id: int, *, is_gathered: bool = False
+    ) -> None:
+        """Publish a file's layers, with those over them that are being learned.
+
+        Gathered, a dimension that is new is published with the next publication.
+        """
         dimension = region.dimension_id
         old = self.snapshot.find(dimension)
         old_id = None if old is None else self.snapshot.region_id_of(dimension)
-        if old is None:
+        if old is None and is_gathered:
+            self._gathered.append((region, region_id))
+        elif old is None:
             self.publish((region, region_id))
         else:
             self.publish_over(old, region, region_id)
@@ -202,8 +212,14 @@ class Engine:
 
     # -- loading: under the writer lock ------------------------------------------------------------
 
-    def load(self, dimension: DimensionId, given: Path | None = None) -> int:
-        """Map a dimension's file and publish it; see `MmapManager.load_dimension`."""
+    def load(
+        self, dimension: DimensionId, given: Path | None = None, *, is_gathered: bool = False
+    ) -> int:
+        """Map a dimension's file and publish it; see `MmapManager.load_dimension`.
+
+        Gathered, it is published with the next publication: once for many, unless room has to be
+        made, since what is not published cannot go.
+        """
         start = perf_counter()
         old = self.snapshot.find(dimension)
         if old is not None and not old.is_replaceable:
@@ -213,7 +229,7 @@ class Engine:
         del old
         home = given or self.loader.path_of(dimension)
         region, region_id = self.map(dimension, home)
-        self.publish_base(region, region_id)
+        self.publish_base(region, region_id, is_gathered=is_gathered)
         self.loader.note_home(dimension, given)
         self.record(records.of_region("dimension_loaded", region, seconds=perf_counter() - start))
         return region_id
@@ -351,6 +367,8 @@ class Engine:
         For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
         allocation whatever can be had is welcome.
         """
+        if self._gathered:
+            self.publish()
         if wanted is not None and not self._could_free(n_bytes, wanted):
             return False
         target = self._used() - n_bytes
@@ -537,7 +555,7 @@ class Engine:
                 allocator.close()
             region_ids = self.snapshot.region_ids()
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
-            self.snapshot = self._empty
+            self.snapshot, self._gathered = self._empty, []
             self.budget.retire(*region_ids)
         if not was_closed:
             for record in records.of_close(self.loader.base, lost):
@@ -551,6 +569,7 @@ class Engine:
         self._kept.clear()
         self._crystallizing = []
         self._records = []
+        self._gathered = []
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
