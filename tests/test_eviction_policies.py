@@ -11,7 +11,7 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.internals import replace_marks
+from support.internals import n_kept, replace_marks
 
 from jessymem.config import EVICTION_POLICIES
 from jessymem.engine.policies import make_policy
@@ -378,6 +378,39 @@ def test_a_long_run_chooses_as_the_oracle_does(name):
             pair.perform(verb, set(chooser.sample(dimensions, len(dimensions) // 2)))
         else:
             pair.perform(verb, dimension, 1)
+
+
+# -- how much is looked at -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVICTION_POLICIES)
+def test_of_many_only_those_are_asked_for_that_are_colder(name):
+    policy, gate = with_admitted(name, range(1_000))
+    asked = []
+
+    def may_go(dimension):
+        asked.append(dimension)
+        return dimension not in (0, 1)
+
+    for number in range(2, 102):
+        chosen = policy.choose(may_go)
+        assert chosen == number
+        policy.forget(chosen)
+    assert len(asked) <= 3 * 100
+    asked.clear()
+    read(policy, gate, *range(102, 202))
+    assert policy.choose(may_go) == 202
+    assert len(asked) <= 103
+
+
+@pytest.mark.parametrize("name", EVICTION_POLICIES)
+def test_loads_and_unloads_leave_nothing_behind(name):
+    policy, _ = with_admitted(name, [1, 2])
+    for _ in range(1_000):
+        policy.admit(3)
+        policy.forget(3)
+    assert n_kept(policy) < 100
+    assert evict(policy, [1, 2, 3], 2) == [1, 2]
 
 
 # -- threads ---------------------------------------------------------------------------------------
