@@ -206,9 +206,12 @@ class Engine:
         self.free(replaced)
 
     def _mark_for(self, loaded: LoadedDimension) -> Mark:
-        if loaded.resident is None:
-            return [None]
-        return self.policy.admit(int(loaded.dimension_id))
+        """Return where reads are noted: nowhere for what can never go, which no policy knows."""
+        table, dimension = loaded.resident, int(loaded.dimension_id)
+        if table is not None and _is_evictable(table):
+            return self.policy.admit(dimension)
+        self.policy.forget(dimension)
+        return [None]
 
     # -- loading: under the writer lock ------------------------------------------------------------
 
@@ -396,7 +399,6 @@ class Engine:
         region = self.snapshot.get(dimension).base
         region_id = self.snapshot.region_id_of(dimension)
         self.publish((EvictedRegion(region), region_id))
-        self.policy.forget(int(dimension))
         self.budget.retire(region_id)
         self.n_evictions += 1
         self.record(records.of_region("dimension_evicted", region))
@@ -428,9 +430,7 @@ class Engine:
     def _may_go(self, region: LayerTable) -> bool:
         dimension = region.dimension_id
         return (
-            region.state in _EVICTABLE
-            and region.base is region
-            and dimension not in IMMUTABLE
+            _is_evictable(region)
             and dimension not in self.pinned
             and not any(dimension in kept for kept in self._kept.copy().values())
             and not region.is_viewed
@@ -579,6 +579,12 @@ class Engine:
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.sampler.after_fork()
+
+
+def _is_evictable(region: LayerTable) -> bool:
+    """Tell whether a region could be mapped again as it is: what is learned could not."""
+    is_file = region.state in _EVICTABLE and region.base is region
+    return is_file and region.dimension_id not in IMMUTABLE
 
 
 class Writing:
