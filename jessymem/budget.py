@@ -233,7 +233,9 @@ class Budget:
         self.reconcile()
         if self._words is not None:
             return int(self._words[s.USED])
-        return sum(entry.n_bytes for entry in self._live())
+        if self._is_added_up and not self._ended:
+            return sum(self._used.values())
+        return sum(entry.n_bytes for entry in self._live())  # somebody is in the middle of it
 
     @property
     def waiting_bytes(self) -> int:

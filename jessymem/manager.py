@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from jessymem import osmem
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine import records
+from jessymem.engine.ahead import ReadAhead
 from jessymem.engine.engine import Engine
 from jessymem.errors import JessyMemoryError, clears_frames
 from jessymem.ids import (
@@ -150,6 +152,9 @@ class MmapManager(LayerReader):
     @clears_frames
     def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
+
+        Readers see them all at one instant, at the end; or some before, where others have to be
+        evicted for those that follow.
 
         Returns
         -------
@@ -618,33 +623,38 @@ class MmapManager(LayerReader):
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
-        left = deque(dimensions)
+        with ReadAhead(dimensions, engine.loader.path_of) as following:
+            left = deque(islice(following, 1))
 
-        def load_those_left() -> None:
-            others = (each for each in dimensions if each not in CORE_DIMENSIONS)
-            simulate = engine.loader.wants_simulation(others)
-            while left:
-                dimension = left[0]
+            def load_those_left() -> None:
+                others = (each for each in dimensions if each not in CORE_DIMENSIONS)
+                simulate = engine.loader.wants_simulation(others)
                 try:
-                    is_simulated = simulate and dimension in CORE_DIMENSIONS
-                    if not is_simulated or engine.loader.stands_over_simulation(dimension):
-                        engine.load(dimension)
-                        loaded.append(dimension)
-                    elif dimension in engine.snapshot:
-                        skipped.append((dimension, "is loaded"))
-                    else:
-                        engine.simulate(dimension)
-                        simulated.append(dimension)
-                        skipped.append((dimension, "simulated"))
-                except Unready:
-                    raise  # it comes back to this one
-                except JessyMemoryError as error:
-                    skipped.append((dimension, str(error)))
-                left.popleft()
-            if simulated:
-                engine.record(records.of_simulation(simulated, engine.loader.base))
+                    while left:
+                        dimension = left[0]
+                        try:
+                            is_simulated = simulate and dimension in CORE_DIMENSIONS
+                            if not is_simulated or engine.loader.stands_over_simulation(dimension):
+                                engine.load(dimension, is_gathered=True)
+                                loaded.append(dimension)
+                            elif dimension in engine.snapshot:
+                                skipped.append((dimension, "is loaded"))
+                            else:
+                                engine.simulate(dimension)
+                                simulated.append(dimension)
+                                skipped.append((dimension, "simulated"))
+                        except Unready:
+                            raise  # it comes back to this one
+                        except JessyMemoryError as error:
+                            skipped.append((dimension, str(error)))
+                        left.popleft()
+                        left.extend(islice(following, 1))
+                finally:
+                    engine.publish()
+                if simulated:
+                    engine.record(records.of_simulation(simulated, engine.loader.base))
 
-        engine.write(load_those_left)
+            engine.write(load_those_left)
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
 

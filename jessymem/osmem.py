@@ -46,6 +46,9 @@ ADVICE: Final = {
 #: read as zeros afterwards.
 CAN_RETURN_PAGES: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNEED")
 
+#: Whether the system can be asked to fetch a file's pages before they are read.
+CAN_READ_AHEAD: Final = hasattr(os, "posix_fadvise")
+
 # What network and foreign volumes say to F_FULLFSYNC.
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
 _WRITE_CHUNK_BYTES: Final = 2**20
@@ -313,6 +316,15 @@ def advise(data: NDArray[np.uint8], advice: str) -> bool:
     refuses is no error.
     """
     return bool(ADVICE[advice]) and _hint(data, ADVICE[advice])
+
+
+def read_ahead(path: Path, n_bytes: int) -> None:
+    """Ask the system for a file's first bytes; a hint from beside, and no step of what it is for.
+
+    Nothing comes of a file that cannot be opened: whoever reads it will say why.
+    """
+    with suppress(OSError), open_file(path, _READ_FLAGS) as file:
+        os.posix_fadvise(file.fileno(), 0, n_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def drop_pages(data: NDArray[np.uint8]) -> bool:

@@ -38,7 +38,7 @@ MODULES: Final = {
     READING: ("lookup", "gather", "store"),
     PARSING: ("parse",),
     SEARCHING: ("search",),
-    MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages"),
+    MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages", "tally"),
 }
 
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.

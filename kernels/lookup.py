@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 #: Rows on their way to the cache together: one by one, each of a million costs 2.5 times as much.
 _N_TOGETHER = 32
+#: What makes the slot of a negative id one that is too large.
+_NOT_NEGATIVE = 2**48 - 1
 _INDEX_BYTES = LAYER_INDEX.itemsize
 _CONTENT_OFFSET = LAYER.fields["content_offset"][1]  # type: ignore[index]
 _CONTENT_END = LAYER.fields["content_end"][1]  # type: ignore[index]
@@ -139,30 +141,29 @@ def locate_many(
     for start in range(0, layer_ids.shape[0], _N_TOGETHER):
         end = min(start + _N_TOGETHER, layer_ids.shape[0])
         for i in range(start, end):
-            slot: Int = layer_ids[i] >> LAYER_BITS
+            slot = (layer_ids[i] >> LAYER_BITS) & _NOT_NEGATIVE  # one comparison tells both ends
             row: Int = np.int64(NO_DIMENSION)
-            if slot >= 0 and slot < n_slots:
+            region: Int = first
+            if slot < n_slots:
                 region = find_region(first, slot)
                 row = find_row(region, layer_ids[i] & MAX_LAYER)
                 table = memory.load_i64(region + TABLE_ADDRESS)
                 atomics.prefetch_to_read(table + row * LAYER_BYTES, 0)
-            else:
-                slot = np.int64(ABSENT)
-            out[i]["slot"] = slot
+            out[i]["offset"] = region  # until it is known
             out[i]["row"] = row
         for i in range(start, end):
-            slot, row = np.int64(out[i]["slot"]), np.int64(out[i]["row"])
-            region = first
+            row, region = np.int64(out[i]["row"]), out[i]["offset"]
             offset: Int = np.int64(0)
             n_bytes: Int = row
             if row >= 0:
-                region = find_region(first, slot)
                 offset, n_bytes = find_extent(region, row)
             if n_bytes >= 0:
+                slot = layer_ids[i] >> LAYER_BITS
                 out[i]["offset"] = offset
                 out[i]["size"] = n_bytes
                 out[i]["region"] = memory.load_i32(region + REGION_ID)
                 out[i]["status"] = OK
+                out[i]["slot"] = slot
                 touched[slot] = 1
             else:
                 out[i]["offset"] = 0

@@ -315,6 +315,20 @@ ONE_VIEW: Final = 16
 VIEWS_MASK: Final = (2**20 - 1) * ONE_VIEW
 GENERATION_SHIFT: Final = 24
 
+# What the blocks of one pool add up to.
+TALLY: Final = np.dtype(
+    [
+        ("n_free", "i8"),  # blocks
+        ("n_dirty", "i8"),  # of the free ones, those whose pages were not returned
+        ("n_longest_free", "i8"),  # of the runs of free blocks
+        ("n_heads", "i8"),  # allocations that are live
+        ("n_live", "i8"),  # their blocks
+        ("n_waiting", "i8"),  # blocks that are retired and still viewed
+        ("n_requested", "i8"),  # bytes, of what is live
+        ("n_generations", "i8"),  # of all blocks, added up
+    ]
+)
+
 #   handle:  pool | granule | generation
 GRANULE_BYTES: Final = 64  # no block is smaller
 GRANULE_SHIFT: Final = 6

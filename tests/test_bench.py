@@ -22,7 +22,14 @@ from jessymem.terminal import commands, wording
 ROOT = Path(__file__).parent.parent
 
 #: Where every round is short and every store small; the figures mean nothing.
-SMALL = {"is_quick": True, "text_mb": 16, "n_contents": 200, "n_full": 1, "n_threads": 4}
+SMALL = {
+    "is_quick": True,
+    "text_mb": 16,
+    "n_contents": 200,
+    "n_full": 1,
+    "n_threads": 4,
+    "n_many": 100,
+}
 
 NEEDS_COMPILED = {"allocate.compiled", "allocate.threads", "scan.sum", "scan.sum.cores"}
 
@@ -38,7 +45,8 @@ def test_the_table_has_every_row_that_was_promised():
     expected = """
         read.one read.batch read.batch.lmdb read.million read.threads read.threads.lmdb read.cores
         allocate.compiled allocate.threads allocate.python allocate.many
-        start.manager start.load start.load.full start.core start.cold
+        start.manager start.load start.load.full start.core
+        start.nth start.all start.all.cold start.cold
         scan.rare scan.common scan.cores scan.sum scan.sum.cores
         write.1 write.10 write.100 hold.open hold.shared
     """.split()

@@ -20,7 +20,7 @@ from support.eviction import (
     path_of,
     write_dimension,
 )
-from support.internals import budget_of, evict, snapshot_of
+from support.internals import admitted, budget_of, evict, snapshot_of
 from support.regions import write_sparse
 from support.system import HAS_PROC, mappings_of
 
@@ -399,6 +399,26 @@ def test_what_is_learned_evicts_like_any_allocation(tmp_path):
         assert evicted(manager) == [20, 21, 23], "not what it is laid over"
         assert [manager.access_layer(each)[0] for each in layers] == [0, 1]
         assert manager.access_layer("L22-00")[: -MIB // 2 - 1] == content_of(22, 0)
+
+
+@pytest.mark.parametrize("policy", ["lru", "lfu", "sieve"])
+def test_only_what_may_go_some_day_is_looked_at(tmp_path, policy):
+    write_dimension(tmp_path, 9)
+    with load_into(tmp_path, [20, 21], 8, policy, pool_configs=POOLS) as manager:
+        assert admitted(manager) == [20, 21]
+        manager.create_proto_dimension(40, b"learned")
+        manager.load_dimension(9)  # immutable
+        assert admitted(manager) == [20, 21]
+        manager.overlay_layer("L20-01", b"over")
+        assert admitted(manager) == [21]
+        manager.access_layer("L20-00")
+        manager.drop_overlay("L20-01")
+        assert admitted(manager) == [21, 20]
+        evict(manager, 21)
+        assert admitted(manager) == [20]
+        manager.access_layer("L21-00")
+        manager.unload_dimension(20)
+        assert admitted(manager) == [21]
 
 
 # -- the memory ------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """From a file to layers that can be read: linear in the layers at memory speed, or not at all."""
 
+import itertools
 from pathlib import Path
 
-from jessymem import MmapManager
+from jessymem import LayerId, MmapManager
 
 from .common import (
     FIRST_TABLE,
@@ -15,6 +16,7 @@ from .common import (
     module,
     named,
     open_store,
+    skip_unless,
     text_dimensions,
 )
 
@@ -95,6 +97,125 @@ class Load_NthDimension(Texts):
     def time_load(self, base, n_loaded):
         self.manager.load_dimension(self.dimension)
         self.manager.unload_dimension(self.dimension)
+
+
+def open_crowded(base, n_dimensions, total_mb=2048):
+    """A manager that has loaded so many dimensions; for `kept`."""
+    starting, data = module("bench.starting"), module("bench.data")
+    skip_unless(starting, "many_open_files")
+    with starting.many_open_files(n_dimensions):
+        settings = {"eviction_policy": "lru", "pool_configs": ()} if total_mb < 2048 else {}
+        manager = data.open_manager(Path(base), total_mb, **settings)
+        for number in range(FIRST_CROWDED, FIRST_CROWDED + n_dimensions):
+            manager.load_dimension(number)
+        return manager
+
+
+# Few, as many as the documents speak of, and more than any cache of Python objects holds; each
+# takes a descriptor, of which 20,000 are common.
+N_CROWDED = geometry([10, 1_000, 10_000], [10])
+FIRST_CROWDED = 100
+
+
+class Crowd:
+    """D100 and on, of four small layers each: one more than the most that are loaded."""
+
+    def setup_cache(self):
+        base = Path("crowd").absolute()
+        data = module("bench.data")
+        skip_unless(data, "build_many")
+        data.build_many(base, FIRST_CROWDED, max(*N_CROWDED, *N_FITTING) + 1)
+        return str(base)
+
+    setup_cache.timeout = 600
+
+
+class Change_AmongNDimensions(Crowd):
+    """What changes one dimension publishes that one, whatever else is loaded: 10 to 10,000."""
+
+    params = N_CROWDED
+    param_names = ["dimensions loaded"]
+    version = "1"
+
+    def setup(self, base, n_loaded):
+        self.manager = kept(open_crowded, base, n_loaded)
+        self.dimension = FIRST_CROWDED + n_loaded
+        self.time_load(base, n_loaded)
+        self.time_learn(base, n_loaded)
+        self.time_stats(base, n_loaded)
+
+    @named("load and unload a dimension beside others")
+    def time_load(self, base, n_loaded):
+        self.manager.load_dimension(self.dimension)
+        self.manager.unload_dimension(self.dimension)
+
+    @named("learn a layer and discard it beside others")
+    def time_learn(self, base, n_loaded):
+        self.manager.discard_proto_dimension(self.manager.create_proto_dimension(60, b"learned"))
+
+    @named("get_stats beside others")
+    def time_stats(self, base, n_loaded):
+        self.manager.get_stats()
+
+
+# Of so many a page each, just as many as fit 1, 4 and 16 MiB.
+N_FITTING = geometry([256, 1_024, 4_096], [256])
+
+
+class Evict_AmongNDimensions(Crowd):
+    """One dimension too many, read in turns: each read brings one back and evicts the coldest."""
+
+    params = N_FITTING
+    param_names = ["dimensions that fit"]
+    version = "1"
+
+    def setup(self, base, n_fitting):
+        self.manager = kept(open_crowded, base, n_fitting + 1, n_fitting * 4096 // MIB)
+        self.turns = itertools.cycle(range(FIRST_CROWDED, FIRST_CROWDED + n_fitting + 1))
+        before = self.manager.get_stats().evictions
+        self.time_read(base, n_fitting)
+        self.time_read(base, n_fitting)
+        if self.manager.get_stats().evictions == before:
+            raise NotImplementedError("all of them fit: pages are larger here")
+
+    @named("a read that brings one dimension back and evicts another")
+    def time_read(self, base, n_fitting):
+        self.manager.access_layer(LayerId(next(self.turns), 0))
+
+
+class LoadAll_3000:
+    """All of 3,000 small dimensions in one call, and each by a call of its own."""
+
+    version = "1"
+    number = 1
+    warmup_time = 0
+
+    def setup_cache(self):
+        base = Path("all").absolute()
+        data = module("bench.data")
+        skip_unless(data, "build_many")
+        data.build_many(base, FIRST_CROWDED, geometry(3_000, 100))
+        return str(base)
+
+    def setup(self, base):
+        self.open = module("bench.data").open_manager
+        self.limit = module("bench.starting").many_open_files(geometry(3_000, 100))
+        self.limit.__enter__()
+        self.open(Path(base)).close()  # imports
+
+    def teardown(self, base):
+        self.limit.__exit__(None, None, None)
+
+    @named("load_all, and close")
+    def time_load_all(self, base):
+        with self.open(Path(base)) as manager:
+            manager.load_all()
+
+    @named("load_dimension for each that is discovered, and close")
+    def time_one_by_one(self, base):
+        with self.open(Path(base)) as manager:
+            for dimension in manager.discover():
+                manager.load_dimension(dimension)
 
 
 class Start_CoreDimensions:

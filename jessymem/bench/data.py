@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.library import library_folder, library_sources
 from jessymem.ids import DimensionId, LayerId
 from jessymem.ingest.building import region_path
-from jessymem.kernels.schema import HEADER_BYTES, MAX_LAYERS, RESERVED_OFFSET
+from jessymem.kernels.schema import (
+    CHECKED_HEADER_BYTES,
+    HEADER_BYTES,
+    MAX_LAYERS,
+    RESERVED_OFFSET,
+)
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 
@@ -74,6 +81,31 @@ def build_tables(base: Path, first: int, n_dimensions: int) -> list[DimensionId]
         with path.open("r+b") as file:
             file.write(int(dimension).to_bytes(4, "little"))
     return dimensions
+
+
+def build_many(base: Path, first: int, n_dimensions: int) -> list[DimensionId]:
+    """Write dimensions of four small layers each: the first as a user would, then copies of it.
+
+    A copy has its own number in its header, and the header's checksum is made anew.
+    """
+    dimensions = [DimensionId(first + i) for i in range(n_dimensions)]
+    raw = bytearray(build(base, first, numbered(4, 64), keywords=["many"]).read_bytes())
+    for dimension in dimensions[1:]:
+        raw[:4] = int(dimension).to_bytes(4, "little")
+        checksum = xxh3_64_intdigest(raw[:CHECKED_HEADER_BYTES])
+        raw[CHECKED_HEADER_BYTES:HEADER_BYTES] = checksum.to_bytes(8, "little")
+        path = region_path(base, dimension)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(raw)
+    return dimensions
+
+
+def drop_from_cache(paths: Iterable[Path]) -> None:
+    """Have the system forget what it has of files in memory, as after a start of the machine."""
+    os.sync()  # what is not written yet stays
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def all_layers(

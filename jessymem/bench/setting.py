@@ -30,7 +30,7 @@ class Setting:
         For files; empty at first.
     is_quick : bool
         Whether to be content with fewer rounds: on the same stores, but the ratios tremble more.
-    text_mb, n_contents, n_full, n_threads, mb : int
+    text_mb, n_contents, n_full, n_threads, n_many, mb : int
         What the table's lines say; other values are for tests, which need no figures.
     """
 
@@ -40,6 +40,7 @@ class Setting:
     n_contents: int = 10_000
     n_full: int = 16
     n_threads: int = 100
+    n_many: int = 3_000
     mb: int = MIB
 
     @property

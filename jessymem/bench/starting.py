@@ -6,18 +6,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import nan
 from pathlib import Path
 from typing import Any, Final
 
+from jessymem import osmem
 from jessymem.bench import data, peers
 from jessymem.bench.peers import NotInstalled
-from jessymem.bench.setting import Setting
+from jessymem.bench.setting import NotThere, Setting
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, race_once
+from jessymem.ingest.building import region_path
 from jessymem.kernels.schema import MAX_LAYERS, N_CORE_DIMENSIONS
 from jessymem.manager import MmapManager
 from jessymem.warming import warmup
+
+#: Descriptors that a process has beside those of what is loaded.
+_N_OTHER_FILES: Final = 256
 
 _COLD: Final = """
 from time import perf_counter
@@ -74,7 +80,76 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
             return loader.load_core_dimensions, unload
 
         yield "start.core", _took(race_once(core, n_rounds=n_rounds))
+    try:
+        with many_open_files(setting.n_many):
+            yield from _many(setting)
+    except NotThere as error:
+        for key in ("start.nth", "start.all", "start.all.cold"):
+            yield key, NotRun(str(error))
     yield "start.cold", _cold(setting, base)
+
+
+def _many(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
+    """Measure loads where thousands of dimensions are loaded, and of thousands at once."""
+    base = setting.home("many")
+    dimensions = data.build_many(base, 100, setting.n_many + 1)
+    extra = dimensions.pop()
+    paths = [region_path(base, dimension) for dimension in dimensions]
+    extra_path = region_path(base, extra).rename(setting.home("extra") / "extra.mmap")
+    with data.open_manager(base) as alone, data.open_manager(base) as crowded:
+        crowded.load_all()
+
+        def load(manager: MmapManager) -> Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]:
+            return lambda: (
+                lambda: manager.load_dimension(extra, extra_path),
+                lambda: manager.unload_dimension(extra),
+            )
+
+        beside = race_once(load(crowded), load(alone), n_rounds=setting.n_rounds(301))
+        yield "start.nth", _compared(beside)
+
+    def all_of(is_cold: bool, verb: Callable[[MmapManager], Any]) -> Callable[[], Any]:
+        def once() -> tuple[Callable[[], Any], Callable[[], Any]]:
+            manager = data.open_manager(base)
+            if is_cold:
+                data.drop_from_cache(paths)
+            return lambda: verb(manager), manager.close
+
+        return once
+
+    def one_by_one(manager: MmapManager) -> None:
+        for dimension in manager.discover():
+            manager.load_dimension(dimension)
+
+    n_rounds = setting.n_rounds(5)
+    for key, is_cold in ("start.all", False), ("start.all.cold", True):
+        if is_cold and not osmem.CAN_READ_AHEAD:
+            yield key, NotRun("the system has no hint that empties its cache")
+            continue
+        both = all_of(is_cold, MmapManager.load_all), all_of(is_cold, one_by_one)
+        yield key, _compared(race_once(*both, n_rounds=n_rounds))
+
+
+@contextmanager
+def many_open_files(n_files: int) -> Iterator[None]:
+    """Let the process have so many files open, and some beside; raise NotThere where it may not."""
+    try:
+        import resource
+    except ImportError as error:  # Windows
+        raise NotThere("the system has no limit of open files to be told of") from error
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = n_files + _N_OTHER_FILES
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < needed:
+        raise NotThere(f"the process has no {needed:,} descriptors, but {limits[1]:,}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], needed), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def _compared(both: Race) -> Outcome:
+    return Outcome(both.seconds(0), both.seconds(1), both.ratio(0, to=1))
 
 
 def _took(race: Race, theirs: float = nan) -> Outcome:
@@ -114,8 +189,7 @@ def _cold(setting: Setting, base: Path) -> Outcome:
         if i >= 0:
             ours.append(taken[0])
             theirs.append(taken[1])
-    both = Race(tuple(zip(ours, theirs, strict=True)))
-    return Outcome(both.seconds(0), both.seconds(1), both.ratio(0, to=1))
+    return _compared(Race(tuple(zip(ours, theirs, strict=True))))
 
 
 def _seconds_of(code: str, environment: dict[str, str]) -> float:

@@ -120,6 +120,7 @@ _READ: Final = "One read, 8 KiB layers in random order"
 _LOOKUP: Final = "Look-up of 10,000 ids in one call"
 _CROWD: Final = "100 threads reading, all together"
 _FIND: Final = "Find in 288 MB of text, no hit: "
+_ALL: Final = "`load_all` of 3,000 dimensions"
 _SPEED: Final = "bytes per second"
 
 LINES: Final = (
@@ -169,6 +170,9 @@ LINES: Final = (
     Line("start.load.full", "Load of 65,536 layers", "", _seconds(5e-3), of="ours"),
     Line("start.load.plain", "Load of 65,536 layers, plain V1, compiled", "", None, of="ours"),
     Line("start.core", "Load of the 14 core dimensions", "", _seconds(5e-3), of="ours"),
+    Line("start.nth", "Load beside 3,000 dimensions", "beside none", _at_most(1.2)),
+    Line("start.all", _ALL, "one by one", _at_most(0.7)),
+    Line("start.all.cold", _ALL + ", none in the cache", "one by one", _at_most(0.7)),
     Line("start.cold", "Cold process to its first read", "import numpy", _at_most(1.3)),
     Line("scan.rare", _FIND + "a rare byte in the needle", "bytes.find", _at_least(5), _SPEED),
     Line("scan.long", _FIND + "a long needle", "bytes.find", None, _SPEED),

@@ -103,6 +103,7 @@ class Engine:
         self.present_allocator: PoolAllocator | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
+        self._gathered: list[tuple[LoadedDimension, int]] = []  # for the next publication
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -137,9 +138,6 @@ class Engine:
                 with self.writing():
                     return action(*arguments)
             except Unready as error:
-                self._dbg = getattr(self, "_dbg", 0) + 1
-                if self._dbg > 50:
-                    raise RuntimeError(repr(error.prepare)) from error
                 prepare = error.prepare
                 empty_frames(error)
             prepare()
@@ -179,11 +177,13 @@ class Engine:
     # -- publishing: under the writer lock ---------------------------------------------------------
 
     def publish(self, *loaded: tuple[LoadedDimension, int]) -> None:
-        """Publish tables of dimensions, each with its region id, at once."""
+        """Publish tables of dimensions, each with its region id, and what was gathered, at once."""
         self._is_hopeless = False
         gates = self.sampler.gates
+        gathered, self._gathered = self._gathered, []
         self.snapshot = self.snapshot.with_published(
-            Publication(each, region_id, self._mark_for(each), gates) for each, region_id in loaded
+            Publication(each, region_id, self._mark_for(each), gates)
+            for each, region_id in (*gathered, *loaded)
         )
 
     def withdraw(self, dimension: DimensionId) -> None:
@@ -194,13 +194,19 @@ class Engine:
         self.policy.forget(int(dimension))
         self.pinned.discard(dimension)
 
-    def publish_base(self, region: MmapRegion | RegionChain, region_id: int) -> None:
+    def publish_base(
+        self, region: MmapRegion | RegionChain, region_id: int, *, is_gathered: bool = False
+    ) -> None:
         """Publish files' layers, with those over them that are being learned.
 
-        What those have replaced is freed, or waits for its last view.
+        What those have replaced is freed, or waits for its last view. Gathered, a dimension that is
+        new is published with the next publication.
         """
         dimension = region.dimension_id
         old = self.snapshot.find(dimension)
+        if old is None and is_gathered:
+            self._gathered.append((region, region_id))
+            return
         old_ids = self._charge_ids_of(dimension)
         replaced: list[Any] = []
         fresh: LayerTable = region
@@ -219,18 +225,28 @@ class Engine:
         return () if table is None else table.charge_ids
 
     def _mark_for(self, loaded: LoadedDimension) -> Mark:
-        if loaded.resident is None:
-            return [None]
-        return self.policy.admit(int(loaded.dimension_id))
+        """Return where reads are noted: nowhere for what can never go, which no policy knows."""
+        table, dimension = loaded.resident, int(loaded.dimension_id)
+        if table is not None and _is_evictable(table):
+            return self.policy.admit(dimension)
+        self.policy.forget(dimension)
+        return [None]
 
     # -- loading: under the writer lock ------------------------------------------------------------
 
     def load(
-        self, dimension: DimensionId, given: Path | None = None, edition: Edition | None = None
+        self,
+        dimension: DimensionId,
+        given: Path | None = None,
+        edition: Edition | None = None,
+        *,
+        is_gathered: bool = False,
     ) -> int:
         """Map a dimension's files and publish them; see `MmapManager.load_dimension`.
 
-        With an `edition` as they were then, where they have grown since.
+        With an `edition` as they were then, where they have grown since. Gathered, they are
+        published with the next publication: once for many, unless room has to be made, since what
+        is not published cannot go.
         """
         start = perf_counter()
         old = self.snapshot.find(dimension)
@@ -241,7 +257,7 @@ class Engine:
         del old
         home = given or self.loader.path_of(dimension)
         region, region_id = self.map(dimension, home, edition=edition)
-        self.publish_base(region, region_id)
+        self.publish_base(region, region_id, is_gathered=is_gathered)
         self.loader.note_home(dimension, given)
         self.record(records.of_region("dimension_loaded", region, seconds=perf_counter() - start))
         return region_id
@@ -399,20 +415,19 @@ class Engine:
         For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
         allocation whatever can be had is welcome.
         """
-        sizes = {
-            int(region.dimension_id): region.n_charged
-            for region in self.snapshot.resident
-            if region.dimension_id != wanted and self._may_go(region)
-        }
-        self._is_hopeless = not sizes
-        if wanted is not None and sum(sizes.values()) < n_bytes:
+        if self._gathered:
+            self.publish()
+        if wanted is not None and not self._could_free(n_bytes, wanted):
             return False
         target = self.used() - n_bytes
         deadline = monotonic() + _PATIENCE_SECONDS
-        n_in_vain = 0
-        while sizes and n_in_vain < _N_IN_VAIN and self.used() > target:
-            dimension = self.policy.choose(sizes.keys())
-            del sizes[dimension]
+        n_in_vain = n_evicted = 0
+        while n_in_vain < _N_IN_VAIN and self.used() > target:
+            dimension = self.policy.choose(lambda each: self._freed_by(each, wanted) > 0)
+            if dimension is None:
+                self._is_hopeless = not n_evicted
+                break
+            n_evicted += 1
             charge_ids = self.evict(DimensionId(dimension))
             # A reader of an older state holds all of it, and needs no lock to drop it again.
             # Who holds something for longer is not waited for, nor are more regions evicted.
@@ -435,7 +450,6 @@ class Engine:
     def publish_evicted(self, region: MmapRegion | RegionChain, region_id: int) -> None:
         """Publish the names of a region."""
         self.publish((EvictedRegion(region), region_id))
-        self.policy.forget(int(region.dimension_id))
         self.n_evictions += 1
         self.record(records.of_region("dimension_evicted", region))
 
@@ -444,12 +458,28 @@ class Engine:
         with self.budget.changing():
             return self.budget.total
 
+    def _could_free(self, n_bytes: int, wanted: DimensionId) -> bool:
+        """Tell whether evicting all that may go would free so many bytes."""
+        n_freed = 0
+        for dimension in self.policy:
+            n_freed += self._freed_by(dimension, wanted)
+            if n_freed >= n_bytes:
+                return True
+        self._is_hopeless = not n_freed
+        return False
+
+    def _freed_by(self, dimension: int, wanted: DimensionId | None) -> int:
+        """Return the bytes that evicting a dimension would free; 0: it may not go."""
+        loaded = self.snapshot.slot_of(dimension)
+        region = None if loaded is None else loaded.loaded.resident
+        if region is None or dimension == wanted or not self._may_go(region):
+            return 0
+        return region.n_charged
+
     def _may_go(self, region: LayerTable) -> bool:
         dimension = region.dimension_id
         return (
-            region.state in _EVICTABLE
-            and region.base is region
-            and dimension not in IMMUTABLE
+            _is_evictable(region)
             and dimension not in self.pinned
             and not any(dimension in kept for kept in self._kept.copy().values())
             and not region.is_viewed
@@ -583,7 +613,7 @@ class Engine:
                 allocator.close()
             charge_ids = self._live_charge_ids()
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
-            self.snapshot = self._empty
+            self.snapshot, self._gathered = self._empty, []
             self.budget.retire(charge_ids)
         if not was_closed:
             for record in records.of_close(self.loader.base, lost):
@@ -596,6 +626,7 @@ class Engine:
         self._renew_lock()
         self._kept.clear()
         self._crystallizing = []
+        self._gathered = []
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
@@ -604,6 +635,12 @@ class Engine:
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.sampler.after_fork()
+
+
+def _is_evictable(region: LayerTable) -> bool:
+    """Tell whether a region could be mapped again as it is: what is learned could not."""
+    is_file = region.state in _EVICTABLE and region.base is region
+    return is_file and region.dimension_id not in IMMUTABLE
 
 
 class Writing:

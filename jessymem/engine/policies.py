@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count, islice, repeat
 from typing import Any, ClassVar, Final, Protocol, SupportsIndex
 
@@ -71,24 +72,84 @@ class Policy(ABC):
         """Drop a dimension that was unloaded or evicted; an unknown one is ignored."""
         self._marks.pop(dimension, None)
 
-    def choose(self, candidates: Collection[int]) -> int:
-        """Return the coldest of the admitted dimensions among `candidates`; it stays admitted.
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the admitted dimensions, the first admitted first."""
+        return iter(self._marks)
 
-        Of equally cold ones, the one that was admitted first.
+    @abstractmethod
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        """Return the coldest of the admitted dimensions that may go; it stays admitted.
 
-        Raises
-        ------
-        ValueError
-            If there is none.
+        Of equally cold ones, the one that was admitted first. None: none may. Only those are asked
+        for that are colder than what is chosen, or were when they were looked at last: how many are
+        admitted makes no difference.
         """
-        wanted = frozenset(candidates)
-        return min(filter(wanted.__contains__, self._marks), key=lambda each: self._marks[each][0])
 
     @abstractmethod
     def _first_mark(self, dimension: int) -> Mark: ...
 
 
-class Lru(Policy):
+class _Ordered(Policy):
+    """The one with the least mark, by a heap of what marks were when they were looked at last.
+
+    A mark only grows, so what is first in the heap is the coldest if its mark is what it was;
+    otherwise it goes back with what the mark is now. Who was read pays for that, once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap: list[tuple[Any, int, int]] = []  # mark, order of admission, dimension
+        self._orders: dict[int, int] = {}
+        self._next_order = count()
+
+    def admit(self, dimension: int) -> Mark:
+        """Take in a dimension; see `Policy.admit`."""
+        if dimension in self._marks:
+            self.touch(dimension)
+            return self._marks[dimension]
+        mark, order = self._first_mark(dimension), next(self._next_order)
+        # In this order an interrupt leaves a dimension that is not admitted.
+        self._orders[dimension] = order
+        heappush(self._heap, (mark[0], order, dimension))
+        self._marks[dimension] = mark
+        if len(self._heap) > 2 * len(self._marks) + _N_GONE:  # of those that are forgotten
+            self._order_again()
+        return mark
+
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        """Return the coldest that may go; see `Policy.choose`."""
+        heap = self._heap
+        passed: list[tuple[Any, int, int]] = []
+        n_patient = 2 * len(heap)  # readers that go on reading are not waited for
+        try:
+            while heap:
+                first = heap[0]
+                seen, order, dimension = first
+                if dimension not in self._marks or self._orders[dimension] != order:
+                    heappop(heap)
+                    continue
+                mark = self._marks[dimension][0]
+                n_patient -= 1
+                if mark > seen and n_patient > 0:
+                    heapreplace(heap, (mark, order, dimension))
+                    continue
+                if may_go(dimension):
+                    return dimension
+                passed.append(first)  # before it goes: an interrupt must not lose it
+                heappop(heap)
+            return None
+        finally:
+            for each in passed:
+                heappush(heap, each)
+
+    def _order_again(self) -> None:
+        heap = [(mark[0], self._orders[each], each) for each, mark in self._marks.items()]
+        heapify(heap)
+        self._orders = {each: order for _, order, each in heap}
+        self._heap = heap
+
+
+class Lru(_Ordered):
     """The one whose latest access lies furthest back.
 
     Gates yield ticks of one clock that all threads share. Least recently used, as in Mattson and
@@ -129,7 +190,7 @@ class _Count:
         return self._n
 
 
-class Lfu(Policy):
+class Lfu(_Ordered):
     """The one with the fewest accesses, of which older ones weigh less.
 
     Counts survive an eviction: "perfect" least frequently used, as against "in-cache", in the terms
@@ -172,6 +233,7 @@ class Lfu(Policy):
         for mark in self._marks.values():
             mark[0] = mark[0] // 2 - mark[0]  # which is added
         self._counts = {each: n // 2 for each, n in self._counts.items() if n > 1}
+        self._order_again()
 
 
 class Sieve(Policy):
@@ -209,31 +271,27 @@ class Sieve(Policy):
         self._ahead.pop(dimension, None)
         self._start_over_at_the_end()
 
-    def choose(self, candidates: Collection[int]) -> int:
-        """Move the hand to the first candidate without a visit, and return that one.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
-        wanted = self._marks.keys() & candidates
-        if not wanted:
-            raise ValueError("no candidate for eviction")
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        """Move the hand to the first without a visit that may go; see `Policy.choose`."""
         # One round clears every mark, the next finds a dimension; readers that set marks again
         # meanwhile are not waited for.
         n_patient = 2 * len(self._marks)
-        while True:
+        n_passed = 0  # in a row that may not go
+        while n_passed < len(self._marks):
             dimension = next(iter(self._ahead))
-            if dimension in wanted:
+            if may_go(dimension):
                 mark = self._marks[dimension]
                 if n_patient <= 0 or not mark[0]:
                     return dimension
                 mark[0] = False
+                n_passed = 0
+            else:
+                n_passed += 1
             n_patient -= 1
             self._passed[dimension] = None  # first: an interrupt must not lose it
             del self._ahead[dimension]
             self._start_over_at_the_end()
+        return None
 
     def _first_mark(self, dimension: int) -> Mark:
         self._ahead[dimension] = None
@@ -243,6 +301,9 @@ class Sieve(Policy):
         if not self._ahead:
             self._passed, self._ahead = self._ahead, self._passed
 
+
+#: So many that are forgotten may be in a heap beside as many as are admitted.
+_N_GONE: Final = 64
 
 _POLICIES: Final = {policy.name: policy for policy in (Lru, Lfu, Sieve)}
 

@@ -1,8 +1,8 @@
 """What an allocator's arrays say: its numbers, whether they agree, and how to set them right.
 
-All of it is read from the block rows, over whole columns and without a kernel: it works before
-anything is compiled. Each pool is looked at in one copy, so its numbers agree with each other, also
-where threads go on allocating.
+All of it is read from the block rows: over whole columns before anything is compiled, afterwards by
+a kernel in one pass. Each row is read once, so a pool's numbers agree with each other, also where
+threads go on allocating.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from jessymem.computed_once import computed_once
 from jessymem.config import MIB, PoolConfig
+from jessymem.kernels import _jit, tally
 from jessymem.kernels import schema as s
 from jessymem.pools.table import PoolTable
 
@@ -129,78 +130,75 @@ class _Pool:
     def is_live(self) -> Any:
         return (self.state == s.BLOCK_ALLOCATED) | (self.state == s.BLOCK_RELEASING)
 
-    @property
-    def n_allocations(self) -> int:
-        generations = self.status >> s.GENERATION_SHIFT
-        return int((generations - self.row["first_generation"]).sum())
-
-    def n_bytes(self, heads: NDArray[np.bool_]) -> int:
-        """Return the bytes of the blocks that begin with `heads`, with the rest of their runs."""
-        n_blocks = -(-self.requested[heads] // self.block_bytes)
-        return int(n_blocks.sum()) * self.block_bytes
-
-    @property
-    def n_retained(self) -> int:
-        dirty = self.is_free & (self.status & s.BLOCK_DIRTY != 0)
-        return int(np.count_nonzero(dirty)) * self.block_bytes
-
-    @property
-    def largest_free_run(self) -> int:
+    def fill(self, tally: Any) -> None:
+        """Do what the kernel does: add up the blocks into a TALLY."""
         edges = np.flatnonzero(np.diff(np.concatenate(([False], self.is_free, [False]))))
-        lengths = edges[1::2] - edges[::2]
-        return int(lengths.max(initial=0)) * self.block_bytes
+        tally["n_free"] = np.count_nonzero(self.is_free)
+        tally["n_dirty"] = np.count_nonzero(self.is_free & (self.status & s.BLOCK_DIRTY != 0))
+        tally["n_longest_free"] = (edges[1::2] - edges[::2]).max(initial=0)
+        tally["n_heads"] = np.count_nonzero(self.is_live)
+        tally["n_live"] = self._n_blocks(self.is_live)
+        tally["n_waiting"] = self._n_blocks(self.is_waiting)
+        tally["n_requested"] = self.requested[self.is_live].sum()
+        tally["n_generations"] = (self.status >> s.GENERATION_SHIFT).sum()
 
-    @property
-    def stats(self) -> PoolStats:
-        return self.stats_of(len(self.status) - int(np.count_nonzero(self.is_free)))
+    def _n_blocks(self, heads: NDArray[np.bool_]) -> np.int64:
+        """Return how many blocks begin with `heads`, with the rest of their runs."""
+        return np.int64((-(-self.requested[heads] // self.block_bytes)).sum())
 
-    def stats_of(self, n_used: int) -> PoolStats:
-        n_all = len(self.status)
-        return PoolStats(
-            pool_id=self.pool_id,
-            block_size=self.block_bytes,
-            total_blocks=n_all,
-            used_blocks=n_used,
-            utilization=n_used / n_all,
-            failures=int(self.row["failures"]),
-            kind=s.POOL_KINDS[int(self.row["kind"])],
-        )
+
+def tally_of(table: PoolTable, pool: int) -> Any:
+    """Add up the blocks of a pool, by the quicker of two twins; return a TALLY."""
+    found: NDArray[Any] = np.zeros(1, s.TALLY)
+    if _jit.is_promoted(_jit.MEMORY):
+        words = table.blocks_of(pool).view(np.int64)
+        tally.tally_blocks(words, int(table.rows[pool]["block_shift"]), found)
+    else:
+        _Pool(table, pool).fill(found[0])
+    return found[0]
 
 
 def retained_in(table: PoolTable, pool: int) -> int:
     """Return the bytes of a pool's free blocks whose pages the system has not got back."""
-    return _Pool(table, pool).n_retained
+    return int(tally_of(table, pool)["n_dirty"]) * int(table.rows[pool]["block_bytes"])
 
 
 def survey(table: PoolTable) -> Survey:
     """Look at every pool; the lock keeps pools from coming and going meanwhile."""
     per_pool = {}
-    largest_free_run = 0
-    pools = []
+    n_live_bytes = n_waiting = n_retained = n_requested = largest_free_run = n_heads = 0
+    n_allocations = int(table.rows["past_allocations"].sum())
     for number in table.pool_ids:
-        pool = _Pool(table, number)
-        if pool.status.any():
-            pools.append(pool)
-            per_pool[number] = pool.stats
-            largest_free_run = max(largest_free_run, pool.largest_free_run)
-        else:  # never used: there is nothing to add up
-            per_pool[number] = pool.stats_of(0)
-            largest_free_run = max(largest_free_run, table.n_bytes_of(number))
-    n_live = [pool.n_bytes(pool.is_live) for pool in pools]
-    n_waiting = [pool.n_bytes(pool.is_waiting) for pool in pools]
-    n_live_blocks = sum(int(np.count_nonzero(pool.is_live)) for pool in pools)
-    past = int(table.rows["past_allocations"].sum())
-    n_allocations = past + sum(pool.n_allocations for pool in pools)
+        row = table.rows[number]
+        n_all, block_bytes = int(row["n_blocks"]), int(row["block_bytes"])
+        found = dict(zip(s.TALLY.fields or (), tally_of(table, number).item(), strict=True))
+        n_used = n_all - found["n_free"]
+        per_pool[number] = PoolStats(
+            pool_id=number,
+            block_size=block_bytes,
+            total_blocks=n_all,
+            used_blocks=n_used,
+            utilization=n_used / n_all,
+            failures=int(row["failures"]),
+            kind=s.POOL_KINDS[int(row["kind"])],
+        )
+        n_live_bytes += found["n_live"] * block_bytes
+        n_waiting += found["n_waiting"] * block_bytes
+        n_retained += found["n_dirty"] * block_bytes
+        n_requested += found["n_requested"]
+        largest_free_run = max(largest_free_run, found["n_longest_free"] * block_bytes)
+        n_heads += found["n_heads"]
+        n_allocations += found["n_generations"] - n_all * int(row["first_generation"])
     return Survey(
         per_pool=per_pool,
-        n_block_bytes=sum(n_live) + sum(n_waiting),
-        n_live_bytes=sum(n_live),
-        n_requested=sum(int(pool.requested[pool.is_live].sum()) for pool in pools),
-        n_waiting=sum(n_waiting),
-        n_retained=sum(pool.n_retained for pool in pools),
+        n_block_bytes=n_live_bytes + n_waiting,
+        n_live_bytes=n_live_bytes,
+        n_requested=n_requested,
+        n_waiting=n_waiting,
+        n_retained=n_retained,
         largest_free_run=largest_free_run,
         n_allocations=n_allocations,
-        n_deallocations=n_allocations - n_live_blocks,
+        n_deallocations=n_allocations - n_heads,
     )
 
 
@@ -231,7 +229,7 @@ def differences(table: PoolTable, n_region_bytes: int) -> list[str]:
         pool = _Pool(table, number)
         found += (f"pool {number}: {text}" for text in _pool_differences(table, pool))
         n_block_bytes += int(np.count_nonzero(~pool.is_free)) * pool.block_bytes
-        n_retained += pool.n_retained
+        n_retained += int(tally_of(table, number)["n_dirty"]) * pool.block_bytes
     state = table.state
     used = n_region_bytes + n_block_bytes
     counted = {

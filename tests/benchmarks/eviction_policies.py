@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, count, cycle, groupby, islice, product, repeat, zip_longest
 from pathlib import Path
@@ -51,8 +51,8 @@ class Fifo(Policy):
     def _first_mark(self, dimension: int) -> Mark:
         return [0]
 
-    def choose(self, candidates: Collection[int]) -> int:
-        return next(each for each in self._marks if each in candidates)
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        return next(filter(may_go, self._marks), None)
 
 
 class RandomChoice(Fifo):
@@ -64,8 +64,8 @@ class RandomChoice(Fifo):
         super().__init__()
         self._random = random.Random(1)
 
-    def choose(self, candidates: Collection[int]) -> int:
-        return self._random.choice([each for each in self._marks if each in candidates])
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        return self._random.choice(list(filter(may_go, self._marks)))
 
 
 class InCacheLfu(Lfu):
@@ -125,6 +125,10 @@ class Belady(Policy):
     def touch(self, dimension: int, n_reads: int = 1) -> None:
         self._marks[dimension][0] = None
 
+    def choose(self, may_go: Callable[[int], bool]) -> int | None:
+        marks = self._marks
+        return min(filter(may_go, marks), key=lambda each: marks[each][0], default=None)
+
     def _first_mark(self, dimension: int) -> Mark:
         return _NextUse(self._next_uses[next(self._steps)], self._next_uses, self._steps)
 
@@ -175,7 +179,8 @@ def replay(trace: Trace, sizes: dict[int, int], capacity: int, policy: Policy) -
             continue
         used += sizes[dimension]
         while used > capacity:
-            coldest = policy.choose(marks)
+            coldest = policy.choose(marks.__contains__)
+            assert coldest is not None
             policy.forget(coldest)
             del marks[coldest]
             used -= sizes[coldest]

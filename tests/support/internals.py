@@ -140,6 +140,16 @@ def replace_marks(policy: Any, marks: dict[int, Any]) -> None:
     policy._marks = marks
 
 
+def admitted(manager: MmapManager) -> list[int]:
+    """Return the dimensions that an eviction looks at."""
+    return list(manager._engine.policy)
+
+
+def n_kept(policy: Any) -> int:
+    """Return how many entries an eviction policy keeps in whatever it searches."""
+    return len(getattr(policy, "_heap", ())) + len(getattr(policy, "_ahead", ()))
+
+
 def locate_plain(*arguments: Any) -> int:
     """Look ids up as a batch does that is too small for kernels."""
     return locations._locate_plain(*arguments)

@@ -210,9 +210,34 @@ MUTATIONS = [
     # -- eviction, reading, references
     Mutation(
         "jessymem/engine/policies.py",
-        "self._marks[each][0])",
-        "-self._marks[each][0])",
+        "if mark > seen and",
+        "if mark < seen and",
         "eviction_policies",
+    ),
+    Mutation(
+        "jessymem/engine/policies.py",
+        "or self._orders[dimension] != order:",
+        "or self._orders[dimension] < order:",
+        "eviction_policies",
+    ),
+    # -- the published state
+    Mutation(
+        "jessymem/engine/snapshot.py",
+        "fresh[at] = chunks[at] = chunks[at].copy()",
+        "fresh[at] = chunks[at]",
+        "snapshot",
+    ),
+    Mutation(
+        "jessymem/engine/snapshot.py",
+        "slot.path is None or dimension < 0:",
+        "slot.path is None:",
+        "snapshot",
+    ),
+    Mutation(
+        "jessymem/engine/engine.py",
+        "        if self._gathered:\n            self.publish()",
+        "        if False:\n            self.publish()",
+        "snapshot",
     ),
     Mutation("jessymem/engine/policies.py", "or not mark[0]:", "or mark[0]:", "eviction_policies"),
     Mutation(

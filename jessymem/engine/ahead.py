@@ -1,0 +1,74 @@
+"""`ReadAhead`: while one file is loaded, the system fetches the beginnings of those that follow.
+
+A thread of its own opens each file for a moment and asks for the pages that a load checks; on a
+slow medium that is what a load waits for. It opens and checks nothing for the load itself: that is
+Python's work, of which two threads do no more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Final
+
+from jessymem import osmem
+from jessymem.ids import DimensionId
+
+#: How many files the system is asked for before they are loaded.
+_N_AHEAD: Final = 64
+
+#: What is asked for of each: header, entries, table and names of a file of ordinary size.
+_N_BYTES: Final = 2**17
+
+#: A thread that nobody tells anything for so long was left behind by an interrupt.
+_PATIENCE_SECONDS: Final = 60.0
+
+
+class ReadAhead:
+    """Passes dimensions on, and has the files of those that follow fetched meanwhile.
+
+    A context manager. Where there are few, or the system takes no such hint, it only passes on.
+
+    Parameters
+    ----------
+    dimensions : sequence of DimensionId
+        In the order in which they will be loaded.
+    path_of : callable
+        Returns where a dimension's file belongs.
+    """
+
+    def __init__(
+        self, dimensions: Sequence[DimensionId], path_of: Callable[[DimensionId], Path]
+    ) -> None:
+        self._dimensions = dimensions
+        self._path_of = path_of
+        self._wanted: SimpleQueue[DimensionId | None] = SimpleQueue()
+
+    def __enter__(self) -> Iterator[DimensionId]:
+        """Begin; return the dimensions, which are to be loaded in this order."""
+        if len(self._dimensions) <= _N_AHEAD or not osmem.CAN_READ_AHEAD:
+            return iter(self._dimensions)
+        for dimension in self._dimensions[:_N_AHEAD]:
+            self._wanted.put(dimension)
+        arguments = self._wanted, self._path_of
+        Thread(target=_fetch, args=arguments, name="jessymem-ahead", daemon=True).start()
+        return self._passing()
+
+    def __exit__(self, *exception: object) -> None:
+        """End the thread, which is not waited for."""
+        self._wanted.put(None)
+
+    def _passing(self) -> Iterator[DimensionId]:
+        for following, dimension in enumerate(self._dimensions, _N_AHEAD):
+            if following < len(self._dimensions):
+                self._wanted.put(self._dimensions[following])
+            yield dimension
+
+
+def _fetch(wanted: SimpleQueue[DimensionId | None], path_of: Callable[[DimensionId], Path]) -> None:
+    with suppress(Empty):
+        while (dimension := wanted.get(timeout=_PATIENCE_SECONDS)) is not None:
+            osmem.read_ahead(path_of(dimension), _N_BYTES)
