@@ -148,8 +148,8 @@ def peek_delta(
 def peek_edition(path: Path) -> tuple[Edition | None, int]:
     """Read which edition of a region file lies at a path, and from which delta on it replaces some.
 
-    None: it is plain. A damaged header is believed here: where a delta names this very edition, both
-    must be right. Raises OSError where it cannot be read.
+    None: it is plain. A damaged header is believed here: where a delta names this very edition,
+    both must be right. Raises OSError where it cannot be read.
     """
     record, n_bytes = _peek(path)
     if record is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -78,5 +77,15 @@ def _is_compiled_for(n_entries: int) -> bool:
         worth = WORTH_LOADING if _jit.is_cached(_jit.PARSING) else WORTH_COMPILING
     if n_items < worth or _jit.is_disabled():
         return False
-    outside(partial(_jit.promote, _jit.PARSING))
+    if not _was_tried:
+        outside(_promote)
     return _jit.is_promoted(_jit.PARSING)
+
+
+#: Holds something once promoting was tried: where it does not help, it is not tried for ever.
+_was_tried: Final[list[bool]] = []
+
+
+def _promote() -> None:
+    _jit.promote(_jit.PARSING)
+    _was_tried.append(True)
