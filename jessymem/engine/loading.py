@@ -160,7 +160,7 @@ class Loader:
         region_id = next(self._region_ids)
         charge = partial(self._budget.reserve, region_id, dimension)
         config = self._config
-        region = MmapRegion.admitted(dimension, where, config.load_mode, config.advice, charge)
+        region = MmapRegion.admitted(dimension, where, config.taking, config.advice, charge)
         return region, region_id
 
     def simulate(self, dimension: DimensionId) -> tuple[MmapRegion, int]:
