@@ -16,7 +16,7 @@ import numpy as np
 import jessymem
 from jessymem import osmem
 from jessymem.errors import clears_frames
-from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.ids import LayerId, LayerLike, as_integer, as_layer_id
 from jessymem.regions.table import Edition
 
 #: By path and edition, what a manager that made references, or a reference, has open here.
@@ -63,7 +63,7 @@ class LayerRef:
         layer_id: LayerLike,
     ) -> None:
         self._path = os.fspath(osmem.as_path(path).absolute())
-        self._edition = Edition(*edition)
+        self._edition = Edition(*(as_integer(each, "edition") for each in edition))
         self._layer_id = as_layer_id(layer_id)
         self._region: jessymem.MmapRegion | None = None
 

@@ -1,0 +1,123 @@
+"""Looks for inputs that lead along new paths through the code: atheris, where it is installed.
+
+It begins with the corpus and with valid inputs, and keeps what leads somewhere new. Half of its
+changes are its own; the others are those of `files` and `texts`, after which lengths and checksums
+are put right. The first byte of an input says what it is for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from support.fuzzing import files, targets, texts
+from support.processes import with_support
+
+_TARGETS = [target for target in targets.TARGETS if target.name not in ("reference", "beside")]
+_MAX_BYTES = 8_192
+
+#: What is imported within is watched; this module imports the package, too.
+_PROGRAM = """
+import atheris
+with atheris.instrument_imports(include=["jessymem"]):
+    from support.fuzzing import guided
+    import jessymem.kernels.parse, jessymem.regions.entries, jessymem.regions.verification
+    import jessymem.regions.drafts, jessymem.regions.metadata
+guided.work()
+"""
+
+
+def run(seconds: float, seed: int) -> int:
+    """Look for so long, in a process of its own; return 1 where anything was found."""
+    from support.fuzzing.run import keep, say
+
+    if importlib.util.find_spec("atheris") is None:
+        say("atheris is not installed: python -m pip install -e '.[fuzz]'")
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        n_seeds = write_seeds(folder / "inputs")
+        options = [
+            f"-max_total_time={seconds:g}",
+            f"-max_len={_MAX_BYTES}",
+            f"-seed={seed}",
+            f"-artifact_prefix={folder}/found-",
+            "-timeout=60",
+            "-rss_limit_mb=2048",
+            "-print_final_stats=1",
+            str(folder / "inputs"),
+        ]
+        result = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, *options],
+            env=with_support({"NUMBA_DISABLE_JIT": "1"}),
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            check=False,
+        )
+        found = [path.read_bytes() for path in folder.glob("found-*")]
+        n_inputs = len(list((folder / "inputs").iterdir()))
+    for raw in found:
+        target, made = split(raw)
+        say(f"{target.name} found, kept as {keep(made, target)}")
+    say(f"{n_seeds} inputs to begin with, {n_inputs} that lead along paths of their own in the end")
+    return int(bool(found) or result.returncode != 0)
+
+
+def write_seeds(folder: Path) -> int:
+    """Write what to begin with; return how many inputs."""
+    from support.fuzzing.run import CORPUS
+
+    folder.mkdir()
+    valid = (files.bases(), texts.descriptions(), texts.MANIFESTS)
+    seeds = [bytes([i]) + raw for i, raws in enumerate(valid) for raw in raws]
+    for i, target in enumerate(_TARGETS):
+        found = sorted(CORPUS.glob(f"*.{target.suffix}"))
+        seeds += [bytes([i]) + path.read_bytes() for path in found]
+    for i, seed in enumerate(seeds):
+        (folder / f"{i:04}").write_bytes(seed)
+    return len(seeds)
+
+
+def split(raw: bytes) -> tuple[targets.Target, bytes]:
+    """Return what an input is for, and the input."""
+    return _TARGETS[(raw[0] if raw else 0) % len(_TARGETS)], raw[1:]
+
+
+def change(raw: bytes, limit: int, seed: int) -> bytes:
+    """Change an input, as atheris does or as its kind asks for."""
+    import atheris
+
+    rng = random.Random(seed)
+    target, made = split(raw)
+    first = raw[:1] or b"\0"
+    if rng.random() < 0.5:
+        changed = bytes(atheris.Mutate(made, limit - 1)) if made else made
+    elif target.name == "region":
+        piece = bytearray(made)
+        rng.choice(files.MUTATIONS)(piece or bytearray(1), rng, rng.choice(files.bases()))
+        changed = bytes(piece)
+    else:
+        changed = target.make(rng)
+    if target.name == "region":
+        changed = files.repair(changed, rng)
+    return first + changed[: limit - 1]
+
+
+def work() -> None:
+    """Be the process that looks; ends with it."""
+    import atheris
+
+    place = Path(tempfile.mkdtemp()) / "region.mmap"
+
+    def try_input(raw: bytes) -> None:
+        target, made = split(raw)
+        target.check(made, place)
+
+    setup: Any = atheris.Setup
+    setup([sys.argv[0], *sys.argv[1:]], try_input, custom_mutator=change)
+    atheris.Fuzz()
