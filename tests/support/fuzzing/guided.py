@@ -18,7 +18,7 @@ from typing import Any
 from support.fuzzing import files, targets, texts
 from support.processes import with_support
 
-_TARGETS = [target for target in targets.TARGETS if target.name not in ("reference", "beside")]
+TARGETS = [target for target in targets.TARGETS if target.name not in ("reference", "beside")]
 _MAX_BYTES = 8_192
 
 #: What is imported within is watched; this module imports the package, too.
@@ -75,7 +75,7 @@ def write_seeds(folder: Path) -> int:
     folder.mkdir()
     valid = (files.bases(), texts.descriptions(), texts.MANIFESTS)
     seeds = [bytes([i]) + raw for i, raws in enumerate(valid) for raw in raws]
-    for i, target in enumerate(_TARGETS):
+    for i, target in enumerate(TARGETS):
         found = sorted(CORPUS.glob(f"*.{target.suffix}"))
         seeds += [bytes([i]) + path.read_bytes() for path in found]
     for i, seed in enumerate(seeds):
@@ -85,18 +85,16 @@ def write_seeds(folder: Path) -> int:
 
 def split(raw: bytes) -> tuple[targets.Target, bytes]:
     """Return what an input is for, and the input."""
-    return _TARGETS[(raw[0] if raw else 0) % len(_TARGETS)], raw[1:]
+    return TARGETS[(raw[0] if raw else 0) % len(TARGETS)], raw[1:]
 
 
 def change(raw: bytes, limit: int, seed: int) -> bytes:
     """Change an input, as atheris does or as its kind asks for."""
-    import atheris
-
     rng = random.Random(seed)
     target, made = split(raw)
     first = raw[:1] or b"\0"
     if rng.random() < 0.5:
-        changed = bytes(atheris.Mutate(made, limit - 1)) if made else made
+        changed = mutate_bytes(made, limit - 1) if made else made
     elif target.name == "region":
         piece = bytearray(made)
         rng.choice(files.MUTATIONS)(piece or bytearray(1), rng, rng.choice(files.bases()))
@@ -108,11 +106,18 @@ def change(raw: bytes, limit: int, seed: int) -> bytes:
     return first + changed[: limit - 1]
 
 
+def mutate_bytes(raw: bytes, limit: int) -> bytes:
+    """Change bytes as atheris does."""
+    import atheris
+
+    return bytes(atheris.Mutate(raw, limit))
+
+
 def work() -> None:
     """Be the process that looks; ends with it."""
     import atheris
 
-    place = Path(tempfile.mkdtemp()) / "region.mmap"
+    place = Path(sys.argv[-1]).with_name("region.mmap")
 
     def try_input(raw: bytes) -> None:
         target, made = split(raw)
