@@ -228,6 +228,32 @@ MUTATIONS = [
         "if region.edition is self",
         "references",
     ),
+    # -- files that others change
+    Mutation(
+        "kernels/leases.py",
+        "    if is_done:\n        _control(",
+        "    if is_done or not is_done:\n        _control(",
+        "leases",
+    ),
+    Mutation("jessymem/osmem.py", "mapping.kept = lease, kept", "mapping.kept = kept", "leases"),
+    Mutation(
+        "jessymem/leases.py",
+        "                self._lease_again(at)",
+        "                pass",
+        "leases",
+    ),
+    Mutation(
+        "jessymem/ingest/manifest.py",
+        "except (ValueError, RecursionError)",
+        "except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError)",
+        "fuzz",
+    ),
+    Mutation(
+        "jessymem/references.py",
+        'Edition(*(as_integer(each, "edition") for each in edition))',
+        "Edition(*edition)",
+        "fuzz",
+    ),
 ]
 
 
