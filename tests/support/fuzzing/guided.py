@@ -37,7 +37,7 @@ def run(seconds: float, seed: int) -> int:
     from support.fuzzing.run import keep, say
 
     if importlib.util.find_spec("atheris") is None:
-        say("atheris is not installed: python -m pip install -e '.[fuzz]'")
+        say("atheris is not installed: python -m pip install 'atheris>=3'")
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
