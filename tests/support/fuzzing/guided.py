@@ -8,10 +8,12 @@ are put right. The first byte of an input says what it is for.
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import random
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from support.processes import with_support
 
 TARGETS = [target for target in targets.TARGETS if target.name not in ("reference", "beside")]
 _MAX_BYTES = 8_192
+
+#: Where each input is noted before it is tried.
+NOTED = "tried"
 
 #: What is imported within is watched; this module imports the package, too.
 _PROGRAM = """
@@ -46,7 +51,7 @@ def run(seconds: float, seed: int) -> int:
             f"-max_total_time={seconds:g}",
             f"-max_len={_MAX_BYTES}",
             f"-seed={seed}",
-            f"-artifact_prefix={folder}/found-",
+            f"-artifact_prefix={folder}/",
             "-timeout=60",
             "-rss_limit_mb=2048",
             "-print_final_stats=1",
@@ -60,6 +65,8 @@ def run(seconds: float, seed: int) -> int:
             check=False,
         )
         found = [path.read_bytes() for path in folder.glob("found-*")]
+        if result.returncode:  # it crashed, or hung
+            found.append(read_noted(folder / NOTED))
         n_inputs = len(list((folder / "inputs").iterdir()))
     for raw in found:
         target, made = split(raw)
@@ -78,7 +85,7 @@ def write_seeds(folder: Path) -> int:
     for i, target in enumerate(TARGETS):
         found = sorted(CORPUS.glob(f"*.{target.suffix}"))
         seeds += [bytes([i]) + path.read_bytes() for path in found]
-    for i, seed in enumerate(seeds):
+    for i, seed in enumerate(each for each in seeds if len(each) <= _MAX_BYTES):
         (folder / f"{i:04}").write_bytes(seed)
     return len(seeds)
 
@@ -117,12 +124,30 @@ def work() -> None:
     """Be the process that looks; ends with it."""
     import atheris
 
-    place = Path(sys.argv[-1]).with_name("region.mmap")
+    folder = Path(sys.argv[-1]).parent
+    (folder / NOTED).write_bytes(bytes(8 + _MAX_BYTES))
+    file = (folder / NOTED).open("r+b")
+    noted = mmap.mmap(file.fileno(), 0)
+    known: set[str] = set()
 
     def try_input(raw: bytes) -> None:
+        noted[: 8 + len(raw)] = len(raw).to_bytes(8, "little") + raw
         target, made = split(raw)
-        target.check(made, place)
+        try:
+            target.check(made, folder / "region.mmap")
+        except Exception as error:
+            where = repr(traceback.extract_tb(error.__traceback__)[-1])
+            if where not in known:  # each once, and on
+                known.add(where)
+                (folder / f"found-{len(known)}").write_bytes(raw)
+                traceback.print_exc()
 
     setup: Any = atheris.Setup
     setup([sys.argv[0], *sys.argv[1:]], try_input, custom_mutator=change)
     atheris.Fuzz()
+
+
+def read_noted(path: Path) -> bytes:
+    """Return the input that was tried last."""
+    raw = path.read_bytes()
+    return raw[8:][: int.from_bytes(raw[:8], "little")]
