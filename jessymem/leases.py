@@ -18,13 +18,13 @@ import signal
 import struct
 import sys
 import threading
-import time
 from _io import FileIO
 from collections import deque
-from contextlib import suppress
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import numpy as np
 
@@ -45,7 +45,6 @@ MIN_BREAK_SECONDS: Final = 10
 _BREAK_TIME: Final = Path("/proc/sys/fs/lease-break-time")
 _NAME: Final = b"jessy"  # of copies, in /proc/PID/maps
 _LOOK_SECONDS: Final = 2  # so often leases are looked at even if no signal tells of one
-_COPY_POLL_SECONDS: Final = 0.001
 _BELOW_LAST_SIGNAL: Final = 5  # of the real-time signals the one that is used
 _SIGNAL_SET_BYTES: Final = 128
 
@@ -60,16 +59,17 @@ class Lease:
 
     def __init__(self, guard: _Guard, descriptor: Descriptor) -> None:
         self._guard = guard
-        self._descriptor = descriptor
-        self._row: int | None = None
+        self.descriptor = descriptor  # closed after the callbacks that tell of this object's end
+        self.path = ""
+        self.n_bytes = 0
 
     def cover(self, data: NDArray[np.uint8], path: Path) -> None:
-        """Keep a mapping of the leased file as it is; until then whoever waits, waits."""
-        self._row = self._guard.add(self._descriptor, data, path)
+        """Keep a mapping of the leased file as it is; until then whoever waits, waits.
 
-    def __del__(self) -> None:
-        if self._row is not None:  # else nothing is mapped, and the lease ends with its descriptor
-            self._guard.remove(self._descriptor, self._row)
+        The mapping has to hold this, and nobody else may for longer.
+        """
+        self.path, self.n_bytes = os.fspath(path), len(data)
+        self._guard.add(self, data.ctypes.data)
 
 
 def take(file: FileIO) -> Lease:
@@ -119,9 +119,13 @@ class _Guard:
         self._words = np.zeros(leases.HEAD_WORDS + leases.ROW_WORDS * MAX_LEASES, np.int64)
         self._words[leases.ONE] = 1
         self._words[leases.NAME] = int.from_bytes(_NAME, "little")
-        self._free: deque[int] = deque()
-        self._paths: dict[int, str] = {}
+        # Filled and emptied by callbacks in C, which nothing can interrupt: a row must not outlive
+        # the mapping that it tells of.
+        self._rows: dict[ref[Lease], tuple[int, ref[Lease]]] = {}
+        self._ended: deque[ref[Lease]] = deque()
+        self._free: list[int] = []
         self._lock = threading.Lock()
+        self._leave: Callable[..., Any] = leases.leave
         self._thread: threading.Thread | None = None
         renew_in_forked_children(self)
 
@@ -137,34 +141,32 @@ class _Guard:
         fcntl.fcntl(descriptor, _F_SETOWN_EX, owner)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
 
-    def add(self, descriptor: int, data: NDArray[np.uint8], path: Path) -> int:
-        """Serve a lease from now on; return its row."""
+    def add(self, lease: Lease, address: int) -> None:
+        """Serve a lease of what is mapped at an address from now on, for as long as it lives."""
         words, kernels = self._words, self._kernels
         with self._lock:
-            row = self._free.popleft() if self._free else int(words[kernels.N_ROWS])
-            if row == MAX_LEASES:
-                raise OSError(errno.ENOLCK, f"more than {MAX_LEASES:,} leases")
+            row = self._take_row()
             at = self._place_of(row)
-            words[at + 1 : at + kernels.ROW_WORDS] = descriptor, data.ctypes.data, len(data)
-            self._paths[row] = os.fspath(path)
+            freed = ref(lease, self._ended.append)
+            # The later callback comes first. `next` takes the reference for a default.
+            left = ref(lease, partial(next, iter(partial(self._leave, words, at), None)))
+            self._rows[freed] = row, left
+            words[at + 1 : at + kernels.ROW_WORDS] = lease.descriptor, address, lease.n_bytes
             kernels.atomics.store(words, at, kernels.HELD)
-            if row == words[kernels.N_ROWS]:
-                kernels.atomics.store(words, kernels.N_ROWS, row + 1)
+
+    def _take_row(self) -> int:
+        """Return a row that nobody has; under the lock."""
+        words, n_rows = self._words, self._kernels.N_ROWS
+        while self._ended:
+            row, _ = self._rows.pop(self._ended.popleft())
+            self._free.append(row)
+        if self._free:
+            return self._free.pop()
+        row = int(words[n_rows])
+        if row == MAX_LEASES:
+            raise OSError(errno.ENOLCK, f"more than {MAX_LEASES:,} leases")
+        words[n_rows] = row + 1
         return row
-
-    def remove(self, descriptor: int, row: int) -> None:
-        """Give a lease up; afterwards nothing touches its mapping. In any finalizer: no lock."""
-        import fcntl
-
-        words, kernels, at = self._words, self._kernels, self._place_of(row)
-        while not kernels.atomics.compare_and_swap(words, at, kernels.HELD, kernels.FREE):
-            if words[at] == kernels.COPIED:
-                words[at] = kernels.FREE
-                break
-            time.sleep(_COPY_POLL_SECONDS)
-        with suppress(OSError):  # it is given up, or the system took it
-            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        self._free.append(row)
 
     def _place_of(self, row: int) -> int:
         return int(self._kernels.HEAD_WORDS + self._kernels.ROW_WORDS * row)
@@ -175,6 +177,7 @@ class _Guard:
         """Start both threads unless they run; return the id of the one that is to be told."""
         if self._thread is None:
             _jit.promote(_jit.GUARDING)
+            self._leave = _jit.entry_of(self._kernels.leave, self._words, 0)
             with self._lock:
                 if self._thread is None:
                     self._thread = self._start_threads()
@@ -205,15 +208,17 @@ class _Guard:
 
     def _tell(self, told: int) -> None:
         """Record what was copied; here, since the thread that copies may wait for nothing."""
-        known: set[int] = set()
+        known: set[ref[Lease]] = set()
         while os.eventfd_read(told):
-            kernels = self._kernels
-            for row, path in list(self._paths.items()):
-                if self._words[self._place_of(row)] != kernels.COPIED:
-                    known.discard(row)
-                elif row not in known:
-                    known.add(row)
-                    _record_copy(path, int(self._words[self._place_of(row) + 3]))
+            rows = self._rows.copy()
+            known.intersection_update(rows)
+            for each, (row, _) in rows.items():
+                is_copied = self._words[self._place_of(row)] == self._kernels.COPIED
+                lease = each() if is_copied and each not in known else None
+                if lease is not None:
+                    known.add(each)
+                    _record_copy(lease.path, lease.n_bytes)
+                del lease  # a row that is copied may outlive its mapping for a moment, no other
 
     def after_fork(self) -> None:
         """Lease anew what a child has mapped; its parent's leases are its parent's."""

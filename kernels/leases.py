@@ -51,6 +51,7 @@ _READABLE: Final = 1
 _SHARED_FIXED: Final = 0x11
 _CLOSE_ON_EXEC: Final = 1
 _MOST_WRITTEN: Final = 2**30
+_PAUSE_MICROSECONDS: Final = 200
 
 
 def _call(name: str, *bits: int, result: int = 32) -> Callable[..., Any]:
@@ -116,6 +117,12 @@ def _map(address: Int, n_bytes: Int, rights: Int, kind: Int, descriptor: Int, of
 def _close(descriptor: Int) -> int:
     """Close a descriptor."""
     return _plain("close", descriptor)
+
+
+@_call("usleep", 32)
+def _pause(n_microseconds: Int) -> int:
+    """Wait."""
+    return _plain("usleep", n_microseconds)
 
 
 @kernel
@@ -184,9 +191,29 @@ def protect(words: NDArray[np.int64], at: Int) -> bool:
     return is_done
 
 
+@kernel
+def leave(words: NDArray[np.int64], at: Int) -> Int:
+    """Give up a row whose mapping is about to go; wait while it is copied. Return how far it was.
+
+    Afterwards nothing touches the mapping.
+    """
+    state = atomics.load(words, at)
+    while state != FREE and state != COPIED:
+        if state == HELD and atomics.compare_and_swap(words, at, HELD, FREE):
+            break
+        _pause(_PAUSE_MICROSECONDS)
+        state = atomics.load(words, at)
+    if state != FREE:
+        # Also after a copy: a forked child may hold the same open file.
+        _control(words[at + _DESCRIPTOR], _F_SETLEASE, _F_UNLCK)
+        atomics.store(words, at, FREE)
+    return state
+
+
 @_jit.on_promotion(_jit.GUARDING)
 def _first_calls() -> None:
-    words = np.zeros(HEAD_WORDS, np.int64)
+    words = np.zeros(HEAD_WORDS + ROW_WORDS, np.int64)
     words[END] = 1
     serve(words, 0, 0)
     protect_broken(words)
+    leave(words, HEAD_WORDS)

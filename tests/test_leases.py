@@ -20,6 +20,7 @@ from jessymem import (
     MmapManager,
     RegionFormatError,
     RegionIOError,
+    osmem,
 )
 from jessymem.kernels import _jit
 
@@ -168,6 +169,20 @@ def test_a_system_that_does_not_wait_is_not_trusted(tmp_path, path, monkeypatch,
     with MmapManager(MemoryConfig(base_path=tmp_path, guard="lease")) as manager:
         manager.load_dimension("D20")
         assert manager.get_layer_info("L20-01").location == ContentLocation.HEAP
+
+
+def test_what_a_mapping_holds_ends_before_its_memory(path):
+    was_mapped = []
+
+    class Held:
+        def __del__(self):
+            with open("/proc/self/maps") as maps:
+                was_mapped.append(str(path) in maps.read())
+
+    data = osmem.map_file(path).data
+    osmem.keep_with(data, Held())
+    del data
+    assert was_mapped == [True]
 
 
 def test_many_files_under_readers(tmp_path):
