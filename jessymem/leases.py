@@ -163,7 +163,7 @@ class _Guard:
         if self._free:
             return self._free.pop()
         row = int(words[n_rows])
-        if row == MAX_LEASES:
+        if row >= MAX_LEASES:
             raise OSError(errno.ENOLCK, f"more than {MAX_LEASES:,} leases")
         words[n_rows] = row + 1
         return row

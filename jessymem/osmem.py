@@ -240,7 +240,10 @@ def map_file(
         data = np.frombuffer(mapping, np.uint8)
         if lease is not None:
             mapping.kept = lease, kept  # before it covers anything: it has to end before the memory
-            lease.cover(data, path)
+            try:
+                lease.cover(data, path)
+            except OSError as error:  # too many
+                raise NotLeased(error.errno, error.strerror) from None
         return FileBytes(data, identity)
 
 

@@ -20,6 +20,7 @@ from jessymem import (
     MmapManager,
     RegionFormatError,
     RegionIOError,
+    leases,
     osmem,
 )
 from jessymem.kernels import _jit
@@ -169,6 +170,18 @@ def test_a_system_that_does_not_wait_is_not_trusted(tmp_path, path, monkeypatch,
     with MmapManager(MemoryConfig(base_path=tmp_path, guard="lease")) as manager:
         manager.load_dimension("D20")
         assert manager.get_layer_info("L20-01").location == ContentLocation.HEAP
+
+
+def test_more_files_than_can_be_leased_are_copied(tmp_path, path, monkeypatch):
+    with MmapManager(MemoryConfig(base_path=tmp_path, guard="lease")) as manager:
+        build_region(tmp_path, "D21")
+        manager.load_dimension("D21")  # it has the only row, or one of some
+        monkeypatch.setattr(leases, "MAX_LEASES", 0)
+        rows = [build_region(tmp_path, f"D{number}", CONTENT) for number in range(22, 30)]
+        for number in range(22, 30):
+            manager.load_dimension(f"D{number}")
+        run_python(TRUNCATE, *map(str, rows))
+        assert all(manager.access_layer(f"L{n}-00") == CONTENT for n in range(22, 30))
 
 
 def test_what_a_mapping_holds_ends_before_its_memory(path):
