@@ -22,6 +22,7 @@ MIB: Final = 2**20
 SIMULATION_MODES: Final = ("auto", "never", "always")
 ADVICE_MODES: Final = ("willneed", "random", "sequential", "none")
 LOAD_MODES: Final = ("map", "copy")
+GUARDS: Final = ("none", "lease")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
 
 #: More than any machine has; sums of it stay within 63 bits.
@@ -134,6 +135,10 @@ class MemoryConfig:
         What the system is told of a region's pages at load.
     load_mode : {"map", "copy"}
         Map a file, or read it into private memory, immune to what others do to the file.
+    guard : {"none", "lease"}
+        What keeps a mapped file's bytes as they are when other programs truncate or rewrite the
+        file: nothing, so that reads of pages that are gone kill the process; or a read lease
+        (Linux), at the price of a descriptor a file. A file that cannot be leased is copied.
     zero_on_reuse : bool
         Whether blocks that were used before are handed out zeroed.
     read_only : bool
@@ -155,6 +160,7 @@ class MemoryConfig:
     simulation: str = "auto"
     advice: str = "willneed"
     load_mode: str = "map"
+    guard: str = "none"
     zero_on_reuse: bool = True
     read_only: bool = False
 
@@ -175,6 +181,7 @@ class MemoryConfig:
         _check_choice("simulation", self.simulation, SIMULATION_MODES)
         _check_choice("advice", self.advice, ADVICE_MODES)
         _check_choice("load_mode", self.load_mode, LOAD_MODES)
+        _check_choice("guard", self.guard, GUARDS)
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
 
@@ -186,6 +193,11 @@ class MemoryConfig:
         if not isinstance(config, MemoryConfig):
             config = cls(total_memory_mb=config)
         return config if base_path is None else replace(config, base_path=base_path)
+
+    @property
+    def taking(self) -> str:
+        """How files are taken into memory: "map", "copy", or "lease", which is mapping guarded."""
+        return "lease" if self.guard == "lease" and self.load_mode == "map" else self.load_mode
 
     @property
     def limit_bytes(self) -> int:

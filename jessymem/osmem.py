@@ -29,6 +29,8 @@ from jessymem.errors import AllocationFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.leases import Lease
+
 R = TypeVar("R")
 
 #: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError
@@ -72,6 +74,14 @@ class FileIdentity(NamedTuple):
 class NotMappable(OSError):
     """A file system lets no file be mapped."""
 
+    operation = "map unshared"
+
+
+class NotLeased(NotMappable):
+    """A file cannot be leased."""
+
+    operation = "lease"
+
 
 class NameNotSynced(OSError):
     """The name of a directory could not be made durable."""
@@ -81,6 +91,7 @@ class Mapping(mmap.mmap):
     """Memory, with what is to end when it does."""
 
     kept: object = None
+    kept_too: object = None
 
 
 class FileMapping(Mapping):
@@ -207,7 +218,9 @@ def admit_all(n_bytes: int) -> object:
     """Let a file of any length be mapped or read."""
 
 
-def map_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileBytes:
+def map_file(
+    path: Path, admit: Callable[[int], object] = admit_all, *, is_leased: bool = False
+) -> FileBytes:
     """Map the whole of a file read-only; the array owns the mapping.
 
     `admit` is called with the open file's length before anything is mapped; what it raises passes,
@@ -215,9 +228,16 @@ def map_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByte
     and comes back as an empty array. Where the file system has no shared mappings it is a private
     one, which is read-only all the same. Raises OSError, also where `path` is no regular file;
     NotMappable where there are no mappings at all.
+
+    With `is_leased` the bytes stay as they are whatever others do to the file, at the price of a
+    descriptor; see `jessymem.leases`. Raises NotLeased where the file cannot be leased.
     """
     file, identity = _open_regular(path)
     with file:
+        lease = None
+        if is_leased:
+            lease = _lease(file, path)
+            identity = identity_of(file)  # from here on nobody changes it
         kept = admit(identity.n_bytes)
         if identity.n_bytes == 0:
             return FileBytes(np.empty(0, np.uint8), identity)
@@ -225,7 +245,14 @@ def map_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByte
         mapping.kept = kept
         # A plain array, which holds the mapping's buffer: nobody can close it under a view, nor
         # make it writeable.
-        return FileBytes(np.frombuffer(mapping, np.uint8), identity)
+        data = np.frombuffer(mapping, np.uint8)
+        if lease is not None:
+            mapping.kept = lease, kept  # before it covers anything: it has to end before the memory
+            try:
+                lease.cover(data, path)
+            except OSError as error:  # too many
+                raise NotLeased(error.errno, error.strerror) from None
+        return FileBytes(data, identity)
 
 
 def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileBytes:
@@ -257,7 +284,7 @@ def keep_with(data: NDArray[np.uint8], kept: object) -> None:
     mapping = _mapping_of(data)
     if mapping is None:
         raise TypeError("only memory that was mapped keeps anything")
-    mapping.kept = kept
+    mapping.kept_too = kept
 
 
 class PrivateMemory(NamedTuple):
@@ -563,6 +590,17 @@ def _open_checked(path: Path) -> FileIO:
 
 def _open_to_read(path: Path) -> File:
     return open_file(path, _READ_FLAGS)
+
+
+def _lease(file: FileIO, path: Path) -> Lease:
+    from jessymem import leases
+
+    try:
+        return call("lease", path, partial(leases.take, file))
+    except OSError as error:
+        if not system_calls.is_optional("lease", error):
+            raise
+        raise NotLeased(error.errno, error.strerror) from None
 
 
 def _map_whole(file: FileIO, path: Path, n_bytes: int) -> FileMapping:

@@ -16,7 +16,7 @@ import numpy as np
 import jessymem
 from jessymem import osmem
 from jessymem.errors import clears_frames
-from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.ids import LayerId, LayerLike, as_integer, as_layer_id
 from jessymem.regions.layout import Edition
 
 #: By path, edition and load mode, what a manager that made references, or a reference, has open.
@@ -67,7 +67,7 @@ class LayerRef:
         load_mode: str = "map",
     ) -> None:
         self._path = os.fspath(osmem.as_path(path).absolute())
-        self._edition = Edition(*edition)
+        self._edition = Edition(*(as_integer(each, "edition") for each in edition))
         self._layer_id = as_layer_id(layer_id)
         if load_mode != "map":
             from jessymem.regions.region import check_load_mode

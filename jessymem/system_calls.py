@@ -56,6 +56,11 @@ CALLS: Final = {
         'it is read into private memory, as with `load_mode="copy"`',
         (*_LACKING, errno.ENODEV),
     ),
+    "lease": SystemCall(
+        "lease a file, so that who is about to change it waits",
+        'it is read into private memory, as with `load_mode="copy"`',
+        (*_LACKING, *_FORBIDDEN, errno.EAGAIN, errno.ENOLCK),
+    ),
     "map private": SystemCall("get memory"),
     "advise": SystemCall(
         "tell how pages will be read", "the system does as it likes", is_hint=True

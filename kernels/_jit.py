@@ -27,11 +27,13 @@ R = TypeVar("R")
 Int: TypeAlias = int | np.signedinteger[Any]
 
 #: What `promote` tells apart, so that nobody waits for kernels that he does not call: those that
-#: read, those that parse plain entries, those that search, those of the allocator.
+#: read, those that parse plain entries, those that search, those of the allocator, those that keep
+#: leased mappings whole.
 READING: Final = "reading"
 PARSING: Final = "parsing"
 SEARCHING: Final = "searching"
 MEMORY: Final = "memory"
+GUARDING: Final = "guarding"
 
 #: The modules whose kernels are compiled, by group, callees first; none calls those of another.
 MODULES: Final = {
@@ -40,6 +42,8 @@ MODULES: Final = {
     SEARCHING: ("search",),
     MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages", "tally"),
 }
+if sys.platform == "linux":  # others have no leases, and not all of those calls
+    MODULES[GUARDING] = ("leases",)
 
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384

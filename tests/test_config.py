@@ -30,6 +30,7 @@ def test_defaults():
         "simulation": "auto",
         "advice": "willneed",
         "load_mode": "map",
+        "guard": "none",
         "zero_on_reuse": True,
         "read_only": False,
     }
@@ -48,6 +49,7 @@ REFUSED = [
     ("simulation", ["on", "", True, None, "Auto"]),
     ("advice", ["MADV_RANDOM", "", None, 3]),
     ("load_mode", ["mmap", "", None, 0]),
+    ("guard", ["sigbus", "Lease", "", None, True]),
     ("zero_on_reuse", [1, 0, None, "yes"]),
     ("read_only", [1, 0, None, "no"]),
 ]

@@ -50,6 +50,8 @@ REFUSED = {
     "bytes": "b'a'",
     "a string without end": "'a",
     "a string with a line break": "'a\nb'",
+    "a string with a carriage return": "'a\rb'",
+    "a string with a null": "'a\0b'",
     "two strings": "'a' 'b'",
     "an unknown escape": r"'\N{DIGIT ONE}'",
     "an octal escape": r"'\101'",

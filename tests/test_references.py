@@ -511,10 +511,7 @@ def test_a_generation_that_is_folded_back_meanwhile(manager, arrays, intercept):
 # -- other processes -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method",
-    [name for name in ("fork", "spawn") if name in multiprocessing.get_all_start_methods()],
-)
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_references_in_other_processes(method, manager):
     refs = [manager.ref("L15-00"), manager.ref("L15-03")]
     check_same(refs[0].array(), GRID)  # attached, or not

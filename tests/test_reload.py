@@ -23,13 +23,13 @@ from support.eviction import (
 from support.internals import evict, kept_errors_of, snapshot_of
 
 from jessymem import (
-    LayerState,
     ContentLocation,
     DimensionNotFound,
     DuplicateDimension,
     InvalidAccess,
     LayerId,
     LayerNotFound,
+    LayerState,
     LimitExceeded,
     RegionFormatError,
     RegionIOError,

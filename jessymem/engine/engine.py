@@ -108,6 +108,10 @@ class Engine:
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
         renew_in_forked_children(self)
+        if config.taking == "lease":
+            from jessymem import leases
+
+            leases.prepare()
 
     # -- one writer --------------------------------------------------------------------------------
 

@@ -250,6 +250,10 @@ class Loader:
         members = [*before, self._map_file(dimension, where, n_before)]
         return self.assemble([*self._simulated_below(dimension, members, held), *members])
 
+    def open_file(self, dimension: DimensionId, where: Path) -> MmapRegion:
+        """Open a file as one that is loaded, but whatever the budget says."""
+        return MmapRegion.admitted(dimension, where, self._config.taking, "none", osmem.admit_all)
+
     def open_uncharged(
         self, dimension: DimensionId, where: Path, before: Sequence[MmapRegion]
     ) -> MmapRegion | RegionChain:
@@ -310,7 +314,7 @@ class Loader:
         charge_id = self.new_region_id()
         charge = partial(self._budget.reserve, charge_id, dimension, beside=beside)
         config = self._config
-        region = MmapRegion.admitted(dimension, where, config.load_mode, config.advice, charge)
+        region = MmapRegion.admitted(dimension, where, config.taking, config.advice, charge)
         region.charge_id = charge_id
         return region
 

@@ -110,7 +110,7 @@ def _parse(manifest: Manifest) -> dict[str, Any]:
         return tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", manifest.path) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         raise ConfigError(
             f"{manifest.path}: not TOML: {error}", field=MANIFEST_FILE, value=None
         ) from None

@@ -142,7 +142,7 @@ def _write(
     dimension = files.dimension
     files.check_base()
     loaded = _base_of(engine, dimension)
-    current = _open_current(files, () if loaded is None else loaded.members)
+    current = _open_current(engine, files, () if loaded is None else loaded.members)
     if folds and current is None:
         raise DimensionNotFound(
             f"{dimension}: no region file at {files.target}",
@@ -183,14 +183,14 @@ def _write(
 
 
 def _open_current(
-    files: RegionFiles, held: Sequence[MmapRegion]
+    engine: Engine, files: RegionFiles, held: Sequence[MmapRegion]
 ) -> MmapRegion | RegionChain | None:
     """Open what there is on disk, whatever the budget says; what is `held` of it is open already.
 
     Returns None where there is nothing.
     """
     try:
-        return files.open_newest(held)
+        return files.open_newest(held, partial(engine.loader.open_file, files.dimension))
     except DimensionNotFound:
         return None
 

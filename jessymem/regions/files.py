@@ -305,8 +305,19 @@ class RegionFiles:
         found: T = known[1]
         return found
 
-    def open_newest(self, held: Sequence[MmapRegion] = ()) -> MmapRegion | RegionChain:
-        """Open the files that count now, whatever the budget says; those that are `held`, are.
+    def open_newest(
+        self,
+        held: Sequence[MmapRegion] = (),
+        take: Callable[[Path], MmapRegion] | None = None,
+    ) -> MmapRegion | RegionChain:
+        """Open the files that count now, whatever the budget says.
+
+        Parameters
+        ----------
+        held : sequence of MmapRegion
+            Those that are open already.
+        take : callable, optional
+            Opens one of the others; by default `open`.
 
         Raises
         ------
@@ -316,11 +327,11 @@ class RegionFiles:
         for _ in range(N_LOOKS):
             chain = self.find(tidy=False).chain
 
-            def take(path: Path, is_peeked: bool = bool(chain.deltas)) -> MmapRegion:
-                return held_at(path, held, is_peeked=is_peeked) or self.open(path)
+            def find(path: Path, is_peeked: bool = bool(chain.deltas)) -> MmapRegion:
+                return held_at(path, held, is_peeked=is_peeked) or (take or self.open)(path)
 
             with suppress(ChainChanged):
-                return self.open_chain(chain, take)
+                return self.open_chain(chain, find)
         raise self.never_still()
 
     def open_chain(

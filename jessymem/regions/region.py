@@ -6,6 +6,7 @@ import errno
 import operator
 import os
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,14 +147,18 @@ class MmapRegion(LayerTable):
             nothing is mapped or read by then, and the file is closed again. What it returns is held
             for as long as the region's memory is.
         """
-        take = osmem.read_file if load_mode == "copy" else osmem.map_file
+        take: Callable[..., osmem.FileBytes] = osmem.map_file
+        if load_mode == "copy":
+            take = osmem.read_file
+        elif load_mode == "lease":
+            take = partial(osmem.map_file, is_leased=True)
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
         try:
             data, identity = take(where, admit)
         except osmem.NotMappable as error:
             empty_frames(error)
             region = cls.admitted(dimension, where, "copy", advice, admit)
-            system_calls.tell("map unshared", where.parent, error)
+            system_calls.tell(error.operation, where.parent, error)
             return region
         except OSError as error:
             empty_frames(error)

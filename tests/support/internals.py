@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, pickling, references
+from jessymem import DimensionId, MmapManager, PoolAllocator, leases, osmem, pickling, references
 from jessymem.bench import footprint, timing
 from jessymem.engine import locations
 from jessymem.kernels import _jit, atomics
@@ -307,3 +307,8 @@ def set_grown_share(monkeypatch: Any, share: int) -> None:
 def few_entries() -> int:
     """Return up to how many entries are parsed without kernels."""
     return entries._FEW
+
+
+def let_leases_end_after(monkeypatch: Any, path: Path) -> None:
+    """Let the system's time for a lease's end be what a file says."""
+    monkeypatch.setattr(leases, "_BREAK_TIME", path)
