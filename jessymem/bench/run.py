@@ -29,6 +29,7 @@ FAMILIES: Final = {
     "start": "starting",
     "scan": "scanning",
     "write": "writing",
+    "learn": "learning",
     "hold": "holding",
 }
 

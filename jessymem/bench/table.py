@@ -184,6 +184,16 @@ LINES: Final = (
     Line("write.10", "Crystallize 10 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line("write.100", "Crystallize 100 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line(
+        "learn.plain",
+        "One durable layer of 1 KB into a dimension of 131 MB",
+        "a plain durable write of 1 KB",
+        _at_most(2),
+    ),
+    Line("learn.lmdb", "The same", "an LMDB commit beside as much", _at_most(3)),
+    Line("learn.hundredth", "The hundredth such layer", "the first ones", _at_most(1.2)),
+    Line("learn.read", "One read through 16 deltas", "one file", _at_most(1.05)),
+    Line("learn.batch", "A batch through 16 deltas, a layer", "one file", _at_most(1.05)),
+    Line(
         "hold.open",
         "Resident after opening 288 MB, beyond imports",
         "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -101,7 +101,7 @@ def _locate_plain(
         slot = snapshot.slot_of(dimension) if dimension >= 0 else None
         status, location = s.NO_DIMENSION if slot is None else s.EVICTED, _NOWHERE
         if slot is not None and slot.path is not None:
-            _, starts, ends, index, n_bytes, in_memory, *_ = slot.path
+            _, starts, ends, index, n_bytes, *_ = slot.path
             try:
                 row = layer if index is None else index[layer]
                 start, end = starts[row], ends[row]
@@ -109,7 +109,7 @@ def _locate_plain(
                 status = s.NO_SUCH_LAYER
             else:
                 status = s.OUT_OF_BOUNDS
-                if start <= end <= n_bytes or _is_outside(in_memory, layer):
+                if start <= end <= n_bytes or snapshot.table_at(dimension).leads_outside:
                     offset = start if start < 2**63 else start - 2**64
                     n_layer_bytes = (end - start) % 2**64
                     location = (offset, n_layer_bytes, slot.region_id, s.OK, dimension, row)
@@ -121,14 +121,6 @@ def _locate_plain(
         found.append(location)
     out[:] = found
     return n_missing
-
-
-def _is_outside(views: dict[int, memoryview], layer: int) -> bool:
-    """Tell whether a layer's content lies outside the region's own bytes."""
-    with suppress(KeyError):
-        views[layer]
-        return True
-    return False
 
 
 def is_strict(missing: str) -> bool:
@@ -185,7 +177,11 @@ def cut_views(located: Located) -> list[memoryview | None]:
         table = snapshot.table_at(slot)
         contents[slot] = table.reader[0]
         if table.leads_outside:
-            mine = np.flatnonzero(locations["slot"] == slot)
+            n_bytes = len(contents[slot])
+            outside = (locations["slot"] == slot) & ((starts < 0) | (ends > n_bytes))
+            mine = np.flatnonzero(outside)
+            if not len(mine):
+                continue
             pieces = table.find_pieces(locations["row"][mine])
             first = s.MAX_LAYERS + len(contents)  # no slot has such a number
             contents.update(enumerate(table.contents, first))

@@ -19,7 +19,7 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, OutsideViews, Pieces, no_views
+from jessymem.regions.table import LayerTable, Pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class LearnedRegion(LayerTable):
             If the base's file was changed under its mapping.
         """
         rows = np.zeros(0, s.LAYER) if base is None else base.private_rows()
-        empty = cls(dimension, base, SharedRows(rows, {}, _views_over(base)), len(rows))
+        empty = cls(dimension, base, SharedRows(rows, {}, {}), len(rows))
         return empty._merged(sorted(learned, key=_number))
 
     @property
@@ -99,6 +99,15 @@ class LearnedRegion(LayerTable):
     def has_simulated(self) -> bool:
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
+
+    def cut_outside(self, row: int, number: int) -> memoryview | None:
+        """Return a content of the base that lies outside its first file's bytes, and keep it."""
+        found = self._find(row)
+        if not isinstance(found, tuple) or not found[0].leads_outside:
+            return None
+        base, base_row = found
+        view = self._shared.in_memory[number] = base.content_of(base_row)
+        return view
 
     def find_pieces(self, rows: NDArray[Any]) -> Pieces:
         """Tell in which of `contents` the contents of rows are; learned ones have their blocks."""
@@ -200,9 +209,7 @@ class LearnedRegion(LayerTable):
         in_memory: dict[int, memoryview],
     ) -> LearnedRegion:
         """Return the dimension with other rows, in arrays of their own."""
-        views = _views_over(self._base)
-        views.update(in_memory)
-        shared = SharedRows(rows, learned, views)
+        shared = SharedRows(rows, learned, in_memory)
         return LearnedRegion(self.dimension_id, self._base, shared, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
@@ -314,13 +321,6 @@ class LearnedRegion(LayerTable):
 
 def _number(layer: LearnedLayer) -> int:
     return layer.number
-
-
-def _views_over(base: Base | None) -> OutsideViews:
-    """Return the contents outside the region, none learned yet, over those of the base."""
-    if base is None or not base.leads_outside:
-        return OutsideViews(no_views)
-    return OutsideViews(base.reader[5].__getitem__)
 
 
 def _describe(layers: list[LearnedLayer], base: Base | None) -> NDArray[np.void]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from jessymem.aligned import aligned_zeros
 from jessymem.kernels import schema as s
-from jessymem.regions.table import OutsideViews
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +31,8 @@ class SharedRows:
         Ascending; copied.
     learned : dict of int to LearnedLayer
         By number; kept.
-    in_memory : OutsideViews
-        The contents of those that have any, over those of the base; kept.
+    in_memory : dict of int to memoryview
+        The contents of those that have any; kept.
 
     Attributes
     ----------
@@ -42,14 +41,14 @@ class SharedRows:
     n_begun : int
         As `n_rows`, but counted from the moment at which they begin to be added.
     learned : dict of int to LearnedLayer
-    in_memory : OutsideViews
+    in_memory : dict of int to memoryview
     """
 
     def __init__(
         self,
         rows: NDArray[np.void],
         learned: dict[int, LearnedLayer],
-        in_memory: OutsideViews,
+        in_memory: dict[int, memoryview],
     ) -> None:
         self._rows = aligned_zeros(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
         self._rows[: len(rows)] = rows

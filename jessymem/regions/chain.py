@@ -20,7 +20,7 @@ from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, OutsideViews, Pieces
+from jessymem.regions.table import LayerTable, Pieces
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,11 +40,8 @@ class _Origins(NamedTuple):
     starts: NDArray[np.uint64]  # in that member, checked
     ends: NDArray[np.uint64]
 
-    def cut(self, number: int) -> memoryview:
-        """Cut a view of the content of a layer; raise KeyError where there is none."""
-        row = int(np.searchsorted(self.numbers, number))
-        if row == len(self.numbers) or self.numbers[row] != number:
-            raise KeyError(number)
+    def cut(self, row: int) -> memoryview:
+        """Cut a view of a row's content."""
         content: memoryview = self.members[self.which[row]].reader[0]
         return content[int(self.starts[row]) : int(self.ends[row])]
 
@@ -73,7 +70,7 @@ class RegionChain(LayerTable):
         self.index = layout.build_index(self.rows)
         self.leads_outside = True
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
-        self._cut_reader(lowest.reader[0], OutsideViews(self._origins.cut, _N_KEPT))
+        self._cut_reader(lowest.reader[0], {})
 
     @property
     def members(self) -> tuple[MmapRegion, ...]:
@@ -115,6 +112,14 @@ class RegionChain(LayerTable):
         """Whether anybody holds a view of any member's bytes."""
         self.reader[5].clear()  # what is kept for readers to come is no view of theirs
         return any(member.is_viewed for member in self.members)
+
+    def cut_outside(self, row: int, number: int) -> memoryview | None:
+        """Return a content that lies outside the region file's bytes, and keep it."""
+        kept = self.reader[5]
+        if len(kept) >= _N_KEPT:
+            kept.clear()
+        view = kept[number] = self._origins.cut(row)
+        return view
 
     def find_pieces(self, rows: NDArray[Any]) -> Pieces:
         """Tell in which of `contents` the contents of rows are."""

@@ -10,7 +10,6 @@ import gc
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -177,38 +176,6 @@ class Pieces(NamedTuple):
     which: np.typing.NDArray[np.int64]  # -1: in none, but in a block of its own
     starts: np.typing.NDArray[Any]
     ends: np.typing.NDArray[Any]
-
-
-class OutsideViews(dict[int, memoryview]):
-    """Contents that lie outside the region's own bytes, by layer number.
-
-    Parameters
-    ----------
-    cut : callable
-        Returns the content of a layer that is not in it, or raises KeyError.
-    n_kept : int
-        Of what was cut so many are kept: what is read again is found as quickly as in the region.
-    """
-
-    __slots__ = ("_cut", "_n_kept")
-
-    def __init__(self, cut: Callable[[int], memoryview], n_kept: int = 0) -> None:
-        self._cut = cut
-        self._n_kept = n_kept
-
-    def __missing__(self, number: int) -> memoryview:
-        """Cut a layer's content, or raise KeyError."""
-        view = self._cut(number)
-        if self._n_kept:
-            if len(self) >= self._n_kept:
-                self.clear()
-            self[number] = view
-        return view
-
-
-def no_views(number: int) -> memoryview:
-    """Raise KeyError: nothing lies outside."""
-    raise KeyError(number)
 
 
 #: What one read from Python needs: views of the whole region, per row of where its content begins
@@ -441,8 +408,11 @@ class LayerTable(LoadedDimension):
         if start <= end <= n_bytes:
             return content[start:end]
         number = int(self.rows[row]["layer_num"])
-        with suppress(KeyError):
-            return in_memory[number][:]
+        view = in_memory.get(number)
+        if view is None:
+            view = self.cut_outside(row, number)
+        if view is not None:
+            return view[:]
         raise OutOfBounds(
             f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
             f"{self.size}; {self.path} was changed while it was mapped",
@@ -450,6 +420,13 @@ class LayerTable(LoadedDimension):
             size=end - start,
             region_size=self.size,
         )
+
+    def cut_outside(self, row: int, number: int) -> memoryview | None:
+        """Return a content that lies outside the region's bytes; None: none does.
+
+        It is kept for reads to come, which find it as quickly as what is in the region.
+        """
+        return None
 
     def array_of(self, row: int) -> np.typing.NDArray[Any]:
         """Return a layer's content as the array that it is.
