@@ -1,28 +1,40 @@
 """Everything that others may write and this package reads: how it is made, what must hold of it.
 
 A target makes its input from a generator of random numbers, so that seed and index name it, and
-checks it; what the check raises is a finding. What is to be read next, such as a chain of files
-that follow one another, becomes one more line of `TARGETS`.
+checks it; what the check raises is a finding. What is to be read next becomes one more line of
+`TARGETS`.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import io
 import os
 import pickle
 import random
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
-from jessymem import DimensionId, JessyMemoryError, LayerRef, MmapManager, RegionFormatError
+from jessymem import (
+    DimensionId,
+    JessyMemoryError,
+    LayerRef,
+    MemoryConfig,
+    MmapManager,
+    RegionBuilder,
+    RegionFormatError,
+)
 from jessymem.ingest.manifest import read_manifest
+from jessymem.kernels import schema as s
 from jessymem.regions import arrays
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.literals import read_literal
@@ -250,8 +262,92 @@ def may_go(name: str) -> bool:
     return name.startswith((".region.mmap.", "region.g"))
 
 
+# -- a region file and its deltas ------------------------------------------------------------------
+
+CHAIN_FIELDS = (
+    "generation", "created_at", "total_size", "layer_count", "dimension_id",
+    "follows_generation", "follows_created_at", "follows_size", "flags", "replaces",
+)  # fmt: skip
+
+
+@functools.cache
+def chain() -> tuple[bytes, ...]:
+    """Write a region file and four deltas, the last one in the place of two."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "D01", "region.mmap")
+        builder = RegionBuilder(1, "chained")
+        for number in range(6):
+            builder.add_layer(number, bytes([number]) * 3_000)
+        builder.build_to_file(target)
+        with MmapManager(8, base_path=folder) as manager, patch.object(s, "MAX_DELTAS", 3):
+            manager.load_dimension(1)
+            raws = {target.name: target.read_bytes()}
+            for number in range(4):
+                manager.create_proto_dimension(1, b"learned %d" % number)
+                manager.crystallize_dimension(1)
+                raws |= {path.name: path.read_bytes() for path in target.parent.glob("*.mmap")}
+    return tuple(raws[name] for name in sorted(raws, key=lambda name: (len(name), name)))
+
+
+def make_chain(rng: random.Random) -> list[tuple[str, bytes]]:
+    """Make files of a chain under their names or others', some changed, some left out."""
+    made = []
+    for raw in chain():
+        number = naive.get_field(raw, "generation")
+        if rng.random() < 0.1:
+            continue
+        for _ in range(rng.choice([0, 0, 0, 1, 2])):
+            field = rng.choice(CHAIN_FIELDS)
+            values = [naive.get_field(each, field) for each in chain()]
+            value = rng.choice([*values, 0, 1, 7, 2**31, 2**32 - 1])
+            raw = naive.set_field(raw, field, value)
+        if rng.random() < 0.9:
+            raw = naive.resign(raw)
+        if rng.random() < 0.1:
+            at = rng.randrange(len(raw))
+            raw = raw[:at] + bytes([rng.randrange(256)]) + raw[at + 1 :]
+        if rng.random() < 0.05:
+            raw = raw[: rng.randrange(len(raw))]
+        if rng.random() < 0.1:
+            number = rng.randrange(1, 9)
+        made.append(("region.mmap" if number == 1 else f"region.d{number}.mmap", raw))
+    return made
+
+
+def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
+    """Check that what is read was written somewhere, and that learning goes on and loses nothing."""
+    folder = path.parent / "chain" / "D01"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, raw in made:
+        (folder / name).write_bytes(raw)
+    written = b"\0".join(raw for _, raw in made)
+    before = set(os.listdir(folder))
+    config = MemoryConfig(8, folder.parent, simulation="never")
+    try:
+        with MmapManager(config) as manager:
+            manager.load_dimension(1)
+            seen = {layer: bytes(manager.access_layer(layer)) for layer in manager.list_layers()}
+            assert all(content in written for content in seen.values())
+            assert before <= set(os.listdir(folder))  # who only reads removes none
+            assert manager.refresh(1) is False
+            new = manager.create_proto_dimension(1, b"after all")
+            manager.crystallize_dimension(1)
+            seen[new] = b"after all"
+            assert {each: manager.access_layer(each) for each in manager.list_layers()} == seen
+    except JessyMemoryError:
+        return "refused"
+    with MmapManager(config) as manager:
+        manager.load_dimension(1)
+        assert {each: manager.access_layer(each) for each in manager.list_layers()} == seen
+        manager.fold(1)
+        assert {each: manager.access_layer(each) for each in manager.list_layers()} == seen
+    return "read"
+
+
 TARGETS = (
-    Target("region", "mmap", 79, files.mutate, check_region),
+    Target("region", "mmap", 77, files.mutate, check_region),
+    Target("chain", "chain", 2, make_chain, check_chain),
     Target("description", "description", 15, texts.mutate_description, check_description),
     Target("manifest", "toml", 3, texts.mutate_manifest, check_manifest),
     Target("reference", "reference", 2, make_reference, check_reference),
