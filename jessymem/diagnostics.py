@@ -139,7 +139,6 @@ def _region(
         "generation": region.edition.generation,
         "created_at": None if base is None else base.created_at,
         "extended": None if base is None else base.generation > 0,
-        "n_files": None if base is None else len(base.identities),
         "n_layers": region.n_layers,
         "n_learned": len(region.learned),
         "pinned": region.dimension_id in pinned,

@@ -297,7 +297,7 @@ LOUD = """
 import logging, sys
 from jessymem import DimensionNotFound, MmapManager
 with MmapManager(base_path=sys.argv[1]) as manager:
-    manager.load_all()
+    manager.load_core_dimensions()
     assert manager.get_stats().simulation_mode
     manager.unload_dimension("D01")
     try:

@@ -51,7 +51,7 @@ def handed_out(manager: MmapManager) -> dict[str, Any]:
     region = MmapRegion.from_file("D20", manager.config.base_path / "D20" / "region.mmap")
     found["region"] = region.read_array("L20-01")
     found["content of a region"] = np.asarray(region.read_content(0, 10))
-    found["directory"], found["regions"] = store
+    found["directory"] = store.directory
     return found
 
 

@@ -58,6 +58,7 @@ class Loader:
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
+        self._table_ids = count(-1, -1)  # of charges that are of no region
         self._peeked: Peeked = {}
         self._recorded: set[str] = set()  # what was told of files that are ignored
         self._numbers: dict[
@@ -295,7 +296,9 @@ class Loader:
                 n_pages = table.table_bytes // osmem.page_size()
                 if n_pages and table.table_charge is None:
                     n_bytes = n_pages * osmem.page_size()
-                    table.table_charge = self._reserve(dimension, n_bytes, n_charged)
+                    table.table_charge = self._reserve(
+                        dimension, n_bytes, n_charged, next(self._table_ids)
+                    )
                 n_charged += sum(charge.n_bytes for charge in table.table_charges)
         except BaseException:
             for member in charged:
@@ -307,8 +310,11 @@ class Loader:
             return opened, opened.charge_ids[0]
         return opened, self.new_region_id()
 
-    def _reserve(self, dimension: DimensionId, n_bytes: int, beside: int) -> Charge:
-        return self._budget.reserve(self.new_region_id(), dimension, n_bytes, beside)
+    def _reserve(
+        self, dimension: DimensionId, n_bytes: int, beside: int, charge_id: int | None = None
+    ) -> Charge:
+        charge_id = self.new_region_id() if charge_id is None else charge_id
+        return self._budget.reserve(charge_id, dimension, n_bytes, beside)
 
     def _map_file(self, dimension: DimensionId, where: Path, beside: int) -> MmapRegion:
         charge_id = self.new_region_id()

@@ -74,7 +74,7 @@ def crystallize(
                 layer.writer = ref(running)
         if not chosen:
             return []
-        with files.writing():
+        with files.writing(adds=True):
             written = _write(engine, files, chosen)
             assert written is not None  # nothing is folded
             for layer in chosen:
@@ -289,7 +289,7 @@ def fold(engine: Engine, dimension: DimensionId) -> bool:
         with engine.writing():
             files = engine.loader.files_of(dimension)
             engine.note_crystallizing(running)
-        with files.writing():
+        with files.writing(adds=True):
             written = _write(engine, files, [], folds=True)
             if written is None:
                 return False

@@ -168,7 +168,7 @@ class RegionFiles:
         self._found: Found | None = None
         self._taken: set[int] = set()
         self._made: list[Path] = []
-        self._is_writing = False
+        self._is_writing = self._adds = False
         self._is_name_durable = False
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
@@ -450,11 +450,14 @@ class RegionFiles:
     # -- writing -----------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, timeout: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
+    def writing(
+        self, timeout: float = LOCK_TIMEOUT_SECONDS, *, adds: bool = False
+    ) -> Iterator[None]:
         """Keep every other writer out, of this process and of others, after tidying up.
 
         Temporary files are made and removed within only; so one that is found here was left by a
-        writer that was killed.
+        writer that was killed. Who `adds` to what there is has to know all of it: a directory that
+        may not be listed is an error.
 
         Raises
         ------
@@ -467,7 +470,7 @@ class RegionFiles:
         self._made = []
         try:
             with self._locked(timeout):
-                self._is_writing = True
+                self._is_writing, self._adds = True, adds
                 self._tidy()
                 yield
         except BaseException:
@@ -476,7 +479,8 @@ class RegionFiles:
                     directory.rmdir()
             raise
         finally:
-            self._is_writing, self._listing, self._found = False, None, None
+            self._is_writing = self._adds = False
+            self._listing = self._found = None
 
     def put(self, pieces: list[Any], generation: int) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
@@ -773,7 +777,7 @@ class RegionFiles:
             try:
                 names = osmem.list_directory(self._file.parent)
             except OSError as error:
-                may_be_unknown = error.errno in _NOT_LISTED and not self._is_writing
+                may_be_unknown = error.errno in _NOT_LISTED and not self._adds
                 if not may_be_unknown and error.errno not in _NO_DIRECTORY:
                     raise
                 names = []

@@ -377,9 +377,10 @@ class MmapRegion(LayerTable):
 
     @property
     def table_bytes(self) -> int:
-        """How long its private tables are: an index, and rows that were parsed."""
-        n_index = 0 if self.index is None else self.index.nbytes
-        return n_index + (0 if self.layout.is_extended else self.rows.nbytes)
+        """How long the tables are that were made of plain entries."""
+        if self.layout.is_extended:
+            return 0
+        return self.rows.nbytes + (0 if self.index is None else self.index.nbytes)
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> np.typing.NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending, and checked.

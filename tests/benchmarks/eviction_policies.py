@@ -420,7 +420,7 @@ def region_sizes(base: Path) -> dict[int, int]:
     """Return what each region charges to a budget."""
     return {
         int(dimension): osmem.round_to_pages(path.stat().st_size)
-        for dimension, path in find_regions(base)
+        for dimension, path, _ in find_regions(base)
     }
 
 

@@ -131,6 +131,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda m, base: _learn(m),
         lambda m, base: m.crystallize_dimension("D30"),
     ),
+    "fold": (lambda m, base: m, lambda m, base: m.fold("D20")),
     "allocate": (lambda m, base: m, lambda m, base: m.allocate(100)),
     "allocate_many": (lambda m, base: m, lambda m, base: m.allocate_many([100, 200])),
     "allocate_array": (lambda m, base: m, lambda m, base: m.allocate_array(3)),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import jessymem.regions.entries  # noqa: F401 - loading starts over once it is there: an id more
 from jessymem import LayerId, MemoryConfig, MmapManager, MmapRegion, RegionBuilder, warmup
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s

@@ -22,6 +22,7 @@ from jessymem.kernels import gather, lookup
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.encoding import write_layout
+from jessymem.regions.table import address_of
 from support import naive
 
 #: What one file may make the package allocate, in bytes per byte of the file and at least.
@@ -170,12 +171,12 @@ def check_batches(region: MmapRegion, raw: bytes) -> None:
 
 def batch(region: MmapRegion, packed: Any) -> Any:
     """Look ids up and gather what is found, as a batch does; check that all is inside."""
-    directory, regions = np.array([s.ABSENT, 0], s.DIRECTORY), np.zeros(1, s.REGION)
-    region.describe_into(regions[0])
-    for published in (directory, regions):
-        published.flags.writeable = False
-    touched, found = np.zeros(1, np.uint8), np.zeros(len(packed), s.LOCATION)
-    n_missing = lookup.locate_many(directory, regions, packed, found, touched)
+    regions = np.zeros(s.CHUNK_ROWS, s.REGION)
+    region.describe_into(regions[1])
+    directory = np.array([address_of(regions)], s.DIRECTORY)
+    directory.flags.writeable = regions.flags.writeable = False
+    touched, found = np.zeros(s.CHUNK_ROWS, bool), np.zeros(len(packed), s.LOCATION)
+    n_missing = lookup.locate_many(directory, packed, found, touched)
     is_found = found["status"] == s.OK
     assert n_missing == len(packed) - np.count_nonzero(is_found)
     assert np.all(found["offset"] >= 0) and np.all(found["size"] >= 0)
@@ -184,7 +185,7 @@ def batch(region: MmapRegion, packed: Any) -> Any:
     n_bytes = int(gather.sum_sizes(found, offsets))
     if n_bytes <= 4 * region.size:  # of a rewritten table every row may be the whole file
         out = np.zeros(n_bytes, np.uint8)
-        gather.copy_layers(regions, found, offsets, out)
+        gather.copy_layers(directory, found, offsets, out)
         at = 0
         for where in found[is_found]:
             piece = region.data[where["offset"] : where["offset"] + where["size"]]

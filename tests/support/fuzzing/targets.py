@@ -315,7 +315,7 @@ def make_chain(rng: random.Random) -> list[tuple[str, bytes]]:
 
 
 def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
-    """Check that what is read was written somewhere, and that learning goes on and loses nothing."""
+    """Check that what is read was written somewhere; learning goes on and loses nothing."""
     folder = path.parent / "chain" / "D01"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
