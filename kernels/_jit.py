@@ -45,6 +45,9 @@ MODULES: Final = {
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
+#: And after so many a compilation that nothing is cached for, or that others are busy with.
+WORTH_WAITING: Final = 16 * WORTH_COMPILING
+
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _registrations: list[Callable[[], None]] = []  # not yet made
 _first_calls: dict[str, list[Callable[[], None]]] = {}
@@ -197,11 +200,11 @@ def count_items(n_items: int, group: str) -> int:
 def promote_for(n_items: int, group: str = READING) -> None:
     """Compile if `n_items`, with those before them, are worth it and it has not been done.
 
-    Not where another thread is compiling: plain Python goes on meanwhile.
+    Where another thread is compiling, plain Python goes on meanwhile, unless there is a great deal.
     """
-    if group in _ready or count_items(n_items, group) < WORTH_COMPILING or is_disabled():
+    if group in _ready or (n_counted := count_items(n_items, group)) < WORTH_COMPILING:
         return
-    if not _promoting - {threading.get_ident()}:
+    if n_counted >= WORTH_WAITING or not _promoting - {threading.get_ident()}:
         promote(group)
 
 
@@ -421,7 +424,16 @@ def _describe_release() -> list[tuple[str, bytes]]:
 
 def _wrap(function: Callable[..., Any], copied: Callable[..., Any]) -> Any:
     """Make the form of `function`, of which `copied` is a copy, that compiles when called."""
-    dispatcher = import_module("numba").njit(**_kernels[function])(copied)
+    options = {"no_cfunc_wrapper": True, "error_model": "numpy"}
+    dispatcher = import_module("numba").njit(**options, **_kernels[function])(copied)
+    find_template, widen = dispatcher.get_call_template, import_module("numba").types.unliteral
+
+    def find_template_of_any(arguments: Any, keywords: Any) -> Any:
+        return find_template(tuple(map(widen, arguments)), keywords)
+
+    # Else it would be compiled for each number that is written where it is called. What LLVM copies
+    # into its caller it knows the number of all the same.
+    dispatcher.get_call_template = find_template_of_any
     if _uses_cache():
         dispatcher._cache = _cache_module().KernelCache(function)
     return dispatcher

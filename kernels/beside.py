@@ -10,13 +10,10 @@ import _thread
 import atexit
 import os
 import sys
+from importlib import import_module
 from threading import get_ident
-from typing import Final
 
 from jessymem.kernels import _jit
-
-#: After so many items, kernels that no cache has are worth being compiled.
-WORTH_COMPILING_ANEW: Final = 16 * _jit.WORTH_COMPILING
 
 _next_look: dict[str, int] = {}  # from so many items on, by group
 _running = _thread.allocate_lock()  # held by the one thread
@@ -27,8 +24,7 @@ _is_exiting = False
 def promote_beside(n_items: int, group: str) -> None:
     """Have a thread compile once `n_items`, with those before them, are worth it; never wait.
 
-    Kernels that have to be compiled must be worth more than those that the cache has. May be called
-    by a finalizer.
+    Kernels that are not cached have to be worth more. May be called by a finalizer.
     """
     n_counted = _jit.count_items(n_items, group)
     if n_counted >= _next_look.get(group, _jit.WORTH_COMPILING) and not _jit.is_promoted(group):
@@ -37,10 +33,12 @@ def promote_beside(n_items: int, group: str) -> None:
 
 def _start(group: str, n_counted: int) -> None:
     """Start the thread, if none is running; for each of the two occasions once."""
+    if _jit.is_disabled():
+        _next_look[group] = sys.maxsize
     if _is_exiting or _jit.is_disabled() or not _running.acquire(blocking=False):
         return
-    is_last = n_counted >= WORTH_COMPILING_ANEW
-    _next_look[group] = sys.maxsize if is_last else WORTH_COMPILING_ANEW
+    is_last = n_counted >= _jit.WORTH_WAITING
+    _next_look[group] = sys.maxsize if is_last else _jit.WORTH_WAITING
     try:
         # Not by `threading`: a finalizer may come where that holds a lock of its own.
         _thread.start_new_thread(_run, (group, is_last))
@@ -52,6 +50,9 @@ def _run(group: str, compiles: bool) -> None:
     global _thread_id
     _thread_id = get_ident()
     try:
+        import_module("numba")
+        if not _is_exiting:
+            atexit.register(_wait_at_exit)  # again, to come before what numba has registered
         if compiles or _jit.is_cached(group):
             _jit.promote(group)
     except _jit.Left:
@@ -70,6 +71,7 @@ def _run(group: str, compiles: bool) -> None:
 
 @atexit.register
 def _wait_at_exit() -> None:
+    """Let the thread leave what it compiles, and wait until it has."""
     global _is_exiting
     _is_exiting = True
     if _thread_id:

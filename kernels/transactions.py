@@ -167,7 +167,7 @@ class PlainState:
         IndexError
             If the queue is empty.
         """
-        run = _plain_forms()[kernel.__module__, kernel.__name__]
+        run = _plain_forms().get((kernel.__module__, kernel.__name__), kernel)
         n_tries = 0
         while True:
             version = self._words[PLAIN_VERSION]
