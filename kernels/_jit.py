@@ -244,6 +244,9 @@ def promote(group: str = READING) -> bool:
             first_calls()
         _switch(group, compiler.forms)
         problems = _cache_module().take_problems()
+    except BaseException:
+        _compilers.pop(group, None)
+        raise
     finally:
         if is_outermost:
             _promoting.discard(me)

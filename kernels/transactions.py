@@ -320,7 +320,12 @@ def entry(kernel: Callable[P, R]) -> Callable[P, R]:
         return _jit.forms_of(_jit.MEMORY).get(kernel, kernel)(state, *arguments)
 
     plain: Any = enter
+    entries.append(plain)
     return plain  # type: ignore[no-any-return]
+
+
+#: What Python calls, in its plain form.
+entries: Final[list[Callable[..., Any]]] = []
 
 
 def _plain_forms() -> dict[tuple[str, str], Callable[..., Any]]:

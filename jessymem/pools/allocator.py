@@ -291,9 +291,13 @@ class PoolAllocator:
             return np.zeros(lengths, kind)
         offset = self.allocate(n_bytes)
         try:
-            owner = self._views.owner_of(int(offset), n_bytes)
-        finally:
-            self.deallocate(offset)  # from here on the block waits for its only owner
+            try:
+                owner = self._views.owner_of(int(offset), n_bytes)
+            finally:
+                self.deallocate(offset)  # from here on the block waits for its only owner
+        except BaseException:
+            self._supply.undo(offset)  # where an interrupt came before that
+            raise
         return owner.view(kind).reshape(lengths)
 
     # -- pools -------------------------------------------------------------------------------------
