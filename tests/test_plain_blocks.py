@@ -7,19 +7,20 @@ chosen line of this package, one after the other, so nothing depends on time.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
 
 import pytest
-from support.internals import PlainTier, plain_version_of
+from support.internals import PlainTier, plain_version_of, table_of
 from support.processes import checked_in_child, needs_fork
 
 import jessymem
 from jessymem import InvalidAccess, PoolAllocator
-from jessymem.kernels import _jit, transactions
+from jessymem.kernels import _jit, atomics, blocks, transactions
+from jessymem.kernels import schema as s
 from jessymem.pools.stored import free, store
 
 FOLDERS = (str(Path(jessymem.__file__).parent), str(Path(_jit.__file__).parent))
@@ -198,3 +199,210 @@ def test_compiled_kernels_take_over_in_the_middle_of_any_call(call, monkeypatch)
             case.allocator.deallocate(offset)
 
     check_lines(call, action_of, check, monkeypatch)
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+N_THREADS = 4
+N_ROUNDS = 30
+
+
+class Worker(threading.Thread):
+    """Takes and frees blocks with its own sign in them until it has seen all that it is to see."""
+
+    def __init__(self, allocator, sign, is_over):
+        super().__init__()
+        self.allocator = allocator
+        self.sign = bytes([sign])
+        self.is_over = is_over
+        self.n_rounds = 0
+        self.failure = None
+
+    def run(self):
+        try:
+            while not self.is_over.is_set() or self.n_rounds % N_ROUNDS:
+                self.work()
+                self.n_rounds += 1
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def work(self):
+        allocator, sign = self.allocator, self.sign
+        offsets = [allocator.allocate(n_bytes) for n_bytes in (100, 5_000, 200_000)]
+        views = [allocator.view(offset, 100) for offset in offsets]
+        for view in views:
+            assert not any(view)
+            view[:] = sign * 100
+        array = allocator.allocate_array(100, "u1")
+        array[:] = sign[0]
+        many = allocator.allocate_many([64] * 10)
+        for offset, view in zip(offsets, views, strict=True):
+            allocator.deallocate(offset)
+            assert bytes(view) == sign * 100
+        assert bytes(array) == sign * 100
+        allocator.deallocate_many(many)
+        with pytest.raises(InvalidAccess):
+            allocator.deallocate_many(many)
+
+
+def wait_for(condition):
+    """Wait until something is so, for as long as a test has patience."""
+    for _ in range(PATIENCE_SECONDS * 100):
+        if condition():
+            return
+        sleep(0.01)
+    raise AssertionError("it never came")
+
+
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+def test_threads_hold_their_blocks_across_the_switch(tier):
+    allocator, is_over = PoolAllocator([(1, 4 * KIB), (1, 64 * KIB)], limit_mb=32), threading.Event()
+    kept = allocator.allocate(100)
+    workers = [Worker(allocator, sign, is_over) for sign in range(1, N_THREADS + 1)]
+    for worker in workers:
+        worker.start()
+    wait_for(lambda: all(worker.n_rounds for worker in workers))
+    assert plain_version_of(allocator) != transactions.COMPILED
+    tier.switch()
+    n_before = [worker.n_rounds for worker in workers]
+    wait_for(
+        lambda: all(
+            worker.n_rounds > n or worker.failure
+            for worker, n in zip(workers, n_before, strict=True)
+        )
+    )
+    is_over.set()
+    for worker in workers:
+        worker.join(PATIENCE_SECONDS)
+    assert [worker.failure for worker in workers] == [None] * N_THREADS
+    assert plain_version_of(allocator) == transactions.COMPILED
+    gc.collect()
+    assert allocator.usage[0] == 4 * KIB
+    allocator.deallocate(kept)
+    assert allocator.validate() == []
+
+
+def test_a_long_call_gets_through_beside_short_ones(tier):
+    """After some tries in vain it keeps others from changing the words, who wait for it."""
+    allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=16)
+    taken, others, versions = [allocator.allocate(100)], [], []
+
+    def count_failure(state, pool):
+        thread = threading.Thread(target=lambda: taken.append(allocator.allocate(100)))
+        thread.start()
+        versions.append(plain_version_of(allocator))
+        if versions[-1] > 0:
+            thread.join(PATIENCE_SECONDS)  # it is done, and this in vain
+        others.append(thread)
+        return int(atomics.add(state, s.POOLS_AT + blocks.FAILURES, 1))
+
+    assert table_of(allocator).argument.call(count_failure, 0) == 0
+    for thread in others:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+    assert versions[-1] < transactions.COMPILED < min(versions[:-1])
+    assert len(taken) == 1 + len(versions) == 5
+    assert [pool.failures for pool in allocator.survey().per_pool.values()] == [1]
+    allocator.deallocate_many(taken)
+    assert allocator.validate() == []
+
+
+def test_a_call_that_interrupts_a_long_one_waits_for_nothing(tier):
+    allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=16)
+    taken = []
+
+    def look_and_allocate(state, pool):
+        atomics.load(state, 0)
+        if len(taken) < 10:
+            taken.append(allocator.allocate(100))
+        return int(atomics.load(state, 0))
+
+    allocator.deallocate(allocator.allocate(100))
+    assert table_of(allocator).argument.call(look_and_allocate, 0) == 10 * 4 * KIB
+    assert plain_version_of(allocator) > 0
+    allocator.deallocate_many(taken)
+    assert allocator.validate() == []
+
+
+def test_a_lease_that_nobody_ends_keeps_others_for_a_moment_only(tier):
+    allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=16)
+    allocator.deallocate(allocator.allocate(100))
+    table_of(allocator).state[s.PLAIN_VERSION] = transactions.COMPILED - 10**6
+    allocator.deallocate(allocator.allocate(100))
+    assert plain_version_of(allocator) > 0
+    assert allocator.validate() == []
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+class Stopped:
+    """A thread that makes a call and stands still at its n-th line, until it may go on."""
+
+    def __init__(self, n_th, call):
+        self.is_there, self.may_go_on = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=interrupt, args=(n_th, call, self.stand))
+        self.thread.start()
+        assert self.is_there.wait(PATIENCE_SECONDS)
+
+    def stand(self):
+        self.is_there.set()
+        self.may_go_on.wait(PATIENCE_SECONDS)
+
+    def go_on(self):
+        self.may_go_on.set()
+        self.thread.join(PATIENCE_SECONDS)
+        assert not self.thread.is_alive()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("n_th", range(20, 220, 20))
+def test_a_child_forked_in_the_middle_of_a_plain_call_has_exact_words(n_th, monkeypatch):
+    with monkeypatch.context() as patch:
+        PlainTier(patch)
+        case = Case()
+        before = case.allocator.usage[0]
+        stopped = Stopped(n_th, lambda: case.allocator.deallocate(case.allocator.allocate(100)))
+
+        def child():
+            assert case.allocator.validate() == []
+            case.nested()
+            case.check()
+            assert case.allocator.usage[0] in (before, before + 4 * KIB)
+
+        try:
+            checked_in_child(child)
+        finally:
+            stopped.go_on()
+        assert case.allocator.usage[0] == before
+        case.check()
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
+@pytest.mark.parametrize("n_th", [1, 2, 3, 5, 8, 13, 21, 30, 40, 50])
+def test_a_child_forked_in_the_middle_of_the_switch_ends_it(n_th, monkeypatch):
+    with monkeypatch.context() as patch:
+        tier = PlainTier(patch)
+        case = Case()
+        before = case.allocator.usage[0]
+        stopped = Stopped(n_th, tier.switch)
+
+        def child():
+            case.nested()
+            is_compiled = plain_version_of(case.allocator) == transactions.COMPILED
+            assert is_compiled == _jit.is_promoted(_jit.MEMORY)
+            case.check()
+            assert case.allocator.usage[0] == before
+
+        try:
+            checked_in_child(child)
+            case.nested()
+        finally:
+            stopped.go_on()
+        assert _jit.is_promoted(_jit.MEMORY)
+        case.check()
+        assert case.allocator.usage[0] == before

@@ -289,14 +289,14 @@ class PoolAllocator:
         n_bytes = prod(lengths) * kind.itemsize
         if not n_bytes:
             return np.zeros(lengths, kind)
-        offset = self.allocate(n_bytes)
+        offset: MmapOffset | None = None
         try:
-            try:
-                owner = self._views.owner_of(int(offset), n_bytes)
-            finally:
-                self.deallocate(offset)  # from here on the block waits for its only owner
+            offset = self.allocate(n_bytes)
+            owner = self._views.owner_of(int(offset), n_bytes)
+            self.deallocate(offset)  # from here on the block waits for its only owner
         except BaseException:
-            self._supply.undo(offset)  # where an interrupt came before that
+            if offset is not None:
+                self._supply.undo(offset)  # nothing, if it was freed already
             raise
         return owner.view(kind).reshape(lengths)
 
