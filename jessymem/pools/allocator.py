@@ -76,7 +76,8 @@ class PoolAllocator:
     changes or hands out memory raises `InvalidAccess` once the allocator is closed; what only looks
     works on.
 
-    The first call of a process compiles the kernels, or loads them from their cache.
+    The first calls of a process run in plain Python, until a thread has compiled the kernels, or
+    has loaded them from their cache: ``docs/memory.md`` says when.
 
     A signal handler or finalizer may call everything too. In the middle of a call that changes the
     budget it makes no pool, evicts nothing and returns no pages, so it may be refused what its
