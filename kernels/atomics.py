@@ -42,7 +42,7 @@ def _alone(operation: Callable[P, R]) -> Callable[P, R]:
 
     plain: Any = operation
     done: Any = do
-    return done  # type: ignore[no-any-return]
+    return done
 
 
 def _renew_lock() -> None:

@@ -15,13 +15,14 @@ changed these words, after it no plain one does. Where compilation is disabled t
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from itertools import chain, count, repeat
 from operator import call, getitem, setitem
 from time import sleep
@@ -51,7 +52,7 @@ _LOOK_SECONDS: Final = 0.001
 
 _versions: Final = count(1)  # none comes twice, so that none is taken for another
 _no_gil: Final = not getattr(sys, "_is_gil_enabled", lambda: True)()
-_step: threading.RLock | None = threading.RLock() if _no_gil else None  # type: ignore[valid-type]
+_step: Any = threading.RLock() if _no_gil else None
 
 
 class Outdated(Exception):
@@ -64,12 +65,14 @@ class Transaction(dict[int, Any]):
     Attributes
     ----------
     shape : tuple of int
+    n_words : int
     """
 
-    __slots__ = ("_state", "_version", "_words", "cleared", "shape")
+    __slots__ = ("_state", "_version", "_words", "cleared", "n_words", "shape")
 
     def __init__(self, words: memoryview, state: memoryview, version: int) -> None:
-        self.shape = words.shape
+        self.n_words = len(words)
+        self.shape = (self.n_words,)
         self.cleared: list[tuple[int, int]] = []
         self._words = words
         self._state = state
@@ -82,9 +85,9 @@ class Transaction(dict[int, Any]):
         word: int = self._words[index]
         return word
 
-    def clear_memory(self, address: int, n_bytes: int) -> None:
+    def clear_memory(self, address: Any, n_bytes: Any) -> None:
         """Have memory filled with zeros once what was written is put into the words."""
-        self.cleared.append((address, n_bytes))
+        self.cleared.append((int(address), int(n_bytes)))
 
     def steps(self) -> Iterator[Any]:
         """Return what puts all that was written into the words when it is exhausted, in C.
@@ -92,7 +95,8 @@ class Transaction(dict[int, Any]):
         Raises OverflowError, before anything is done, for what is no word.
         """
         places, values = array("q", self), array("q", self.values())
-        return map(setitem, repeat(self._words), places, values)
+        put: Any = setitem
+        return map(put, repeat(self._words), places, values)
 
 
 class PlainState:
@@ -110,8 +114,15 @@ class PlainState:
     """
 
     __slots__ = (
-        "__weakref__", "_argument_of", "_array", "_follow", "_keep", "_lessee", "_words", "argument",
-    )  # fmt: skip
+        "__weakref__",
+        "_argument_of",
+        "_array",
+        "_follow",
+        "_keep",
+        "_lessee",
+        "_words",
+        "argument",
+    )
 
     def __init__(
         self,
@@ -127,7 +138,8 @@ class PlainState:
         self._keep = keep
         self._follow = follow
         self._lessee = 0
-        _states[id(self)] = ref(self, lambda _, key=id(self): _states.pop(key, None))  # type: ignore[misc]
+        number = next(_versions)
+        _states[number] = ref(self, partial(_forget, number))
         if _jit.forms_of(_jit.MEMORY):  # else who makes them finds this among the states
             self.close()
 
@@ -200,9 +212,9 @@ class PlainState:
                     self._move_on(version)
             if done:
                 for address, n_bytes in state.cleared:
-                    _memset(address, n_bytes)
+                    ctypes.memset(address, 0, n_bytes)
                 del kept
-                n_items = sum(each.shape[0] for each in others if type(each) is Transaction)
+                n_items = sum(each.n_words for each in others if type(each) is Transaction)
                 beside.promote_beside(1 + n_items, _jit.MEMORY)
                 return result
 
@@ -265,7 +277,8 @@ class PlainState:
     def _move_on(self, version: int, to: int | None = None) -> bool:
         """Give the words another version, if they have this one; tell whether they had."""
         new = next(_versions) if to is None else to
-        return self._take_step(version, map(setitem, (self._words,), (PLAIN_VERSION,), (new,)))
+        put: Any = setitem
+        return self._take_step(version, map(put, (self._words,), (PLAIN_VERSION,), (new,)))
 
     def _lease(self, version: int) -> int:
         """Keep others from changing the words for a while; return the version for that, or 0."""
@@ -284,8 +297,12 @@ class PlainState:
         self._move_on(version)
 
 
-#: Those that there are, by `id`.
+#: Those that there are.
 _states: Final[dict[int, ref[PlainState]]] = {}
+
+
+def _forget(number: int, _: object) -> None:
+    _states.pop(number, None)
 
 
 @_jit.on_switch(_jit.MEMORY)
@@ -321,7 +338,7 @@ def entry(kernel: Callable[P, R]) -> Callable[P, R]:
 
     plain: Any = enter
     entries.append(plain)
-    return plain  # type: ignore[no-any-return]
+    return plain
 
 
 #: What Python calls, in its plain form.
@@ -337,9 +354,3 @@ def _plain_forms() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 _plain: Final[dict[tuple[str, str], Callable[..., Any]]] = {}
-
-
-def _memset(address: int, n_bytes: int) -> None:
-    import ctypes
-
-    ctypes.memset(int(address), 0, int(n_bytes))

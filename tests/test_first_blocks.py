@@ -170,7 +170,9 @@ def test_the_interpreter_ends_while_kernels_are_compiled(n_th):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
-FORK = EXIT.replace("n_left = int(sys.argv[1])", "n_left = 2") + """
+FORK = (
+    EXIT.replace("n_left = int(sys.argv[1])", "n_left = 2")
+    + """
 import os, signal
 pid = os.fork()
 if pid == 0:
@@ -187,6 +189,7 @@ if pid == 0:
     os._exit(0 if is_right else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+)
 
 
 @compiles

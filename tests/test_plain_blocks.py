@@ -257,7 +257,10 @@ def wait_for(condition):
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_threads_hold_their_blocks_across_the_switch(tier):
-    allocator, is_over = PoolAllocator([(1, 4 * KIB), (1, 64 * KIB)], limit_mb=32), threading.Event()
+    allocator, is_over = (
+        PoolAllocator([(1, 4 * KIB), (1, 64 * KIB)], limit_mb=32),
+        threading.Event(),
+    )
     kept = allocator.allocate(100)
     workers = [Worker(allocator, sign, is_over) for sign in range(1, N_THREADS + 1)]
     for worker in workers:

@@ -94,9 +94,7 @@ class FirstResult_NothingCached(Small):
     """As in a fresh container: the cache of kernels is an empty folder."""
 
     version = "1"
-
-    def setup(self, base):
-        os.environ["NUMBA_CACHE_DIR"] = str(Path("no kernels").absolute())
+    env = {"NUMBA_CACHE_DIR": "no kernels"}
 
     timeraw_import_numpy = FirstResult.timeraw_import_numpy
     timeraw_first_block = FirstResult.timeraw_first_block

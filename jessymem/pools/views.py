@@ -69,7 +69,7 @@ class Views:
         """
         code, offset = int(s.STALE), MmapOffset.from_packed(handle)
         ending: weakref.finalize[Any, Any] | None = None
-        result, noted = NOT_PLAIN, []
+        result, noted = NOT_PLAIN, list[Any]()
         try:
             if type(state := self._table.argument) is PlainState:
                 result = state.call(release.add_view, handle, n_bytes, note=noted.append)
