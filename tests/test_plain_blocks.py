@@ -7,6 +7,7 @@ chosen line of this package, one after the other, so nothing depends on time.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from contextlib import suppress
@@ -407,5 +408,30 @@ def test_a_child_forked_in_the_middle_of_the_switch_ends_it(n_th, monkeypatch):
         finally:
             stopped.go_on()
         assert _jit.is_promoted(_jit.MEMORY)
+        case.check()
+        assert case.allocator.usage[0] == before
+
+
+@needs_fork
+@pytest.mark.parametrize("n_th", range(20, 700, 97))
+def test_both_go_on_where_a_plain_call_is_interrupted_by_a_fork(n_th, monkeypatch):
+    with monkeypatch.context() as patch:
+        PlainTier(patch)
+        case, pids = Case(), []
+        before = case.allocator.usage[0]
+
+        def fork():
+            pids.append(os.fork())
+            case.nested()
+
+        interrupt(n_th, case.one, fork)
+        if pids[0] == 0:
+            code = 1
+            try:
+                case.check()
+                code = 0 if case.allocator.usage[0] == before else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
         case.check()
         assert case.allocator.usage[0] == before

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,16 @@ class PlainTier:
 def plain_version_of(allocator: PoolAllocator) -> int:
     """Return the version of an allocator's words as plain kernels count them."""
     return int(table_of(allocator).state[s.PLAIN_VERSION])
+
+
+@contextmanager
+def compiling_elsewhere() -> Iterator[None]:
+    """Let it look as if another thread were compiling kernels."""
+    _jit._promoting.add(-1)
+    try:
+        yield
+    finally:
+        _jit._promoting.discard(-1)
 
 
 def forget_compiled(monkeypatch: Any) -> dict[str, int]:
