@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support.eviction import MIB, content_of, evicted, load_into, path_of
 from support.internals import (
-    evict,
     compiling_elsewhere,
+    evict,
     forget_compiled,
     locate_plain,
     mapping_of,
