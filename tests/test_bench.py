@@ -39,6 +39,7 @@ def test_the_table_has_every_row_that_was_promised():
         read.one read.batch read.batch.lmdb read.million read.threads read.threads.lmdb read.cores
         allocate.compiled allocate.threads allocate.python allocate.many
         start.manager start.load start.load.full start.core start.cold
+        start.learn start.block
         scan.rare scan.common scan.cores scan.sum scan.sum.cores
         write.1 write.10 write.100 hold.open hold.shared
     """.split()
