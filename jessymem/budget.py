@@ -19,7 +19,7 @@ from jessymem import osmem
 from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
 from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
-from jessymem.kernels import _jit, atomics, budget, memory
+from jessymem.kernels import budget, memory
 from jessymem.kernels import schema as s
 from jessymem.locks import Hold, Lock
 from jessymem.logger import logger
@@ -100,6 +100,8 @@ class Budget:
         Tells whether the calling thread holds another lock, below which it may take this one.
     on_fall : callable
         Called, under the lock, with the bytes in use after a region's charge was released.
+    argument : PlainState, Words or None
+        An allocator's words as its kernels are given them; see `PoolTable`.
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
@@ -125,22 +127,15 @@ class Budget:
         self._peak = 0
         self._postponed: deque[Callable[[], object]] = deque()
         self._words: NDArray[Any] | None = None
-        self._argument: memory.Words = None
+        self.argument: memory.Words = None
 
-    def attach(self, words: NDArray[Any]) -> None:
-        """Go on counting in an allocator's `words`; kernels that change them are compiled first.
-
-        Raises
-        ------
-        Exception
-            What keeps numba from compiling; nothing is changed then.
-        """
-        _jit.promote(_jit.MEMORY)
+    def attach(self, words: NDArray[Any], argument: memory.Words) -> None:
+        """Go on counting in an allocator's `words`, which kernels are given as `argument`."""
         with self.changing():
             total = sum(self._used.values())
             words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
             words[s.PEAK] = max(self._peak, total)
-            self._words, self._argument = words, memory.argument_of(words)
+            self._words, self.argument = words, argument
 
     def reserve(
         self, charge_id: int, dimension: DimensionId, n_bytes: int, beside: int = 0
@@ -223,7 +218,7 @@ class Budget:
     def reconcile(self) -> None:
         """Bring sums and words in line with the charges, now or by whoever is changing them."""
         # A finalizer may have interrupted this thread half-way: it does it when it goes on.
-        if self._ended and not self.lock.is_mine() and not atomics.is_interrupted():
+        if self._ended and not self.lock.is_mine():
             with self.changing_if_idle():
                 pass  # which does it
 
@@ -357,7 +352,7 @@ class Budget:
         if self._words is not None:
             excess = int(self._words[s.OF_REGIONS]) - sum(self._used.values())
             if excess > 0:
-                budget.discharge(self._argument, excess)
+                budget.discharge(self.argument, excess)
                 self.on_fall(int(self._words[s.USED]))
 
     def _add_up(self) -> None:
@@ -380,10 +375,10 @@ class Budget:
                 return False
             self._peak = max(self._peak, total)
             return True
-        code = budget.charge(self._argument, n_bytes, s.LIMIT)
+        code = budget.charge(self.argument, n_bytes, s.LIMIT)
         if code == s.RETAINED and (trim := self.trim()) is not None:
             trim()
-            code = budget.charge(self._argument, n_bytes, s.LIMIT)
+            code = budget.charge(self.argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
     def _price(

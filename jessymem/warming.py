@@ -41,8 +41,8 @@ class WarmupReport:
 def warmup() -> WarmupReport:
     """Compile every kernel, or load it from the cache, so that no later call has to.
 
-    A process that only reads need not: its first reads are answered in plain Python, and kernels
-    are loaded when there is enough work for them. Warm up once after an installation, so that later
+    A process need not: its first reads and blocks are served in plain Python, and kernels are
+    loaded when there is enough work for them. Warm up once after an installation, so that later
     processes find them in the cache; or where none of a process's calls may take longer than the
     rest. No file is touched but those of the cache.
 

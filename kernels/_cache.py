@@ -75,6 +75,7 @@ class KernelCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return what was compiled for a signature, or None."""
+        _jit.look_up()
         target_context.refresh()
         key = sig, target_context.codegen().magic_tuple()
         self._damaged.clear()

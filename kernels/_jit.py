@@ -1,9 +1,10 @@
 """How kernels are compiled: options all here, and not before somebody needs speed.
 
 A kernel is an ordinary Python function marked with `kernel`. `promote` imports numba, tells it of
-the functions that are instructions (see `instructions`), rebinds what is marked in its module and
-compiles it by calling what is marked with `on_promotion`; until then, and with
-``NUMBA_DISABLE_JIT=1`` for good, the same functions run as plain Python.
+the functions that are instructions (see `instructions`), compiles copies of a group's modules by
+calling what is marked with `on_promotion`, and, once all is compiled, binds the modules' names to
+that: the *switch*. Until then, and with ``NUMBA_DISABLE_JIT=1`` for good, the same functions run as
+plain Python. `promote_for` does so when there is enough work; `beside` does it in a thread.
 """
 
 from __future__ import annotations
@@ -48,14 +49,23 @@ if sys.platform == "linux":  # others have no leases, and not all of those calls
 #: After so many items, compiled code earns back numba's import and a cached kernel's start.
 WORTH_COMPILING: Final = 16_384
 
+#: And after so many a compilation that nothing is cached for, or that others are busy with.
+WORTH_WAITING: Final = 16 * WORTH_COMPILING
+
 _kernels: dict[Callable[..., Any], dict[str, bool]] = {}  # and how each is compiled
 _registrations: list[Callable[[], None]] = []  # not yet made
 _first_calls: dict[str, list[Callable[[], None]]] = {}
-_ready: set[str] = set()  # groups that are compiled
+_before_switch: dict[str, Callable[[], None]] = {}
+_compilers: dict[str, _Compiler] = {}  # by group, from the beginning of its first promotion
+_forms: dict[str, dict[Callable[..., Any], Any]] = {}  # by group, once all of it is compiled
+_ready: set[str] = set()  # groups that are switched
 _lock = threading.RLock()
 _promoting: set[int] = set()  # threads that import numba, or compile
 _is_left_plain = False  # a forked child, whose parent was in the middle of that
 _n_items: dict[str, int] = {}  # that plain Python has worked on, by group
+_leaving: set[int] = set()  # threads whose compilation nobody needs any more
+_NO_FORMS: Final[dict[Callable[..., Any], Any]] = {}
+_PACKAGE: Final = __name__.rpartition(".")[0]
 
 
 @overload
@@ -89,6 +99,19 @@ def on_promotion(
     def mark(first_calls: Callable[[], None]) -> Callable[[], None]:
         _first_calls.setdefault(group, []).append(first_calls)
         return first_calls
+
+    return mark
+
+
+def on_switch(group: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Mark what is called when a group is compiled, before any name is bound to that.
+
+    It may be called again, also in a child that was forked in the middle of a switch.
+    """
+
+    def mark(function: Callable[[], None]) -> Callable[[], None]:
+        _before_switch[group] = function
+        return function
 
     return mark
 
@@ -131,14 +154,42 @@ def plain_forms(module: ModuleType) -> dict[str, Callable[..., Any]]:
     For a kernel that takes other arguments as plain Python than compiled: another thread may rebind
     it, and what it calls, at any moment.
     """
-    names = dict(vars(module))
-    plain = {
-        each.__name__: FunctionType(each.__code__, names, each.__name__, each.__defaults__)
-        for each in _kernels
-        if isinstance(each, FunctionType) and each.__module__ == module.__name__
-    }
-    names.update(plain)
-    return dict(plain)
+    group = next(each for each, names in MODULES.items() if _name_in_package(module) in names)
+    forms = copies_of(group)
+    return {each.__name__: forms[each] for each in forms if each.__module__ == module.__name__}
+
+
+def copies_of(group: str) -> dict[Callable[..., Any], FunctionType]:
+    """Copy a group's modules; return their kernels with what these are in the copies.
+
+    A copy of a kernel calls copies of kernels, whatever the modules' names are bound to.
+    """
+    for name in MODULES[group]:
+        import_module(f"{_PACKAGE}.{name}")
+    kernels = _kernels_of(group)
+    modules = {name: ModuleType(name) for name in {each.__module__ for each in kernels}}
+    for name, module in modules.items():
+        for key, value in list(vars(sys.modules[name]).items()):
+            if isinstance(value, ModuleType):
+                value = modules.get(value.__name__, value)
+            setattr(module, key, value)
+    copies = {each: _copy(each, modules[each.__module__]) for each in kernels}
+    for each, copied in copies.items():
+        setattr(modules[each.__module__], each.__name__, copied)
+    return copies
+
+
+def _copy(function: Callable[..., Any], module: ModuleType) -> FunctionType:
+    """Return a function that looks its names up in another module."""
+    made: Any = function
+    copied = FunctionType(made.__code__, vars(module), made.__name__, made.__defaults__)
+    copied.__qualname__, copied.__module__ = made.__qualname__, made.__module__
+    copied.__doc__ = made.__doc__
+    return copied
+
+
+def _name_in_package(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
 
 
 def count_items(n_items: int, group: str) -> int:
@@ -151,13 +202,33 @@ def count_items(n_items: int, group: str) -> int:
 
 
 def promote_for(n_items: int, group: str = READING) -> None:
-    """Compile if `n_items`, with those before them, are worth it and it has not been done."""
-    if group not in _ready and count_items(n_items, group) >= WORTH_COMPILING:
+    """Compile if `n_items`, with those before them, are worth it and it has not been done.
+
+    Where another thread is compiling, plain Python goes on meanwhile, unless there is a great deal.
+    """
+    if group in _ready or (n_counted := count_items(n_items, group)) < WORTH_COMPILING:
+        return
+    if n_counted >= WORTH_WAITING or not _promoting - {threading.get_ident()}:
         promote(group)
 
 
+class Left(BaseException):
+    """A compilation that nobody needs any more was left half-way."""
+
+
+def leave_compilation(thread: int) -> None:
+    """Let a thread leave what it compiles, at its next look."""
+    _leaving.add(thread)
+
+
+def look_up() -> None:
+    """Leave a compilation if this thread is to; called now and then in the middle of one."""
+    if _leaving and threading.get_ident() in _leaving:
+        raise Left
+
+
 def promote(group: str = READING) -> bool:
-    """Rebind the kernels of a group and compile what Python calls; return whether it is done.
+    """Compile the kernels of a group and bind their names to that; return whether it is done.
 
     Safe to call from many threads; the second call costs nothing. Compiled code is cached on disk
     unless ``JESSYMEM_KERNEL_CACHE=0``.
@@ -169,11 +240,17 @@ def promote(group: str = READING) -> bool:
         _promoting.add(me)
         import_modules(group)
         with compiling():
-            if group in _ready:
-                return True
             register_overloads()
-            _compile(group)
-            problems = _cache_module().take_problems()
+            compiler = _compilers.setdefault(group, _Compiler(group))
+        # Of several threads each compiles what none has yet; numba's lock is free in between.
+        for first_calls in compiler.first_calls:
+            look_up()
+            first_calls()
+        _switch(group, compiler.forms)
+        problems = _cache_module().take_problems()
+    except BaseException:
+        _compilers.pop(group, None)
+        raise
     finally:
         if is_outermost:
             _promoting.discard(me)
@@ -188,7 +265,7 @@ def is_cached(group: str) -> bool:
     if is_disabled() or not _uses_cache():
         return False
     cache = _cache_module().KernelCache
-    names = {f"{__name__.rpartition('.')[0]}.{name}" for name in MODULES[group]}
+    names = {f"{_PACKAGE}.{name}" for name in MODULES[group]}
     return any(cache(each).is_there() for each in _kernels if each.__module__ in names)
 
 
@@ -197,15 +274,12 @@ def _uses_cache() -> bool:
 
 
 def _cache_module() -> Any:
-    return import_module(f"{__name__.rpartition('.')[0]}._cache")
+    return import_module(f"{_PACKAGE}._cache")
 
 
 def _warn_of(problem: Any) -> None:
     """Record what was wrong with the cache."""
-    logging = import_module("logging")  # which numba has imported, and this package had not
-    logger = logging.getLogger("jessymem")
-    logger.addHandler(logging.NullHandler())  # as everywhere: no word where nobody listens
-    logger.warning(
+    warn(
         "kernels were compiled without their cache: %s %s: %s",
         problem.path,
         "was damaged and is written anew" if problem.is_mended else "cannot be used",
@@ -219,13 +293,20 @@ def _warn_of(problem: Any) -> None:
     )
 
 
+def warn(text: str, *values: object, extra: dict[str, Any]) -> None:
+    """Record what has gone wrong with kernels."""
+    logging = import_module("logging")  # which numba has imported, and this package had not
+    logger = logging.getLogger("jessymem")
+    logger.addHandler(logging.NullHandler())  # as everywhere: no word where nobody listens
+    logger.warning(text, *values, extra=extra)
+
+
 def import_modules(group: str) -> None:
     """Import numba and a group's modules; who does that waits for no compilation."""
-    package = __name__.rpartition(".")[0]
     with _lock:
         import_module("numba")
         for name in MODULES[group]:
-            import_module(f"{package}.{name}")
+            import_module(f"{_PACKAGE}.{name}")
 
 
 def register_overloads() -> None:
@@ -246,26 +327,50 @@ def compiling() -> Iterator[None]:
         yield
 
 
-def _compile(group: str) -> None:
-    """Rebind kernels and make the first calls; if one fails, all are plain functions again."""
-    # All dispatchers first: a half-promoted module would freeze plain functions into compiled ones.
-    compiled = {function: _wrap(function) for function in _kernels_of(group)}
-    try:
-        for function, dispatcher in compiled.items():
-            _rebind(function, dispatcher)
+class _Compiler:
+    """A group's kernels as they are compiled: in copies of its modules.
+
+    Attributes
+    ----------
+    forms : dict
+        By kernel, what compiles when it is called.
+    first_calls : list of callable
+        What calls them.
+    """
+
+    def __init__(self, group: str) -> None:
+        copies = copies_of(group)
+        self.forms = {each: _wrap(each, copied) for each, copied in copies.items()}
+        # All before any is called: what a kernel calls would be compiled as plain Python else.
+        for each, dispatcher in self.forms.items():
+            copies[each].__globals__[each.__name__] = dispatcher
+        names = {each.__module__: copied.__globals__ for each, copied in copies.items()}
+        self.first_calls: list[Callable[[], None]] = []
         for first_calls in _first_calls.get(group, ()):
-            first_calls()
-    except BaseException:
-        for function in compiled:
-            _rebind(function, function)
-        raise
+            made: Any = first_calls
+            if made.__module__ in names:
+                made = FunctionType(made.__code__, names[made.__module__], made.__name__)
+            self.first_calls.append(made)
+
+
+def _switch(group: str, forms: dict[Callable[..., Any], Any]) -> None:
+    """Let compiled kernels take the place of plain ones; may be done twice, and by two threads."""
+    _forms[group] = forms
+    if group in _before_switch:
+        _before_switch[group]()
+    for function, dispatcher in forms.items():
+        _rebind(function, dispatcher)
     _ready.add(group)
 
 
+def forms_of(group: str) -> dict[Callable[..., Any], Any]:
+    """Return the compiled forms of a group's kernels; none until all are there."""
+    return _forms.get(group, _NO_FORMS)
+
+
 def _kernels_of(group: str) -> list[Callable[..., Any]]:
-    package = __name__.rpartition(".")[0]
     others = {
-        f"{package}.{name}" for other, names in MODULES.items() if other != group for name in names
+        f"{_PACKAGE}.{name}" for other, names in MODULES.items() if other != group for name in names
     }
     return [function for function in _kernels if function.__module__ not in others]
 
@@ -299,7 +404,7 @@ def _read_sources() -> list[tuple[str, bytes]]:
     """Return name and content of every module beside this one; none where they cannot be read."""
     files = import_module("importlib.resources").files
     with suppress(OSError, ImportError, TypeError, ValueError):
-        found = files(__name__.rpartition(".")[0]).iterdir()
+        found = files(_PACKAGE).iterdir()
         names = {each.name: each for each in found if each.name.endswith((".py", ".pyc"))}
         return [(name, names[name].read_bytes()) for name in sorted(names)]
     return []
@@ -308,7 +413,7 @@ def _read_sources() -> list[tuple[str, bytes]]:
 def _describe_release() -> list[tuple[str, bytes]]:
     """Return the release, and every table and number that is compiled into code."""
     metadata = import_module("importlib.metadata")
-    schema = import_module(f"{__name__.rpartition('.')[0]}.schema")
+    schema = import_module(f"{_PACKAGE}.schema")
     try:
         version = metadata.version("jessymem")
     except metadata.PackageNotFoundError:
@@ -324,9 +429,18 @@ def _describe_release() -> list[tuple[str, bytes]]:
     return told
 
 
-def _wrap(function: Callable[..., Any]) -> Any:
-    """Make the form of `function` that compiles when called."""
-    dispatcher = import_module("numba").njit(**_kernels[function])(function)
+def _wrap(function: Callable[..., Any], copied: Callable[..., Any]) -> Any:
+    """Make the form of `function`, of which `copied` is a copy, that compiles when called."""
+    options = {"no_cfunc_wrapper": True, "error_model": "numpy"}
+    dispatcher = import_module("numba").njit(**options, **_kernels[function])(copied)
+    find_template, widen = dispatcher.get_call_template, import_module("numba").types.unliteral
+
+    def find_template_of_any(arguments: Any, keywords: Any) -> Any:
+        return find_template(tuple(map(widen, arguments)), keywords)
+
+    # Else it would be compiled for each number that is written where it is called. What LLVM copies
+    # into its caller it knows the number of all the same.
+    dispatcher.get_call_template = find_template_of_any
     if _uses_cache():
         dispatcher._cache = _cache_module().KernelCache(function)
     return dispatcher
@@ -336,7 +450,7 @@ def _wrap(function: Callable[..., Any]) -> Any:
 #
 # A fork waits for nothing: another thread may hold numba's lock, or ours, across an import that
 # wants a lock of whoever forks. A child that was forked in the middle of that can do without: there
-# everything that was not compiled by then stays plain Python.
+# every group that was not compiled by then stays plain Python.
 
 
 def _after_fork_in_child() -> None:
@@ -350,13 +464,11 @@ def _after_fork_in_child() -> None:
         else:
             compiler.release()
     _promoting.intersection_update({me})
-    if not is_half_done:
-        return
-    _lock = threading.RLock()
-    _is_left_plain = True
-    for function in _kernels:
-        if not any(function in _kernels_of(group) for group in _ready):
-            _rebind(function, function)
+    for group in _forms.keys() - _ready:  # a thread was in the middle of the switch
+        _switch(group, _forms[group])
+    if is_half_done:
+        _lock = threading.RLock()
+        _is_left_plain = True
 
 
 def _is_importing(name: str) -> bool:

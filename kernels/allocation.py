@@ -33,6 +33,7 @@ from jessymem.kernels.schema import (
     TOO_LARGE,
     ZERO_ON_REUSE,
 )
+from jessymem.kernels.transactions import entry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def zero_dirty(state: Words, pool: Int, block: Int, n_bytes: Int) -> None:
     done = np.int64(0)
     while done < n_bytes:
         if memory.get_word(state, at) & BLOCK_DIRTY:
-            memory.fill_zero(address + done, min(n_bytes - done, block_bytes))
+            memory.clear(state, address + done, min(n_bytes - done, block_bytes))
         done += block_bytes
         at += BLOCK_WORDS
 
@@ -114,7 +115,7 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
         address = blocks.field(state, pool, blocks.ADDRESS) + (
             block << blocks.field(state, pool, blocks.BLOCK_SHIFT)
         )
-        memory.fill_zero(address, n_bytes)
+        memory.clear(state, address, n_bytes)
     return mark_allocated(state, pool, block, n_bytes, 1)
 
 
@@ -171,6 +172,7 @@ def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int
     return mark_allocated(state, pool, block, n_bytes, n_blocks)
 
 
+@entry
 @kernel(nogil=False, inline=True)
 def allocate(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     """Take the best-fitting free block for `n_bytes`; return its handle, or the code why not.
@@ -205,6 +207,7 @@ def largest_block(state: Words) -> Int:
     return n_bytes
 
 
+@entry
 @kernel
 def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
     """Take a block of any size, or, above the largest, a run of largest blocks; as `allocate`.
@@ -231,6 +234,7 @@ def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
     return worst
 
 
+@entry
 @kernel
 def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDArray[Any]) -> Int:
     """Allocate for each of `sizes`, or for none; return OK, or the code of the one that failed.

@@ -1,33 +1,48 @@
 """Atomic operations on 64-bit words in arrays or at an address, and a few instructions on words.
 
 Each is a plain Python function whose compiled form is one instruction: loads acquire, stores
-release, what reads and writes is sequentially consistent. Where compilation is disabled they take
-one lock of the process, so they are atomic among themselves. Plain Python beside compiled threads
-would not be: kernels that write shared state are compiled before the first of them runs. Arithmetic
-wraps around at 64 bits in both forms.
+release, what reads and writes is sequentially consistent. As plain Python they take one lock of the
+process, so they are atomic among themselves; beside compiled threads they would not be, so what
+plain kernels share with those is given to them as a `Transaction`, which is one thread's and needs
+no lock. Arithmetic wraps around at 64 bits in both forms.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from jessymem.kernels._jit import Int
 from jessymem.kernels.instructions import llvm, on_values, on_word
 from jessymem.kernels.memory import Words
+from jessymem.kernels.transactions import Transaction
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MASK = 2**64 - 1
 
-# Re-entrant, so that a finalizer that interrupts its holder can find out instead of hanging.
 _lock = threading.RLock()
 
 
-def is_interrupted() -> bool:
-    """Tell whether this thread is inside a plain atomic: a finalizer leaves words alone then."""
-    return _lock._is_owned()  # type: ignore[attr-defined]
+def _alone(operation: Callable[P, R]) -> Callable[P, R]:
+    """Let one thread at a time do something with words that threads share."""
+
+    @wraps(operation)
+    def do(words: Any, *arguments: Any) -> Any:
+        if type(words) is Transaction:
+            return plain(words, *arguments)
+        with _lock:
+            return plain(words, *arguments)
+
+    plain: Any = operation
+    done: Any = do
+    return done
 
 
 def _renew_lock() -> None:
@@ -61,63 +76,63 @@ def _address_of_local(builder: Any) -> Any:
 
 
 @on_word("word", lambda b, word: b.load_atomic(word, "acquire", 8))
+@_alone
 def load(words: Words, index: Int) -> Any:
     """Return ``words[index]``."""
-    with _lock:
-        return words[index]
+    return words[index]
 
 
 @on_word("void", lambda b, word, value: b.store_atomic(value, word, "release", 8))
+@_alone
 def store(words: Words, index: Int, value: Any) -> None:
     """Put `value` into ``words[index]``."""
-    with _lock:
-        words[index] = value
+    words[index] = value
 
 
 @on_word("word", lambda b, word, value: b.atomic_rmw("xchg", word, value, "seq_cst"))
+@_alone
 def exchange(words: Words, index: Int, value: Any) -> Any:
     """Put `value` into ``words[index]``; return what was there."""
-    with _lock:
-        old = words[index]
-        words[index] = value
-        return old
+    old = words[index]
+    words[index] = value
+    return old
 
 
 @on_word("word", lambda b, word, value: b.atomic_rmw("add", word, value, "seq_cst"))
+@_alone
 def add(words: Words, index: Int, value: Any) -> Any:
     """Add `value` to ``words[index]``; return what was there."""
-    with _lock:
-        old = words[index]
-        words[index] = _wrap(words, int(old) + int(value))
-        return old
+    old = words[index]
+    words[index] = _wrap(words, int(old) + int(value))
+    return old
 
 
 @on_word("word", lambda b, word, value: b.atomic_rmw("or", word, value, "seq_cst"))
+@_alone
 def bitwise_or(words: Words, index: Int, value: Any) -> Any:
     """Set the bits of `value` in ``words[index]``; return what was there."""
-    with _lock:
-        old = words[index]
-        words[index] = old | value
-        return old
+    old = words[index]
+    words[index] = old | value
+    return old
 
 
 @on_word("word", lambda b, word, value: b.atomic_rmw("and", word, value, "seq_cst"))
+@_alone
 def bitwise_and(words: Words, index: Int, value: Any) -> Any:
     """Keep in ``words[index]`` only the bits of `value`; return what was there."""
-    with _lock:
-        old = words[index]
-        words[index] = old & value
-        return old
+    old = words[index]
+    words[index] = old & value
+    return old
 
 
 @on_word("boolean", _swap)
+@_alone
 def compare_and_swap(words: Words, index: Int, expected: Any, desired: Any) -> bool:
     """Put `desired` into ``words[index]`` if `expected` is there; tell whether it was."""
-    with _lock:
-        if words[index] != expected:
-            return False
-        words[index] = desired
-        return True
+    if words[index] != expected:
+        return False
+    words[index] = desired
+    return True
 
 
 @on_values("int64", lambda b, bits: b.cttz(bits, llvm().IntType(1)(0)))
@@ -151,4 +166,7 @@ def stack_address() -> int:
 
 def _wrap(words: Words, value: int) -> Any:
     """Bring a sum back into 64 bits, as the instruction does."""
-    return np.array(value & _MASK, np.uint64).astype(words.dtype)
+    bits = value & _MASK
+    if type(words) is Transaction:
+        return bits - 2**64 if bits >> 63 else bits
+    return np.array(bits, np.uint64).astype(words.dtype)

@@ -40,6 +40,7 @@ from jessymem.kernels.schema import (
     STATE_MASK,
     word_of,
 )
+from jessymem.kernels.transactions import entry
 
 # The words of a row.
 ADDRESS = word_of(POOL, "address")
@@ -157,12 +158,14 @@ def release(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
     atomics.add(state, FREE_COUNTS + pool, n_blocks)
 
 
+@entry
 @kernel
 def publish(state: Words, at: Int, value: Int) -> None:
     """Set a word of the chain of pools, after all that it leads to."""
     atomics.store(state, at, value)
 
 
+@entry
 @kernel
 def close_pool(state: Words, pool: Int) -> Int:
     """Let nobody claim from a pool any more if all of it is free; return OK or POOL_FULL."""
@@ -208,6 +211,7 @@ def why_not_owned(state: Words, status: Int, handle: Int) -> Int:
     return STALE
 
 
+@entry
 @kernel
 def resolve(state: Words, pool: Int, offset: Int) -> Int:
     """Return the handle of the block that is allocated at `offset` of `pool`, or a code."""

@@ -24,6 +24,7 @@ from jessymem.kernels.schema import (
     RETAINED,
     USED,
 )
+from jessymem.kernels.transactions import entry
 
 
 @kernel
@@ -64,12 +65,14 @@ def admit(state: Words, n_bytes: Int) -> Int:
     return RETAINED
 
 
+@entry
 @kernel
 def dismiss(state: Words, n_bytes: Int) -> None:
     """Note that `n_bytes` are no longer resident."""
     atomics.add(state, RESIDENT, -n_bytes)
 
 
+@entry
 @kernel
 def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     """Admit and reserve for regions, or neither; return OK or the code that says why not."""
@@ -86,6 +89,7 @@ def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     return code
 
 
+@entry
 @kernel
 def discharge(state: Words, n_bytes: Int) -> Int:
     """Undo `charge`; return what `release` does."""

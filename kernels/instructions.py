@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from jessymem.kernels._jit import at_registration
+from jessymem.kernels._jit import at_registration, look_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,6 +172,7 @@ def _register(function: Callable[..., Any], typer: Typer, generate: Generate) ->
     signature = inspect.Signature([inspect.Parameter(p.name, p.kind) for p in parameters])
 
     def type_call(*arguments: Any) -> Signature:
+        look_up()
         typed: Signature = typer(*arguments)
         return typed
 

@@ -23,6 +23,7 @@ from jessymem.kernels.instructions import (
     pointer,
 )
 from jessymem.kernels.schema import FIRST_POOL, NO_POOL_ID, SEGMENTS_AT
+from jessymem.kernels.transactions import Transaction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,15 @@ def _fill(builder: Any, address: Any, n_bytes: Any) -> None:
     from numba.core import cgutils
 
     cgutils.memset(builder, pointer(builder, address), n_bytes, 0)  # type: ignore[no-untyped-call]
+
+
+def _type_clear(words: Any, address: Any, n_bytes: Any) -> Any:
+    types = numba_types()
+    return types.void(words, types.int64, types.int64)
+
+
+def _clear(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+    _fill(builder, *arguments[1:])
 
 
 def _copy(builder: Any, target: Any, source: Any, n_bytes: Any) -> None:
@@ -166,6 +176,15 @@ def load_u8(address: Int) -> Int:
 def store_i64(address: Int, value: Int) -> None:
     """Store a signed integer in the eight bytes at `address`."""
     ctypes.c_int64.from_address(int(address)).value = int(value)
+
+
+@lowered(_type_clear, _clear)
+def clear(words: Words, address: Int, n_bytes: Int) -> None:
+    """Set bytes from `address` on to zero, in a block that was just claimed in `words`."""
+    if type(words) is Transaction:
+        words.clear_memory(address, n_bytes)
+    else:
+        ctypes.memset(int(address), 0, int(n_bytes))
 
 
 @on_values("void", _fill)

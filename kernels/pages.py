@@ -23,6 +23,7 @@ from jessymem.kernels.schema import (
     OK,
     STATE_MASK,
 )
+from jessymem.kernels.transactions import entry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,6 +52,7 @@ def claim_dirty(state: Words, pool: Int, block: Int, n_blocks: Int) -> bool:
     return False
 
 
+@entry
 @kernel
 def claim_dirty_run(state: Words, pool: Int, start: Int, step: Int, run: NDArray[Any]) -> Int:
     """Claim the next free blocks in a row whose pages were used, a few at a time; return how many.
@@ -77,6 +79,7 @@ def claim_dirty_run(state: Words, pool: Int, start: Int, step: Int, run: NDArray
     return n_blocks
 
 
+@entry
 @kernel
 def release_run(state: Words, run: NDArray[Any]) -> None:
     """Make claimed blocks free again, once."""
@@ -85,6 +88,7 @@ def release_run(state: Words, run: NDArray[Any]) -> None:
     run[2] = 0
 
 
+@entry
 @kernel
 def mark_clean(state: Words, pool: Int, block: Int, n_blocks: Int) -> None:
     """Note that the system has got back the pages of claimed blocks."""

@@ -21,6 +21,7 @@ from jessymem.kernels.schema import (
     BLOCK_FREE,
     BLOCK_RELEASING,
     BLOCK_WAITING,
+    BLOCK_WORDS,
     FREE_COUNTS,
     GENERATION_SHIFT,
     IS_EMPTY,
@@ -34,6 +35,7 @@ from jessymem.kernels.schema import (
     VIEWS_MASK,
     WRONG_SIZE,
 )
+from jessymem.kernels.transactions import entry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,6 +89,7 @@ def release_or_retire(state: Words, pool: Int, block: Int, status: Int) -> Int:
     return IS_WAITING if is_viewed else finish(state, pool, block)
 
 
+@entry
 @kernel(nogil=False, inline=True)
 def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
     """Free a block; return IS_* flags added up, or the code why not.
@@ -109,6 +112,7 @@ def deallocate(state: Words, handle: Int, n_bytes: Int) -> Int:
     return flags
 
 
+@entry
 @kernel
 def undo(state: Words, handle: Int) -> None:
     """Take an allocation back that nobody has heard of; it does not count as one.
@@ -166,6 +170,7 @@ def prefetch_block(state: Words, handle: Int) -> None:
         atomics.prefetch(state, blocks.block_at(state, pool, block))
 
 
+@entry
 @kernel
 def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -> Int:
     """Free all of `handles`, or none; return IS_* flags added up, or the code of one.
@@ -191,6 +196,7 @@ def deallocate_many(state: Words, handles: NDArray[Any], failed: NDArray[Any]) -
 # -- views -----------------------------------------------------------------------------------------
 
 
+@entry
 @kernel(nogil=False)
 def add_view(state: Words, handle: Int, n_bytes: Int) -> Int:
     """Note a view on the first `n_bytes` of a block; return OK or the code why it may not be."""
@@ -211,6 +217,7 @@ def add_view(state: Words, handle: Int, n_bytes: Int) -> Int:
     return blocks.why_not_owned(state, status, handle)
 
 
+@entry
 @kernel(nogil=False)
 def drop_view(state: Words, handle: Int) -> Int:
     """Take a noted view back; the last one frees a block that waits. Return IS_* flags added up."""
@@ -227,12 +234,14 @@ def drop_view(state: Words, handle: Int) -> Int:
             return finish(state, pool, block) if is_last else np.int64(OK)
 
 
+@entry
 @kernel
 def retire_pool(state: Words, pool: Int) -> Int:
     """Free every block of a pool, as its owners would; return how many wait for views."""
     n_waiting = np.int64(0)
+    first = blocks.block_at(state, pool, 0)
     for block in range(blocks.field(state, pool, blocks.N_BLOCKS)):
-        at = blocks.block_at(state, pool, block)
+        at = first + block * BLOCK_WORDS
         status = atomics.load(state, at)
         while status & STATE_MASK == BLOCK_ALLOCATED:
             release_or_retire(state, pool, block, status)

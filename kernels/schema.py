@@ -261,6 +261,7 @@ CLOSED_POOL: Final = -(2**62)
 PEAK: Final = 1 + N_POOL_IDS  # the highest USED
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
+PLAIN_VERSION: Final = RESIDENT + 2  # changes with each step of plain kernels; see `transactions`
 LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
 CRITICAL_LIMIT: Final = LIMIT + 1  # what blocks may fill
 QUIET_LIMIT: Final = LIMIT + 2  # up to here no threshold, record or eviction is involved

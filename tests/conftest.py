@@ -48,23 +48,23 @@ def pytest_xdist_setupnodes() -> None:
 KERNELS = frozenset(
     """
     test_allocation test_answers test_applied_kernels test_atomics test_batches test_bitmap
-    test_block_views test_budget_kernels test_crowd test_extension test_fuzz test_jit test_layout
-    test_leases test_lookup test_parse test_pool_machine test_pool_misuse test_pool_pages
-    test_pool_stress test_pool_supply test_pool_views test_pools test_pressure test_release
-    test_reload test_round_trips test_scans test_schema test_search test_store test_tally test_tiers
+    test_block_views test_budget_kernels test_crowd test_extension test_first_blocks test_fuzz
+    test_jit test_layout test_leases test_lookup test_parse test_plain_blocks test_pool_machine
+    test_pool_misuse test_pool_pages test_pool_stress test_pool_supply test_pool_views
+    test_pools test_pressure test_release test_reload test_round_trips test_scans test_schema
+    test_search test_store test_tally test_tiers
     """.split()
 )
 #: Files whose tests start processes, measure, or make every system call fail: as plain Python they
 #: cost much and cover nothing more. The run for coverage leaves them out, `-m "not compiled_only"`.
 COMPILED_ONLY = frozenset(
     """
-    test_alloc test_array_reads test_asv test_batch test_build_memory test_cold
-    test_crystallize
+    test_alloc test_array_reads test_asv test_batch test_build_memory test_cold test_crystallize
     test_crystallize_faults test_descriptors test_docs test_eviction_memory
-    test_eviction_policies_script test_first_read test_forks test_jit test_kernel_cache test_kills
-    test_lock_rules test_parallel_kernels test_pool_exit test_pool_memory test_pool_processes
-    test_processes test_project test_read test_reentrance test_rewritten_files test_scan
-    test_tiers test_warming test_write_faults
+    test_eviction_policies_script test_first_blocks test_first_read test_forks test_jit
+    test_kernel_cache test_kills test_lock_rules test_parallel_kernels test_pool_exit
+    test_pool_memory test_pool_processes test_processes test_project test_read test_reentrance
+    test_rewritten_files test_scan test_tiers test_warming test_write_faults
     """.split()
 )
 
@@ -76,11 +76,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(name)
 
 
-def pytest_collection_finish() -> None:
-    """Let no collection of garbage look at the tests themselves, nor at what they have imported.
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile the allocator's kernels, and let no collection of garbage look at the tests.
 
-    There are some hundred collections, each of which took 0.4 s.
+    Nor at what they have imported: there are some hundred collections, each of which took 0.4 s.
+    Where compilation is disabled the same tests see plain kernels; `test_plain_blocks` sees both.
     """
+    if not session.config.option.collectonly:
+        _jit.promote(_jit.MEMORY)
     gc.collect()
     gc.freeze()
 

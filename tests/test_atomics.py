@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-from support.internals import overload_lock
 
 from jessymem.kernels import _jit, atomics
 
@@ -124,12 +123,6 @@ def test_threads_have_different_stacks(form):
     for thread in threads:
         thread.join()
     assert len(set(seen)) == 3
-
-
-def test_a_thread_knows_whether_it_is_inside_a_plain_atomic():
-    assert not atomics.is_interrupted()
-    with overload_lock():
-        assert atomics.is_interrupted()
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.eviction import MIB, content_of, evicted, load_into, path_of
 from support.internals import (
+    compiling_elsewhere,
     evict,
     forget_compiled,
     locate_plain,
@@ -366,6 +367,17 @@ def test_small_batches_add_up_to_something_worth_compiling(monkeypatch):
     for _ in range(5):
         _jit.promote_for(_jit.WORTH_COMPILING // 4)
     assert promoted[0] == _jit.WORTH_COMPILING
+
+
+def test_nobody_waits_for_what_another_thread_compiles_unless_there_is_a_great_deal(monkeypatch):
+    promoted = []
+    counts = forget_compiled(monkeypatch)
+    monkeypatch.setattr(_jit, "promote", lambda group: promoted.append(counts[group]))
+    with compiling_elsewhere():
+        _jit.promote_for(_jit.WORTH_WAITING - 1)
+        assert not promoted
+        _jit.promote_for(1)
+    assert promoted == [_jit.WORTH_WAITING]
 
 
 def test_a_million_ids_of_many_dimensions(tmp_path):

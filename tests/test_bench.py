@@ -46,9 +46,10 @@ def test_the_table_has_every_row_that_was_promised():
         read.one read.batch read.batch.lmdb read.million read.threads read.threads.lmdb read.cores
         allocate.compiled allocate.threads allocate.python allocate.many
         start.manager start.load start.load.full start.core
-        start.nth start.all start.all.cold start.cold
+        start.nth start.all start.all.cold start.cold start.learn start.block
         scan.rare scan.common scan.cores scan.sum scan.sum.cores
-        write.1 write.10 write.100 hold.open hold.shared
+        write.1 write.10 write.100
+        learn.plain learn.lmdb learn.hundredth learn.read learn.batch hold.open hold.shared
     """.split()
     assert [line.key for line in LINES if line.target is not None] == expected
     assert len({line.key for line in LINES}) == len(LINES)

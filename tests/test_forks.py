@@ -135,7 +135,7 @@ def test_a_child_forked_at_thirty_points_of_a_first_call_makes_it_too(verb, base
 
 
 LOCKS_OF_OTHERS = """
-from jessymem import MmapManager
+from jessymem import MmapManager, warmup
 manager = MmapManager(64, base_path="nowhere")
 import os, signal, sys, threading
 import logging  # after jessymem: its hooks run before those that were registered earlier
@@ -150,11 +150,11 @@ def watch(frame, event, argument):
         logging.getLogger("x").addHandler(logging.NullHandler())  # takes the lock of logging
     return None
 
-def allocate():
+def compile():
     sys.settrace(watch)
-    manager.allocate(10)
+    warmup()
 
-thread = threading.Thread(target=allocate)
+thread = threading.Thread(target=compile)
 thread.start()
 assert inside.wait(30)
 os.register_at_fork(before=go_on.set)

@@ -14,17 +14,24 @@ N_FROM_PYTHON = geometry(1_000, 5)
 KIB, MIB = 2**10, 2**20
 
 
+def compile_kernels():
+    """Have the allocator's kernels compiled; else a thread does it in the middle of something."""
+    module("kernels._jit").promote("memory")
+
+
 def make_allocator(zero_on_reuse, n_mb=32, block_size=4_096):
     """An allocator with one pool, awake; for `kept`."""
     allocator = module("pools.allocator").PoolAllocator(
         [(n_mb, block_size)], limit_mb=4 * n_mb, zero_on_reuse=zero_on_reuse
     )
+    compile_kernels()
     allocator.deallocate(allocator.allocate(1))
     return allocator
 
 
 def make_manager(zero_on_reuse):
     """A manager, awake; for `kept`."""
+    compile_kernels()
     manager = MmapManager(MemoryConfig(total_memory_mb=1_024, zero_on_reuse=zero_on_reuse))
     manager.deallocate(manager.allocate(1))
     return manager

@@ -67,7 +67,16 @@ class FirstResult(Small):
             manager.deallocate(manager.allocate(4096))
         """
 
-    timeraw_first_block.pretty_name = "import, first block, kernels cached"
+    timeraw_first_block.pretty_name = "import, first block"
+
+    def timeraw_first_layer(self, base):
+        return """
+        from jessymem import MmapManager
+        with MmapManager(280) as manager:
+            manager.create_proto_dimension("D30", b"learned")
+        """
+
+    timeraw_first_layer.pretty_name = "import, first learned layer"
 
     def timeraw_first_batch(self, base):
         return """
@@ -79,6 +88,17 @@ class FirstResult(Small):
         """
 
     timeraw_first_batch.pretty_name = "import, first compiled batch, kernels cached"
+
+
+class FirstResult_NothingCached(Small):
+    """As in a fresh container: the cache of kernels is an empty folder."""
+
+    version = "1"
+    env = {"NUMBA_CACHE_DIR": "no kernels"}
+
+    timeraw_import_numpy = FirstResult.timeraw_import_numpy
+    timeraw_first_block = FirstResult.timeraw_first_block
+    timeraw_first_layer = FirstResult.timeraw_first_layer
 
 
 def warm_cache():

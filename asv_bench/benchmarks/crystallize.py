@@ -71,7 +71,8 @@ class Learn_BesideNLayers:
 
 
 def make_learner(n_held):
-    """A manager with so many layers in memory; for `kept`."""
+    """A manager with so many layers in memory, by compiled kernels; for `kept`."""
+    module("kernels._jit").promote("memory")
     manager = module("bench.data").open_manager(Path(tempfile.mkdtemp(dir=".")))
     manager.create_proto_layers([(DIMENSION, b"x")] * n_held)
     return manager

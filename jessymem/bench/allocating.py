@@ -15,6 +15,7 @@ from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import race, run_in_threads
 from jessymem.config import DEFAULT_POOLS
 from jessymem.pools.allocator import PoolAllocator
+from jessymem.warming import warmup
 
 BLOCK_BYTES: Final = 4_096
 _N_PAIRS: Final = 200_000
@@ -23,7 +24,8 @@ _N_AT_ONCE: Final = 1_000
 
 
 def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
-    """Measure the family `allocate`."""
+    """Measure the family `allocate`: compiled kernels, but where compilation is disabled."""
+    warmup()
     yield from _from_python(setting)
     pairs, empty_pairs = loops.pairs(), loops.empty_pairs()
     allocator = PoolAllocator(DEFAULT_POOLS[:1], limit_mb=280, zero_on_reuse=False)

@@ -1,4 +1,4 @@
-"""Managers, loads, and a process from its first statement to its first read."""
+"""Managers, loads, and a process from its first statement to its first read, layer or block."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ from jessymem import MmapManager
 with MmapManager(280, base_path={base!r}) as manager:
     manager.load_dimension({dimension})
     manager.access_layer("L{dimension}-00")[0]
+"""
+
+_FIRST_LAYER: Final = """
+from jessymem import MmapManager
+MmapManager(280, base_path={base!r}).create_proto_dimension("D30", "learned")
+"""
+
+_FIRST_BLOCK: Final = """
+from jessymem import MmapManager
+MmapManager(280, base_path={base!r}).allocate(1_000)
 """
 
 
@@ -86,7 +96,7 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
     except NotThere as error:
         for key in ("start.nth", "start.all", "start.all.cold"):
             yield key, NotRun(str(error))
-    yield "start.cold", _cold(setting, base)
+    yield from _cold(setting, base)
 
 
 def _many(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
@@ -174,22 +184,34 @@ def _lmdb_open(setting: Setting) -> float:
     return race_once(once, n_rounds=setting.n_rounds(15)).seconds()
 
 
-def _cold(setting: Setting, base: Path) -> Outcome:
+def _cold(setting: Setting, base: Path) -> Iterator[tuple[str, Outcome]]:
     """Time new processes in turns; each reads the clock itself, once Python has started.
 
     The first of each writes the bytecode, into a folder that goes with the run: where Python is to
-    write none (PYTHONDONTWRITEBYTECODE), a process would compile every module that it imports.
+    write none (PYTHONDONTWRITEBYTECODE), a process would compile every module that it imports. The
+    cache of kernels is an empty folder.
     """
-    first_read = _FIRST_READ.format(base=str(base), dimension=20)
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(setting.home("bytecode"))}
+    environment = {
+        **os.environ,
+        "PYTHONPYCACHEPREFIX": str(setting.home("bytecode")),
+        "NUMBA_CACHE_DIR": str(setting.home("no kernels")),
+    }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    ours, theirs = [], []
-    for i in range(-1, setting.n_rounds(21)):
-        taken = [_seconds_of(code, environment) for code in (first_read, "import numpy")]
-        if i >= 0:
-            ours.append(taken[0])
-            theirs.append(taken[1])
-    return _compared(Race(tuple(zip(ours, theirs, strict=True))))
+    programs = {
+        "start.cold": _FIRST_READ.format(base=str(base), dimension=20),
+        "start.learn": _FIRST_LAYER.format(base=str(setting.home("first layer"))),
+        "start.block": _FIRST_BLOCK.format(base=str(setting.home("first block"))),
+        "numpy": "import numpy",
+    }
+    rounds = [
+        tuple(_seconds_of(code, environment) for code in programs.values())
+        for _ in range(1 + setting.n_rounds(21))
+    ]
+    all_of_them = Race(tuple(rounds[1:]))
+    numpy = len(programs) - 1
+    for i, key in enumerate(list(programs)[:numpy]):
+        ratio = all_of_them.ratio(i, to=numpy)
+        yield key, Outcome(all_of_them.seconds(i), all_of_them.seconds(numpy), ratio)
 
 
 def _seconds_of(code: str, environment: dict[str, str]) -> float:

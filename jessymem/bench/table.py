@@ -119,6 +119,7 @@ _MIB: Final = 2**20
 _READ: Final = "One read, 8 KiB layers in random order"
 _LOOKUP: Final = "Look-up of 10,000 ids in one call"
 _CROWD: Final = "100 threads reading, all together"
+_COLD: Final = "The same, no kernel cached, to its "
 _FIND: Final = "Find in 288 MB of text, no hit: "
 _ALL: Final = "`load_all` of 3,000 dimensions"
 _SPEED: Final = "bytes per second"
@@ -174,6 +175,8 @@ LINES: Final = (
     Line("start.all", _ALL, "one by one", _at_most(0.7)),
     Line("start.all.cold", _ALL + ", none in the cache", "one by one", _at_most(0.7)),
     Line("start.cold", "Cold process to its first read", "import numpy", _at_most(1.3)),
+    Line("start.learn", _COLD + "first learned layer", "import numpy", _at_most(2)),
+    Line("start.block", _COLD + "first block", "import numpy", _at_most(2)),
     Line("scan.rare", _FIND + "a rare byte in the needle", "bytes.find", _at_least(5), _SPEED),
     Line("scan.long", _FIND + "a long needle", "bytes.find", None, _SPEED),
     Line("scan.common", _FIND + "common bytes, the worst", "bytes.find", _at_least(1.2), _SPEED),

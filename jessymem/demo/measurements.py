@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.crowd import measure_crowd
 from jessymem.ids import DimensionId, LayerId
+from jessymem.kernels import _jit
 from jessymem.manager import MmapManager
 from jessymem.osmem import FileMapping
 from jessymem.stats import MemoryStats
@@ -146,7 +147,8 @@ def measure_access(manager: MmapManager, layers: Sequence[LayerId]) -> Measureme
 
 
 def measure_blocks(manager: MmapManager) -> Measurement:
-    """Time blocks being allocated and freed, many of them live; the first call compiles."""
+    """Time blocks being allocated and freed, many of them live, by compiled kernels."""
+    _jit.promote(_jit.MEMORY)
     live = deque(manager.allocate(_BLOCK_BYTES) for _ in range(_N_LIVE_BLOCKS))
 
     def exchange() -> None:

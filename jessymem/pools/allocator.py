@@ -21,6 +21,7 @@ from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit, allocation, blocks, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.schema import ANY_SIZE, QUIET_LIMIT, REQUEST_BYTES_LIMIT
+from jessymem.kernels.transactions import PlainState
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.offsets import MmapOffset
@@ -76,7 +77,8 @@ class PoolAllocator:
     changes or hands out memory raises `InvalidAccess` once the allocator is closed; what only looks
     works on.
 
-    The first call of a process compiles the kernels, or loads them from their cache.
+    The first calls of a process run in plain Python, until a thread has compiled the kernels, or
+    has loaded them from their cache: ``docs/memory.md`` says when.
 
     A signal handler or finalizer may call everything too. In the middle of a call that changes the
     budget it makes no pool, evicts nothing and returns no pages, so it may be refused what its
@@ -196,6 +198,8 @@ class PoolAllocator:
         n_bytes = ANY_SIZE if size is None else as_size(size)
         handle = self._resolve(offset)
         code = self._release(self._words, handle, n_bytes)
+        if code == s.NOT_STARTED:
+            code = int(release.deallocate(self._table.argument, handle, n_bytes))
         self._supply.end_deallocation(code, handle, n_bytes)
 
     @clears_frames
@@ -287,11 +291,15 @@ class PoolAllocator:
         n_bytes = prod(lengths) * kind.itemsize
         if not n_bytes:
             return np.zeros(lengths, kind)
-        offset = self.allocate(n_bytes)
+        offset: MmapOffset | None = None
         try:
+            offset = self.allocate(n_bytes)
             owner = self._views.owner_of(int(offset), n_bytes)
-        finally:
             self.deallocate(offset)  # from here on the block waits for its only owner
+        except BaseException:
+            if offset is not None:
+                self._supply.undo(offset)  # nothing, if it was freed already
+            raise
         return owner.view(kind).reshape(lengths)
 
     # -- pools -------------------------------------------------------------------------------------
@@ -348,8 +356,9 @@ class PoolAllocator:
         Lifetime: whoever uses it keeps the allocator. ``docs/memory.md`` shows how.
         """
         self._supply.check_open()
+        _jit.promote(_jit.MEMORY)
         self._start()
-        return self._words
+        return self._table.argument
 
     @property
     def pools(self) -> list[MmapPool]:
@@ -424,16 +433,18 @@ class PoolAllocator:
 
     @clears_frames
     def _start(self) -> None:
-        """Compile, and let the fast way call the kernels from now on; the first time only."""
-        # The claim is set last: who sees it has all of it, also in a child that was forked here.
-        if self._words is not None and self._claim is not _not_started:
+        """Count in the words from now on; once kernels are compiled, let the fast way call them."""
+        if self._claim is not _not_started:
             return
         words = self._supply.start()
+        if type(words) is PlainState or not _jit.is_promoted(_jit.MEMORY):
+            return
         entries = (
             _jit.entry_of(release.deallocate, words, 0, ANY_SIZE),
             _jit.entry_of(allocation.allocate, words, 1, QUIET_LIMIT),
         )
         self._words = words
+        # The claim is set last: who sees it has all of it, also in a child that was forked here.
         self._release, self._claim = entries
         if self._supply.is_closed:  # meanwhile
             self._claim = self._release = _closed
@@ -447,7 +458,7 @@ class PoolAllocator:
             return int(offset)
         self._supply.check_open()
         pool, at = min(offset.pool_id, s.N_POOL_IDS), min(offset.offset, REQUEST_BYTES_LIMIT)
-        handle = int(blocks.resolve(self._words, pool, at))
+        handle = int(blocks.resolve(self._table.argument, pool, at))
         if handle < 0:
             raise failures.wrong_block(handle, offset, ANY_SIZE, self._table)
         if offset.generation not in (-1, handle & s.HANDLE_GENERATION_MASK):
@@ -468,7 +479,7 @@ class PoolAllocator:
 
 
 def _not_started(*arguments: Any) -> int:
-    """Take the place of the kernels before they are compiled."""
+    """Take the place of the kernels before they are compiled: the slow way calls plain ones."""
     return s.NOT_STARTED
 
 

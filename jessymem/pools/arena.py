@@ -59,6 +59,11 @@ class Arena:
         """Whether no pool has memory."""
         return not self._mappings
 
+    @property
+    def mappings(self) -> list[osmem.PrivateMemory]:
+        """What keeps the pools' memory mapped while it is held."""
+        return list(self._mappings.values())
+
     def view(self, pool: int, offset: int, n_bytes: int) -> memoryview:
         """Return a part of a pool's memory; it keeps the mapping alive."""
         start = self._starts[pool] + offset

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from operator import setitem
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakMethod
@@ -24,7 +25,7 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
 from jessymem.kernels import _jit, allocation, memory, release
 from jessymem.kernels import schema as s
-from jessymem.locks import outside
+from jessymem.kernels.transactions import NOT_PLAIN, PlainState
 from jessymem.logger import DEBUG
 from jessymem.pools import failures
 from jessymem.pools.growth import GROWTH_BYTES, GrownPool, Growth
@@ -69,14 +70,22 @@ class Request:
             self._handles = np.zeros(len(sizes) + 1, np.int64)
             self.claimed = self._handles[: len(sizes)]
 
-    def claim(self, words: memory.Words, limit_at: int) -> int:
+    def claim(self, table: PoolTable, limit_at: int) -> int:
         """Claim up to the limit in that word; return OK or the code why nothing was claimed.
 
         What was claimed is noted at once: an interrupt of Python finds it.
         """
         if not isinstance(self.sizes, int):
-            return int(allocation.allocate_many(words, self.sizes, limit_at, self._handles))
-        self.claimed[0] = int(allocation.allocate_any(words, self.sizes, limit_at, self._zero))
+            return int(
+                allocation.allocate_many(table.argument, self.sizes, limit_at, self._handles)
+            )
+        wanted = self.sizes, limit_at, self._zero
+        result: Any = NOT_PLAIN
+        if type(argument := table.argument) is PlainState:
+            note = partial(setitem, self.claimed, 0)
+            result = argument.call(allocation.allocate_any, *wanted, note=note)
+        if result is NOT_PLAIN:
+            self.claimed[0] = int(allocation.allocate_any(table.argument, *wanted))
         return s.OK if self.claimed[0] > 0 else int(self.claimed[0])
 
     @property
@@ -132,8 +141,8 @@ class Supply:
         if not osmem.CAN_RETURN_PAGES:
             state[s.RESIDENT_LIMIT] = s.REQUEST_BYTES_LIMIT
 
-    def start(self) -> memory.Words:
-        """Compile, and count in the shared words from now on; return what kernels take.
+    def start(self) -> PlainState | memory.Words:
+        """Count in the shared words from now on; return what kernels take at present.
 
         Raises
         ------
@@ -147,17 +156,31 @@ class Supply:
                 "blocks cannot be handed out for the first time in the middle of a call that "
                 "changes the budget"
             )
-        if not _jit.is_promoted(_jit.MEMORY) and not _jit.is_disabled():
-            outside(partial(_jit.promote, _jit.MEMORY))
-        with self._budget.lock.hold():
-            self.check_open()
-            if self.table.argument is None:
-                self._budget.attach(self.table.state)
-                self._budget.trim = WeakMethod(self._trimmer.trim)
-                self._budget.on_fall = self._pressure.rearm
-                self._pressure.attach(self.table.state, self.evict is not None)
-                self.table.argument = memory.argument_of(self.table.state)
-            return self.table.argument
+        if self.table.argument is None:
+            with self._budget.lock.hold():
+                self.check_open()
+                if self.table.argument is None:
+                    self._attach()
+        if type(state := self.table.argument) is PlainState and _jit.is_promoted(_jit.MEMORY):
+            state.close()  # as it has been, but for an interrupt in `_attach`
+        return self.table.argument
+
+    def _attach(self) -> None:
+        state = self.table.state
+        keep, follow = partial(getattr, self.table.arena, "mappings"), WeakMethod(self._follow)
+        plain = PlainState(state, memory.argument_of, keep, follow)
+        self._budget.attach(state, plain)
+        self._budget.trim = WeakMethod(self._trimmer.trim)
+        self._budget.on_fall = self._pressure.rearm
+        self._pressure.attach(state, self.evict is not None)
+        self.table.argument = plain
+        if plain.is_compiled:  # by now
+            self._follow(plain.argument)
+
+    def _follow(self, argument: memory.Words) -> None:
+        """Give kernels what compiled ones take, from now on."""
+        if self.table.argument is not None:
+            self._budget.argument = self.table.argument = argument
 
     # -- the way to a block ------------------------------------------------------------------------
 
@@ -174,7 +197,8 @@ class Supply:
             if handle < 0:
                 if self.views.ended:
                     self.views.collect_ended()
-                if not is_large or self._attempt(request, s.QUIET_LIMIT) != s.OK:
+                is_untried = is_large or handle == s.NOT_STARTED
+                if not is_untried or self._attempt(request, s.QUIET_LIMIT) != s.OK:
                     self._claim(request)
                 handle = int(request.claimed[0])
                 if is_large and self._zeroes:
@@ -246,7 +270,7 @@ class Supply:
                 self._records.write_levels(risen, n_bytes)
 
     def _attempt(self, request: Request, limit_at: int) -> int:
-        return s.IS_CLOSED if self.is_closed else request.claim(self.table.argument, limit_at)
+        return s.IS_CLOSED if self.is_closed else request.claim(self.table, limit_at)
 
     def _evict_ahead(self, cost: int) -> None:
         """Have others evict to below the warning threshold before that for eviction is passed."""
@@ -406,7 +430,8 @@ class Supply:
                 self.table.unmap()
             elif not self.table.is_unmapped:
                 for pool in self.table.pool_ids:
-                    release.retire_pool(self.table.argument, pool)
+                    if not self.table.is_unused(pool):
+                        release.retire_pool(self.table.argument, pool)
                 if not is_nested:
                     self._unmap_when_unused(always_trim=True)
 

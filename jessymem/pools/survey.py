@@ -15,7 +15,7 @@ import numpy as np
 
 from jessymem.computed_once import computed_once
 from jessymem.config import MIB, PoolConfig
-from jessymem.kernels import _jit, tally
+from jessymem.kernels import _jit, tally, transactions
 from jessymem.kernels import schema as s
 from jessymem.pools.table import PoolTable
 
@@ -293,6 +293,7 @@ def recover(table: PoolTable) -> Survey:
     For a forked child: threads of the parent may have been half-way through a call. A block is
     handed out once its own word says so; whatever else was begun is taken back.
     """
+    transactions.outdate(table.state)
     table.finish_interrupted()
     for number in table.pool_ids:
         pool = _Pool(table, number)

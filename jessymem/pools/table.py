@@ -50,9 +50,10 @@ class PoolTable:
         What the pools lie in.
     rows : ndarray of POOL, shape (N_POOL_IDS,)
         The same words seen as rows.
-    argument : Words or None
+    argument : PlainState, Words or None
         The state as kernels are given it, once they may be called. Whoever calls one holds the
-        table meanwhile.
+        table meanwhile, and names the kernel before this: `module.kernel(table.argument, ...)`. So
+        what is compiled never gets what is for plain Python.
     """
 
     def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
@@ -149,6 +150,10 @@ class PoolTable:
     def n_free(self, pool: int) -> int:
         """Return how many blocks of a pool may be claimed."""
         return int(self.state[s.FREE_COUNTS + pool])
+
+    def is_unused(self, pool: int) -> bool:
+        """Tell whether no block of a pool is handed out, waiting or being claimed."""
+        return self.n_free(pool) == int(self.rows[pool]["n_blocks"])
 
     def blocks_of(self, pool: int) -> NDArray[Any]:
         """Return a pool's BLOCK rows; they change while threads allocate."""

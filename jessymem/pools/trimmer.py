@@ -23,8 +23,7 @@ class Trimmer:
 
     def trim(self) -> int:
         """Return the pages of freed blocks; return how many bytes."""
-        words = self._table.argument
-        pages.release_run(words, self._run)  # if an interrupt left one
+        pages.release_run(self._table.argument, self._run)  # if an interrupt left one
         try:
             # In plain Python, looking at every block takes far longer than at a column of them.
             return sum(
@@ -33,20 +32,20 @@ class Trimmer:
                 if _jit.is_promoted(_jit.MEMORY) or retained_in(self._table, pool)
             )
         finally:
-            pages.release_run(words, self._run)
+            pages.release_run(self._table.argument, self._run)
 
     def _trim_pool(self, pool: int) -> int:
-        words, run = self._table.argument, self._run
+        table, run = self._table, self._run
         block_bytes = int(self._table.rows[pool]["block_bytes"])
         step = max(osmem.page_size() // block_bytes, 1)
         n_given, block, n_blocks = 0, 0, 1
         while n_blocks:
-            pages.claim_dirty_run(words, pool, block, step, run)
+            pages.claim_dirty_run(table.argument, pool, block, step, run)
             _, block, n_blocks = run.tolist()
             at, n_bytes = block * block_bytes, n_blocks * block_bytes
             if n_blocks and self._table.arena.return_pages(pool, at, n_bytes):
-                pages.mark_clean(words, pool, block, n_blocks)
+                pages.mark_clean(table.argument, pool, block, n_blocks)
                 n_given += n_bytes
-            pages.release_run(words, run)
+            pages.release_run(table.argument, run)
             block += n_blocks
         return n_given

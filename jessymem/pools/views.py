@@ -6,6 +6,7 @@ import operator
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jessymem.errors import OutOfBounds
-from jessymem.kernels import atomics, release
+from jessymem.kernels import release
 from jessymem.kernels import schema as s
+from jessymem.kernels.transactions import NOT_PLAIN, PlainState
 from jessymem.pools import failures
 from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.table import PoolTable
@@ -67,8 +69,13 @@ class Views:
         """
         code, offset = int(s.STALE), MmapOffset.from_packed(handle)
         ending: weakref.finalize[Any, Any] | None = None
+        result, noted = NOT_PLAIN, list[Any]()
         try:
-            code = int(release.add_view(self._table.argument, handle, n_bytes))
+            if type(state := self._table.argument) is PlainState:
+                result = state.call(release.add_view, handle, n_bytes, note=noted.append)
+            if result is NOT_PLAIN:
+                result = release.add_view(self._table.argument, handle, n_bytes)
+            code = int(result)
             if code == s.OUT_OF_BOUNDS:
                 raise OutOfBounds(
                     f"{offset!r}: a view of {n_bytes:,} bytes is larger than the allocation",
@@ -89,7 +96,7 @@ class Views:
             ending = weakref.finalize(owner, _call_each, map(_call, ends), 0)
             ending.atexit = False
         except BaseException:
-            if code == s.OK and ending is None:
+            if s.OK in (code, *noted) and ending is None:
                 self.ended.append(handle)
                 self.collect_ended()
             raise
@@ -99,12 +106,10 @@ class Views:
         """Free what the views that are gone were on; any number of threads at once.
 
         A finalizer, so it may run anywhere, and waits for nothing. Nobody may be left to do it for
-        the others: while that thread is off the processor they would run out of blocks. Where
-        compilation is disabled, a finalizer that interrupts an atomic leaves its handle to whoever
-        comes next.
+        the others: while that thread is off the processor they would run out of blocks.
         """
-        if atomics.is_interrupted():
-            return
+        if type(state := self._table.argument) is PlainState:
+            self._collect_plainly(state)
         deallocate: Any = release.deallocate
         drop_view: Any = release.drop_view
         words = repeat(self._table.argument)
@@ -121,6 +126,25 @@ class Views:
                 flags |= int(next(map(drop_view, words, iter(self.ended.popleft, None))))
         except IndexError:  # another thread was quicker
             pass
+        if is_any and (follow_up := self._follow_up()) is not None:
+            follow_up(flags)
+
+    def _collect_plainly(self, state: PlainState) -> None:
+        """Do the same with plain kernels, as far as they are not compiled meanwhile.
+
+        A handle leaves its queue in the step that ends its view.
+        """
+        flags, is_any = 0, False
+        for queue, kernel, rest in (
+            (self._freed, release.deallocate, (s.ANY_SIZE,)),
+            (self.ended, release.drop_view, ()),
+        ):
+            with suppress(IndexError):  # another thread was quicker
+                while queue:
+                    code = state.call(kernel, *rest, queue=queue)
+                    if code is NOT_PLAIN:
+                        break
+                    flags, is_any = flags | max(int(code), 0), True
         if is_any and (follow_up := self._follow_up()) is not None:
             follow_up(flags)
 

@@ -32,6 +32,18 @@ data, offsets = manager.gather([15 << 16 | 4] * {_jit.WORTH_COMPILING})
 assert len(data) == 8 * {_jit.WORTH_COMPILING}
 """
 
+FIRST_LAYER = """
+from jessymem import MmapManager
+manager = MmapManager(280, base_path={base!r})
+manager.create_proto_dimension("D30", "learned")
+"""
+
+FIRST_BLOCK = """
+from jessymem import MmapManager
+manager = MmapManager(280, base_path={base!r})
+manager.allocate(1_000)
+"""
+
 PEERS = {
     "python": "pass",
     "import numpy": "import numpy",
@@ -83,9 +95,12 @@ def start(tmp_path_factory) -> Callable[[str], None]:
     paths["lmdb"] = fill_lmdb(base / "lmdb")
     environment = {**os.environ, "JESSYMEM_KERNEL_CACHE": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    nothing_cached = {**environment, "NUMBA_CACHE_DIR": str(base / "no kernels")}
 
     def run(code: str) -> None:
-        subprocess.run([sys.executable, "-c", code.format(**paths)], env=environment, check=True)
+        is_first = code in (FIRST_LAYER, FIRST_BLOCK)
+        environ = nothing_cached if is_first else environment
+        subprocess.run([sys.executable, "-c", code.format(**paths)], env=environ, check=True)
 
     return run
 
@@ -118,6 +133,13 @@ def test_first_read_of_peers(benchmark, start, peer):
     if peer in ("lmdb", "pyarrow"):
         pytest.importorskip(peer, reason="the peer is not installed: not run")
     measure(benchmark, start, PEERS[peer])
+
+
+@pytest.mark.benchmark(group="cold: process to first read")
+@pytest.mark.parametrize("code", [FIRST_LAYER, FIRST_BLOCK], ids=["layer", "block"])
+def test_first_of_what_is_learned_and_allocated(benchmark, start, code):
+    """With an empty cache of kernels."""
+    measure(benchmark, start, code)
 
 
 @pytest.mark.benchmark(group="cold: process to first batch")

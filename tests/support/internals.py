@@ -6,15 +6,18 @@ is the file to edit.
 
 from __future__ import annotations
 
+import sys
 import weakref
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from jessymem import DimensionId, MmapManager, PoolAllocator, leases, osmem, pickling, references
 from jessymem.bench import footprint, timing
 from jessymem.engine import locations
-from jessymem.kernels import _jit, atomics
+from jessymem.kernels import _jit, transactions
+from jessymem.kernels import schema as s
 from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
@@ -223,9 +226,37 @@ def kernel_lock() -> Any:
     return _jit._lock
 
 
-def overload_lock() -> Any:
-    """Return the lock that plain atomics take."""
-    return atomics._lock
+class PlainTier:
+    """The allocator's kernels as they are before they are compiled; for the time of a test."""
+
+    def __init__(self, monkeypatch: Any) -> None:
+        _jit.promote(_jit.MEMORY)
+        self._forms = _jit.forms_of(_jit.MEMORY)
+        monkeypatch.setattr(_jit, "_forms", {})
+        monkeypatch.setattr(_jit, "_ready", _jit._ready - {_jit.MEMORY})
+        monkeypatch.setattr(_jit, "_n_items", {})
+        for entry in transactions.entries:
+            monkeypatch.setattr(sys.modules[entry.__module__], entry.__name__, entry)
+
+    def switch(self) -> None:
+        """Let compiled kernels take over, as when a thread has compiled them; nothing else does."""
+        if self._forms:
+            _jit._switch(_jit.MEMORY, self._forms)
+
+
+def plain_version_of(allocator: PoolAllocator) -> int:
+    """Return the version of an allocator's words as plain kernels count them."""
+    return int(table_of(allocator).state[s.PLAIN_VERSION])
+
+
+@contextmanager
+def compiling_elsewhere() -> Iterator[None]:
+    """Let it look as if another thread were compiling kernels."""
+    _jit._promoting.add(-1)
+    try:
+        yield
+    finally:
+        _jit._promoting.discard(-1)
 
 
 def forget_compiled(monkeypatch: Any) -> dict[str, int]:

@@ -108,6 +108,18 @@ MUTATIONS = [
         "release_marked(state, handles[j], 1)",
         "release",
     ),
+    # -- before kernels are compiled
+    Mutation("kernels/transactions.py", "chain(check, changes)", "changes", "plain_blocks"),
+    Mutation(
+        "kernels/transactions.py",
+        "ends.append(map(note, (result,)))",
+        "note(result)",
+        "plain_blocks",
+    ),
+    Mutation(
+        "kernels/transactions.py", "if _jit.forms_of(_jit.MEMORY):", "if False:", "first_blocks"
+    ),
+    Mutation("kernels/_jit.py", "in _forms.keys() - _ready:", "in ():", "plain_blocks"),
     # -- looking up
     Mutation(
         "kernels/lookup.py", "end > memory.load_i64(region + N_BYTES)", "False", "batches store"
