@@ -64,13 +64,13 @@ def admit(state: Words, n_bytes: Int) -> Int:
     return RETAINED
 
 
-@kernel
+@kernel(nogil=False)
 def dismiss(state: Words, n_bytes: Int) -> None:
     """Note that `n_bytes` are no longer resident."""
     atomics.add(state, RESIDENT, -n_bytes)
 
 
-@kernel
+@kernel(nogil=False)
 def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     """Admit and reserve for regions, or neither; return OK or the code that says why not."""
     code = admit(state, n_bytes)
@@ -86,7 +86,7 @@ def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     return code
 
 
-@kernel
+@kernel(nogil=False)
 def discharge(state: Words, n_bytes: Int) -> Int:
     """Undo `charge`; return what `release` does."""
     atomics.add(state, OF_REGIONS, -n_bytes)
