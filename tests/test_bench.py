@@ -40,7 +40,7 @@ def test_the_table_has_every_row_that_was_promised():
         allocate.compiled allocate.threads allocate.python allocate.many
         start.manager start.load start.load.full start.core start.cold
         scan.rare scan.common scan.cores scan.sum scan.sum.cores
-        write.1 write.10 write.100 hold.open hold.shared
+        write.1 write.10 write.100 write.beside write.first hold.open hold.shared
     """.split()
     assert [line.key for line in LINES if line.target is not None] == expected
     assert len({line.key for line in LINES}) == len(LINES)

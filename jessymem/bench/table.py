@@ -180,6 +180,18 @@ LINES: Final = (
     Line("write.10", "Crystallize 10 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line("write.100", "Crystallize 100 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line(
+        "write.beside",
+        "Crystallize 1 KB while 30 threads read",
+        "write, fsync, rename, meanwhile too",
+        _at_most(0.5),
+    ),
+    Line(
+        "write.first",
+        "The same, the first time in a process",
+        "write, fsync, rename, meanwhile too",
+        _at_most(1),
+    ),
+    Line(
         "hold.open",
         "Resident after opening 288 MB, beyond imports",
         "",
