@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from jessymem import DimensionId, MmapManager, PoolAllocator, osmem, pickling, references
+from jessymem import DimensionId, MmapManager, PoolAllocator, pickling, pieces, references
 from jessymem.bench import footprint, timing
 from jessymem.engine import locations
 from jessymem.kernels import _jit, atomics
@@ -238,12 +238,12 @@ def watch_compiled_drivers(monkeypatch: Any) -> list[Any]:
 
 
 def write_chunk_bytes() -> int:
-    return osmem._WRITE_CHUNK_BYTES
+    return pieces._WRITE_CHUNK_BYTES
 
 
 def set_write_chunk_bytes(n_bytes: int) -> None:
-    """From so many bytes on a piece is written by a call of its own."""
-    osmem._WRITE_CHUNK_BYTES = n_bytes  # type: ignore[misc]
+    """At most so many bytes are written by one call."""
+    pieces._WRITE_CHUNK_BYTES = n_bytes  # type: ignore[misc]
 
 
 # -- thresholds, set so that little work passes them -----------------------------------------------

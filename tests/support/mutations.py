@@ -200,10 +200,20 @@ MUTATIONS = [
     ),
     Mutation(
         "jessymem/osmem.py",
-        "found.digest() == expected.digest()",
-        "True",
+        "return found == expected",
+        "return True",
         "osmem region_files builder",
     ),
+    Mutation(
+        "jessymem/osmem.py",
+        "is_same and not take(memoryview(bytearray(1)))",
+        "is_same",
+        "osmem region_files",
+    ),
+    Mutation("jessymem/short_calls.py", "!= errno.EINTR", "== errno.EINTR", "short_calls"),
+    Mutation("jessymem/short_calls.py", "> MAX_HELD_BYTES", "> 2**40", "short_calls"),
+    Mutation("jessymem/short_calls.py", "if kind in _LOCAL", "if kind", "short_calls"),
+    Mutation("jessymem/short_calls.py", "PyDLL(None, use", "CDLL(None, use", "short_calls"),
     Mutation(
         "jessymem/osmem.py", "-(-n_bytes // page) * page", "n_bytes // page * page", "osmem stats"
     ),
