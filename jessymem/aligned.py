@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from jessymem.kernels.schema import CACHE_LINE_BYTES
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
+
+#: NumPy gives up the GIL to get zeros; so many bytes are cleared sooner than another thread begins.
+_MAX_HELD_BYTES: Final = 2**16
 
 
 def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
@@ -20,6 +23,10 @@ def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
     """
     item = np.dtype(dtype)
     n_bytes = n_items * item.itemsize
-    owner = np.zeros(n_bytes + CACHE_LINE_BYTES - 1, np.uint8)
+    n_owned = n_bytes + CACHE_LINE_BYTES - 1
+    if n_owned <= _MAX_HELD_BYTES:
+        owner = np.frombuffer(bytearray(n_owned), np.uint8)
+    else:
+        owner = np.zeros(n_owned, np.uint8)
     start = -owner.ctypes.data % CACHE_LINE_BYTES
     return owner[start : start + n_bytes].view(item)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from _io import FileIO
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from jessymem.descriptors import Descriptor
+from jessymem.short_calls import PlainCalls
 
 ACCESS_LIST: Final = "system.posix_acl_access"
 #: Others are the system's own, and some of those vouch for the bytes of the file that is replaced.
@@ -20,7 +22,7 @@ _RIGHTS: Final = 0o777
 Attempt = Callable[[str, Path, Callable[[], Any], Path], bool]
 
 
-def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
+def keep(source: Path, file: Descriptor, attempt: Attempt, calls: PlainCalls) -> None:
     """Give a new file what `source` has, if that is there, as far as it is allowed.
 
     Nobody gets rights by it that he did not have: a group that cannot be kept leaves the file's own
@@ -29,11 +31,13 @@ def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
     Parameters
     ----------
     source : pathlib.Path
-    file : FileIO
+    file : Descriptor
         Open for writing.
     attempt : callable
         ``attempt(operation, path, do, directory)`` makes a system call; returns whether it
         was done, if the work can go on without.
+    calls : PlainCalls
+        How those are made that wait for nothing.
 
     Raises
     ------
@@ -43,50 +47,54 @@ def keep(source: Path, file: FileIO, attempt: Attempt) -> None:
     if not hasattr(os, "fchmod"):
         return
     try:
-        old = os.stat(source)
+        old = calls.stat(source)
     except FileNotFoundError:
         return
-    descriptor, directory = file.fileno(), source.parent
+    directory = source.parent
 
     def try_to(operation: str, do: Callable[[], Any]) -> bool:
         return attempt(operation, source, do, directory)
 
-    new = os.fstat(descriptor)
+    new = calls.fstat(file)
     mode = stat.S_IMODE(old.st_mode)
     has_group = old.st_gid == new.st_gid
     if old.st_uid != new.st_uid:
-        change = partial(os.fchown, descriptor, old.st_uid, old.st_gid)
+        change = partial(os.fchown, file, old.st_uid, old.st_gid)
         if try_to("set owner", change):
             has_group = True
         else:
             mode &= _RIGHTS
     if not has_group:
-        change = partial(os.fchown, descriptor, -1, old.st_gid)
+        change = partial(os.fchown, file, -1, old.st_gid)
         has_group = try_to("set owner", change)
-    if not _keep_attributes(source, descriptor, try_to, has_group):
+    if not _keep_attributes(source, file, try_to, calls, has_group):
         has_group = False  # the mode of a file with an access list has what any of it allows
     if not has_group:
         mode = mode & 0o707 | (mode & 0o007) << 3
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-        try_to("set mode", partial(os.fchmod, descriptor, mode))
+    if stat.S_IMODE(calls.fstat(file).st_mode) != mode:
+        try_to("set mode", partial(calls.set_mode, file, mode))
 
 
 def _keep_attributes(
-    source: Path, descriptor: int, try_to: Callable[[str, Callable[[], Any]], bool], has_group: bool
+    source: Path,
+    file: Descriptor,
+    try_to: Callable[[str, Callable[[], Any]], bool],
+    calls: PlainCalls,
+    has_group: bool,
 ) -> bool:
     """Copy extended attributes; return whether the access list is the same.
 
     One that the directory gave the new file goes, where the old one had none.
     """
-    wanted = _names_of(source)
+    wanted = _names_of(source, calls)
     is_same = has_group or ACCESS_LIST not in wanted
     if not has_group:
         wanted.discard(ACCESS_LIST)
-    if ACCESS_LIST in _names_of(descriptor) - wanted:
-        remove = partial(os.removexattr, descriptor, ACCESS_LIST)
+    if ACCESS_LIST in _names_of(file, calls) - wanted:
+        remove = partial(os.removexattr, file, ACCESS_LIST)
         is_same &= try_to("set attribute", remove)
     for name in sorted(wanted):
-        is_kept = try_to("set attribute", partial(_copy, source, descriptor, name))
+        is_kept = try_to("set attribute", partial(_copy, source, file, name))
         is_same &= is_kept or name != ACCESS_LIST
     return is_same
 
@@ -95,12 +103,10 @@ def _copy(source: Path, descriptor: int, name: str) -> None:
     os.setxattr(descriptor, name, os.getxattr(source, name))
 
 
-def _names_of(file: Path | int) -> set[str]:
+def _names_of(file: Path | int, calls: PlainCalls) -> set[str]:
     """Return which attributes a file has that a new one is to have."""
-    if not hasattr(os, "listxattr"):
-        return set()
     try:
-        names = os.listxattr(file)
+        names = calls.list_attributes(file)
     except OSError as error:
         if error.errno not in _NONE_THERE:
             raise

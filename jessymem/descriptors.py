@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import os
-from _io import FileIO
 from contextlib import suppress
+from typing import Any, ClassVar
 
 
 class Descriptor(int):
-    """An open descriptor that is closed when nobody holds this any more."""
+    """An open file, which is closed when nobody holds this any more.
+
+    That end can be interrupted; so who has no more use for it closes it, and what is interrupted
+    there is made up for by the end.
+    """
+
+    #: What closes it.
+    _end: ClassVar[Any] = os.close
+
+    def fileno(self) -> int:
+        """Return the number; who asks may have to do with files of Python's."""
+        return int(self)
+
+    def __enter__(self) -> Descriptor:
+        """Return itself: it is open."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close it, once; raise OSError where the system could not keep what was written."""
+        self._close()
 
     def __del__(self) -> None:
         with suppress(OSError):
-            os.close(self)
+            self._close()
+
+    def _close(self) -> object:
+        if "closed" in self.__dict__ or self < 0:
+            return None
+        # One step for the interpreter: no interrupt finds it closed and not known to be.
+        return next(map(self._end, map(self.__dict__.setdefault, ("closed",), (int(self),))))
 
 
-class File(FileIO):
-    """An open file that is closed, without a warning, when nobody holds it any more."""
-
-    def __del__(self) -> None:
-        with suppress(OSError):
-            self.close()
-
-
-def open_file(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> File:
-    """Open a file with `os.open`; raise OSError, also where it is a directory."""
+def open_descriptor(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> Descriptor:
+    """Open a file or a directory with `os.open`; raise OSError."""
     # One step for the interpreter: no interrupt finds a descriptor that nobody holds.
-    return next(map(File, map(os.open, (path,), (flags,), (mode,))))
-
-
-def open_descriptor(path: str | os.PathLike[str], flags: int) -> Descriptor:
-    """Open what may be a directory with `os.open`; raise OSError."""
-    return next(map(Descriptor, map(os.open, (path,), (flags,))))
+    return next(map(Descriptor, map(os.open, (path,), (flags,), (mode,))))

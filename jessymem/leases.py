@@ -18,7 +18,6 @@ import signal
 import struct
 import sys
 import threading
-from _io import FileIO
 from collections import deque
 from collections.abc import Callable
 from functools import cache, partial
@@ -72,7 +71,7 @@ class Lease:
         self._guard.add(self, data.ctypes.data)
 
 
-def take(file: FileIO) -> Lease:
+def take(file: Descriptor) -> Lease:
     """Lease an open file; raise OSError where the system, or this user, cannot.
 
     EAGAIN: somebody has the file open for writing.

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from jessymem.descriptors import File, open_file
+from jessymem.descriptors import Descriptor
+from jessymem.short_calls import PlainCalls, Status
 
 if os.name != "nt":
     import fcntl
@@ -38,11 +39,13 @@ _NOT_MINE: Final = (*_HELD, errno.ETIMEDOUT, errno.EDEADLK)
 class Seam(NamedTuple):
     """How system calls are made: ``call(operation, path, do)``, raising what `do` raises.
 
-    `attempt` does the same and returns whether that was done, if the work can go on without.
+    `attempt` does the same and returns whether that was done, if the work can go on without;
+    `calls` are those of the lock file's directory.
     """
 
     call: Callable[[str, Path, Callable[[], Any]], Any]
     attempt: Callable[[str, Path, Callable[[], Any], Path], bool]
+    calls: PlainCalls
 
 
 class Lock:
@@ -50,7 +53,7 @@ class Lock:
 
     Attributes
     ----------
-    file : File
+    file : Descriptor
         The open lock file.
     inode : (int, int)
         Which file that is: device and number.
@@ -58,7 +61,7 @@ class Lock:
         Whose it is: process and thread.
     """
 
-    def __init__(self, file: File, inode: tuple[int, int]) -> None:
+    def __init__(self, file: Descriptor, inode: tuple[int, int]) -> None:
         self.file = file
         self.inode = inode
         self.thread = (os.getpid(), get_ident())
@@ -99,9 +102,9 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
         yield
     finally:
         _held.pop(lock.inode, None)  # the next file may have the same number
-        _remove(path, lock.inode)
+        _remove(path, lock.inode, seam.calls)
         with suppress(OSError):  # for children too that were forked meanwhile
-            fcntl.flock(lock.file, fcntl.LOCK_UN)
+            seam.calls.lock(lock.file, fcntl.LOCK_UN)
         lock.file.close()
 
 
@@ -110,20 +113,22 @@ def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
         file, inode, is_new = _open(path, seam)
         try:
             _wait_for(file, path, inode, timeout, seam)
-            if _inode_at(path) == inode:  # it was not removed while this waited for it
+            if _inode_at(path, seam.calls) == inode:  # it was not removed while this waited for it
                 lock = _held[inode] = Lock(file, inode)
                 return lock
         except BaseException as error:
             if is_new and not (isinstance(error, OSError) and error.errno in _NOT_MINE):
-                _remove(path, inode)
+                _remove(path, inode, seam.calls)
             file.close()
             raise
         file.close()
 
 
-def _wait_for(file: File, path: Path, inode: tuple[int, int], timeout: float, seam: Seam) -> None:
+def _wait_for(
+    file: Descriptor, path: Path, inode: tuple[int, int], timeout: float, seam: Seam
+) -> None:
     deadline = time.monotonic() + timeout
-    take = partial(fcntl.flock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    take = partial(seam.calls.lock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     while True:
         try:
             seam.call("lock", path, take)
@@ -139,20 +144,20 @@ def _wait_for(file: File, path: Path, inode: tuple[int, int], timeout: float, se
         time.sleep(_POLL_SECONDS)
 
 
-def _open(path: Path, seam: Seam) -> tuple[File, tuple[int, int], bool]:
+def _open(path: Path, seam: Seam) -> tuple[Descriptor, tuple[int, int], bool]:
     """Open the lock file, which is made if need be; return which it is, and whether it is new."""
     for _ in range(_N_OPENINGS):
         is_new = True
         try:
-            file = _open_with(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            file = seam.calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS)
         except FileExistsError:
             is_new = False
             try:
-                file = _open_existing(path)
+                file = _open_existing(path, seam.calls)
             except FileNotFoundError:  # removed meanwhile
                 continue
         try:
-            found = os.fstat(file.fileno())
+            found = seam.calls.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "the lock is no regular file")
             inode = found.st_dev, found.st_ino
@@ -165,49 +170,44 @@ def _open(path: Path, seam: Seam) -> tuple[File, tuple[int, int], bool]:
     raise TimeoutError(errno.ETIMEDOUT, "others are writing there")
 
 
-def _open_existing(path: Path) -> File:
+def _open_existing(path: Path, calls: PlainCalls) -> Descriptor:
     try:
-        return _open_with(path, os.O_RDWR)
+        return calls.open(path, os.O_RDWR | _FLAGS)
     except PermissionError:  # of a writer who let nobody write to it: locking takes less
-        return _open_with(path, os.O_RDONLY)
+        return calls.open(path, os.O_RDONLY | _FLAGS)
 
 
-def _open_with(path: Path, flags: int) -> File:
-    return open_file(path, flags | _FLAGS)
-
-
-def _share(path: Path, file: File, found: os.stat_result, seam: Seam) -> None:
+def _share(path: Path, file: Descriptor, found: Status | os.stat_result, seam: Seam) -> None:
     """Let everybody open a new lock file who may make one in its directory."""
-    directory = os.stat(path.parent)
+    directory = seam.calls.stat(path.parent)
     wanted = 0
     if directory.st_mode & stat.S_IWGRP:
         wanted |= stat.S_IRGRP | stat.S_IWGRP
         if found.st_gid != directory.st_gid:
-            change = partial(os.fchown, file.fileno(), -1, directory.st_gid)
+            change = partial(os.fchown, file, -1, directory.st_gid)
             seam.attempt("set owner", path, change, path.parent)
     if directory.st_mode & stat.S_IWOTH:
         wanted |= stat.S_IROTH | stat.S_IWOTH
     mode = stat.S_IMODE(found.st_mode)
     if wanted & ~mode:
-        seam.attempt(
-            "set mode", path, partial(os.fchmod, file.fileno(), mode | wanted), path.parent
-        )
+        change = partial(seam.calls.set_mode, file, mode | wanted)
+        seam.attempt("set mode", path, change, path.parent)
 
 
-def _inode_at(path: Path) -> tuple[int, int] | None:
+def _inode_at(path: Path, calls: PlainCalls) -> tuple[int, int] | None:
     """Return which file a path leads to; a network file system may have renamed the lock file."""
     try:
-        found = os.lstat(path)
+        found = calls.lstat(path)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _remove(path: Path, inode: tuple[int, int]) -> None:
+def _remove(path: Path, inode: tuple[int, int], calls: PlainCalls) -> None:
     """Remove a lock file, not the one that another has in its place."""
     with suppress(OSError):
-        if _inode_at(path) == inode:
-            path.unlink()
+        if _inode_at(path, calls) == inode:
+            calls.remove(path)
 
 
 @contextmanager

@@ -12,19 +12,20 @@ import mmap
 import os
 import stat
 import sys
-from _io import FileIO
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-import xxhash
 
-from jessymem import attributes, lock_files, system_calls
-from jessymem.descriptors import File, open_descriptor, open_file
+from jessymem import attributes, lock_files, short_calls, system_calls
+from jessymem.descriptors import Descriptor, open_descriptor
 from jessymem.errors import AllocationFailed
+from jessymem.pieces import batches, parts, without_first
+from jessymem.short_calls import PLAIN, Status, calls_in
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from jessymem.leases import Lease
 
 R = TypeVar("R")
+_Do = Callable[[Callable[[], int]], int]
 
 #: Called as ``intercept(operation, path, *details)`` before each system call; may raise OSError
-#: instead. Details: of a write the bytes that are left to write, of a rename its source.
+#: instead. Details: of a write the buffers that are left to write, of a rename its source.
 intercept: Callable[..., None] | None = None
 
 ADVICE: Final = {
@@ -53,11 +55,11 @@ CAN_READ_AHEAD: Final = hasattr(os, "posix_fadvise")
 
 # What network and foreign volumes say to F_FULLFSYNC.
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
-_WRITE_CHUNK_BYTES: Final = 2**20
 _READ_CHUNK_BYTES: Final = 2**18
 _N_INTERRUPTED: Final = 1_000  # times that a call is made again
 _N_LINKS: Final = 40
 _CLOEXEC: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOEXEC
 # A pipe or device in a file's place must be refused, not waited for.
 _READ_FLAGS: Final = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
@@ -105,6 +107,16 @@ class FileBytes(NamedTuple):
     identity: FileIdentity
 
 
+def prepare_writing(directory: Path | None = None) -> None:
+    """Find what writing needs, and what kind of file system a directory is on; each once.
+
+    So nothing of that remains to be done when a lock is held.
+    """
+    short_calls.make_ready()
+    if directory is not None:
+        short_calls.prepare(directory)
+
+
 def as_path(value: str | os.PathLike[str]) -> Path:
     """Take a path as users write it.
 
@@ -138,18 +150,18 @@ def round_to_pages(n_bytes: int) -> int:
 
 def identify(path: Path) -> FileIdentity:
     """Stat `path`; raise OSError where it is missing or no regular file."""
-    return call("stat", path, lambda: _identity(os.stat(path)))
+    return call("stat", path, lambda: _identity(calls_in(path.parent).stat(path)))
 
 
-def identity_of(file: FileIO) -> FileIdentity:
+def identity_of(file: Descriptor, path: Path) -> FileIdentity:
     """Return which file is open; part of what was done with it before, so no step of its own."""
-    return _identity(os.fstat(file.fileno()))
+    return _identity(calls_in(path.parent).fstat(file))
 
 
 def identity_at(path: Path) -> FileIdentity | None:
     """Return which file a name leads to; part of giving it the name, so no step of its own."""
     try:
-        return _identity(os.stat(path))
+        return _identity(calls_in(path.parent).stat(path))
     except OSError:
         return None
 
@@ -179,12 +191,13 @@ def fault_of_substitute(path: Path, substitute: Path) -> str | None:
 
 def look_beside(path: Path, beside: Path) -> FileIdentity | str:
     """Tell which file lies beside `path`, or why it may not count, as `fault_of_substitute`."""
-    found = call("stat", beside, lambda: os.lstat(beside))
+    calls = calls_in(beside.parent)
+    found = call("stat", beside, lambda: calls.lstat(beside))
     if not stat.S_ISREG(found.st_mode):
         return "it is no regular file"
     if os.name != "nt" and found.st_uid != os.geteuid():
         with suppress(FileNotFoundError):
-            if os.stat(path).st_uid != found.st_uid:
+            if calls_in(path.parent).stat(path).st_uid != found.st_uid:
                 return "its owner is not the region file's"
     return _identity(found)
 
@@ -198,20 +211,29 @@ def behind_links(path: Path) -> Path:
     """
     for _ in range(_N_LINKS):
         try:
-            link = os.readlink(path)
+            link = calls_in(path.parent).read_link(path)
         except OSError:
             return path  # none; or opening it will say why
         if os.name != "nt":
-            owner = call("stat", path, partial(os.lstat, path)).st_uid
+            owner = call("stat", path, partial(calls_in(path.parent).lstat, path)).st_uid
             if owner not in (0, os.geteuid(), os.stat(path.parent).st_uid):
                 raise PermissionError(errno.EPERM, f"{path} is another user's link")
         path = path.parent / link
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
+def exists(path: Path) -> bool:
+    """Tell whether a path leads to anything that can be looked at; no step of its own."""
+    try:
+        calls_in(path.parent).stat(path)
+    except OSError:
+        return False
+    return True
+
+
 def list_directory(path: Path) -> list[str]:
     """Return the names in a directory; raise OSError where it cannot be listed."""
-    return call("list", path, lambda: os.listdir(path))
+    return call("list", path, lambda: calls_in(path).list_names(path))
 
 
 def admit_all(n_bytes: int) -> object:
@@ -237,7 +259,7 @@ def map_file(
         lease = None
         if is_leased:
             lease = _lease(file, path)
-            identity = identity_of(file)  # from here on nobody changes it
+            identity = identity_of(file, path)  # from here on nobody changes it
         kept = admit(identity.n_bytes)
         if identity.n_bytes == 0:
             return FileBytes(np.empty(0, np.uint8), identity)
@@ -265,7 +287,7 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
         view = memoryview(target)[: identity.n_bytes]
         n_read = 0
         while n_read < len(view):
-            step = call("read", path, partial(file.readinto, view[n_read:]))
+            step = call("read", path, partial(PLAIN.read, file, view[n_read:]))
             if not step:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             n_read += step
@@ -275,8 +297,10 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
 def read_start(path: Path, n_bytes: int) -> tuple[bytes, int]:
     """Return a file's first bytes, at most `n_bytes`, and how long it is; raise OSError."""
     file, identity = _open_regular(path)
+    start = bytearray(n_bytes)
     with file:
-        return call("read", path, partial(file.read, n_bytes)) or b"", identity.n_bytes
+        n_read = call("read", path, partial(calls_in(path.parent).read, file, memoryview(start)))
+    return bytes(start[:n_read]), identity.n_bytes
 
 
 def keep_with(data: NDArray[np.uint8], kept: object) -> None:
@@ -350,7 +374,7 @@ def read_ahead(path: Path, n_bytes: int) -> None:
 
     Nothing comes of a file that cannot be opened: whoever reads it will say why.
     """
-    with suppress(OSError), open_file(path, _READ_FLAGS) as file:
+    with suppress(OSError), open_descriptor(path, _READ_FLAGS) as file:
         os.posix_fadvise(file.fileno(), 0, n_bytes, os.POSIX_FADV_WILLNEED)
 
 
@@ -362,27 +386,24 @@ def drop_pages(data: NDArray[np.uint8]) -> bool:
     return _hint(data, "MADV_DONTNEED")
 
 
-def create_file(path: Path) -> FileIO:
+def create_file(path: Path) -> Descriptor:
     """Create a file that must not exist, with the permissions that the user's mask leaves."""
-    return call("create", path, lambda: File(path, "x+"))
+    return call("create", path, lambda: calls_in(path.parent).open(path, _CREATE_FLAGS))
 
 
-def write_pieces(file: FileIO, path: Path, pieces: Iterable[Any]) -> int:
-    """Write `pieces` in order, small ones gathered; return how many bytes."""
-    n_written = 0
-    gathered = bytearray()
-    for piece in pieces:
-        if len(piece) < _WRITE_CHUNK_BYTES:
-            gathered += piece
-            if len(gathered) < _WRITE_CHUNK_BYTES:
-                continue
-            piece = b""
-        n_written += _write(file, path, gathered) + _write(file, path, piece)
-        gathered = bytearray()
-    return n_written + _write(file, path, gathered)
+def write_pieces(file: Descriptor, path: Path, pieces: Iterable[Any]) -> int:
+    """Write `pieces` in order, by as few calls as can be; return how many bytes."""
+    calls, n_written = calls_in(path.parent), 0
+    for buffers in batches(pieces):
+        left = buffers
+        while left:
+            n_bytes = call("write", path, partial(calls.write, file, left), left)
+            n_written += n_bytes
+            left = without_first(left, n_bytes)
+    return n_written
 
 
-def sync_file(file: FileIO, path: Path) -> None:
+def sync_file(file: Descriptor, path: Path) -> None:
     """Wait until the file's bytes are on the medium, as far as the system can tell."""
     call("sync", path, partial(_sync, file))
 
@@ -392,27 +413,43 @@ def holds(path: Path, pieces: Iterable[Any]) -> bool:
 
     Raises OSError where it cannot be read.
     """
-    expected, found = xxhash.xxh3_128(), xxhash.xxh3_128()
-    for piece in pieces:
-        expected.update(piece)
-    with call("open", path, partial(_open_to_read, path)) as file:
-        buffer = memoryview(bytearray(_READ_CHUNK_BYTES))
-        take = partial(file.readinto, buffer)
-        n_read = call("read", path, take)
-        while n_read:
-            found.update(buffer[:n_read])
-            n_read = take()
-    return found.digest() == expected.digest()
+    calls = calls_in(path.parent)
+    file = call("open", path, partial(calls.open, path, _READ_FLAGS))
+    with file:
+        takes: Iterator[_Do] = chain([partial(call, "read", path)], repeat(_do))  # it is one step
+
+        def take(buffer: memoryview) -> int:
+            return next(takes)(partial(calls.read, file, buffer))
+
+        is_same = all(_follows(take, piece) for piece in parts(pieces, _READ_CHUNK_BYTES))
+        return is_same and not take(memoryview(bytearray(1)))
+
+
+def _do(action: Callable[[], R]) -> R:
+    return action()
+
+
+def _follows(take: Callable[[memoryview], int], expected: memoryview) -> bool:
+    """Tell whether just these bytes are read next."""
+    found, n_read = bytearray(len(expected)), 0
+    view = memoryview(found)
+    while n_read < len(view):
+        step = take(view[n_read:])
+        if not step:
+            return False
+        n_read += step
+    return found == expected
 
 
 def locked(path: Path, timeout: float) -> AbstractContextManager[None]:
     """Keep out every other thread and process that asks for the same lock; `lock_files.hold`."""
-    return lock_files.hold(path, timeout, lock_files.Seam(call, attempt))
+    seam = lock_files.Seam(call, attempt, calls_in(path.parent))
+    return lock_files.hold(path, timeout, seam)
 
 
-def keep_attributes(source: Path, file: FileIO) -> None:
+def keep_attributes(source: Path, file: Descriptor) -> None:
     """Give an open file owner, group, attributes and mode of `source`; `attributes.keep`."""
-    attributes.keep(source, file, attempt)
+    attributes.keep(source, file, attempt, calls_in(source.parent))
 
 
 def sync_directory(path: Path) -> bool:
@@ -420,19 +457,21 @@ def sync_directory(path: Path) -> bool:
     return os.name == "nt" or attempt("sync directory", path, partial(_sync_names, path), path)
 
 
-def close_file(file: FileIO) -> None:
+def close_file(file: Descriptor) -> None:
     """Close a file; raise OSError where the system could not keep what was written."""
     file.close()
 
 
 def replace_file(source: Path, target: Path) -> None:
     """Rename `source` over `target` in one step."""
-    call("rename", target, lambda: os.replace(source, target), os.fspath(source))
+    rename = partial(calls_in(target.parent).replace, source, target)
+    call("rename", target, rename, os.fspath(source))
 
 
 def remove_file(path: Path) -> None:
     """Remove a file; one that is gone already is no error."""
-    call("remove", path, lambda: path.unlink(missing_ok=True))
+    with suppress(FileNotFoundError):
+        call("remove", path, partial(calls_in(path.parent).remove, path))
 
 
 def make_directory(path: Path) -> list[Path]:
@@ -444,7 +483,7 @@ def make_directory(path: Path) -> list[Path]:
     """
     missing = []
     level = path
-    while not level.exists():
+    while not exists(level):
         missing.append(level)
         if level == level.parent:
             break
@@ -510,19 +549,17 @@ def attempt(operation: str, path: str | Path, do: Callable[[], Any], directory: 
 
 
 def _sync_names(path: Path) -> None:
-    descriptor = open_descriptor(path, os.O_RDONLY | _CLOEXEC)
-    try:
-        _sync(descriptor)
-    finally:
-        del descriptor  # an error that is kept holds this frame
+    directory = calls_in(path).open(path, os.O_RDONLY | _CLOEXEC)
+    with directory:  # an error that is kept holds this frame
+        _sync(directory)
 
 
-def _sync(descriptor: int | FileIO) -> None:
+def _sync(descriptor: int) -> None:
     if not _sync_medium(descriptor):
         os.fsync(descriptor)
 
 
-def _sync_medium(descriptor: int | FileIO) -> bool:
+def _sync_medium(descriptor: int) -> bool:
     """Ask macOS to empty the drive's own cache too; return False where that cannot be asked."""
     if sys.platform != "darwin":
         return False
@@ -566,7 +603,7 @@ def _pass(operation: str, path: str | Path, *details: Any) -> None:
         intercept(operation, os.fspath(path), *details)
 
 
-def _identity(status: os.stat_result) -> FileIdentity:
+def _identity(status: Status | os.stat_result) -> FileIdentity:
     if stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
@@ -574,25 +611,22 @@ def _identity(status: os.stat_result) -> FileIdentity:
     return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _open_regular(path: Path) -> tuple[FileIO, FileIdentity]:
-    file = call("open", path, partial(_open_checked, path))
+def _open_regular(path: Path) -> tuple[Descriptor, FileIdentity]:
+    calls = calls_in(path.parent)
+
+    def open_checked() -> Descriptor:
+        _identity(calls.stat(path))
+        return calls.open(path, _READ_FLAGS)
+
+    file = call("open", path, open_checked)
     try:
-        return file, call("stat", path, lambda: _identity(os.fstat(file.fileno())))
+        return file, call("stat", path, lambda: _identity(calls.fstat(file)))
     except BaseException:
         file.close()
         raise
 
 
-def _open_checked(path: Path) -> FileIO:
-    _identity(os.stat(path))  # of a directory the next step would leave the descriptor open
-    return _open_to_read(path)
-
-
-def _open_to_read(path: Path) -> File:
-    return open_file(path, _READ_FLAGS)
-
-
-def _lease(file: FileIO, path: Path) -> Lease:
+def _lease(file: Descriptor, path: Path) -> Lease:
     from jessymem import leases
 
     try:
@@ -603,9 +637,9 @@ def _lease(file: FileIO, path: Path) -> Lease:
         raise NotLeased(error.errno, error.strerror) from None
 
 
-def _map_whole(file: FileIO, path: Path, n_bytes: int) -> FileMapping:
+def _map_whole(file: Descriptor, path: Path, n_bytes: int) -> FileMapping:
     """Map a file read-only, shared if that can be; raise OSError, NotMappable if neither can."""
-    share = partial(FileMapping, file.fileno(), n_bytes, access=mmap.ACCESS_READ)
+    share = partial(FileMapping, file, n_bytes, access=mmap.ACCESS_READ)
     try:
         try:
             return call("map", path, share)
@@ -613,7 +647,7 @@ def _map_whole(file: FileIO, path: Path, n_bytes: int) -> FileMapping:
             if os.name == "nt" or not system_calls.is_optional("map", error):
                 raise
             shared = error.with_traceback(None)  # which holds this frame
-        take = partial(FileMapping, file.fileno(), n_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        take = partial(FileMapping, file, n_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ)
         try:
             mapping = call("map unshared", path, take)
         except OSError as error:
@@ -638,16 +672,3 @@ def _private_mapping(n_bytes: int) -> Mapping:
             reason="os_refused",
             requested=length,
         ) from error
-
-
-def _write(file: FileIO, path: Path, piece: Any) -> int:
-    view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
-    n_written = 0
-    while n_written < len(view):
-        left = view[n_written:]
-        n_written += call("write", path, partial(_write_some, file, left), left)
-    return n_written
-
-
-def _write_some(file: FileIO, piece: memoryview) -> int:
-    return os.write(file.fileno(), piece)

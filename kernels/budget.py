@@ -66,14 +66,14 @@ def admit(state: Words, n_bytes: Int) -> Int:
 
 
 @entry
-@kernel
+@kernel(nogil=False)
 def dismiss(state: Words, n_bytes: Int) -> None:
     """Note that `n_bytes` are no longer resident."""
     atomics.add(state, RESIDENT, -n_bytes)
 
 
 @entry
-@kernel
+@kernel(nogil=False)
 def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     """Admit and reserve for regions, or neither; return OK or the code that says why not."""
     code = admit(state, n_bytes)
@@ -90,7 +90,7 @@ def charge(state: Words, n_bytes: Int, limit_at: Int) -> Int:
 
 
 @entry
-@kernel
+@kernel(nogil=False)
 def discharge(state: Words, n_bytes: Int) -> Int:
     """Undo `charge`; return what `release` does."""
     atomics.add(state, OF_REGIONS, -n_bytes)

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from support.system_calls import make_calls_plain
 
 from jessymem import MmapManager, MmapRegion, RegionBuilder, RegionIOError
 
@@ -156,6 +157,7 @@ def test_an_owner_that_cannot_be_kept(number, target, monkeypatch, skipped):
         asked.append((owner, group))
         raise OSError(number, os.strerror(number))
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr("jessymem.attributes.os.stat", look)
     monkeypatch.setattr("jessymem.attributes.os.fchown", refuse)
     build(target, b"new")
@@ -181,6 +183,7 @@ def test_a_group_that_can_be_kept_keeps_its_rights(target, monkeypatch, skipped)
             raise PermissionError(errno.EPERM, "only the superuser")
         changed.append(group)
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr("jessymem.attributes.os.stat", look)
     monkeypatch.setattr("jessymem.attributes.os.fchown", change)
     build(target, b"new")
@@ -236,6 +239,7 @@ def test_a_file_system_without_attributes(number, target, monkeypatch, skipped):
     def refuse(*arguments):
         raise OSError(number, os.strerror(number))
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr(os, "listxattr", refuse)
     assert build(target, b"new").generation == 2
     assert not skipped()

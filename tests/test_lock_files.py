@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.system_calls import intercepted
+from support.system_calls import intercepted, make_calls_plain
 
 from jessymem import DimensionId, InvalidAccess, MmapRegion, RegionBuilder, RegionIOError, osmem
 from jessymem.regions.files import RegionFiles
@@ -83,6 +83,7 @@ def test_a_lock_file_whose_mode_cannot_be_set_is_a_lock_all_the_same(target, mon
     def refuse(*arguments):
         raise OSError(errno.EPERM, "no modes here")
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr(os, "fchmod", refuse)
     with mode_of_directory(target, 0o775):
         build(target)
@@ -183,6 +184,7 @@ def test_nothing_stays_of_a_lock_that_cannot_be_had(is_there, number, target, mo
     def refuse(*arguments):
         raise OSError(number, os.strerror(number))
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RegionIOError) as caught:
         build(target)

@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.system_calls import Calls, intercepted, refuse_to_remove, refuse_to_replace
+from support.system_calls import (
+    Calls,
+    intercepted,
+    make_calls_plain,
+    refuse_to_remove,
+    refuse_to_replace,
+)
 
 from jessymem import (
     LayerRef,
@@ -128,6 +134,7 @@ def refuse_real(monkeypatch, name: str, number: int) -> None:
     def refuse(*arguments, **options):
         raise OSError(number, os.strerror(number))
 
+    make_calls_plain(monkeypatch)
     monkeypatch.setattr(os, name, refuse)
 
 

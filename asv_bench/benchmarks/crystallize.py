@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from jessymem import LayerId
@@ -46,6 +47,43 @@ class Crystallize_NMB:
     @named("write, fsync and rename of the same bytes")
     def time_plain_write(self, n_mb):
         module("bench.writing").write_durably(self.base / "plain", kept(contents_of, n_mb))
+
+
+class Crystallize_BesideReaders:
+    """1 KB while threads read without a pause: each time that a write lets go of the GIL costs."""
+
+    params = geometry([1, 30], [2])
+    param_names = ["readers"]
+    version = "1"
+    number = 1
+    warmup_time = 0
+    repeat = geometry((5, 20, 20.0), 1)
+    timeout = 300
+
+    def setup(self, n_readers):
+        writing = module("bench.writing")
+        self.base = Path(tempfile.mkdtemp(dir="."))
+        (self.base / "plain").mkdir()
+        self.content = bytes(writing.SMALL_BYTES)
+        self.manager = module("bench.data").open_manager(self.base)
+        read = self.manager.create_proto_dimension(DIMENSION, self.content)
+        self.manager.crystallize_proto_dimension(read)
+        self.layer = self.manager.create_proto_dimension(DIMENSION, self.content)
+        self.readers = writing.readers(n_readers, partial(self.manager.access_layer, read))
+        self.readers.__enter__()
+
+    def teardown(self, n_readers):
+        self.readers.__exit__(None, None, None)
+        self.manager.close()
+        shutil.rmtree(self.base)
+
+    @named("crystallize_proto_dimension, 1 KB, beside readers")
+    def time_crystallize(self, n_readers):
+        self.manager.crystallize_proto_dimension(self.layer)
+
+    @named("write, fsync and rename of the same bytes beside readers")
+    def time_plain_write(self, n_readers):
+        module("bench.writing").replace_durably(self.base / "plain", self.content)
 
 
 class Learn_BesideNLayers:

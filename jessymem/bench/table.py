@@ -187,6 +187,18 @@ LINES: Final = (
     Line("write.10", "Crystallize 10 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line("write.100", "Crystallize 100 MB, durably", "write, fsync, rename", _at_most(1.3)),
     Line(
+        "write.beside",
+        "Crystallize 1 KB while 30 threads read",
+        "write, fsync, rename, meanwhile too",
+        _at_most(0.5),
+    ),
+    Line(
+        "write.first",
+        "The same, the first time in a process",
+        "write, fsync, rename, meanwhile too",
+        _at_most(1),
+    ),
+    Line(
         "learn.plain",
         "One durable layer of 1 KB into a dimension of 131 MB",
         "a plain durable write of 1 KB",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from jessymem import osmem
 from jessymem.engine.engine import Engine
 from jessymem.engine.records import log_learning
 from jessymem.errors import DuplicateLayer
@@ -48,12 +49,24 @@ def create(engine: Engine, items: Iterable[Mapping[str, Any] | Sequence[Any]]) -
         check_writable(engine, request.dimension)
     if not requests:
         return []
+    for dimension in {request.dimension for request in requests}:
+        prepare_crystallizing(engine, dimension)
     drafts = [request.draft for request in requests]
     blocks = store(engine.allocator, drafts, requests[0].dimension)
     ids = engine.write(publish, engine, requests, blocks)
     for layer_id, request in zip(ids, requests, strict=True):
         log_learning("proto_created", layer_id, len(request.draft.content))
     return ids
+
+
+def prepare_crystallizing(engine: Engine, dimension: DimensionId) -> None:
+    """Import and find out, when something is learned, what crystallizing it will need.
+
+    Then there are no readers yet which the first crystallization would let run at each import.
+    """
+    import jessymem.learning.crystallization  # noqa: F401  (so that it is imported)
+
+    osmem.prepare_writing(engine.loader.home_of(dimension).parent)
 
 
 def read_items(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Request]:

@@ -283,8 +283,10 @@ class LearnedRegion(LayerTable):
         left = {number: learned[number] for number in learned.keys() - on_disk}
         fresh = overlays.lay_again(blocks, base, left.values())
         replaced = [learned[number].block for number in on_disk | fresh.keys()]
+        if not left:
+            return base, replaced
         table = LearnedRegion.over(self.dimension_id, base, (left | fresh).values())
-        return table if left else base, replaced
+        return table, replaced
 
     def __repr__(self) -> str:
         """Show what it is."""

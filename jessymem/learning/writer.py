@@ -15,7 +15,7 @@ from jessymem.errors import InvalidAccess
 from jessymem.ids import DimensionId, LayerId
 from jessymem.learning import overlays
 from jessymem.learning.checks import check_changeable, check_writable, proto_layer
-from jessymem.learning.creation import content_draft, store
+from jessymem.learning.creation import content_draft, prepare_crystallizing, store
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.region import with_learned
 from jessymem.regions.drafts import Content, ContentOrArray
@@ -58,6 +58,7 @@ def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str 
     check_writable(engine, layer_id.dimension)
     addition = overlays.as_addition(layer_id, content, separator)
     engine.check_open()
+    prepare_crystallizing(engine, layer_id.dimension)
     # The block for it may evict others, but not what it is laid over. It is filled without the
     # writer lock; where the dimension was changed meanwhile, again.
     with engine.keeping([layer_id.dimension]):

@@ -61,6 +61,7 @@ class RegionBuilder:
             raise ValueError(f"{self._dimension}: the dimension's name contains a null character")
         self._name = encoded
         self._drafts: dict[int, LayerDraft] = {}
+        osmem.prepare_writing()
 
     @property
     def dimension_id(self) -> DimensionId:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -173,6 +174,8 @@ class RegionFiles:
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
         self._broken: dict[Path, str] = {}  # deltas that could not be opened whole, and why
+        # What was opened during this write: to end a mapping gives up the GIL, so that waits.
+        self._opened: list[MmapRegion] | None = None
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -468,6 +471,10 @@ class RegionFiles:
             finalizer or a handler of records.
         """
         self._made = []
+        self._opened = None if os.name == "nt" else []  # there a mapped file cannot be replaced
+        osmem.prepare_writing(self.target.parent)
+        with self._as_region_error("follow the link"):
+            osmem.prepare_writing(self._file.parent)
         try:
             with self._locked(timeout):
                 self._is_writing, self._adds = True, adds
@@ -481,6 +488,7 @@ class RegionFiles:
         finally:
             self._is_writing = self._adds = False
             self._listing = self._found = None
+            self._opened = None
 
     def put(self, pieces: list[Any], generation: int) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
@@ -568,7 +576,7 @@ class RegionFiles:
                         ) from None
                     if error.errno != errno.ENOENT or not n_left:
                         raise
-            if not os.path.exists(self._file):  # it would vouch for its directory
+            if not osmem.exists(self._file):  # it would vouch for its directory
                 with self._as_region_error("sync the directories above"):
                     refusal = osmem.sync_name(directory, made_here=bool(self._made))
                 if refusal is not None:
@@ -583,7 +591,9 @@ class RegionFiles:
         That is `instead`, if given, where the system does not let a mapped file be replaced. Raises
         as `put`.
         """
-        name = f".{self._short_name}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        # Two writers at once are those only who lost the lock; each has a time of its own.
+        moment = time.perf_counter_ns() // 64 % 2**32
+        name = f".{self._short_name}.{os.getpid()}-{moment:08x}.tmp"
         temporary = self._file.with_name(name)
         self.written_generation = None
         try:
@@ -611,7 +621,7 @@ class RegionFiles:
                     osmem.write_pieces(file, temporary, pieces)
                 with self._as_region_error("sync"):
                     osmem.sync_file(file, temporary)
-                written = osmem.identity_of(file)
+                written = osmem.identity_of(file, temporary)
             finally:
                 osmem.close_file(file)
         with self._as_region_error("read back"):
@@ -749,12 +759,19 @@ class RegionFiles:
         region = MmapRegion.from_file(self.dimension, path, load_mode=mode)
         if mode == "copy":
             self._copied = path, region.identity, region.generation
+        if self._opened is not None:
+            self._opened.append(region)
         return region
 
     def _generation_of(self, path: Path) -> int:
         """Return a file's generation, -1 where there is none or it breaks the format."""
         if self._copied is not None and self._copied[:2] == (path, osmem.identity_at(path)):
             return self._copied[2]  # a copy is not made twice
+        if self._opened:
+            found = osmem.identity_at(path)
+            for region in self._opened:
+                if region.path == path and region.identity == found:
+                    return region.generation
         try:
             return self.open(path).generation
         except (DimensionNotFound, RegionFormatError):

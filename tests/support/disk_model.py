@@ -54,7 +54,7 @@ class Recorder:
         if name.startswith(".."):
             assert operation == "sync directory"
         elif operation == "write":
-            self.calls.append(Call(operation, name, data=bytes(details[0])))
+            self.calls.append(Call(operation, name, data=b"".join(details[0])))
         elif operation == "rename":
             self.calls.append(Call(operation, name, source=self._relative(details[0])))
         else:

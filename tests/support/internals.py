@@ -13,7 +13,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from jessymem import DimensionId, MmapManager, PoolAllocator, leases, osmem, pickling, references
+from jessymem import (
+    DimensionId,
+    MmapManager,
+    PoolAllocator,
+    leases,
+    pickling,
+    pieces,
+    references,
+)
 from jessymem.bench import footprint, timing
 from jessymem.engine import locations
 from jessymem.kernels import _jit, transactions
@@ -284,12 +292,12 @@ def watch_compiled_drivers(monkeypatch: Any) -> list[Any]:
 
 
 def write_chunk_bytes() -> int:
-    return osmem._WRITE_CHUNK_BYTES
+    return pieces._WRITE_CHUNK_BYTES
 
 
 def set_write_chunk_bytes(n_bytes: int) -> None:
-    """From so many bytes on a piece is written by a call of its own."""
-    osmem._WRITE_CHUNK_BYTES = n_bytes  # type: ignore[misc]
+    """At most so many bytes are written by one call."""
+    pieces._WRITE_CHUNK_BYTES = n_bytes  # type: ignore[misc]
 
 
 # -- thresholds, set so that little work passes them -----------------------------------------------

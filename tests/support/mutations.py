@@ -81,7 +81,7 @@ MUTATIONS = [
         "manager stats",
     ),
     Mutation(
-        "jessymem/budget.py", "self._waiting.discard(region_id)", "pass", "stats reload references"
+        "jessymem/budget.py", "self._waiting.difference_update(charge_ids)", "pass", "stats reload references"
     ),
     # -- blocks handed out and freed
     Mutation("kernels/allocation.py", "if n_bytes < 1:", "if n_bytes < 0:", "allocation"),
@@ -181,7 +181,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jessymem/regions/layout.py",
-        "if total_size != len(data):",
+        "if total_size != n_bytes:",
         "if total_size > len(data):",
         "layout",
     ),
@@ -212,10 +212,20 @@ MUTATIONS = [
     ),
     Mutation(
         "jessymem/osmem.py",
-        "found.digest() == expected.digest()",
-        "True",
+        "return found == expected",
+        "return True",
         "osmem region_files builder",
     ),
+    Mutation(
+        "jessymem/osmem.py",
+        "is_same and not take(memoryview(bytearray(1)))",
+        "is_same",
+        "osmem region_files",
+    ),
+    Mutation("jessymem/short_calls.py", "!= errno.EINTR", "== errno.EINTR", "short_calls"),
+    Mutation("jessymem/short_calls.py", "> MAX_HELD_BYTES", "> 2**40", "short_calls"),
+    Mutation("jessymem/short_calls.py", "if kind in _LOCAL", "if kind", "short_calls"),
+    Mutation("jessymem/short_calls.py", "PyDLL(None, use", "CDLL(None, use", "short_calls"),
     Mutation(
         "jessymem/osmem.py", "-(-n_bytes // page) * page", "n_bytes // page * page", "osmem stats"
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jessymem import osmem
+from jessymem import osmem, short_calls
 from support.internals import set_write_chunk_bytes, write_chunk_bytes
 
 Intercept = Callable[..., None]
@@ -62,6 +62,11 @@ def writing_in_chunks() -> Iterator[None]:
         yield
     finally:
         set_write_chunk_bytes(before)
+
+
+def make_calls_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every call be made as Python makes it: what is put in the place of `os.` is called."""
+    monkeypatch.setattr(osmem, "calls_in", lambda directory: short_calls.PLAIN)
 
 
 class Calls:
