@@ -19,7 +19,18 @@ def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
     memory, up to 63 bytes more.
     """
     item = np.dtype(dtype)
-    n_bytes = n_items * item.itemsize
-    owner = np.zeros(n_bytes + CACHE_LINE_BYTES - 1, np.uint8)
+    owner = np.zeros(n_items * item.itemsize + CACHE_LINE_BYTES - 1, np.uint8)
+    return _aligned_part(owner).view(item)
+
+
+def aligned_copy(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of an array of one axis, as `aligned_zeros` lays it out."""
+    raw = rows.view(np.uint8)  # field by field it takes ten times as long
+    copied = _aligned_part(np.empty(len(raw) + CACHE_LINE_BYTES - 1, np.uint8))
+    copied[:] = raw
+    return copied.view(rows.dtype)
+
+
+def _aligned_part(owner: NDArray[np.uint8]) -> NDArray[np.uint8]:
     start = -owner.ctypes.data % CACHE_LINE_BYTES
-    return owner[start : start + n_bytes].view(item)
+    return owner[start : start + len(owner) - CACHE_LINE_BYTES + 1]
