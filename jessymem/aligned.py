@@ -22,11 +22,24 @@ def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
     memory, up to 63 bytes more.
     """
     item = np.dtype(dtype)
-    n_bytes = n_items * item.itemsize
-    n_owned = n_bytes + CACHE_LINE_BYTES - 1
-    if n_owned <= _MAX_HELD_BYTES:
-        owner = np.frombuffer(bytearray(n_owned), np.uint8)
-    else:
-        owner = np.zeros(n_owned, np.uint8)
+    return _aligned_part(_owner(n_items * item.itemsize + CACHE_LINE_BYTES - 1)).view(item)
+
+
+def aligned_copy(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of an array of one axis, as `aligned_zeros` lays it out."""
+    raw = rows.view(np.uint8)  # field by field it takes ten times as long
+    copied = _aligned_part(_owner(len(raw) + CACHE_LINE_BYTES - 1))
+    copied[:] = raw
+    return copied.view(rows.dtype)
+
+
+def _owner(n_bytes: int) -> NDArray[np.uint8]:
+    """Return memory that is zero."""
+    if n_bytes <= _MAX_HELD_BYTES:
+        return np.frombuffer(bytearray(n_bytes), np.uint8)
+    return np.zeros(n_bytes, np.uint8)
+
+
+def _aligned_part(owner: NDArray[np.uint8]) -> NDArray[np.uint8]:
     start = -owner.ctypes.data % CACHE_LINE_BYTES
-    return owner[start : start + n_bytes].view(item)
+    return owner[start : start + len(owner) - CACHE_LINE_BYTES + 1]

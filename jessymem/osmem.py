@@ -52,6 +52,7 @@ CAN_RETURN_PAGES: Final = sys.platform == "linux" and hasattr(mmap, "MADV_DONTNE
 
 #: Whether the system can be asked to fetch a file's pages before they are read.
 CAN_READ_AHEAD: Final = hasattr(os, "posix_fadvise")
+_READ_NO_WAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 # What network and foreign volumes say to F_FULLFSYNC.
 _NO_SUCH_SYNC: Final = (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY)
@@ -369,13 +370,19 @@ def advise(data: NDArray[np.uint8], advice: str) -> bool:
     return bool(ADVICE[advice]) and _hint(data, ADVICE[advice])
 
 
-def read_ahead(path: Path, n_bytes: int) -> None:
-    """Ask the system for a file's first bytes; a hint from beside, and no step of what it is for.
+def read_ahead(path: Path, n_bytes: int) -> bool:
+    """Ask the system for a file's first bytes, and tell whether they were not in memory before.
 
-    Nothing comes of a file that cannot be opened: whoever reads it will say why.
+    A hint from beside, and no step of what it is for: nothing comes of a file that cannot be
+    opened, and whoever reads it will say why.
     """
     with suppress(OSError), open_descriptor(path, _READ_FLAGS) as file:
-        os.posix_fadvise(file.fileno(), 0, n_bytes, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError):
+            if _READ_NO_WAIT and os.preadv(file, [bytearray(1)], 0, _READ_NO_WAIT):
+                return False
+        os.posix_fadvise(file, 0, n_bytes, os.POSIX_FADV_WILLNEED)
+        return True
+    return False
 
 
 def drop_pages(data: NDArray[np.uint8]) -> bool:

@@ -24,25 +24,42 @@ def wait_until_gone():
     assert not threads()
 
 
-@pytest.mark.skipif(not osmem.CAN_READ_AHEAD, reason="the system takes no such hint")
-def test_each_file_is_asked_for_before_its_turn(tmp_path, monkeypatch):
-    asked = []
-    is_asked = threading.Semaphore(0)
+needs_hint = pytest.mark.skipif(not osmem.CAN_READ_AHEAD, reason="the system takes no such hint")
+
+
+def asked_for(tmp_path, monkeypatch, is_in_memory):
+    """Pass all dimensions on; return which were asked for, each checked to be so in time."""
+    asked, in_time = [], threading.Semaphore(0)
 
     def note(path, n_bytes):
         asked.append(path)
-        is_asked.release()
+        in_time.release()
+        return not is_in_memory(len(asked))
 
     monkeypatch.setattr(osmem, "read_ahead", note)
     passed = []
     with ReadAhead(DIMENSIONS, lambda dimension: tmp_path / str(dimension)) as following:
         for dimension in following:
-            assert is_asked.acquire(timeout=30)
+            if len(passed) % 64 == 0 and len(passed) + 64 < len(DIMENSIONS):
+                for _ in range(8):
+                    assert in_time.acquire(timeout=30), "before its turn comes"
             passed.append(dimension)
-            assert tmp_path / str(dimension) in asked
-    assert passed == DIMENSIONS
-    assert asked == [tmp_path / str(each) for each in DIMENSIONS]
     wait_until_gone()
+    assert passed == DIMENSIONS
+    return asked
+
+
+@needs_hint
+def test_each_file_that_follows_is_asked_for(tmp_path, monkeypatch):
+    asked = asked_for(tmp_path, monkeypatch, lambda n_asked: False)
+    assert asked == [tmp_path / str(each) for each in DIMENSIONS[64:]]
+
+
+@needs_hint
+def test_where_the_first_are_in_memory_the_others_are_left_alone(tmp_path, monkeypatch):
+    asked = asked_for(tmp_path, monkeypatch, lambda n_asked: n_asked != 12)
+    expected = DIMENSIONS[64:72] + DIMENSIONS[128:192] + DIMENSIONS[192:]
+    assert asked == [tmp_path / str(each) for each in expected]
 
 
 def test_few_are_passed_on_without_a_thread(tmp_path):
@@ -62,7 +79,9 @@ def test_the_thread_ends_with_the_loads_whatever_ends_them(tmp_path):
 
 
 def test_a_hint_fails_for_nobody(tmp_path):
-    osmem.read_ahead(tmp_path / "missing", 4096)
-    osmem.read_ahead(tmp_path, 4096)
     (tmp_path / "empty").touch()
-    osmem.read_ahead(tmp_path / "empty", 4096)
+    (tmp_path / "written").write_bytes(bytes(100_000))
+    assert not osmem.read_ahead(tmp_path / "missing", 4096)
+    assert not osmem.read_ahead(tmp_path, 4096)
+    for name in ("empty", "written"):
+        osmem.read_ahead(tmp_path / name, 4096)

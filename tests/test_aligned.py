@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jessymem.aligned import aligned_zeros
+from jessymem.aligned import aligned_copy, aligned_zeros
 from jessymem.kernels import schema as s
 
 
@@ -20,6 +20,17 @@ def test_the_first_byte_lies_on_a_cache_line(n_items, dtype):
         assert array.flags.writeable and array.flags.c_contiguous
         assert not array.view(np.uint8).any()
         held.append((array, bytes(7)))
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 64])
+def test_a_copy_lies_there_too_and_is_no_view(n_items):
+    rows = np.zeros(n_items, s.REGION)
+    rows["dimension"] = np.arange(n_items)
+    copied = aligned_copy(rows)
+    rows["dimension"] = -1
+    assert copied.dtype == s.REGION and copied["dimension"].tolist() == list(range(n_items))
+    assert not n_items or copied.ctypes.data % s.CACHE_LINE_BYTES == 0
+    assert copied.flags.writeable
 
 
 def test_a_row_of_a_layer_is_one_cache_line_and_one_of_a_region_two():

@@ -17,8 +17,11 @@ from typing import Final
 from jessymem import osmem
 from jessymem.ids import DimensionId
 
-#: How many files the system is asked for before they are loaded.
-_N_AHEAD: Final = 64
+#: The system is asked for so many files while as many before them are loaded.
+_N_TOGETHER: Final = 64
+
+#: Where the first of them are in memory already, so are the others, more likely than not.
+_N_TRIED: Final = 8
 
 #: What is asked for of each: header, entries, table and names of a file of ordinary size.
 _N_BYTES: Final = 2**17
@@ -45,30 +48,36 @@ class ReadAhead:
     ) -> None:
         self._dimensions = dimensions
         self._path_of = path_of
-        self._wanted: SimpleQueue[DimensionId | None] = SimpleQueue()
+        self._wanted: SimpleQueue[Sequence[DimensionId]] = SimpleQueue()
 
     def __enter__(self) -> Iterator[DimensionId]:
         """Begin; return the dimensions, which are to be loaded in this order."""
-        if len(self._dimensions) <= _N_AHEAD or not osmem.CAN_READ_AHEAD:
+        if len(self._dimensions) <= _N_TOGETHER or not osmem.CAN_READ_AHEAD:
             return iter(self._dimensions)
-        for dimension in self._dimensions[:_N_AHEAD]:
-            self._wanted.put(dimension)
         arguments = self._wanted, self._path_of
         Thread(target=_fetch, args=arguments, name="jessymem-ahead", daemon=True).start()
         return self._passing()
 
     def __exit__(self, *exception: object) -> None:
         """End the thread, which is not waited for."""
-        self._wanted.put(None)
+        self._wanted.put(())
 
     def _passing(self) -> Iterator[DimensionId]:
-        for following, dimension in enumerate(self._dimensions, _N_AHEAD):
-            if following < len(self._dimensions):
-                self._wanted.put(self._dimensions[following])
-            yield dimension
+        for start in range(0, len(self._dimensions), _N_TOGETHER):
+            end = start + _N_TOGETHER
+            # Together: who waits for one at a time would take turns with who loads.
+            if following := self._dimensions[end : end + _N_TOGETHER]:
+                self._wanted.put(following)
+            yield from self._dimensions[start:end]
 
 
-def _fetch(wanted: SimpleQueue[DimensionId | None], path_of: Callable[[DimensionId], Path]) -> None:
+def _fetch(
+    wanted: SimpleQueue[Sequence[DimensionId]], path_of: Callable[[DimensionId], Path]
+) -> None:
     with suppress(Empty):
-        while (dimension := wanted.get(timeout=_PATIENCE_SECONDS)) is not None:
-            osmem.read_ahead(path_of(dimension), _N_BYTES)
+        while dimensions := wanted.get(timeout=_PATIENCE_SECONDS):
+            n_fetched = 0
+            for n_tried, dimension in enumerate(dimensions):
+                if n_tried == _N_TRIED and not n_fetched:
+                    break
+                n_fetched += osmem.read_ahead(path_of(dimension), _N_BYTES)

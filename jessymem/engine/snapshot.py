@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jessymem.aligned import aligned_zeros
+from jessymem.aligned import aligned_copy, aligned_zeros
 from jessymem.engine.policies import Mark
 from jessymem.engine.sampling import Gates
 from jessymem.errors import DimensionNotFound, LayerNotFound
@@ -80,23 +80,20 @@ class _Chunk:
 
     __slots__ = ("address", "rows", "slots")
 
-    def __init__(self, slots: list[Slot | None], rows: NDArray[Any] | None = None) -> None:
+    def __init__(self, slots: list[Slot | None], rows: NDArray[Any]) -> None:
         self.slots = slots
-        self.rows = aligned_zeros(s.CHUNK_ROWS, s.REGION)
-        if rows is not None:
-            self.rows[:] = rows
-        self.address = address_of(self.rows)
+        self.rows = rows
+        self.address = address_of(rows)
 
     def copy(self) -> _Chunk:
-        return _Chunk(self.slots.copy(), self.rows)
+        return _Chunk(self.slots.copy(), aligned_copy(self.rows))
 
     def put(self, at: int, slot: Slot | None) -> None:
         """Fill a slot of a chunk that nobody else sees yet, or empty it."""
         row = self.rows[at]
-        is_core, capacity = row["capacity"] != 0, row["capacity"]
-        number = row["dimension"]
+        capacity, number = row["capacity"], row["dimension"]
         self.rows[at] = _EMPTY_ROW
-        if is_core:  # the slot stays, whatever is in it
+        if capacity:  # a core slot stays, whatever is in it
             row["capacity"], row["dimension"] = capacity, number
         if slot is not None:
             slot.loaded.describe_into(row)
@@ -105,7 +102,7 @@ class _Chunk:
 
 
 _EMPTY_ROW: Final = np.zeros((), s.REGION)
-_NOTHING: Final = _Chunk([None] * s.CHUNK_ROWS)
+_NOTHING: Final = _Chunk([None] * s.CHUNK_ROWS, aligned_zeros(s.CHUNK_ROWS, s.REGION))
 
 
 class _Directory:
@@ -154,8 +151,9 @@ class Snapshot:
 
     __slots__ = ("_chunks", "directory", "readers", "totals")
 
-    def __init__(self, chunks: tuple[_Chunk, ...], totals: Totals) -> None:
-        addresses = np.array([chunk.address for chunk in chunks], s.DIRECTORY)
+    def __init__(
+        self, addresses: NDArray[np.int64], chunks: tuple[_Chunk, ...], totals: Totals
+    ) -> None:
         # Read-only for good: there is no writeable array below it.
         self.directory: NDArray[np.int64] = np.asarray(_Directory(addresses, chunks)).view(
             s.DIRECTORY
@@ -171,7 +169,7 @@ class Snapshot:
         for dimension, capacity in capacities.items():
             core.rows[dimension]["dimension"] = dimension
             core.rows[dimension]["capacity"] = capacity
-        return cls((core,), Totals())
+        return cls(np.array([core.address], s.DIRECTORY), (core,), Totals())
 
     def with_published(self, publications: Iterable[Publication]) -> Snapshot:
         """Return the state with each of `publications` for its dimension."""
@@ -198,7 +196,11 @@ class Snapshot:
             row = dimension & _ROW_MASK
             totals = totals.changed(fresh[at].slots[row], -1).changed(slot, 1)
             fresh[at].put(row, slot)
-        return Snapshot(tuple(chunks), totals)
+        addresses = np.full(len(chunks), _NOTHING.address, s.DIRECTORY)
+        addresses[: len(self.directory)] = self.directory
+        for at, chunk in fresh.items():
+            addresses[at] = chunk.address
+        return Snapshot(addresses, tuple(chunks), totals)
 
     # -- what is loaded ----------------------------------------------------------------------------
 
