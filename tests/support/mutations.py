@@ -222,7 +222,6 @@ MUTATIONS = [
         "is_same",
         "osmem region_files",
     ),
-    Mutation("jessymem/short_calls.py", "!= errno.EINTR", "== errno.EINTR", "short_calls"),
     Mutation("jessymem/short_calls.py", "> MAX_HELD_BYTES", "> 2**40", "short_calls"),
     Mutation("jessymem/short_calls.py", "if kind in _LOCAL", "if kind", "short_calls"),
     Mutation("jessymem/short_calls.py", "PyDLL(None, use", "CDLL(None, use", "short_calls"),
