@@ -81,7 +81,10 @@ MUTATIONS = [
         "manager stats",
     ),
     Mutation(
-        "jessymem/budget.py", "self._waiting.difference_update(charge_ids)", "pass", "stats reload references"
+        "jessymem/budget.py",
+        "self._waiting.difference_update(charge_ids)",
+        "pass",
+        "stats reload references",
     ),
     # -- blocks handed out and freed
     Mutation("kernels/allocation.py", "if n_bytes < 1:", "if n_bytes < 0:", "allocation"),

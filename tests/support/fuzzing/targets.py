@@ -347,11 +347,11 @@ def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
 
 TARGETS = (
     Target("region", "mmap", 77, files.mutate, check_region),
-    Target("chain", "chain", 2, make_chain, check_chain),
     Target("description", "description", 15, texts.mutate_description, check_description),
     Target("manifest", "toml", 3, texts.mutate_manifest, check_manifest),
     Target("reference", "reference", 2, make_reference, check_reference),
     Target("beside", "beside", 1, make_beside, check_beside),
+    Target("chain", "chain", 2, make_chain, check_chain),
 )
 _OF_A_HUNDRED = [target for target in TARGETS for _ in range(target.share)]
 assert len(_OF_A_HUNDRED) == 100
