@@ -8,7 +8,6 @@ writers go on while a file is written.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,8 +74,7 @@ def crystallize(
         if not chosen:
             return []
         with files.writing(adds=True):
-            written = _write(engine, files, chosen)
-            assert written is not None  # nothing is folded
+            written = _write(engine, files, _look(engine, files), chosen)
             for layer in chosen:
                 layer.note_written(files.written_generation)
             engine.write(_publish, engine, dimension, written, running.layers)
@@ -132,32 +130,55 @@ class Written(NamedTuple):
     before: tuple[MmapRegion, ...]
 
 
+class Present(NamedTuple):
+    """What there is of a dimension when it is written.
+
+    Attributes
+    ----------
+    files : MmapRegion, RegionChain or None
+        What is on disk; or if that is gone, what is mapped of it, which would be lost with the next
+        state.
+    is_gone : bool
+        Whether others have removed it.
+    generation : int
+        The highest that is known.
+    """
+
+    files: Base | None
+    is_gone: bool
+    generation: int
+
+
+def _look(engine: Engine, files: RegionFiles) -> Present:
+    """Open what there is, whatever the budget says; under the files' lock."""
+    files.check_base()
+    loaded = _base_of(engine, files.dimension)
+    held = () if loaded is None else loaded.members
+    known = 0 if loaded is None else loaded.generation
+    try:
+        found = files.open_newest(held, partial(engine.loader.open_file, files.dimension))
+    except DimensionNotFound:
+        return Present(loaded, True, known)
+    return Present(found, False, max(known, found.generation))
+
+
 def _write(
-    engine: Engine, files: RegionFiles, layers: list[LearnedLayer], *, folds: bool = False
-) -> Written | None:
+    engine: Engine,
+    files: RegionFiles,
+    present: Present,
+    layers: list[LearnedLayer],
+    *,
+    is_whole: bool = False,
+) -> Written:
     """Write what is learned, under the files' lock: beside what there is, or together with it.
 
-    With `folds` together, and None where there is nothing to fold.
+    With `is_whole` together.
     """
-    dimension = files.dimension
-    files.check_base()
-    loaded = _base_of(engine, dimension)
-    current = _open_current(engine, files, () if loaded is None else loaded.members)
-    if folds and current is None:
-        raise DimensionNotFound(
-            f"{dimension}: no region file at {files.target}",
-            dimension=dimension,
-            path=str(files.target),
-        )
-    if folds and current is not None and len(current.members) == 1:
-        return None
-    above = 0 if loaded is None else loaded.generation
-    if current is None and loaded is not None:
-        # Others have removed the files: what is mapped of them would be lost with the next state.
-        current = loaded
+    dimension, current = files.dimension, present.files
     name = name_of_new(dimension) if current is None else current.name
     new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
-    generation = files.next_generation(above, None if current is None else current.generation)
+    on_disk = None if current is None or present.is_gone else current.generation
+    generation = files.next_generation(present.generation, on_disk)
     created_at = time.time_ns()
     lay_out = partial(
         write_layout,
@@ -167,8 +188,9 @@ def _write(
         created_at=created_at,
         flags=_flags_for(engine, dimension, current),
     )
-    planned = None if folds else deltas.plan(current, new, lay_out)
-    if planned is None or not files.is_owned():
+    may_follow = not (is_whole or present.is_gone) and files.is_owned()
+    planned = deltas.plan(current, new, lay_out) if may_follow else None
+    if planned is None:
         replaced = {layer.number for layer in layers}
         kept = [] if current is None else current.drafts(without=replaced)
         older = () if current is None else current.members[1:]
@@ -180,19 +202,6 @@ def _write(
         layer.attempt = (generation, created_at)
     put = files.put_delta if planned.before else files.put
     return Written(put(planned.pieces, generation), planned.before)
-
-
-def _open_current(
-    engine: Engine, files: RegionFiles, held: Sequence[MmapRegion]
-) -> MmapRegion | RegionChain | None:
-    """Open what there is on disk, whatever the budget says; what is `held` of it is open already.
-
-    Returns None where there is nothing.
-    """
-    try:
-        return files.open_newest(held, partial(engine.loader.open_file, files.dimension))
-    except DimensionNotFound:
-        return None
 
 
 def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> int:
@@ -256,10 +265,8 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
         is_more_learned = any(id(layer) not in done for layer in loaded.learned.values())
         # What is to stay in memory would have no file under it; what would not come back is read
         # on as it is.
-        if is_more_learned or is_headroom or dimension in engine.pinned:
-            engine.record(_record_of_kept(dimension, path))
-            return
-        if not _would_fit(engine, loaded, opened):
+        must_stay = is_more_learned or is_headroom or dimension in engine.pinned
+        if must_stay or not _would_fit(engine, loaded, opened):
             engine.record(_record_of_kept(dimension, path))
             return
         charge_ids = () if loaded.base is None else loaded.base.charge_ids
@@ -290,16 +297,30 @@ def fold(engine: Engine, dimension: DimensionId) -> bool:
             files = engine.loader.files_of(dimension)
             engine.note_crystallizing(running)
         with files.writing(adds=True):
-            written = _write(engine, files, [], folds=True)
-            if written is None:
+            present = _look(engine, files)
+            if present.files is None or present.is_gone:
+                raise DimensionNotFound(
+                    f"{dimension}: no region file at {files.target}",
+                    dimension=dimension,
+                    path=str(files.target),
+                )
+            if len(present.files.members) == 1:
                 return False
-            if engine.snapshot.find(dimension) is not None:
-                engine.write(_publish, engine, dimension, written, set())
+            written = _write(engine, files, present, [], is_whole=True)
+            engine.write(_publish_folded, engine, dimension, written)
             files.remove_deltas()
     finally:
         running.is_over = True
     _log("folded", dimension, written.path, [], 0, start)
     return True
+
+
+def _publish_folded(engine: Engine, dimension: DimensionId, written: Written) -> None:
+    """Switch readers over to the file that was folded, if the dimension is in memory."""
+    loaded = engine.snapshot.find(dimension)
+    if loaded is not None and loaded.resident is not None:
+        del loaded
+        _publish(engine, dimension, written, set())
 
 
 def _log(
