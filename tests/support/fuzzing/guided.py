@@ -20,7 +20,9 @@ from typing import Any
 from support.fuzzing import files, targets, texts
 from support.processes import with_support
 
-TARGETS = [target for target in targets.TARGETS if target.name not in ("reference", "beside")]
+TARGETS = [
+    target for target in targets.TARGETS if target.name not in ("reference", "beside", "chain")
+]
 _MAX_BYTES = 8_192
 
 #: Where each input is noted before it is tried.
