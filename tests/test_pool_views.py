@@ -17,7 +17,7 @@ from jessymem import (
     OutOfBounds,
     PoolAllocator,
 )
-from jessymem.kernels import release
+from jessymem.kernels import _jit, release
 from jessymem.kernels import schema as s
 
 KIB = 2**10
@@ -232,7 +232,8 @@ def test_views_dropped_while_another_thread_takes_one_in_are_taken_in_too(alloca
     n_left = used(allocator)
     go_on.set()
     slow.join(PATIENCE_SECONDS)
-    assert n_left == 4 * KIB
+    # As plain Python nothing is taken before it is done: the others do that for the thread.
+    assert n_left == (0 if _jit.is_disabled() else 4 * KIB)
     assert used(allocator) == 0
 
 

@@ -69,9 +69,11 @@ class Views:
         """
         code, offset = int(s.STALE), MmapOffset.from_packed(handle)
         ending: weakref.finalize[Any, Any] | None = None
-        result, noted = NOT_PLAIN, list[Any]()
+        result = NOT_PLAIN
+        noted: Any = ()
         try:
             if type(state := self._table.argument) is PlainState:
+                noted = []
                 result = state.call(release.add_view, handle, n_bytes, note=noted.append)
             if result is NOT_PLAIN:
                 result = release.add_view(self._table.argument, handle, n_bytes)
