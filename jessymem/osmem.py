@@ -377,6 +377,8 @@ def read_ahead(path: Path, n_bytes: int) -> bool:
     opened, and whoever reads it will say why.
     """
     with suppress(OSError), open_descriptor(path, _READ_FLAGS) as file:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return False
         with suppress(OSError):
             if _READ_NO_WAIT and os.preadv(file, [bytearray(1)], 0, _READ_NO_WAIT):
                 return False

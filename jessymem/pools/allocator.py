@@ -350,6 +350,7 @@ class PoolAllocator:
     # -- what it shows -----------------------------------------------------------------------------
 
     @property
+    @clears_frames
     def words(self) -> Any:
         """What the kernels in `jessymem.kernels` take, to be called from compiled code.
 
