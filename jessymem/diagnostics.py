@@ -133,7 +133,7 @@ def _region(
         "name": region.name,
         "path": None if region.path is None else str(region.path),
         "state": s.REGION_STATES[region.state],
-        "n_bytes": region.edition.n_bytes,
+        "n_bytes": region.edition.n_bytes if base is None else base.n_file_bytes,
         "n_charged": int(slot["n_charged"]),
         "capacity": int(slot["capacity"]) or None,
         "generation": region.edition.generation,

@@ -103,9 +103,14 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
     finally:
         _held.pop(lock.inode, None)  # the next file may have the same number
         _remove(path, lock.inode, seam.calls)
-        with suppress(OSError):  # for children too that were forked meanwhile
-            seam.calls.lock(lock.file, fcntl.LOCK_UN)
-        lock.file.close()
+        _unlock(lock.file, seam.calls)
+
+
+def _unlock(file: Descriptor, calls: PlainCalls) -> None:
+    """Close a lock file, and end its lock also for children that were forked meanwhile."""
+    with suppress(OSError):
+        calls.lock(file, fcntl.LOCK_UN)
+    file.close()
 
 
 def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
@@ -119,9 +124,9 @@ def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
         except BaseException as error:
             if is_new and not (isinstance(error, OSError) and error.errno in _NOT_MINE):
                 _remove(path, inode, seam.calls)
-            file.close()
+            _unlock(file, seam.calls)
             raise
-        file.close()
+        _unlock(file, seam.calls)
 
 
 def _wait_for(
@@ -141,6 +146,8 @@ def _wait_for(
             raise OSError(errno.EDEADLK, "this thread is writing there")
         if time.monotonic() >= deadline:
             raise TimeoutError(errno.ETIMEDOUT, "others are writing there")
+        if _inode_at(path, seam.calls) != inode:
+            return  # it was removed: what is waited for there concerns nobody
         time.sleep(_POLL_SECONDS)
 
 

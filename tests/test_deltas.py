@@ -25,6 +25,8 @@ from jessymem import (
     MmapManager,
     MmapRegion,
     RegionBuilder,
+    RegionFormatError,
+    RegionIOError,
     RegionNotFound,
     osmem,
 )
@@ -264,7 +266,6 @@ def test_a_gap_ends_the_chain(tmp_path, caplog):
         ({"dimension_id": 21}, "it is of D21"),
         ({"flags": 4}, "flags"),
         ({"replaces": 2}, "replaces"),
-        ({"total_size": 10**6}, "total_size"),
         ({"follows_generation": 0, "follows_created_at": 0, "follows_size": 0}, "no other file"),
     ],
 )
@@ -289,8 +290,54 @@ def test_a_damaged_delta_is_ignored_and_stays_with_what_may_follow_it(tmp_path, 
     with load(tmp_path) as manager:
         check(manager, range(9))
         assert ignored(caplog).keys() == {"region.d3.mmap", "region.d4.mmap"}
-        learn(manager, 12)
-        assert {"region.d3.mmap", "region.d4.mmap", "region.d5.mmap"} < set(names_in(tmp_path))
+        made = manager.create_proto_dimension(D20, b"new", layer=12)
+        for write in (manager.crystallize_dimension, manager.fold):
+            with pytest.raises(RegionFormatError, match=r"region\.d3\.mmap is damaged"):
+                write(D20)
+        assert manager.access_layer(made) == b"new"
+        assert {"region.d3.mmap", "region.d4.mmap"} < set(names_in(tmp_path))
+
+
+def loaded_and_then(base: Path, harm) -> MmapManager:
+    """Return a manager of a region file and three deltas, one of which was then harmed."""
+    three_deltas(base)
+    manager = load(base)
+    harm(delta(base, 3))
+    return manager
+
+
+def damage(path: Path) -> None:
+    """Put a damaged file in the place of one that may be mapped."""
+    raw = bytearray(path.read_bytes())
+    raw[130] ^= 0xFF
+    path.unlink()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, damage])
+@pytest.mark.parametrize("verb", ["crystallize", "fold"])
+def test_what_is_mapped_of_a_chain_that_was_harmed_is_written_again(tmp_path, harm, verb):
+    with loaded_and_then(tmp_path, harm) as manager:
+        if verb == "fold":
+            assert manager.fold(D20)
+        else:
+            learn(manager, 11)
+        numbers = range(12 if verb == "crystallize" else 11)
+        check(manager, numbers)
+        with load(tmp_path) as other:
+            check(other, numbers)
+
+
+def test_two_writers_who_did_not_see_each_other(tmp_path):
+    with loaded_and_then(tmp_path, Path.unlink) as manager, load(tmp_path) as other:
+        check(other, range(9))
+        learn(other, 12)
+        made = manager.create_proto_dimension(D20, b"new", layer=30)
+        with pytest.raises(RegionIOError, match="others written"):
+            manager.crystallize_proto_dimension(made)
+        assert manager.refresh(D20)
+        manager.crystallize_proto_dimension(made)
+        assert manager.list_layers(D20) == [LayerId(D20, n) for n in [*range(9), 12, 30]]
 
 
 def test_a_stale_delta_is_removed_by_the_next_writer_not_by_readers(tmp_path, caplog):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
-from jessymem.ids import DimensionId, LayerId, LayerLike, as_integer
+from jessymem.ids import LayerId, LayerLike, as_integer
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
 
@@ -146,12 +146,13 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
             note_accesses(engine, located)
             yield located
             return
-        evicted = [LayerId.from_packed(each) for each in packed[is_evicted].tolist()]
-        dimensions = {DimensionId(number) for number in located.slots}
-        dimensions.update(layer_id.dimension for layer_id in evicted)
+        # Of each dimension one layer: also one that is in memory may have to go before it is kept.
+        is_there = is_evicted | (located.locations["status"] == s.OK)
+        there = {LayerId.from_packed(each) for each in packed[is_there].tolist()}
+        wanted = {layer_id.dimension: layer_id for layer_id in there}
         del snapshot, located  # what else they hold may have to go
-        with engine.keeping(dimensions):
-            snapshot = engine.write(engine.bring_all_back, evicted)
+        with engine.keeping(wanted):
+            snapshot = engine.write(engine.bring_all_back, list(wanted.values()))
             located = locate(snapshot, packed)
             del snapshot
             note_missing(located, packed, is_strict)

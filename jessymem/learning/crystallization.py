@@ -7,6 +7,7 @@ writers go on while a file is written.
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from jessymem.errors import (
     DuplicateLayer,
     InvalidAccess,
     LimitExceeded,
+    RegionIOError,
     empty_frames,
 )
 from jessymem.ids import DimensionId, LayerId
@@ -136,21 +138,29 @@ class Present(NamedTuple):
     Attributes
     ----------
     files : MmapRegion, RegionChain or None
-        What is on disk; or if that is gone, what is mapped of it, which would be lost with the next
-        state.
-    is_gone : bool
-        Whether others have removed it.
+        What is on disk; or what is mapped, where that is all that is left of a part of it: it would
+        be lost with the next state.
+    is_lost : bool
+        Whether others have removed or damaged a part of it, or all.
     generation : int
         The highest that is known.
     """
 
     files: Base | None
-    is_gone: bool
+    is_lost: bool
     generation: int
 
 
 def _look(engine: Engine, files: RegionFiles) -> Present:
-    """Open what there is, whatever the budget says; under the files' lock."""
+    """Open what there is, whatever the budget says; under the files' lock.
+
+    Raises
+    ------
+    RegionFormatError
+        If a part of it is damaged, and not mapped.
+    RegionIOError
+        If others have removed a part that is mapped, and written something else.
+    """
     files.check_base()
     loaded = _base_of(engine, files.dimension)
     held = () if loaded is None else loaded.members
@@ -159,7 +169,15 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
         found = files.open_newest(held, partial(engine.loader.open_file, files.dimension))
     except DimensionNotFound:
         return Present(loaded, True, known)
-    return Present(found, False, max(known, found.generation))
+    known = max(known, found.generation)
+    if loaded is not None and deltas.is_missing(loaded, found):
+        here = {member.edition for member in loaded.members}
+        if not all(member.edition in here for member in found.members):
+            error = OSError(errno.ESTALE, "deltas that are loaded were removed, and others written")
+            raise RegionIOError.from_os_error(error, "add to", files.target, files.dimension)
+        return Present(loaded, True, known)
+    files.check_whole()
+    return Present(found, False, known)
 
 
 def _write(
@@ -177,7 +195,7 @@ def _write(
     dimension, current = files.dimension, present.files
     name = name_of_new(dimension) if current is None else current.name
     new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
-    on_disk = None if current is None or present.is_gone else current.generation
+    on_disk = None if current is None or present.is_lost else current.generation
     generation = files.next_generation(present.generation, on_disk)
     created_at = time.time_ns()
     lay_out = partial(
@@ -188,7 +206,7 @@ def _write(
         created_at=created_at,
         flags=_flags_for(engine, dimension, current),
     )
-    may_follow = not (is_whole or present.is_gone) and files.is_owned()
+    may_follow = not (is_whole or present.is_lost) and files.is_owned()
     planned = deltas.plan(current, new, lay_out) if may_follow else None
     if planned is None:
         replaced = {layer.number for layer in layers}
@@ -279,6 +297,8 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
 def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | RegionChain) -> bool:
     """Tell whether a dimension could be mapped anew once what is loaded of it has gone."""
     table = loaded.resident
+    if table is not None:
+        table.forget_kept()
     n_freed = sum(len(layer.content) for layer in loaded.learned.values())
     if table is not None and loaded.base is not None and not loaded.base.is_viewed:
         n_freed += table.n_charged
@@ -298,13 +318,13 @@ def fold(engine: Engine, dimension: DimensionId) -> bool:
             engine.note_crystallizing(running)
         with files.writing(adds=True):
             present = _look(engine, files)
-            if present.files is None or present.is_gone:
+            if present.files is None:
                 raise DimensionNotFound(
                     f"{dimension}: no region file at {files.target}",
                     dimension=dimension,
                     path=str(files.target),
                 )
-            if len(present.files.members) == 1:
+            if len(present.files.members) == 1 and not present.is_lost:
                 return False
             written = _write(engine, files, present, [], is_whole=True)
             engine.write(_publish_folded, engine, dimension, written)

@@ -35,6 +35,23 @@ class Plan(NamedTuple):
         return sum(map(osmem.round_to_pages, sizes))
 
 
+def is_missing(loaded: Base, found: Base) -> bool:
+    """Tell whether deltas that are loaded are no longer on disk, nor in what took their place."""
+    files = [member for member in loaded.members if member.path is not None]
+    if files[0].edition != found.members[0].edition:
+        return False  # another region file: it stands for itself
+    here = {member.edition for member in found.members}
+    spans = [
+        range(each.layout.replaces, each.generation)
+        for each in found.members
+        if each.layout.replaces
+    ]
+    return any(
+        member.edition not in here and not any(member.generation in span for span in spans)
+        for member in files
+    )
+
+
 def plan(
     current: Base | None,
     new: Sequence[LayerDraft],

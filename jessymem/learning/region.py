@@ -100,14 +100,18 @@ class LearnedRegion(LayerTable):
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
 
+    def forget_kept(self) -> None:
+        """Drop what the base keeps for reads to come."""
+        if self._base is not None:
+            self._base.forget_kept()
+
     def cut_outside(self, row: int, number: int) -> memoryview | None:
-        """Return a content of the base that lies outside its first file's bytes, and keep it."""
+        """Return a content of the base that lies outside its first file's bytes."""
         found = self._find(row)
         if not isinstance(found, tuple) or not found[0].leads_outside:
             return None
         base, base_row = found
-        view = self._shared.in_memory[number] = base.content_of(base_row)
-        return view
+        return base.content_of(base_row)
 
     def find_pieces(self, rows: NDArray[Any]) -> Pieces:
         """Tell in which of `contents` the contents of rows are; learned ones have their blocks."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 #: So many views are kept for reads to come, of some 200 bytes each.
-_N_KEPT: Final = 4096
+_N_KEPT: Final = 16_384
 
 
 class _Origins(NamedTuple):
@@ -110,15 +110,18 @@ class RegionChain(LayerTable):
     @property
     def is_viewed(self) -> bool:
         """Whether anybody holds a view of any member's bytes."""
-        self.reader[5].clear()  # what is kept for readers to come is no view of theirs
+        self.forget_kept()
         return any(member.is_viewed for member in self.members)
+
+    def forget_kept(self) -> None:
+        """Drop what is kept for reads to come."""
+        self.reader[5].clear()
 
     def cut_outside(self, row: int, number: int) -> memoryview | None:
         """Return a content that lies outside the region file's bytes, and keep it."""
-        kept = self.reader[5]
-        if len(kept) >= _N_KEPT:
-            kept.clear()
-        view = kept[number] = self._origins.cut(row)
+        kept, view = self.reader[5], self._origins.cut(row)
+        if len(kept) < _N_KEPT:
+            kept[number] = view
         return view
 
     def find_pieces(self, rows: NDArray[Any]) -> Pieces:

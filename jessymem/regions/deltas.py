@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from jessymem import osmem
+from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
@@ -122,16 +123,21 @@ def peek_delta(
     OSError
         If they cannot be read.
     RegionFormatError
-        If it is damaged, or breaks the format.
+        If it is damaged, or shorter or longer than it says.
     NoDelta
         If it is whole, but none, or of another dimension, or of another generation than
-        `generation`.
+        `generation`, or says of itself what cannot be.
     """
     start, n_bytes = osmem.read_start(path, s.HEADER_BYTES)
     source = Source(None, str(path))
     data = np.frombuffer(start, np.uint8)
-    header = layout.read_header(data, source, n_bytes)
-    extension = layout.find_extension(data, header, source)
+    try:
+        header = layout.read_header(data, source, n_bytes)
+        extension = layout.find_extension(data, header, source)
+    except RegionFormatError as error:
+        if error.field != "total_size" and layout.is_header_whole(data):
+            raise NoDelta(error.message) from None  # it was written so
+        raise
     if header.dimension != dimension:
         raise NoDelta(f"it is of {header.dimension}")
     follows = None if extension is None else layout.read_predecessor(extension)

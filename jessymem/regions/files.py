@@ -40,6 +40,7 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import (
     Chain,
     ChainChanged,
+    Delta,
     NoDelta,
     Peeked,
     choose,
@@ -129,6 +130,7 @@ class Found(NamedTuple):
     replaced: tuple[Path, ...]  # deltas in whose place newer ones are
     stale: tuple[Path, ...]  # deltas of a file that is not there
     ignored: tuple[tuple[Path, str], ...]  # deltas that do not count, and why
+    damaged: tuple[Alternate, ...]  # of these, those that may have been a part of the dimension
     is_clear: bool  # whether all that lies there is whole, and may be read: nothing else is missed
 
 
@@ -254,7 +256,7 @@ class RegionFiles:
         base = self._newest(listing.alternates)
         ignored = dict(listing.ignored_deltas)
         if not listing.deltas and not ignored:
-            return Found(Chain(base), (), (), (), is_clear=not listing.ignored)
+            return Found(Chain(base), (), (), (), (), is_clear=not listing.ignored)
         edition, replaces = None, 0
         try:
             identity = osmem.identify(base)
@@ -263,7 +265,8 @@ class RegionFiles:
             pass  # opening it will say so
         except OSError as error:
             raise RegionIOError.from_os_error(error, "read", base, self.dimension) from error
-        whole = []
+        whole: list[Delta] = []
+        damaged: list[Alternate] = []
         is_clear = not listing.ignored and not ignored and edition is not None
         for generation, path, delta_identity in listing.deltas:
             if delta_identity is None:
@@ -274,19 +277,20 @@ class RegionFiles:
                 if fault is None:
                     whole.append(self._peek(path, delta_identity, peek))
                     continue
-                is_clear = False
+                damaged.append(Alternate(generation, path))
             except FileNotFoundError:
                 raise ChainChanged from None
             except OSError as error:
                 raise RegionIOError.from_os_error(error, "read", path, self.dimension) from error
             except RegionFormatError as error:
-                fault, is_clear = error.message, False
+                fault = error.message
+                damaged.append(Alternate(generation, path))
             except NoDelta as error:
                 fault = str(error)
             ignored[path] = fault
         if self.dimension in IMMUTABLE:
             ignored.update((delta.path, f"{self.dimension} never changes") for delta in whole)
-            return Found(Chain(base), (), (), tuple(ignored.items()), is_clear=False)
+            return Found(Chain(base), (), (), tuple(ignored.items()), (), is_clear=False)
         choice = choose(edition, replaces, whole)
         ignored.update((delta.path, "others lead further") for delta in choice.forked)
         ignored.update((delta.path, "what it follows is not there") for delta in choice.stale)
@@ -295,7 +299,8 @@ class RegionFiles:
             tuple(delta.path for delta in choice.replaced),
             tuple(delta.path for delta in choice.stale),
             tuple(ignored.items()),
-            is_clear,
+            tuple(damaged),
+            is_clear and not damaged,
         )
 
     def _peek(self, path: Path, identity: osmem.FileIdentity, read: Callable[[], T]) -> T:
@@ -526,6 +531,30 @@ class RegionFiles:
                     f"{self.dimension}: {self.target} is a delta, and written only with the file "
                     "that it follows",
                     dimension=self.dimension,
+                )
+
+    def check_whole(self) -> None:
+        """Raise RegionFormatError where a damaged delta may have been the end of the dimension.
+
+        What is written past it would hide for good what it holds, and those that follow it. Within
+        `writing` only.
+        """
+        found = self._found
+        if found is None:
+            return
+        last = found.chain.deltas[-1].edition if found.chain.deltas else found.chain.base_edition
+        for generation, path in found.damaged:
+            if last is None or generation > last.generation:
+                fault = dict(found.ignored)[path]
+                raise RegionFormatError(
+                    f"{self.dimension}: {path} is damaged ({fault}): nothing is added beside it "
+                    "until it is put right, or taken away",
+                    field="delta",
+                    offset=0,
+                    expected="a delta that is whole",
+                    got=path.name,
+                    dimension=self.dimension,
+                    path=str(path),
                 )
 
     def remove_deltas(self, kept: Collection[Path] = ()) -> None:

@@ -84,6 +84,7 @@ class Layout(NamedTuple):
     heap_offset: int = 0  # in the file
     follows: Edition | None = None  # of a delta: the edition of the file that it follows
     flags: int = 0  # FLAG_*
+    replaces: int = 0  # the lowest generation of the deltas in whose place it is; 0: of none
 
     @property
     def is_extended(self) -> bool:
@@ -204,6 +205,14 @@ def find_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     return extension
 
 
+def is_header_whole(data: Bytes) -> bool:
+    """Tell whether a header's checksum holds."""
+    if len(data) < s.HEADER_BYTES:
+        return False
+    told = int(data[s.CHECKED_HEADER_BYTES : s.HEADER_BYTES].view("<u8")[0])
+    return told == xxhash.xxh3_64_intdigest(data[: s.CHECKED_HEADER_BYTES])
+
+
 def read_edition(extension: Extension, total_size: int) -> Edition:
     """Return which edition of its file an extension is of."""
     return Edition(extension.generation, extension.created_at, total_size)
@@ -313,6 +322,7 @@ def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout
         heap_offset=extension.heap_offset,
         follows=read_predecessor(extension),
         flags=extension.flags,
+        replaces=extension.replaces,
     )
 
 

@@ -421,6 +421,9 @@ class LayerTable(LoadedDimension):
             region_size=self.size,
         )
 
+    def forget_kept(self) -> None:
+        """Drop what is kept for reads to come: nobody views it."""
+
     def cut_outside(self, row: int, number: int) -> memoryview | None:
         """Return a content that lies outside the region's bytes; None: none does.
 
