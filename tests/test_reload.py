@@ -20,7 +20,7 @@ from support.eviction import (
     path_of,
     write_dimension,
 )
-from support.internals import evict, kept_errors_of, snapshot_of
+from support.internals import before_keeping, evict, kept_errors_of, snapshot_of
 
 from jessymem import (
     ContentLocation,
@@ -422,6 +422,14 @@ def test_what_could_not_come_back_is_read_on_as_it_is(tmp_path):
         assert manager.access_layer(layer) == bytes(MIB // 2)
         assert manager.access_layer("L20-00") == view == content_of(20, 0)
         del view
+
+
+def test_a_batch_finds_what_goes_before_it_is_kept(tmp_path, monkeypatch):
+    with load_into(tmp_path, [20, 21], 4) as manager:
+        evict(manager, 20)
+        before_keeping(monkeypatch, manager, lambda: evict(manager, 21))
+        views = manager.access_many(["L20-00", "L21-00"])
+        assert [bytes(view) for view in views] == [content_of(20, 0), content_of(21, 0)]
 
 
 # -- other processes -------------------------------------------------------------------------------

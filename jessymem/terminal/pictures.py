@@ -150,7 +150,7 @@ def region_view(
 ) -> RenderableType:
     """Show one region: its header, where its bytes lie, the deltas beside it, and its layers."""
     file, *deltas = region.members
-    parts: list[RenderableType] = [_title(file), _header(file), Text()]
+    parts: list[RenderableType] = [_title(file), _header(file, region), Text()]
     parts.append(_byte_bar(file, screen))
     if deltas:
         parts += [Text(), _deltas_table(deltas)]
@@ -182,15 +182,16 @@ def _deltas_table(deltas: Sequence[MmapRegion]) -> Table:
     return table
 
 
-def _header(region: MmapRegion) -> Table:
+def _header(region: MmapRegion, whole: MmapRegion | RegionChain) -> Table:
+    """Tell of a region file, and how many layers there are with the deltas beside it."""
     created = creation_time(region)
     facts = {
         "file": str(region.path),
         "size": f"{region.size:,} bytes",
-        "layers": f"{len(region.layout.rows):,}",
+        "layers": f"{whole.n_layers:,}",
         "format": "version 1",
         "extension": extension_state(region),
-        "generation": str(region.generation) if region.generation else "none",
+        "generation": str(whole.generation) if whole.generation else "none",
         "created": f"{created:%Y-%m-%d %H:%M:%S} UTC" if created else "not said",
         "contents from": f"byte {region.layout.content_start:,}",
     }

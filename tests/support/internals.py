@@ -351,3 +351,16 @@ def few_entries() -> int:
 def let_leases_end_after(monkeypatch: Any, path: Path) -> None:
     """Let the system's time for a lease's end be what a file says."""
     monkeypatch.setattr(leases, "_BREAK_TIME", path)
+
+
+def before_keeping(monkeypatch: Any, manager: MmapManager, function: Any) -> None:
+    """Call `function` once, between a batch's first look and the moment from which it keeps."""
+    engine = manager._engine
+    keeping = type(engine).keeping
+
+    def keep(self: Any, dimensions: Any) -> Any:
+        monkeypatch.setattr(type(engine), "keeping", keeping)
+        function()
+        return keeping(self, dimensions)
+
+    monkeypatch.setattr(type(engine), "keeping", keep)
