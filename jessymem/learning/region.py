@@ -13,7 +13,6 @@ from jessymem.kernels import schema as s
 from jessymem.learning import overlays
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.rows import SharedRows
-from jessymem.pools.offsets import MmapOffset
 from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
@@ -270,8 +269,7 @@ class LearnedRegion(LayerTable):
         if isinstance(learned, tuple):
             base, base_row = learned
             return base.extent_of(base_row)
-        handle = learned.block.handle if learned.block is not None else 0
-        start = MmapOffset.from_packed(handle).offset
+        start = learned.block.offset if learned.block is not None else 0
         return start, start + len(learned.content)
 
     def rebased(

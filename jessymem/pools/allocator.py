@@ -27,6 +27,7 @@ from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.pool import MmapPool
 from jessymem.pools.records import is_enabled_for
+from jessymem.pools.shared import OpenBlocks
 from jessymem.pools.supply import Supply
 from jessymem.pools.survey import Survey, differences, recover, survey, waiting_blocks
 from jessymem.pressure import PressureLog
@@ -134,6 +135,7 @@ class PoolAllocator:
         self._supply = Supply(config, budget, pressure, evict)
         self._table = self._supply.table
         self._views = self._supply.views
+        self._open = OpenBlocks(self._table.smallest_block_bytes)
         # What the fast way calls, and what it hands over first.
         self._words: Any = None
         self._claim: Callable[..., Any] = _not_started

@@ -52,7 +52,7 @@ class Views:
         self._table = table
         self._follow_up = follow_up
         self.ended: deque[int] = deque()
-        self._freed: deque[int] = deque()  # of views that keep their block, until collected
+        self._freed: deque[int] = deque()  # of what keeps its block, until collected
 
     def owner_of(
         self, handle: int, n_bytes: int, content: Iterable[Any] | None = None
@@ -103,6 +103,11 @@ class Views:
                 self.collect_ended()
             raise
         return owner
+
+    def free_after(self, holder: object, handle: int) -> None:
+        """Free a block when an object comes to its end, if nobody has before."""
+        ends = [partial(self._freed.append, handle), self.collect_ended]
+        weakref.finalize(holder, _call_each, map(_call, ends), 0).atexit = False
 
     def collect_ended(self) -> None:
         """Free what the views that are gone were on; any number of threads at once.
