@@ -275,13 +275,14 @@ def test_a_replaced_block_waits_for_its_last_view(empty):
 
 
 def test_a_discarded_layer_is_gone_but_for_those_who_hold_it(empty):
-    made = empty.create_proto_layers([(20, b"one"), (20, b"two")])
+    one, two = b"1" * 3_000, b"2" * 3_000  # a block each
+    made = empty.create_proto_layers([(20, one), (20, two)])
     view = empty.access_layer(made[0])
     empty.discard_proto_dimension(made[0])
     assert made[0] not in empty and empty.list_layers() == [made[1]]
     with pytest.raises(LayerNotFound):
         empty.access_layer(made[0])
-    assert (bytes(view), empty.get_stats().waiting_bytes) == (b"one", 4_096)
+    assert (bytes(view), empty.get_stats().waiting_bytes) == (one, 4_096)
     empty.discard_proto_dimension(made[1])
     assert not empty.is_loaded(20) and len(empty) == 0
     with pytest.raises(DimensionNotFound):

@@ -46,11 +46,12 @@ def test_base_separator_and_content_are_one_view(manager):
 
 def test_a_second_overlay_appends(manager):
     old = manager.access_layer("L01-00")
-    manager.overlay_layer("L01-00", b"one")
+    one = b"1" * 3_000  # which fills a block of its own
+    manager.overlay_layer("L01-00", one)
     middle = manager.access_layer("L01-00")
     manager.overlay_layer("L01-00", bytearray(b"two"), separator=" and ")
-    assert bytes(manager.access_layer("L01-00")) == BASE + b"\none and two"
-    assert (bytes(old), bytes(middle)) == (BASE, BASE + b"\none")
+    assert bytes(manager.access_layer("L01-00")) == BASE + b"\n" + one + b" and two"
+    assert (bytes(old), bytes(middle)) == (BASE, BASE + b"\n" + one)
     assert manager.get_stats().waiting_bytes == 4_096
     del middle
     assert manager.get_stats().waiting_bytes == 0

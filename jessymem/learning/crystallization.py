@@ -299,7 +299,9 @@ def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | Reg
     table = loaded.resident
     if table is not None:
         table.forget_kept()
-    n_freed = sum(len(layer.content) for layer in loaded.learned.values())
+    # A block that is shared may go on holding others' contents.
+    blocks = [layer.block for layer in loaded.learned.values() if layer.block is not None]
+    n_freed = sum(len(block.view) for block in blocks if block.start is None)
     if table is not None and loaded.base is not None and not loaded.base.is_viewed:
         n_freed += table.n_charged
     return engine.used() - n_freed + opened.n_charged <= engine.budget.limit_bytes

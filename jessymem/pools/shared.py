@@ -1,4 +1,4 @@
-"""`SharedBlock`: one block for several small contents, side by side; and those that have space left.
+"""`SharedBlock`: one block for several small contents, side by side; `OpenBlocks`: with space left.
 
 It is held by what is stored in it and by nothing else: with the last of them it is freed, and waits
 then for views, as any block. Whoever fills one has taken it out of `OpenBlocks` before, so no two

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jessymem.errors import InvalidAccess
 from jessymem.pools.offsets import MmapOffset
-from jessymem.pools.shared import SharedBlock, next_start
+from jessymem.pools.shared import OpenBlocks, SharedBlock, next_start
 
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
+
+#: In a plan: the block that was open, and is none of those that are wanted.
+_OPENED: Final = -1
 
 
 class StoredBlock:
@@ -74,52 +77,61 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
     blocks._supply.check_open()
     sizes = [sum(map(len, pieces)) for pieces in contents]
     open_blocks = blocks._open
-    smallest = min(sizes)
-    is_any_small = smallest <= open_blocks.max_bytes
-    opened = open_blocks.take(smallest) if is_any_small else None
+    opened = None if min(sizes) > open_blocks.max_bytes else open_blocks.take(min(sizes))
     handles: list[int] = []
     try:
-        # Per content, which of the blocks that are `wanted` is to hold it; -1: the one `opened`.
-        wanted: list[int] = []
-        holders: list[int] = []
         full = open_blocks.block_bytes
-        holder, n_filled = -1, full if opened is None else opened.n_filled
-        for size in sizes:
-            if size > open_blocks.max_bytes:
-                holders.append(len(wanted))
-                wanted.append(size)
-                continue
-            if n_filled + size > full:
-                holder, n_filled = len(wanted), 0
-                wanted.append(full)
-            holders.append(holder)
-            n_filled = next_start(n_filled + size)
-        if len(wanted) == 1:  # ten times quicker than a batch of one
-            handles.append(int(blocks.allocate(wanted[0])))
-        elif wanted:
-            handles = blocks.allocate_many(wanted).tolist()
+        plan = _plan(open_blocks, sizes, full if opened is None else opened.n_filled)
+        if len(plan.wanted) == 1:  # ten times quicker than a batch of one
+            handles.append(int(blocks.allocate(plan.wanted[0])))
+        elif plan.wanted:
+            handles = blocks.allocate_many(plan.wanted).tolist()
         stored: list[StoredBlock] = []
-        current, last = -1, opened
-        for which, size, pieces in zip(holders, sizes, contents, strict=True):
+        shared, current = opened, _OPENED
+        for holder, size, pieces in zip(plan.holders, sizes, contents, strict=True):
             if size > open_blocks.max_bytes:
-                owner = blocks._views.owner_of(handles[which], size, pieces)
-                stored.append(StoredBlock(handles[which], memoryview(owner), owner.ctypes.data))
+                owner = blocks._views.owner_of(handles[holder], size, pieces)
+                stored.append(StoredBlock(handles[holder], memoryview(owner), owner.ctypes.data))
                 continue
-            if which != current:
-                last = _share(blocks, handles[which])
-                current = which
-            stored.append(_put(last, pieces, size))
+            if shared is None or holder != current:
+                shared, current = _share(blocks, handles[holder]), holder
+            stored.append(_put(shared, pieces, size))
     except BaseException:
         _free(blocks, handles)
         open_blocks.put_back(opened)
         raise
     # What is interrupted from here on frees all with the last reference.
-    open_blocks.put_back(last)
+    open_blocks.put_back(shared)
     return stored
 
 
+class _Plan(NamedTuple):
+    """The sizes of the blocks that are `wanted`, and per content which of them holds it."""
+
+    wanted: list[int]
+    holders: list[int]
+
+
+def _plan(open_blocks: OpenBlocks, sizes: list[int], n_filled: int) -> _Plan:
+    """Tell which blocks contents of such sizes want beside the open one, which is so far filled."""
+    wanted: list[int] = []
+    holders: list[int] = []
+    holder = _OPENED
+    for size in sizes:
+        if size > open_blocks.max_bytes:
+            holders.append(len(wanted))
+            wanted.append(size)
+            continue
+        if n_filled + size > open_blocks.block_bytes:
+            holder, n_filled = len(wanted), 0
+            wanted.append(open_blocks.block_bytes)
+        holders.append(holder)
+        n_filled = next_start(n_filled + size)
+    return _Plan(wanted, holders)
+
+
 def _share(blocks: PoolAllocator, handle: int) -> SharedBlock:
-    """Make a block one that is shared; it is freed with the last reference."""
+    """Make a block one that is shared; its end frees it, and the end of its owner sees to that."""
     n_bytes, offset = blocks._open.block_bytes, MmapOffset.from_packed(handle)
     owner = blocks._views.owner_of(handle, n_bytes, ())
     memory = blocks._table.arena.view(offset.pool_id, offset.offset, n_bytes)
@@ -137,13 +149,16 @@ def _put(shared: SharedBlock, pieces: Iterable[Any], n_bytes: int) -> StoredBloc
 def free(blocks: PoolAllocator, stored: Iterable[StoredBlock | None]) -> None:
     """Free stored blocks, a shared one with the last that holds it; one that is viewed waits."""
     alone: list[int] = []
+    is_any_shared = False
     for block in stored:
         if block is None:
             continue
         if block.start is None:
             alone.append(block.handle)
         else:
-            block.shared = None
+            block.shared, is_any_shared = None, True
+    if is_any_shared:
+        blocks._views.collect_ended()
     _free(blocks, alone)
 
 

@@ -126,7 +126,9 @@ class PoolTable:
     def smallest_block_bytes(self) -> int:
         """The block size of the first pool; where there is none yet, of one that may come."""
         pool = int(self.state[s.FIRST_POOL])
-        return _FIRST_BLOCK_BYTES[0] if pool == s.NO_POOL_ID else int(self.rows[pool]["block_bytes"])
+        return (
+            _FIRST_BLOCK_BYTES[0] if pool == s.NO_POOL_ID else int(self.rows[pool]["block_bytes"])
+        )
 
     @property
     def grown_ids(self) -> list[int]:

@@ -105,9 +105,8 @@ class Views:
         return owner
 
     def free_after(self, holder: object, handle: int) -> None:
-        """Free a block when an object comes to its end, if nobody has before."""
-        ends = [partial(self._freed.append, handle), self.collect_ended]
-        weakref.finalize(holder, _call_each, map(_call, ends), 0).atexit = False
+        """Have a block freed by the next collection after an object's end, if nobody has before."""
+        weakref.finalize(holder, self._freed.append, handle).atexit = False
 
     def collect_ended(self) -> None:
         """Free what the views that are gone were on; any number of threads at once.

@@ -79,6 +79,12 @@ def allocator_of(manager: MmapManager) -> PoolAllocator:
     return manager._engine.allocator()
 
 
+def handles_of_learned(manager: MmapManager) -> set[int]:
+    """Return the handles of the blocks in which the contents of learned layers lie."""
+    learned = [layer for each in snapshot_of(manager).loaded for layer in each.learned.values()]
+    return {layer.block.handle for layer in learned if layer.block is not None}
+
+
 def wants_a_lock(manager: MmapManager) -> bool:
     """Tell whether the calling thread holds a lock of a manager, or waits for one."""
     return manager._engine.interrupts()
