@@ -67,9 +67,9 @@ class Views:
         OutOfBounds, InvalidAccess
             As `PoolAllocator.view`.
         """
-        code, offset = int(s.STALE), MmapOffset.from_packed(handle)
+        offset = MmapOffset.from_packed(handle)
         ending: weakref.finalize[Any, Any] | None = None
-        result = NOT_PLAIN
+        result: Any = NOT_PLAIN
         noted: Any = ()
         try:
             if type(state := self._table.argument) is PlainState:
@@ -98,7 +98,7 @@ class Views:
             ending = weakref.finalize(owner, _call_each, map(_call, ends), 0)
             ending.atexit = False
         except BaseException:
-            if s.OK in (code, *noted) and ending is None:
+            if s.OK in (result, *noted) and ending is None:
                 self.ended.append(handle)
                 self.collect_ended()
             raise

@@ -297,6 +297,18 @@ MUTATIONS = [
         "        pass\n",
         "descriptors",
     ),
+    # -- small layers in shared blocks
+    Mutation("jessymem/pools/shared.py", "blocks.pop()()", "blocks[-1]()", "shared_blocks"),
+    Mutation(
+        "jessymem/pools/shared.py", "block.n_filled + n_bytes <=", "n_bytes <=", "shared_blocks"
+    ),
+    Mutation("jessymem/pools/stored.py", "block.shared, is", "_, is", "shared_blocks"),
+    Mutation(
+        "jessymem/pools/stored.py",
+        "    blocks._views.free_after(shared, handle)\n",
+        "",
+        "shared_blocks",
+    ),
     # -- files that others change
     Mutation(
         "kernels/leases.py",
