@@ -298,7 +298,6 @@ MUTATIONS = [
         "descriptors",
     ),
     # -- small layers in shared blocks
-    Mutation("jessymem/pools/shared.py", "blocks.pop()()", "blocks[-1]()", "shared_blocks"),
     Mutation(
         "jessymem/pools/shared.py", "block.n_filled + n_bytes <=", "n_bytes <=", "shared_blocks"
     ),
