@@ -236,7 +236,7 @@ class Loader:
         dimension: DimensionId,
         where: Path,
         before: Sequence[MmapRegion],
-        held: Sequence[MmapRegion],
+        loaded: MmapRegion | RegionChain | None,
     ) -> tuple[MmapRegion | RegionChain, int]:
         """Charge, map and check a file that was written after others; otherwise as `map`.
 
@@ -244,12 +244,14 @@ class Loader:
         ----------
         before : sequence of MmapRegion
             The files that it follows; none: it is the region file.
-        held : sequence of MmapRegion
+        loaded : MmapRegion, RegionChain or None
             What is loaded of the dimension.
         """
         n_before = sum(osmem.round_to_pages(region.size) for region in before)
         members = [*before, self._map_file(dimension, where, n_before)]
-        return self.assemble([*self._simulated_below(dimension, members, held), *members])
+        held = () if loaded is None else loaded.members
+        below = self._simulated_below(dimension, members, held)
+        return self.assemble([*below, *members], before=loaded)
 
     def open_file(self, dimension: DimensionId, where: Path) -> MmapRegion:
         """Open a file as one that is loaded, but whatever the budget says."""
@@ -265,7 +267,10 @@ class Loader:
         return members[0] if len(members) == 1 else RegionChain(members)
 
     def assemble(
-        self, members: Sequence[MmapRegion], opened: MmapRegion | RegionChain | None = None
+        self,
+        members: Sequence[MmapRegion],
+        opened: MmapRegion | RegionChain | None = None,
+        before: MmapRegion | RegionChain | None = None,
     ) -> tuple[MmapRegion | RegionChain, int]:
         """Charge what is not yet charged of regions and of the tables that make them one.
 
@@ -273,6 +278,8 @@ class Loader:
         ----------
         opened : MmapRegion, RegionChain or None
             What they are together, if that is made already.
+        before : MmapRegion, RegionChain or None
+            What all but the last of them may be together.
 
         Raises
         ------
@@ -291,7 +298,7 @@ class Loader:
                     charged.append(member)
                 n_charged += osmem.round_to_pages(member.size)
             if opened is None:
-                opened = members[0] if len(members) == 1 else RegionChain(members)
+                opened = members[0] if len(members) == 1 else RegionChain(members, before)
             for table in {id(each): each for each in (*members, opened)}.values():
                 n_pages = table.table_bytes // osmem.page_size()
                 if n_pages and table.table_charge is None:

@@ -166,7 +166,8 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
     held = () if loaded is None else loaded.members
     known = 0 if loaded is None else loaded.generation
     try:
-        found = files.open_newest(held, partial(engine.loader.open_file, files.dimension))
+        take = partial(engine.loader.open_file, files.dimension)
+        found = files.open_newest(held, take, loaded)
     except DimensionNotFound:
         return Present(loaded, True, known)
     known = max(known, found.generation)
@@ -272,9 +273,8 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
     """
     path, before = written
     loaded = engine.snapshot.get(dimension)
-    held = () if loaded.base is None else loaded.base.members
     try:
-        load = partial(engine.loader.follow, dimension, path, before, held)
+        load = partial(engine.loader.follow, dimension, path, before, loaded.base)
         engine.publish_base(*engine.making_room(dimension, load))
     except (LimitExceeded, AllocationFailed) as error:
         is_headroom = isinstance(error, LimitExceeded) and error.limit != engine.budget.limit_bytes

@@ -53,9 +53,13 @@ class RegionChain(LayerTable):
     ----------
     members : sequence of MmapRegion
         The lowest first.
+    before : MmapRegion, RegionChain or None
+        What is known of all but the last of them: then only that one's rows are read.
     """
 
-    def __init__(self, members: Sequence[MmapRegion]) -> None:
+    def __init__(
+        self, members: Sequence[MmapRegion], before: MmapRegion | RegionChain | None = None
+    ) -> None:
         lowest, newest = members[0], members[-1]
         files = [each for each in members if each.path is not None]
         self._members = tuple(members)
@@ -64,7 +68,10 @@ class RegionChain(LayerTable):
         self.edition, self.generation, self.state = newest.edition, newest.generation, newest.state
         self.flags = newest.layout.flags
         self.size = lowest.size
-        self._origins, rows = _merge(self._members)
+        known = before if isinstance(before, RegionChain) else None
+        if known is not None and known.members != self._members[:-1]:
+            known = None
+        self._origins, rows = _merge(self._members, known)
         self.rows = aligned_zeros(len(rows), s.LAYER)
         self.rows[:] = rows
         self.index = layout.build_index(self.rows)
@@ -153,6 +160,12 @@ class RegionChain(LayerTable):
         return self.member_with(number).edition_of(number)
 
     @property
+    def piece(self) -> tuple[NDArray[Any], ...]:
+        """Its rows, and of each the member, the row there, and where its content is there."""
+        origins = self._origins
+        return self.rows, origins.which, origins.rows, origins.starts, origins.ends
+
+    @property
     def which(self) -> NDArray[np.uint8]:
         """Per row, the member that it comes from."""
         return self._origins.which
@@ -230,29 +243,41 @@ class RegionChain(LayerTable):
         return self.members[origins.which[row]], int(origins.rows[row])
 
 
-def _merge(members: tuple[MmapRegion, ...]) -> tuple[_Origins, NDArray[np.void]]:
+def _merge(
+    members: tuple[MmapRegion, ...], before: RegionChain | None
+) -> tuple[_Origins, NDArray[np.void]]:
     """Lay the members' rows over each other, in a copy that is checked.
+
+    Parameters
+    ----------
+    before : RegionChain or None
+        What all but the last of them are together, if that is known.
 
     Raises
     ------
     OutOfBounds
         If a file was changed under its mapping.
     """
-    copies = [member.private_rows() for member in members]
-    rows = np.concatenate(copies)
-    lengths = [len(each) for each in copies]
-    which = np.repeat(np.arange(len(members), dtype=np.uint8), lengths)
-    there = np.concatenate([np.arange(length, dtype=np.uint16) for length in lengths])
+    origin = members[0].content_address
+    pieces = [] if before is None else [before.piece]
+    first = 0 if before is None else len(members) - 1
+    for number, member in enumerate(members[first:], first):
+        rows = member.private_rows()
+        starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
+        shift = np.uint64((member.content_address - origin) % 2**64)  # it wraps around
+        rows["content_offset"] += shift
+        rows["content_end"] += shift
+        which = np.full(len(rows), number, np.uint8)
+        pieces.append((rows, which, np.arange(len(rows), dtype=np.uint16), starts, ends))
+    rows, which, there, starts, ends = (
+        np.concatenate(column) for column in zip(*pieces, strict=True)
+    )
     order = np.lexsort((which, rows["layer_num"]))
     numbers = rows["layer_num"][order]
     is_newest = np.ones(len(order), bool)
     is_newest[:-1] = numbers[1:] != numbers[:-1]
     order = order[is_newest]
-    rows, which, there = rows[order], which[order], there[order]
-    starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
-    origin = members[0].content_address
-    shifts = np.array([member.content_address - origin for member in members], np.int64)
-    shift = shifts.astype(np.uint64)[which]  # it wraps around
-    rows["content_offset"] += shift
-    rows["content_end"] += shift
-    return _Origins(rows["layer_num"].copy(), members, which, there, starts, ends), rows
+    origins = _Origins(
+        numbers[is_newest], members, which[order], there[order], starts[order], ends[order]
+    )
+    return origins, rows[order]

@@ -317,6 +317,7 @@ class RegionFiles:
         self,
         held: Sequence[MmapRegion] = (),
         take: Callable[[Path], MmapRegion] | None = None,
+        known: MmapRegion | RegionChain | None = None,
     ) -> MmapRegion | RegionChain:
         """Open the files that count now, whatever the budget says.
 
@@ -326,6 +327,8 @@ class RegionFiles:
             Those that are open already.
         take : callable, optional
             Opens one of the others; by default `open`.
+        known : MmapRegion, RegionChain or None
+            What those that are held are together, if they are all.
 
         Raises
         ------
@@ -339,13 +342,18 @@ class RegionFiles:
                 return held_at(path, held, is_peeked=is_peeked) or (take or self.open)(path)
 
             with suppress(ChainChanged):
-                return self.open_chain(chain, find)
+                return self.open_chain(chain, find, known)
         raise self.never_still()
 
     def open_chain(
-        self, chain: Chain, take: Callable[[Path], MmapRegion]
+        self,
+        chain: Chain,
+        take: Callable[[Path], MmapRegion],
+        known: MmapRegion | RegionChain | None = None,
     ) -> MmapRegion | RegionChain:
         """Open the files of a chain, each by `take`, and lay them over each other.
+
+        `known` is returned where they are just its members.
 
         Raises
         ------
@@ -377,6 +385,8 @@ class RegionFiles:
             if (region.edition, region.layout.follows) != (delta.edition, delta.follows):
                 raise ChainChanged
             regions.append(region)
+        if known is not None and known.members == tuple(regions):
+            return known
         return RegionChain(regions)
 
     def open_edition(self, edition: Edition) -> MmapRegion:
