@@ -251,6 +251,8 @@ class PlainTier:
         monkeypatch.setattr(_jit, "_n_items", {})
         for entry in transactions.entries:
             monkeypatch.setattr(sys.modules[entry.__module__], entry.__name__, entry)
+        # Else a thread would do it in the middle of a test that makes many calls.
+        monkeypatch.setattr(transactions.beside, "promote_beside", lambda *arguments: None)
 
     def switch(self) -> None:
         """Let compiled kernels take over, as when a thread has compiled them; nothing else does."""
