@@ -7,12 +7,10 @@ before anything is changed.
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 
 import pytest
 from support import first_uses
-from support.processes import needs_fork, with_support
+from support.processes import needs_fork, run_module
 from support.regions import make_files_of_many_kinds
 
 from jessymem import MmapManager, PoolAllocator, RegionIOError
@@ -22,15 +20,7 @@ from jessymem.errors import clears_frames
 @needs_fork
 def test_a_first_use_without_descriptors_works_or_is_refused_in_our_words(tmp_path):
     make_files_of_many_kinds(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-m", "support.first_uses", str(tmp_path)],
-        env=with_support({"COVERAGE_PROCESS_CONFIG": ""}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == ""
+    assert run_module("support.first_uses", str(tmp_path)) == ""
 
 
 #: What only shows what an object has, or is called by the rest of the package alone.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from support.processes import run_python
 
 FIRST_READ = """
 import sys
@@ -113,15 +114,8 @@ manager.load_dimension("D01")
 
 
 def test_who_listens_late_hears_all_that_follows(store):
-    result = subprocess.run(
-        [sys.executable, "-c", LISTENED_TO_LATE, str(store)],
-        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [
+    printed = run_python(LISTENED_TO_LATE, str(store), COVERAGE_PROCESS_CONFIG="")
+    assert printed.splitlines() == [
         "dimension_unloaded engine __exit__",
         "dimension_loaded engine __exit__",
     ]

@@ -19,12 +19,11 @@ from typing import Any
 
 import pytest
 from support.internals import allocator_of, has_allocator, wants_a_lock
+from support.lines import at_line
 from support.system_calls import intercepted
 
-import jessymem
 from jessymem import JessyMemoryError, LayerState, MmapManager, MmapOffset, RegionBuilder
 
-PACKAGE = str(Path(jessymem.__file__).parent)
 PATIENCE_SECONDS = 5
 #: The default run strikes at every so manieth line only; which ones differs from verb to verb.
 STRIDE = 11
@@ -45,36 +44,19 @@ class Struck(BaseException):
 
 def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager) -> bool:
     """Make a call and raise at its n-th line in this package; return whether there are so many."""
-    n_seen = 0
     where.clear()
 
-    def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if frame.f_code.co_name == "__del__":  # Python has no way to go on with one
-            return None
-        return count
+    def strike(frame: FrameType) -> None:
+        where[:] = [f"{frame.f_code.co_filename}:{frame.f_lineno}"]
+        raise Struck
 
-    def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
-                sys.settrace(None)
-                where[:] = [f"{frame.f_code.co_filename}:{frame.f_lineno}"]
-                raise Struck
-        return count
-
-    before = sys.gettrace()  # coverage's
-    sys.settrace(watch)
     try:
-        call()
+        # Python has no way to go on with a `__del__`.
+        n_seen = at_line(n_th, call, strike, without=("__del__",))
     except Struck:
         # Whoever handles or keeps the exception keeps its frames, but no lock.
         assert not wants_a_lock(manager), f"struck at {where}"
         return True
-    finally:
-        sys.settrace(before)
     return n_seen >= n_th  # inside a finalizer, where it is swallowed
 
 

@@ -8,12 +8,10 @@ Finalizers are not watched: the collector runs them wherever it likes, so they n
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from functools import partial
 
 import pytest
-from support.processes import needs_fork, with_support
+from support.processes import needs_fork, run_module
 from support.regions import make_files_of_many_kinds
 
 from jessymem.locks import Lock, Unready, is_any_mine, outside
@@ -23,15 +21,7 @@ from jessymem.logger import logger
 @needs_fork
 def test_verbs_call_nothing_foreign_under_a_lock(tmp_path):
     make_files_of_many_kinds(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-m", "support.watched_locks", str(tmp_path)],
-        env=with_support({"COVERAGE_PROCESS_CONFIG": ""}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == ""
+    assert run_module("support.watched_locks", str(tmp_path)) == ""
 
 
 def test_what_has_to_be_prepared_is_so_without_a_lock():

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 from time import sleep
 
 import pytest
 from support.internals import PlainTier, plain_version_of, table_of
+from support.lines import KERNELS, PACKAGE, at_line
 from support.processes import checked_in_child, needs_fork
 
-import jessymem
 from jessymem import InvalidAccess, PoolAllocator
 from jessymem.kernels import _jit, atomics, blocks, transactions
 from jessymem.kernels import schema as s
 from jessymem.pools.stored import free, store
 
-FOLDERS = (str(Path(jessymem.__file__).parent), str(Path(_jit.__file__).parent))
 KIB, MIB = 2**10, 2**20
 PATIENCE_SECONDS = 60
 #: Every so manieth line only; which ones differs from call to call.
@@ -42,29 +39,10 @@ def tier(monkeypatch):
 
 def interrupt(n_th, call, action):
     """Make a call, and another thing at its n-th line; return whether there are so many."""
-    n_seen = 0
-
-    def watch(frame, event, argument):
-        return count if frame.f_code.co_filename.startswith(FOLDERS) else None
-
-    def count(frame, event, argument):
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
-                sys.settrace(None)
-                action()
-        return count
-
-    before = sys.gettrace()  # coverage's
-    sys.settrace(watch)
     try:
-        call()
+        return at_line(n_th, call, lambda _: action(), folders=(PACKAGE, KERNELS)) >= n_th
     except Struck:
         return True
-    finally:
-        sys.settrace(before)
-    return n_seen >= n_th
 
 
 class Case:

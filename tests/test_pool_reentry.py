@@ -11,18 +11,16 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from support.internals import budget_lock_of, changing_budget_of, replace_eviction
+from support.lines import at_line
 
-import jessymem
 from jessymem import AllocationFailed, InvalidAccess, LimitExceeded, MmapOffset, PoolAllocator
 from jessymem.kernels import _jit
 
-PACKAGE = str(Path(jessymem.__file__).parent)
 KIB, MIB = 2**10, 2**20
 PATIENCE_SECONDS = 5
 #: The default run strikes at every so manieth line only; which ones differs from case to case.
@@ -30,31 +28,8 @@ STRIDE = 7
 
 
 def call_at(n_th: int, call: Callable[[], Any], nested: Callable[[], Any]) -> bool:
-    """Make a call, and another at its n-th line in this package; return whether there are so many.
-
-    In C there are no lines: a kernel, or taking a reference, is not interrupted, as by signals.
-    """
-    n_seen = 0
-
-    def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        return count if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
-                sys.settrace(None)
-                nested()
-        return count
-
-    before = sys.gettrace()  # coverage's
-    sys.settrace(watch)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return n_seen >= n_th
+    """Make a call, and another at its n-th line; return whether there are so many."""
+    return at_line(n_th, call, lambda _: nested()) >= n_th
 
 
 class Case:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,9 +23,9 @@ from support.internals import (
     pinned_of,
     wants_a_lock,
 )
+from support.lines import at_line
 from support.system_calls import intercepted
 
-import jessymem
 from jessymem import (
     InvalidAccess,
     JessyMemoryError,
@@ -37,7 +35,6 @@ from jessymem import (
     RegionBuilder,
 )
 
-PACKAGE = str(Path(jessymem.__file__).parent)
 PATIENCE_SECONDS = 60
 DIMENSIONS = (20, 21, 22, 25, 26)
 
@@ -152,38 +149,13 @@ class InCycle:
         self._do()
 
 
-def at_line(n_th: int, outer: Callable[[], Any], come: Callable[[], None]) -> int:
-    """Call `outer`, and in its n-th line in this package `come`; return how many lines passed."""
-    n_seen = 0
-
-    def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        return count if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
-                sys.settrace(None)
-                come()
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(watch)
-    try:
-        outer()
-    finally:
-        sys.settrace(before)
-    return n_seen
-
-
 def by_signal(n_th: int, outer: Callable[[], Any], interruption: Interruption) -> int:
-    return at_line(n_th, outer, interruption.come)
+    return at_line(n_th, outer, lambda _: interruption.come())
 
 
 def by_finalizer(n_th: int, outer: Callable[[], Any], interruption: Interruption) -> int:
     InCycle(interruption.come)
-    return at_line(n_th, outer, lambda: gc.collect(0))
+    return at_line(n_th, outer, lambda _: gc.collect(0))
 
 
 def by_system_call(n_th: int, outer: Callable[[], Any], interruption: Interruption) -> int:

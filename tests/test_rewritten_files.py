@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.lines import KERNELS, PACKAGE, at_line
 
-import jessymem
 from jessymem import LayerId, MmapManager, MmapRegion, OutOfBounds, RegionBuilder, RegionFormatError
 from jessymem.errors import JessyMemoryError
 from jessymem.kernels import schema as s
 
 NUMBERS = (0, 2, 5, 6)
 IDS = [LayerId(15, number) for number in NUMBERS]
-FOLDERS = tuple(Path(each).parent for each in (jessymem.__file__, s.__file__))
 
 
 @pytest.fixture(params=["extended", "plain"])
@@ -103,25 +101,8 @@ def rewritten_tables(path: Path) -> tuple[int, list[bytes]]:
 
 def interrupt(n_lines: int, act: Callable[[], None], question: Callable[[], Any]) -> bool:
     """Ask, and act when so many lines of the package have run; tell whether there were so many."""
-    n_run = 0
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal n_run
-        if not frame.f_code.co_filename.startswith(tuple(map(str, FOLDERS))):
-            return None
-        if event == "line":
-            n_run += 1
-            if n_run == n_lines:
-                act()
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        ask(question)
-    finally:
-        sys.settrace(before)
-    return n_run >= n_lines
+    folders = (PACKAGE, KERNELS)
+    return at_line(n_lines, lambda: ask(question), lambda _: act(), folders=folders) >= n_lines
 
 
 def test_a_file_may_be_rewritten_between_any_two_lines_of_a_load(file):

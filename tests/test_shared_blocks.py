@@ -9,18 +9,16 @@ import sys
 import threading
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from support.internals import PlainTier, allocator_of, handles_of_learned
+from support.lines import at_line
 from support.processes import checked_in_child
 
-import jessymem
 from jessymem import LimitExceeded, MmapManager, PoolAllocator, RegionBuilder, warmup
 from jessymem.kernels import _jit
 from jessymem.pools.stored import free, store
 
-PACKAGE = str(Path(jessymem.__file__).parent)
 BLOCK = 4_096
 N_LAYERS, N_BYTES = 5_000, 100
 #: Every so manieth line.
@@ -322,29 +320,14 @@ def test_a_forked_child_goes_on_in_its_copy_of_a_block(manager):
 
 def struck_at(n_th, call):
     """Make a call and raise at its n-th line; return whether there are so many."""
-    n_seen = 0
 
-    def watch(frame, event, argument):
-        return count if frame.f_code.co_filename.startswith(PACKAGE) else None
+    def strike(_):
+        raise Struck
 
-    def count(frame, event, argument):
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
-                sys.settrace(None)
-                raise Struck
-        return count
-
-    before = sys.gettrace()
-    sys.settrace(watch)
     try:
-        call()
+        return at_line(n_th, call, strike) >= n_th
     except Struck:
         return True
-    finally:
-        sys.settrace(before)
-    return n_seen >= n_th
 
 
 @pytest.mark.parametrize("sizes", [(10,), (2_000, 2_000, 100, 3_000)], ids=["one", "many"])

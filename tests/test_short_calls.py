@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from support.handovers import needs_one_core, places_of_handovers
 from support.internals import region_of
+from support.processes import run_python
 from support.system import open_files, opened_since
 from support.system_calls import Calls, intercepted, make_calls_plain
 from support.write_cases import WRITE_CASES
@@ -294,12 +294,4 @@ with MmapManager(64, base_path=sys.argv[1]) as manager:
 
 
 def test_the_first_crystallization_imports_nothing(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", FIRST_CRYSTALLIZATION, str(tmp_path)],
-        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == []
+    assert run_python(FIRST_CRYSTALLIZATION, str(tmp_path), COVERAGE_PROCESS_CONFIG="") == ""

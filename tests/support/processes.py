@@ -52,8 +52,17 @@ def with_support(environment):
 
 def run_python(code, *arguments, **environment):
     """Run `code` in a fresh interpreter; return what it prints."""
+    return _run(["-c", code, *arguments], environment)
+
+
+def run_module(name, *arguments, **environment):
+    """Run a module in a fresh interpreter, without coverage; return what it prints."""
+    return _run(["-m", name, *arguments], {"COVERAGE_PROCESS_CONFIG": ""} | environment)
+
+
+def _run(arguments, environment):
     result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, *arguments],
         env=with_support(environment),
         capture_output=True,
         text=True,
