@@ -289,10 +289,6 @@ class Snapshot:
             raise LookupError(f"{dimension} is not loaded")
         return slot.region_id
 
-    def region_ids(self) -> list[int]:
-        """Return the region ids of all that is loaded."""
-        return [slot.region_id for slot in self.slots]
-
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""
         return tuple(child for each in self.loaded for child in each.children_of(parent))

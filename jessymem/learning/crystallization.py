@@ -58,9 +58,7 @@ def crystallize(
         As `MmapManager.crystallize_proto_dimension`.
     """
     start = perf_counter()
-    check_writable(engine, dimension)
-    if engine.interrupts():
-        raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
+    _check_can_write(engine, dimension)
     # Known to others by a reference that ends with this call, whatever ends it.
     running = Crystallizing(dimension)
     chosen: list[LearnedLayer] = []
@@ -92,6 +90,13 @@ def crystallize(
     n_bytes = sum(len(layer.content) for layer in chosen)
     _log("crystallized", dimension, written.path, ids, n_bytes, start)
     return ids
+
+
+def _check_can_write(engine: Engine, dimension: DimensionId) -> None:
+    """Raise the error for a file that must not be written, or not by this call."""
+    check_writable(engine, dimension)
+    if engine.interrupts():
+        raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
 
 
 def _choose(engine: Engine, dimension: DimensionId, wanted: LayerId | None) -> list[LearnedLayer]:
@@ -229,8 +234,7 @@ def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> 
         return current.members[-1].flags
     if dimension not in CORE_DIMENSIONS:
         return 0
-    is_on = any(loaded.has_simulated for loaded in engine.snapshot.loaded)
-    return s.FLAG_SIMULATION if is_on else 0
+    return s.FLAG_SIMULATION if engine.snapshot.totals.n_simulated else 0
 
 
 def _base_of(engine: Engine, dimension: DimensionId) -> Base | None:
@@ -310,9 +314,7 @@ def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | Reg
 def fold(engine: Engine, dimension: DimensionId) -> bool:
     """Write a dimension's region file and its deltas into one; see `MmapManager.fold`."""
     start = perf_counter()
-    check_writable(engine, dimension)
-    if engine.interrupts():
-        raise InvalidAccess(f"{dimension}: a call that interrupts another one cannot write a file")
+    _check_can_write(engine, dimension)
     running = Crystallizing(dimension)
     try:
         with engine.writing():
