@@ -328,6 +328,15 @@ def test_what_is_mapped_of_a_chain_that_was_harmed_is_written_again(tmp_path, ha
             check(other, numbers)
 
 
+def test_a_writer_finds_again_what_somebody_takes_away_meanwhile(tmp_path):
+    three_deltas(tmp_path)
+    files = RegionFiles(D20, tmp_path / "D20" / "region.mmap")
+    with files.writing(adds=True):
+        assert files.open_newest().generation == 4
+        delta(tmp_path, 4).unlink()
+        assert files.open_newest().generation == 3
+
+
 def test_two_writers_who_did_not_see_each_other(tmp_path):
     with loaded_and_then(tmp_path, Path.unlink) as manager, load(tmp_path) as other:
         check(other, range(9))

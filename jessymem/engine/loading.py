@@ -25,14 +25,13 @@ from jessymem.errors import (
     DimensionNotFound,
     JessyMemoryError,
     RegionIOError,
-    empty_frames,
 )
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.locks import before_import
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.deltas import Chain, ChainChanged, Peeked, peek_flags
-from jessymem.regions.files import N_LOOKS, RegionFiles, held_at
+from jessymem.regions.deltas import Chain, Peeked, peek_flags
+from jessymem.regions.files import RegionFiles, held_at
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
@@ -101,28 +100,11 @@ class Loader:
     ) -> T:
         """Return what `use` makes of the files that count at `home`.
 
-        What killed writers left there is tidied up first.
-
-        Raises
-        ------
-        RegionIOError
-            If the directory cannot be listed, or others never leave it as it is.
-        DimensionNotFound, Exception
-            What `use` raises; where files were replaced meanwhile, not before those that are there
-            now were tried too.
+        What killed writers left there is tidied up first. Errors are those of
+        `RegionFiles.use_newest`.
         """
         files = self._files_at(dimension, home)
-        for _ in range(N_LOOKS):
-            chain = files.find(tidy=not self._config.read_only).chain
-            try:
-                return use(files, chain)
-            except ChainChanged:
-                continue
-            except DimensionNotFound as error:
-                if chain.base == home and not chain.deltas:
-                    raise
-                empty_frames(error)
-        raise files.never_still()
+        return files.use_newest(partial(use, files), tidy=not self._config.read_only)
 
     def numbers_on_disk(
         self, dimension: DimensionId, loaded: LayerTable | None = None

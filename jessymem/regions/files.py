@@ -62,7 +62,7 @@ _N_PEEKED: Final = 4_096
 _DELTA_NAME: Final = re.compile(r"\.d[1-9][0-9]*\.")
 
 # So often files are looked at that others change meanwhile.
-N_LOOKS: Final = 1_000
+_N_LOOKS: Final = 1_000
 
 # So often the directory is made again that others took away.
 _LOCK_ATTEMPTS: Final = 10
@@ -226,13 +226,13 @@ class RegionFiles:
             with suppress(OSError), osmem.locked(self._lock, timeout=0):
                 self._tidy()
             listing = self._list()
-        for n_left in reversed(range(N_LOOKS)):
+        for n_left in reversed(range(_N_LOOKS)):
             try:
                 found = self._choose(listing)
                 break
             except ChainChanged:
                 if not n_left:
-                    raise self.never_still() from None
+                    raise self._never_still() from None
                 listing = self._list()
         for path, fault in listing.ignored:
             self._note_ignored("generation_ignored", path, fault)
@@ -246,7 +246,7 @@ class RegionFiles:
         extra = {"event": event, **facts}
         self._record(partial(logger.warning, "%s is ignored: %s", path, fault, extra=extra))
 
-    def never_still(self) -> RegionIOError:
+    def _never_still(self) -> RegionIOError:
         """Return the error for files that others change whenever they are looked at."""
         error = OSError(errno.EAGAIN, "others are writing here all the time")
         return RegionIOError.from_os_error(error, "look at", self.target, self.dimension)
@@ -313,6 +313,30 @@ class RegionFiles:
         found: T = known[1]
         return found
 
+    def use_newest(self, use: Callable[[Chain], T], *, tidy: bool) -> T:
+        """Return what `use` makes of the files that count now; `tidy` as for `find`.
+
+        Raises
+        ------
+        RegionIOError
+            If the directory cannot be listed, or others never leave it as it is.
+        DimensionNotFound, Exception
+            What `use` raises; where files were replaced meanwhile, not before those that are there
+            now were tried too.
+        """
+        for _ in range(_N_LOOKS):
+            chain = self.find(tidy=tidy).chain
+            try:
+                return use(chain)
+            except ChainChanged:
+                pass
+            except DimensionNotFound as error:
+                if chain.base == self.target and not chain.deltas:
+                    raise
+                empty_frames(error)
+            self._listing = None  # it lists what is there no more
+        raise self._never_still()
+
     def open_newest(
         self,
         held: Sequence[MmapRegion] = (),
@@ -335,15 +359,15 @@ class RegionFiles:
         DimensionNotFound, RegionIOError, RegionFormatError
             If they cannot be opened.
         """
-        for _ in range(N_LOOKS):
-            chain = self.find(tidy=False).chain
 
-            def find(path: Path, is_peeked: bool = bool(chain.deltas)) -> MmapRegion:
-                return held_at(path, held, is_peeked=is_peeked) or (take or self.open)(path)
+        def use(chain: Chain) -> MmapRegion | RegionChain:
+            def find(path: Path) -> MmapRegion:
+                found = held_at(path, held, is_peeked=bool(chain.deltas))
+                return found or (take or self.open)(path)
 
-            with suppress(ChainChanged):
-                return self.open_chain(chain, find, known)
-        raise self.never_still()
+            return self.open_chain(chain, find, known)
+
+        return self.use_newest(use, tidy=False)
 
     def open_chain(
         self,
