@@ -183,12 +183,12 @@ def cut_views(located: Located) -> list[memoryview | None]:
             mine = np.flatnonzero(outside)
             if not len(mine):
                 continue
-            pieces = table.find_pieces(locations["row"][mine])
+            extents = table.find_extents(locations["row"][mine])
             first = s.MAX_LAYERS + len(contents)  # no slot has such a number
             contents.update(enumerate(table.contents, first))
-            keys[mine] = np.where(pieces.which < 0, s.ABSENT, first + pieces.which)
-            starts[mine], ends[mine] = pieces.starts, pieces.ends
-            is_whole = is_whole and bool((pieces.which >= 0).all())
+            keys[mine] = np.where(extents.which < 0, s.ABSENT, first + extents.which)
+            starts[mine], ends[mine] = extents.starts, extents.ends
+            is_whole = is_whole and bool((extents.which >= 0).all())
     if is_whole:  # nothing missing, all of it in files
         return [
             contents[key][start:end]

@@ -18,7 +18,7 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, Pieces
+from jessymem.regions.table import Extents, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,7 +112,7 @@ class LearnedRegion(LayerTable):
         base, base_row = found
         return base.content_of(base_row)
 
-    def find_pieces(self, rows: NDArray[Any]) -> Pieces:
+    def find_extents(self, rows: NDArray[Any]) -> Extents:
         """Tell in which of `contents` the contents of rows are; learned ones have their blocks."""
         numbers = self.rows["layer_num"][rows]
         which = np.full(len(numbers), -1, np.int64)
@@ -122,13 +122,13 @@ class LearnedRegion(LayerTable):
             taken = np.fromiter(self.learned, np.int64)
             under = np.flatnonzero(~np.isin(numbers, taken))
             if base.leads_outside:
-                found = base.find_pieces(np.searchsorted(base.numbers, numbers[under]))
+                found = base.find_extents(np.searchsorted(base.numbers, numbers[under]))
                 which[under], starts[under], ends[under] = found
             else:
                 mine = self.rows[rows[under]]
                 which[under] = 0
                 starts[under], ends[under] = mine["content_offset"], mine["content_end"]
-        return Pieces(which, starts, ends)
+        return Extents(which, starts, ends)
 
     def edition_of(self, number: int) -> Edition | None:
         """Return the edition of the one file that has a layer; None: it is in none."""

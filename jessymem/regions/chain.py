@@ -20,7 +20,7 @@ from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.table import LayerTable, Pieces
+from jessymem.regions.table import Extents, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,10 +131,10 @@ class RegionChain(LayerTable):
             kept[number] = view
         return view
 
-    def find_pieces(self, rows: NDArray[Any]) -> Pieces:
+    def find_extents(self, rows: NDArray[Any]) -> Extents:
         """Tell in which of `contents` the contents of rows are."""
         origins = self._origins
-        return Pieces(
+        return Extents(
             origins.which[rows].astype(np.int64), origins.starts[rows], origins.ends[rows]
         )
 
@@ -160,7 +160,7 @@ class RegionChain(LayerTable):
         return self.member_with(number).edition_of(number)
 
     @property
-    def piece(self) -> tuple[NDArray[Any], ...]:
+    def columns(self) -> tuple[NDArray[Any], ...]:
         """Its rows, and of each the member, the row there, and where its content is there."""
         origins = self._origins
         return self.rows, origins.which, origins.rows, origins.starts, origins.ends
@@ -259,7 +259,7 @@ def _merge(
         If a file was changed under its mapping.
     """
     origin = members[0].content_address
-    pieces = [] if before is None else [before.piece]
+    tables = [] if before is None else [before.columns]
     first = 0 if before is None else len(members) - 1
     for number, member in enumerate(members[first:], first):
         rows = member.private_rows()
@@ -268,9 +268,9 @@ def _merge(
         rows["content_offset"] += shift
         rows["content_end"] += shift
         which = np.full(len(rows), number, np.uint8)
-        pieces.append((rows, which, np.arange(len(rows), dtype=np.uint16), starts, ends))
+        tables.append((rows, which, np.arange(len(rows), dtype=np.uint16), starts, ends))
     rows, which, there, starts, ends = (
-        np.concatenate(column) for column in zip(*pieces, strict=True)
+        np.concatenate(column) for column in zip(*tables, strict=True)
     )
     order = np.lexsort((which, rows["layer_num"]))
     numbers = rows["layer_num"][order]

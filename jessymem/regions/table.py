@@ -170,7 +170,7 @@ def _rest(layers: Iterable[Any]) -> None:
             layer.writer = None
 
 
-class Pieces(NamedTuple):
+class Extents(NamedTuple):
     """In which of a table's `contents` rows have theirs, and where in it."""
 
     which: np.typing.NDArray[np.int64]  # -1: in none, but in a block of its own
@@ -291,7 +291,7 @@ class LayerTable(LoadedDimension):
         """The bytes of each of its members."""
         return tuple(member.reader[0] for member in self.members)
 
-    def find_pieces(self, rows: np.typing.NDArray[Any]) -> Pieces:
+    def find_extents(self, rows: np.typing.NDArray[Any]) -> Extents:
         """Tell in which of `contents` the contents of rows are."""
         raise NotImplementedError
 
