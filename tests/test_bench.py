@@ -17,7 +17,7 @@ from jessymem.bench import data, footprint, loops, peers, run, starting, timing
 from jessymem.bench.setting import NotThere, Setting, require_cpus
 from jessymem.bench.table import LINES, Line, NotRun, Outcome, Row, Target
 from jessymem.kernels import _jit
-from jessymem.terminal import commands, wording
+from jessymem.terminal import measuring, wording
 
 ROOT = Path(__file__).parent.parent
 
@@ -264,7 +264,7 @@ def bench(monkeypatch):
                 rows.append(Row(line, outcome))
             return run.BenchReport(tuple(rows), 1.5, options["is_quick"], run.surroundings())
 
-        monkeypatch.setattr(commands, "run_bench", run_bench)
+        monkeypatch.setattr(measuring, "run_bench", run_bench)
         result = CliRunner().invoke(cli.main, ["bench", *arguments])
         assert result.exit_code == exit_code, result.output
         return result.stdout

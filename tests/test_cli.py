@@ -22,7 +22,7 @@ from jessymem import (
 from jessymem.demo import run as demo
 from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
-from jessymem.terminal import commands, wording
+from jessymem.terminal import files, measuring, wording
 from jessymem.warming import WarmupReport
 
 
@@ -138,7 +138,7 @@ def test_system_errors_are_one_line_too(monkeypatch, store):
     def fail(data):
         raise OSError(5, "Input/output error", "some file")
 
-    monkeypatch.setattr(commands.inspection, "find_regions", fail)
+    monkeypatch.setattr(files.inspection, "find_regions", fail)
     assert "Input/output error" in error_of(run("discover", "--data", store, exit_code=1))
 
 
@@ -240,7 +240,7 @@ def test_warmup_words():
 def quick(monkeypatch):
     """Let the demo take one package and short rounds."""
     options = {"packages": ("json",), "n_threads": 4, "window_seconds": 0.001}
-    monkeypatch.setattr(commands, "run_demo", functools.partial(demo.run_demo, **options))
+    monkeypatch.setattr(measuring, "run_demo", functools.partial(demo.run_demo, **options))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def outcome(monkeypatch):
     """Let each target of the demo be met, or missed, by its key."""
 
     def outcome(**is_met):
-        run = commands.run_demo
+        run = measuring.run_demo
 
         def judged(*arguments, **options):
             report = run(*arguments, **options)
@@ -258,7 +258,7 @@ def outcome(monkeypatch):
             object.__setattr__(report, "measurements", tuple(measured))
             return report
 
-        monkeypatch.setattr(commands, "run_demo", judged)
+        monkeypatch.setattr(measuring, "run_demo", judged)
 
     return outcome
 

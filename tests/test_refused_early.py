@@ -18,7 +18,7 @@ from jessymem import ConfigError, MemoryConfig, MmapManager, RegionIOError, cli
 from jessymem.demo.run import run_demo
 from jessymem.ingest.building import plan_folder
 from jessymem.inspection import find_regions, resolve_target
-from jessymem.terminal import commands
+from jessymem.terminal import building, files, measuring
 
 NO_NAMES = ["\ud800x", "null\0character"]
 
@@ -128,9 +128,17 @@ def test_a_file_has_no_regions_in_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["inspection", "plan_folder", "warming", "run_demo", "run_bench"]
+    ("module", "name"),
+    [
+        (files, "inspection"),
+        (building, "plan_folder"),
+        (measuring, "warming"),
+        (measuring, "run_demo"),
+        (measuring, "run_bench"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_interrupted_command_ends_with_130(module, tmp_path, monkeypatch):
+def test_an_interrupted_command_ends_with_130(module, name, tmp_path, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -138,15 +146,15 @@ def test_an_interrupted_command_ends_with_130(module, tmp_path, monkeypatch):
         def __getattr__(self, name):
             return interrupt
 
-    is_module = module in ("inspection", "warming")
-    monkeypatch.setattr(commands, module, Interrupting() if is_module else interrupt)
+    is_module = name in ("inspection", "warming")
+    monkeypatch.setattr(module, name, Interrupting() if is_module else interrupt)
     arguments = {
         "inspection": ["discover"],
         "plan_folder": ["build", tmp_path],
         "warming": ["warmup"],
         "run_demo": ["demo"],
         "run_bench": ["bench"],
-    }[module]
+    }[name]
     result = run(*arguments, exit_code=130)
     assert "Traceback" not in result.output
     assert "Error" not in result.output

@@ -1,0 +1,120 @@
+"""The commands that look at region files as files, check them, and fold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from jessymem import inspection
+from jessymem.errors import JessyMemoryError
+from jessymem.ids import DimensionId
+from jessymem.regions.region import VERIFY_LEVELS
+from jessymem.terminal import pictures, records, wording
+from jessymem.terminal.shell import (
+    data_option,
+    fail_with,
+    json_option,
+    parse_dimension,
+    write_json,
+)
+from jessymem.terminal.stores import fail_unless_found, files_under, nothing_under, reader_of
+
+_MAX_LAYERS_SHOWN: Final = 100
+
+
+@click.command()
+@data_option()
+@json_option
+def discover(data: Path, as_json: bool) -> None:
+    """List the dimensions that are on disk."""
+    findings = [inspection.survey(target) for target in inspection.find_regions(data)]
+    if as_json:
+        write_json([records.finding_record(finding) for finding in findings])
+    elif findings:
+        pictures.Screen().print(pictures.regions_table(findings))
+    fail_unless_found(findings, data)
+
+
+@click.command()
+@click.argument("target", metavar="D01|FILE")
+@click.option("--all", "show_all", is_flag=True, help="Show every layer, however many.")
+@data_option()
+@json_option
+def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
+    """Show what a region file holds.
+
+    Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA,
+    such as D01, with the deltas beside it, or any path.
+    """
+    region = inspection.open_target(inspection.resolve_target(target, data))
+    if as_json:
+        write_json(records.region_record(region))
+        return
+    screen = pictures.Screen()
+    max_layers = None if show_all else _MAX_LAYERS_SHOWN
+    screen.print(pictures.region_view(region, screen, max_layers))
+
+
+@click.command()
+@click.argument("targets", metavar="[D01|FILE]...", nargs=-1)
+@click.option(
+    "--level",
+    type=click.Choice(VERIFY_LEVELS),
+    default="full",
+    show_default=True,
+    help="How far: the header, all metadata, or every content too.",
+)
+@data_option()
+@json_option
+def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> None:
+    """Compare region files with their checksums.
+
+    Without arguments all under DATA, deltas too. Each one that is not intact, or that lies there
+    and does not count, is named on stderr.
+    """
+    chosen = [inspection.resolve_target(target, data) for target in targets]
+    chosen = chosen or inspection.find_regions(data)
+    findings = []
+    with pictures.show_progress() as progress:
+        for target in progress.track(chosen, description="verifying"):
+            findings += inspection.examine(target, level)
+    n_intact = sum(finding.error is None for finding in findings)
+    if as_json:
+        regions = [records.finding_record(finding) for finding in findings]
+        write_json({"level": level, "n_intact": n_intact, "regions": regions})
+    elif findings:
+        n_bytes = wording.show_bytes(sum(finding.n_bytes for finding in findings))
+        total = wording.count(len(findings), "region file")
+        click.echo(f"{n_intact:,} of {total} intact, {n_bytes}, level {level}")
+    fail_unless_found(findings, data)
+
+
+@click.command()
+@click.argument("dimensions", metavar="[D15]...", nargs=-1, callback=parse_dimension)
+@data_option()
+@json_option
+def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:
+    """Write each region file and its deltas into one.
+
+    Those of the dimensions named, or all under DATA. Readers go on meanwhile. Afterwards a
+    program that knows only the plain format sees every layer.
+    """
+    chosen = dimensions or tuple(files.dimension for files in files_under(data))
+    outcomes: list[tuple[DimensionId, bool]] = []
+    errors: list[JessyMemoryError] = []
+    with reader_of(chosen, data, read_only=False) as manager, pictures.show_progress() as progress:
+        for dimension in progress.track(sorted(set(chosen)), description="folding"):
+            try:
+                outcomes.append((dimension, manager.fold(dimension)))
+            except JessyMemoryError as error:
+                errors.append(error)
+    if as_json:
+        write_json(records.fold_record(outcomes))
+    else:
+        n_folded = sum(is_folded for _, is_folded in outcomes)
+        click.echo(f"{n_folded:,} of {wording.count(len(outcomes), 'dimension')} folded")
+    fail_with(errors)
+    if not chosen:
+        raise nothing_under(data)

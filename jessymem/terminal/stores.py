@@ -1,0 +1,49 @@
+"""What a command works on: the region files under a folder, and a manager of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from jessymem import inspection
+from jessymem.config import MIB, MemoryConfig
+from jessymem.errors import DimensionNotFound
+from jessymem.ids import DimensionId
+from jessymem.ingest.building import region_files
+from jessymem.manager import MmapManager
+from jessymem.regions.files import RegionFiles
+from jessymem.terminal.shell import fail_on
+
+
+def files_under(data: Path) -> list[RegionFiles]:
+    """Return the files of each dimension under `data`."""
+    return [target.files for target in inspection.find_regions(data) if target.files is not None]
+
+
+def reader_of(
+    dimensions: Iterable[DimensionId], data: Path, *, read_only: bool = True
+) -> MmapManager:
+    """Return a manager with a budget for all of `dimensions`, which as a rule only reads."""
+    found = [region_files(data, dimension).find(tidy=False) for dimension in set(dimensions)]
+    paths = {path for each in found for path in each.chain.paths}
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    return MmapManager(
+        MemoryConfig(
+            total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
+            base_path=data,
+            simulation="never",
+            read_only=read_only,
+        )
+    )
+
+
+def fail_unless_found(findings: list[inspection.Finding], data: Path) -> None:
+    """End with exit code 1 where something is wrong, or there is nothing."""
+    fail_on(findings)
+    if not findings:
+        raise nothing_under(data)
+
+
+def nothing_under(data: Path) -> DimensionNotFound:
+    """Return the error that there are no region files under `data`."""
+    return DimensionNotFound(f"no region files under {data}", dimension=None, path=str(data))
