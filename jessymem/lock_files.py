@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from jessymem import forks
 from jessymem.descriptors import Descriptor
 from jessymem.short_calls import PlainCalls, Status
 
@@ -48,23 +49,52 @@ class Seam(NamedTuple):
     calls: PlainCalls
 
 
+class LockFile:
+    """An open lock file.
+
+    Its lock is of the open file, which a forked child shares. A child closes its own, or it would
+    hold for as long as it lives what its parent held when it was killed; and it never ends the
+    lock, which would be the parent's.
+
+    Attributes
+    ----------
+    descriptor : Descriptor
+    process : int
+        Which opened it.
+    """
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self.process = os.getpid()
+        forks.renew_in_forked_children(self)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process opened it, and not the one that this is forked from."""
+        return self.process == os.getpid()
+
+    def after_fork(self) -> None:
+        """Close it, in a child."""
+        with suppress(OSError):
+            self.descriptor.close()
+
+
 class Lock:
     """A lock that is held for as long as this is, or until `file` is closed.
 
     Attributes
     ----------
-    file : Descriptor
-        The open lock file.
+    file : LockFile
     inode : (int, int)
         Which file that is: device and number.
     thread : (int, int)
         Whose it is: process and thread.
     """
 
-    def __init__(self, file: Descriptor, inode: tuple[int, int]) -> None:
+    def __init__(self, file: LockFile, inode: tuple[int, int]) -> None:
         self.file = file
         self.inode = inode
-        self.thread = (os.getpid(), get_ident())
+        self.thread = (file.process, get_ident())
 
 
 #: What threads of this process hold, by the lock file's inode.
@@ -101,16 +131,18 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
     try:
         yield
     finally:
-        _held.pop(lock.inode, None)  # the next file may have the same number
-        _remove(path, lock.inode, seam.calls)
-        _unlock(lock.file, seam.calls)
+        if lock.file.is_mine:  # in a child that was forked meanwhile it is the parent's
+            _held.pop(lock.inode, None)  # the next file may have the same number
+            _remove(path, lock.inode, seam.calls)
+            _unlock(lock.file, seam.calls)
 
 
-def _unlock(file: Descriptor, calls: PlainCalls) -> None:
+def _unlock(file: LockFile, calls: PlainCalls) -> None:
     """Close a lock file, and end its lock also for children that were forked meanwhile."""
-    with suppress(OSError):
-        calls.lock(file, fcntl.LOCK_UN)
-    file.close()
+    if file.is_mine:
+        with suppress(OSError):
+            calls.lock(file.descriptor, fcntl.LOCK_UN)
+    file.descriptor.close()
 
 
 def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
@@ -122,7 +154,8 @@ def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
                 lock = _held[inode] = Lock(file, inode)
                 return lock
         except BaseException as error:
-            if is_new and not (isinstance(error, OSError) and error.errno in _NOT_MINE):
+            is_others = isinstance(error, OSError) and error.errno in _NOT_MINE
+            if is_new and file.is_mine and not is_others:
                 _remove(path, inode, seam.calls)
             _unlock(file, seam.calls)
             raise
@@ -130,10 +163,10 @@ def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
 
 
 def _wait_for(
-    file: Descriptor, path: Path, inode: tuple[int, int], timeout: float, seam: Seam
+    file: LockFile, path: Path, inode: tuple[int, int], timeout: float, seam: Seam
 ) -> None:
     deadline = time.monotonic() + timeout
-    take = partial(seam.calls.lock, file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    take = partial(seam.calls.lock, file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     while True:
         try:
             seam.call("lock", path, take)
@@ -151,27 +184,27 @@ def _wait_for(
         time.sleep(_POLL_SECONDS)
 
 
-def _open(path: Path, seam: Seam) -> tuple[Descriptor, tuple[int, int], bool]:
+def _open(path: Path, seam: Seam) -> tuple[LockFile, tuple[int, int], bool]:
     """Open the lock file, which is made if need be; return which it is, and whether it is new."""
     for _ in range(_N_OPENINGS):
         is_new = True
         try:
-            file = seam.calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS)
+            file = LockFile(seam.calls.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS))
         except FileExistsError:
             is_new = False
             try:
-                file = _open_existing(path, seam.calls)
+                file = LockFile(_open_existing(path, seam.calls))
             except FileNotFoundError:  # removed meanwhile
                 continue
         try:
-            found = seam.calls.fstat(file)
+            found = seam.calls.fstat(file.descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "the lock is no regular file")
             inode = found.st_dev, found.st_ino
             if is_new:
-                _share(path, file, found, seam)
+                _share(path, file.descriptor, found, seam)
         except BaseException:
-            file.close()
+            file.descriptor.close()
             raise
         return file, inode, is_new
     raise TimeoutError(errno.ETIMEDOUT, "others are writing there")

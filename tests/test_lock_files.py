@@ -288,3 +288,61 @@ def test_an_error_that_is_kept_holds_no_lock(target):
             assert (target.parent / LOCK).exists()
     assert len(errors) == 3
     assert build(target).generation == 2
+
+
+# -- forks -----------------------------------------------------------------------------------------
+
+ORPHAN = """
+import os, signal, sys, threading, time
+from jessymem import RegionBuilder, osmem
+is_held = threading.Event()
+
+def hold(operation, path, *details):
+    if operation == "sync":
+        is_held.set()
+        time.sleep(600)
+
+def build():
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, b"lost")
+    builder.build_to_file(sys.argv[1])
+
+osmem.intercept = hold
+threading.Thread(target=build, daemon=True).start()
+is_held.wait()
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+    os._exit(0)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_does_not_keep_the_lock_that_its_killed_parent_held(target):
+    command = [sys.executable, "-c", ORPHAN, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.stdout.close()
+    try:
+        with files_of(target).writing(timeout=5):
+            pass
+        assert build(target).generation == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_that_is_forked_while_its_parent_writes_ends_no_lock(target):
+    build(target)
+    with files_of(target).writing():
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with pytest.raises(RegionIOError), files_of(target).writing(timeout=0):
+                    pass
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert (target.parent / LOCK).exists()
