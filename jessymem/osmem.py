@@ -167,6 +167,15 @@ def identity_at(path: Path) -> FileIdentity | None:
         return None
 
 
+def identity_named(path: Path) -> FileIdentity | None:
+    """Return which regular file has a name itself; None for a link to it. As `identity_at`."""
+    try:
+        found = calls_in(path.parent).lstat(path)
+    except OSError:
+        return None
+    return _identity(found) if stat.S_ISREG(found.st_mode) else None
+
+
 def may_replace(path: Path) -> bool:
     """Tell whether a refusal to replace `path` can only mean that it is mapped.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -335,6 +336,96 @@ def test_a_writer_finds_again_what_somebody_takes_away_meanwhile(tmp_path):
         assert files.open_newest().generation == 4
         delta(tmp_path, 4).unlink()
         assert files.open_newest().generation == 3
+
+
+def restore(base: Path) -> None:
+    """Put another region file in the place of D20's, as who goes back to a backup does."""
+    builder = RegionBuilder(D20, "twenty")
+    builder.add_layer(0, content_of(0), name="layer 0")
+    builder.build_to_file(base / "backup")
+    (base / "backup").replace(region_file(base, "D20"))
+
+
+def take_away(base: Path) -> None:
+    region_file(base, "D20").unlink()
+
+
+@pytest.mark.parametrize("step", ["create", "sync", "rename", "sync directory"])
+@pytest.mark.parametrize(("harm", "kept"), [(restore, [0]), (take_away, range(N_FIRST))])
+def test_what_a_delta_follows_is_replaced_while_it_is_written(tmp_path, step, harm, kept):
+    with build(tmp_path) as manager:
+
+        def act(operation: str, path: str, *details: object) -> None:
+            if operation == step:
+                osmem.intercept = None
+                harm(tmp_path)
+
+        osmem.intercept = act
+        try:
+            learn(manager, 11)
+        finally:
+            osmem.intercept = None
+    with load(tmp_path) as other:
+        check(other, [*kept, 11])
+        learn(other, 12)
+    with load(tmp_path) as other:
+        check(other, [*kept, 11, 12])
+
+
+def test_who_replaces_it_again_and_again_gets_an_error_and_nothing_is_lost(tmp_path):
+    with build(tmp_path) as manager:
+        made = manager.create_proto_dimension(D20, b"new", layer=11)
+
+        def act(operation: str, path: str, *details: object) -> None:
+            if operation == "rename" and "backup" not in str(details):
+                osmem.intercept = None
+                restore(tmp_path)
+                osmem.intercept = act
+
+        osmem.intercept = act
+        try:
+            with pytest.raises(RegionIOError, match="others replace it"):
+                manager.crystallize_dimension(D20)
+        finally:
+            osmem.intercept = None
+        assert names_in(tmp_path) == ["region.mmap"]
+        assert manager.get_layer_info(made).state is LayerState.ACTIVE
+        assert manager.crystallize_dimension(D20) == [made]
+
+
+def test_deltas_that_were_followed_stay_whatever_name_they_were_opened_under(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    with build(tmp_path) as manager:
+        learn(manager, 8)
+        (tmp_path / "D20").rename(first)
+        (tmp_path / "D20").mkdir()
+        region_file(tmp_path, "D20").symlink_to(first / "region.mmap")
+        assert manager.refresh(D20) in (True, False)
+        learn(manager, 9)
+        shutil.copytree(first, second, copy_function=os.link)
+        region_file(tmp_path, "D20").unlink()
+        region_file(tmp_path, "D20").symlink_to(second / "region.mmap")
+        learn(manager, 10)
+        check(manager, range(11))
+    assert {path.name for path in second.iterdir()} == {
+        "region.mmap",
+        "region.d2.mmap",
+        "region.d3.mmap",
+        "region.d4.mmap",
+    }
+    with load(tmp_path) as other:
+        check(other, range(11))
+
+
+def test_nothing_is_added_to_a_delta_in_the_place_of_a_region_file(tmp_path):
+    three_deltas(tmp_path)
+    shutil.copy(delta(tmp_path, 4), region_file(tmp_path, "D20"))
+    before = names_in(tmp_path)
+    with load(tmp_path) as manager:
+        manager.create_proto_dimension(D20, b"new", layer=30)
+        with pytest.raises(InvalidAccess, match="is a delta, whatever its name"):
+            manager.crystallize_dimension(D20)
+    assert names_in(tmp_path) == before
 
 
 def test_two_writers_who_did_not_see_each_other(tmp_path):

@@ -54,6 +54,27 @@ def test_every_command_reads_the_newest(newest, tmp_path, monkeypatch):
     assert in_json("inspect", ".")["generation"] == 3
 
 
+@pytest.mark.parametrize("generation", [2, 9])
+def test_a_delta_under_the_name_of_a_generation_replaces_nothing(tmp_path, generation, caplog):
+    target = write(tmp_path, 1, "x" * 20_000)
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        manager.create_proto_dimension("D20", "new", layer=7)
+        manager.crystallize_dimension("D20")
+    beside = target.with_name(f"region.g{generation}.mmap")
+    beside.write_bytes(target.with_name("region.d2.mmap").read_bytes())
+    before = target.read_bytes()
+    for _ in range(2):
+        with MmapManager(64, base_path=tmp_path) as manager:
+            manager.load_dimension("D20")
+            assert [str(layer) for layer in manager.list_layers()] == ["L20-00", "L20-07"]
+            manager.create_proto_dimension("D20", "newer")
+            manager.discard_proto_dimension("L20-08")
+    assert target.read_bytes() == before
+    assert beside.exists()
+    assert any(str(beside) in record.getMessage() for record in caplog.records)
+
+
 def test_reading_tidies_nothing_up(newest, tmp_path):
     before = sorted(os.listdir(newest.parent))
     for command in (

@@ -98,6 +98,26 @@ def test_a_rename_that_was_done_and_told_of_as_failed_is_one(target):
 
 
 def test_where_inode_numbers_change_the_bytes_tell(target, monkeypatch):
-    found_at = osmem.identity_at
-    monkeypatch.setattr(osmem, "identity_at", lambda path: found_at(path)._replace(inode=-1))
+    found_at = osmem.identity_named
+    monkeypatch.setattr(osmem, "identity_named", lambda path: found_at(path)._replace(inode=-1))
     assert build(target, b"new").generation == 1
+
+
+def put_a_link(temporary: Path) -> None:
+    moved = temporary.with_name("moved")
+    os.rename(temporary, moved)
+    temporary.symlink_to(moved)
+
+
+def test_a_link_to_the_file_that_was_written_is_no_success(target, tmp_path):
+    build(target, bytes(50_000))
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        layer = manager.create_proto_dimension("D20", b"learned")
+        with at_the_rename(put_a_link), pytest.raises(RegionIOError, match="another file"):
+            manager.crystallize_dimension("D20")
+        assert manager.get_layer_info(layer).state.name == "ACTIVE"
+        assert manager.crystallize_dimension("D20") == [layer]
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        assert bytes(manager.access_layer(layer)) == b"learned"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from weakref import ref
 
 import xxhash
@@ -46,6 +46,9 @@ from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
 
+# So often what is learned is written where others change meanwhile what it follows.
+_N_WRITES: Final = 4
+
 
 def crystallize(
     engine: Engine, dimension: DimensionId, wanted: LayerId | None = None
@@ -74,11 +77,11 @@ def crystallize(
         if not chosen:
             return []
         with files.writing(adds=True):
-            written = _write(engine, files, _look(engine, files), chosen)
+            written = _write_after(engine, files, chosen)
             for layer in chosen:
                 layer.note_written(files.written_generation)
             engine.write(_publish, engine, dimension, written, running.layers)
-            files.remove_deltas([region.path for region in written.before if region.path])
+            files.remove_deltas({region.edition for region in written.before})
     except BaseException:
         for layer in chosen:
             if files is not None:
@@ -163,6 +166,8 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
     ------
     RegionFormatError
         If a part of it is damaged, and not mapped.
+    InvalidAccess
+        If the region file is a delta.
     RegionIOError
         If others have removed a part that is mapped, and written something else.
     """
@@ -182,8 +187,34 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
             error = OSError(errno.ESTALE, "deltas that are loaded were removed, and others written")
             raise RegionIOError.from_os_error(error, "add to", files.target, files.dimension)
         return Present(loaded, True, known)
+    if found.members[0].layout.follows is not None:
+        raise InvalidAccess(
+            f"{files.dimension}: {files.target} is a delta, whatever its name: what it follows is "
+            "not there, and nothing is added to it",
+            dimension=files.dimension,
+        )
     files.check_whole()
     return Present(found, False, known)
+
+
+def _write_after(engine: Engine, files: RegionFiles, layers: list[LearnedLayer]) -> Written:
+    """Write what is learned after what there is, under the files' lock; again if that changes.
+
+    Others, who ask for no lock, may replace or remove the files that a delta follows while it is
+    written. Then it leads nowhere: it is taken back, and what is there by then is looked at.
+
+    Raises
+    ------
+    RegionIOError
+        If they do so again and again. Or as `_look`.
+    """
+    for _ in range(_N_WRITES):
+        written = _write(engine, files, _look(engine, files), layers)
+        if files.still_has(written.before):
+            return written
+        files.take_back(written.path)
+    error = OSError(errno.ESTALE, "others replace it whenever something is added")
+    raise RegionIOError.from_os_error(error, "add to", files.target, files.dimension)
 
 
 def _write(

@@ -591,20 +591,51 @@ class RegionFiles:
                     path=str(path),
                 )
 
-    def remove_deltas(self, kept: Collection[Path] = ()) -> None:
+    def still_has(self, before: Sequence[MmapRegion]) -> bool:
+        """Tell whether the files that were found last are still there, as far as these go.
+
+        Within `writing` only: what was written after them is nothing without them.
+
+        Parameters
+        ----------
+        before : sequence of MmapRegion
+            What they are opened as, the region file first.
+        """
+        found = self._found
+        if found is None or len(found.chain.paths) < len(before):
+            return False
+        return all(map(self._is_still, found.chain.paths, before))
+
+    @staticmethod
+    def _is_still(path: Path, region: MmapRegion) -> bool:
+        """Tell whether a file is the one that was opened; for made-up inodes editions tell."""
+        if held_at(path, [region], is_peeked=True) is not None:
+            return True
+        try:
+            return peek_edition(path)[0] == region.edition
+        except OSError:
+            return False
+
+    def take_back(self, path: Path) -> None:
+        """Remove a delta that was just written and leads nowhere; within `writing` only."""
+        with suppress(OSError):  # then it is ignored, as any other that leads nowhere
+            osmem.remove_file(path)
+        self.written_generation = self._listing = None
+
+    def remove_deltas(self, kept: Collection[Edition] = ()) -> None:
         """Remove the deltas that no longer count after a write, all that were found but the `kept`.
 
-        Within `writing` only. Where something is broken, or may not be read, what does not lead
-        back to the region file may follow that, and stays.
+        Which those are their editions tell: they may have been opened under other names. Within
+        `writing` only. Where something is broken, or may not be read, what does not lead back to
+        the region file may follow that, and stays.
         """
         found = self._found
         if found is None or not self._is_name_durable:
             return
-        counted = [delta.path for delta in found.chain.deltas]
+        counted = [delta.path for delta in found.chain.deltas if delta.edition not in kept]
         for path in (*counted, *found.replaced, *(found.stale if found.is_clear else ())):
-            if path not in kept:
-                with suppress(OSError):  # the write is done, whatever they say
-                    osmem.remove_file(path)
+            with suppress(OSError):  # the write is done, whatever they say
+                osmem.remove_file(path)
 
     def is_owned(self) -> bool:
         """Tell whether the region file is this user's: so will be what is written beside it."""
@@ -727,11 +758,11 @@ class RegionFiles:
 
     @staticmethod
     def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: list[Any]) -> bool:
-        """Tell whether a name leads to the file that was written.
+        """Tell whether the file that was written has a name: itself, not a link to it.
 
         Some file systems make up inode numbers, or times, anew: there the bytes tell.
         """
-        found = osmem.identity_at(path)
+        found = osmem.identity_named(path)
         if found is None or found == written:
             return found is not None
         return found.n_bytes == written.n_bytes and osmem.holds(path, pieces)
@@ -767,7 +798,7 @@ class RegionFiles:
             if alternate.generation > generation:
                 continue
             with suppress(OSError, AllocationFailed):  # the write is done, whatever they say
-                if self._generation_of(alternate.path) == alternate.generation:
+                if self._generation_beside(alternate) == alternate.generation:
                     osmem.remove_file(alternate.path)
                     self._alternates.remove(alternate)
 
@@ -840,13 +871,30 @@ class RegionFiles:
         except (DimensionNotFound, RegionFormatError):
             return -1
 
+    def _generation_beside(self, alternate: Alternate) -> int:
+        """Return the generation of a file beside, as its name says; -1 where it is another one.
+
+        A delta under such a name stands for no region file, whatever its generation.
+        """
+        generation = self._generation_of(alternate.path)
+        fault = None
+        if generation >= 0 and generation != alternate.generation:
+            fault = f"its generation is {generation}"
+        else:
+            with suppress(OSError):
+                fault = "it is a delta" if is_delta(alternate.path) else None
+        if fault is None:
+            return generation
+        self._note_ignored("generation_ignored", alternate.path, fault)
+        return -1
+
     def _newest(self, alternates: list[Alternate]) -> Path:
         if not alternates:
             return self.target
         best, path = self._generation_of(self.target), self.target
         for alternate in alternates:
             if alternate.generation > best:
-                generation = self._generation_of(alternate.path)
+                generation = self._generation_beside(alternate)
                 if generation > best:
                     best, path = generation, alternate.path
         return path
