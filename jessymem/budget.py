@@ -440,7 +440,9 @@ class Changing:
         budget = self._budget
         if was_held and budget._ended:
             budget.reconcile()
-        if was_held:
-            logger.write_waiting()
-        if was_held and budget._postponed:
-            budget.do_postponed()
+        try:
+            if was_held:
+                logger.write_waiting(failing=exception[1])
+        finally:
+            if was_held and budget._postponed:
+                budget.do_postponed()

@@ -1,4 +1,7 @@
-"""Every error that jessymem raises: it says what is wrong and where, also as attributes."""
+"""Every error that jessymem raises: it says what is wrong and where, also as attributes.
+
+And `JessyWarning`, for what goes on all the same.
+"""
 
 from __future__ import annotations
 
@@ -327,3 +330,22 @@ class ConfigError(JessyMemoryError, ValueError):
 
     field: str
     value: Any
+
+
+class JessyWarning(UserWarning):
+    """What a user should see without a log handler: the work goes on, but not as one may think.
+
+    Layers that `close` drops, files that are skipped or ignored, simulated content in place of
+    files. Issued through `warnings` the first time for each event and place; the log has all of
+    them.
+
+    Attributes
+    ----------
+    event : str
+        As the log's record has it: "layers_lost", "load_failed", "simulation", ...
+    place : str
+        The file or the directory that it concerns.
+    """
+
+    event: str = ""
+    place: str = ""

@@ -1,19 +1,23 @@
-"""`logger`: records for whoever listens, without an import of `logging` before somebody does.
+"""`logger`: records for whoever listens, and alerts for who does not.
 
-That import costs a tenth of what this package adds to a cold start. Who listens has imported it;
-before, there is no handler that a record could reach. Handlers do what they like, so a record that
-is made under a lock waits until its thread has released it.
+Records need no import of `logging` before somebody listens: it costs a tenth of what this package
+adds to a cold start. Who listens has imported it; before, there is no handler that a record could
+reach. An alert is a `JessyWarning`, which goes through `warnings`. Handlers and filters do what
+they like, so what is made under a lock waits until its thread has released it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
+from jessymem.errors import JessyWarning
 from jessymem.locks import is_any_mine
 
 if TYPE_CHECKING:
@@ -25,6 +29,11 @@ INFO: Final = 20
 WARNING: Final = 30
 ERROR: Final = 40
 
+#: How many alerts are remembered, so that each comes once.
+_N_REMEMBERED: Final = 4_096
+#: Frames of these are not the caller's.
+_OURS: Final = (os.path.dirname(__file__) + os.sep, os.sep + "contextlib.py")
+
 
 class _Logger:
     """What this package uses of the logger called "jessymem"."""
@@ -34,12 +43,30 @@ class _Logger:
     def __init__(self) -> None:
         # By thread. Not a `threading.local`: a call that interrupts its making finds it bare.
         self._waiting: dict[int, deque[Callable[[], None]]] = {}
+        self._alerted: dict[tuple[str, str], None] = {}  # the oldest first
 
-    def write_waiting(self) -> None:
-        """Write what had to wait, now that a lock was released; not while there is another."""
+    def write_waiting(self, failing: object = None) -> None:
+        """Write what had to wait, now that a lock was released; not while there is another.
+
+        Parameters
+        ----------
+        failing : exception or None
+            What is on its way: no alert that a filter makes an error takes its place.
+
+        Raises
+        ------
+        JessyWarning
+            The first that a filter makes an error, after all are written.
+        """
         waiting = self._waiting.get(get_ident())
+        raised: JessyWarning | None = None
         while waiting and not is_any_mine():
-            waiting.popleft()()
+            try:
+                waiting.popleft()()
+            except JessyWarning as error:
+                raised = raised or error
+        if raised is not None and failing is None:
+            raise raised
 
     def isEnabledFor(self, severity: int) -> bool:
         """Tell whether a record of this severity may reach anybody."""
@@ -62,6 +89,25 @@ class _Logger:
         """Make a record at warning."""
         self._record(WARNING, message, values, extra)
 
+    def alert(self, event: str, place: str | os.PathLike[str], message: str) -> None:
+        """Issue a `JessyWarning`, the first time for this event and place.
+
+        A record of the same is made beside it. Where a filter makes it an error, that is raised
+        here, or once no lock is held (`write_waiting`).
+        """
+        warning = JessyWarning(message)
+        warning.event, warning.place = event, os.fspath(place)
+        key = warning.event, warning.place
+        if key in self._alerted:
+            return
+        self._alerted[key] = None
+        while len(self._alerted) > _N_REMEMBERED:
+            self._alerted.pop(next(iter(self._alerted), key), None)
+        if is_any_mine():
+            self._waiting.setdefault(get_ident(), deque()).append(partial(_issue, warning))
+        else:
+            _issue(warning)
+
     def _record(
         self, severity: int, message: str, values: tuple[object, ...], extra: dict[str, Any]
     ) -> None:
@@ -82,6 +128,19 @@ class _Logger:
             made.addHandler(logging.NullHandler())  # no word on stderr where nothing is set up
             self._made = made
         return self._made
+
+
+def _issue(warning: JessyWarning) -> None:
+    """Warn at the line of the caller's that led here."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(warning, stacklevel=depth)
+
+
+def _is_ours(file_name: str) -> bool:
+    package, beside = _OURS
+    return file_name.startswith(package) or file_name.endswith(beside)
 
 
 logger: Final = _Logger()

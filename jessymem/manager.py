@@ -23,7 +23,12 @@ from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine import records
 from jessymem.engine.ahead import ReadAhead
 from jessymem.engine.engine import Engine
-from jessymem.errors import JessyMemoryError, clears_frames
+from jessymem.errors import (
+    DimensionNotFound,
+    DuplicateDimension,
+    JessyMemoryError,
+    clears_frames,
+)
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -74,8 +79,9 @@ class MmapManager(LayerReader):
 
     Examples
     --------
-    >>> with MmapManager(280, base_path="no/such/directory") as manager:
-    ...     report = manager.load_core_dimensions()  # bundled content in place of files
+    >>> config = MemoryConfig(simulation="always")  # bundled content in place of files
+    >>> with MmapManager(config, base_path="no/such/directory") as manager:
+    ...     report = manager.load_core_dimensions()
     ...     manager.access_layer("L01-00").nbytes
     432
     """
@@ -138,9 +144,10 @@ class MmapManager(LayerReader):
     def load_core_dimensions(self) -> jessymem.LoadReport:
         """Load D01 to D14; what cannot be loaded is skipped with a warning.
 
-        Where no core file exists and ``simulation="auto"``, or with ``"always"``, the bundled
-        layers take their place; they are listed as skipped all the same, since nothing was loaded
-        from a file.
+        A record tells of each, and a `JessyWarning` of each whose file is there. Where no core file
+        exists and ``simulation="auto"``, or with ``"always"``, the bundled layers take their place;
+        they are listed as skipped all the same, since nothing was loaded from a file, and with
+        "auto" a `JessyWarning` says so.
 
         Returns
         -------
@@ -153,8 +160,9 @@ class MmapManager(LayerReader):
     def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
-        Readers see them all at one instant, at the end; or some before, where others have to be
-        evicted for those that follow.
+        With ``simulation="auto"`` nothing is simulated where there is any file. Readers see them
+        all at one instant, at the end; or some before, where others have to be evicted for those
+        that follow.
 
         Returns
         -------
@@ -229,9 +237,9 @@ class MmapManager(LayerReader):
     def close(self) -> None:
         """Unload everything and free every block; a second call does nothing.
 
-        Learned layers that were not crystallized are gone; a record at warning names them. Views
-        that are held stay valid. Afterwards every call but `get_stats`, `dump_state` and
-        `is_loaded` raises InvalidAccess.
+        Learned layers that were not crystallized are gone; a record at warning names them, and a
+        `JessyWarning`. Views that are held stay valid. Afterwards every call but `get_stats`,
+        `dump_state` and `is_loaded` raises InvalidAccess.
         """
         self._engine.afterwards(self._engine.close)
 
@@ -604,8 +612,12 @@ class MmapManager(LayerReader):
     def __repr__(self) -> str:
         """Show where it looks and what it holds."""
         engine = self._engine
-        state = "closed" if engine.is_closed else f"{engine.snapshot.totals.n_loaded} dimensions"
-        return f"<MmapManager {engine.loader.base} {state}>"
+        if engine.is_closed:
+            return f"<MmapManager {engine.loader.base} closed>"
+        totals = engine.snapshot.totals
+        simulated = f", {totals.n_simulated} of them simulated" if totals.n_simulated else ""
+        dimensions = "1 dimension" if totals.n_loaded == 1 else f"{totals.n_loaded:,} dimensions"
+        return f"<MmapManager {engine.loader.base} {dimensions}{simulated}>"
 
     @clears_frames
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
@@ -647,6 +659,9 @@ class MmapManager(LayerReader):
                             raise  # it comes back to this one
                         except JessyMemoryError as error:
                             skipped.append((dimension, str(error)))
+                            if not isinstance(error, DimensionNotFound | DuplicateDimension):
+                                path = engine.loader.home_of(dimension)
+                                engine.record(records.of_skipped(path, error))
                         left.popleft()
                         left.extend(islice(following, 1))
                 finally:

@@ -619,11 +619,13 @@ class Engine:
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
             self.snapshot, self._gathered = self._empty, []
             self.budget.retire(charge_ids)
-        if not was_closed:
-            for record in records.of_close(self.loader.base, lost):
-                record()
-        if self.budget.has_postponed:
-            self.budget.do_postponed()
+        try:
+            if not was_closed:
+                for record in records.of_close(self.loader.base, lost):
+                    record()
+        finally:
+            if self.budget.has_postponed:
+                self.budget.do_postponed()
 
     def after_fork(self) -> None:
         """Renew locks in a forked child, and make good what other threads had begun."""
@@ -695,7 +697,7 @@ class Writing:
         finally:
             self._hold = None
         try:
-            logger.write_waiting()
+            logger.write_waiting(failing=exception[1])
             if self._risen:
                 waiting = budget.waiting_bytes
                 engine.pressure.record(self._risen, budget.total, waiting_bytes=waiting)

@@ -20,6 +20,7 @@ from jessymem import osmem
 from jessymem.budget import Budget, Charge
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
+from jessymem.engine import records
 from jessymem.errors import (
     AllocationFailed,
     DimensionNotFound,
@@ -328,6 +329,8 @@ class Loader:
         charge = self._reserve(dimension, region.size, beside)
         osmem.keep_with(region.data, charge)
         region.charge_id = charge.id
+        if self._config.simulation == "auto":
+            records.of_stand_ins(self.base)()
         return region
 
     def _simulated_below(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
@@ -14,6 +14,8 @@ from jessymem.regions.table import LayerTable
 
 #: A record that waits until no lock is held.
 Record = Callable[[], None]
+
+_N_NAMED: Final = 3
 
 
 def of_region(event: str, region: LayerTable, **facts: Any) -> Record | None:
@@ -57,6 +59,20 @@ def of_failed_load(dimension: DimensionId, where: Path, error: JessyMemoryError)
     )
 
 
+def of_skipped(path: Path, error: JessyMemoryError) -> Record:
+    """Alert that a region file is there, and was not loaded with the others."""
+    return partial(logger.alert, "load_failed", path, f"skipped: {error}")
+
+
+def of_stand_ins(base: Path) -> Record:
+    """Alert that bundled content takes the place of files that nobody has asked for."""
+    message = (
+        f"core dimensions have no file under {base}: text that is bundled with jessymem stands in"
+        ' for them (simulation="always" asks for that, "never" forbids it)'
+    )
+    return partial(logger.alert, "simulation", base, message)
+
+
 def of_simulation(dimensions: list[DimensionId], base: Path) -> Record:
     """Tell, as a warning, that bundled content takes the place of files."""
     return partial(
@@ -83,19 +99,24 @@ def of_postponed(error: JessyMemoryError) -> Record:
 
 
 def of_close(base: Path, lost: list[LayerId]) -> list[Record]:
-    """Tell that a manager was closed; as a warning, which layers were not on disk."""
-    found: list[Record] = []
-    if lost:
-        found.append(
-            partial(
-                logger.warning,
-                "closed with %d layers that were not crystallized",
-                len(lost),
-                extra={"event": "layers_lost", "layers": [str(layer) for layer in lost]},
-            )
-        )
+    """Tell that a manager was closed; as a warning and an alert, which layers were not on disk."""
     facts = {"event": "closed", "base_path": str(base)}
-    return [*found, partial(logger.info, "closed", extra=facts)]
+    closed = partial(logger.info, "closed", extra=facts)
+    if not lost:
+        return [closed]
+    warning = partial(
+        logger.warning,
+        "closed with %d layers that were not crystallized",
+        len(lost),
+        extra={"event": "layers_lost", "layers": [str(layer) for layer in lost]},
+    )
+    named = ", ".join(map(str, lost[:_N_NAMED])) + (", ..." if len(lost) > _N_NAMED else "")
+    layers = "1 learned layer" if len(lost) == 1 else f"{len(lost):,} learned layers"
+    message = (
+        f"closed without {layers} of {base} that had not been crystallized: {named};"
+        " crystallize_dimension() writes what is learned to disk"
+    )
+    return [warning, closed, partial(logger.alert, "layers_lost", base, message)]
 
 
 def log_learning(event: str, layer_id: LayerId, n_bytes: int) -> None:

@@ -245,6 +245,7 @@ class RegionFiles:
         facts = {"dimension": str(self.dimension), "path": str(path), "error": fault}
         extra = {"event": event, **facts}
         self._record(partial(logger.warning, "%s is ignored: %s", path, fault, extra=extra))
+        logger.alert(event, path, f"{self.dimension}: {path} is ignored: {fault}")
 
     def _never_still(self) -> RegionIOError:
         """Return the error for files that others change whenever they are looked at."""

@@ -332,18 +332,14 @@ def _require(source: Source, field: str, got: int, low: int, high: int) -> None:
 
 
 def _warn_ignored(source: Source, field: str) -> None:
-    logger.warning(
-        "%s: %s does not hold in %s; its extension is ignored, the plain entries are read",
-        source.dimension,
-        field,
-        source.path,
-        extra={
-            "event": "extension_ignored",
-            "dimension": str(source.dimension),
-            "path": source.path,
-            "field": field,
-        },
+    event = "extension_ignored"
+    message = (
+        f"{source.dimension}: {field} does not hold in {source.path}; its extension is ignored,"
+        " the plain entries are read"
     )
+    facts = {"dimension": str(source.dimension), "path": source.path, "field": field}
+    logger.warning("%s", message, extra={"event": event, **facts})
+    logger.alert(event, source.path, message)
 
 
 # -- rules -----------------------------------------------------------------------------------------
