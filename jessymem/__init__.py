@@ -7,6 +7,7 @@ no lock. Names are imported when they are first used, so ``import jessymem`` cos
 from __future__ import annotations
 
 from importlib import import_module
+from os import path
 from sys import modules
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     from jessymem.scanning.hits import Hit, Hits
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
     from jessymem.warming import WarmupReport, warmup
+
+# In a source tree without the link to kernels/ (not every system makes links), it lies beside.
+if not path.isdir(path.join(__path__[0], "kernels")):
+    _root: Final = path.dirname(__path__[0])
+    if path.isfile(path.join(_root, "kernels", "_jit.py")):
+        __path__.append(_root)
 
 __all__ = [
     "AllocationFailed",

@@ -2,7 +2,9 @@
 
 import ast
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -120,6 +122,31 @@ def test_version_is_one():
 def test_every_package_folder_is_shipped():
     packages = PYPROJECT["tool"]["setuptools"]["packages"]
     assert {package for _, package in package_files()} == set(packages)
+
+
+def test_every_tracked_file_is_in_the_archive_of_sources(tracked_files):
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    lines = [line.split() for line in manifest.splitlines() if line and line[0] != "#"]
+    whole = {name for command, *names in lines if command == "graft" for name in names}
+    single = {name for command, *names in lines if command == "include" for name in names}
+    by_itself = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "jessymem", "kernels"}
+    tops = {path.relative_to(ROOT).parts[0] for path in tracked_files}
+    assert tops == whole | single | by_itself
+
+
+def test_kernels_are_found_through_a_link_and_without_one(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__", "kernels")
+    shutil.copytree(ROOT / "jessymem", tmp_path / "jessymem", ignore=ignored)
+    if (ROOT / "jessymem" / "kernels").exists():  # not in an archive of sources
+        assert (ROOT / "jessymem" / "kernels").resolve() == (ROOT / "kernels").resolve()
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=ignored)
+    code = "import jessymem.kernels as k; print(k.__name__, k.__file__)"
+    for folder in (tmp_path, ROOT):
+        shown = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout.split(" ", 1)
+        assert shown[0] == "jessymem.kernels"
+        assert Path(shown[1].strip()).resolve() == (folder / "kernels" / "__init__.py").resolve()
 
 
 def test_every_data_file_is_shipped():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any, Final, NoReturn
 import click
 
 from jessymem.config import MemoryConfig, as_path
-from jessymem.errors import ConfigError, JessyMemoryError
+from jessymem.errors import ConfigError, JessyMemoryError, JessyWarning
 from jessymem.ids import DimensionId, LayerId
 from jessymem.inspection import Finding
 from jessymem.terminal.wording import one_line, visible
 
 
 class Commands(click.Group):
-    """Commands whose errors are one line on stderr, and for which a closed pipe is no error.
+    """Commands whose errors and warnings are a line on stderr, for which a closed pipe is no error.
 
     Ctrl-C ends them with exit code 130.
     """
@@ -38,7 +39,10 @@ class Commands(click.Group):
         for stream in (sys.stdout, sys.stderr):
             _tolerate_names(stream)
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", JessyWarning)
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except BrokenPipeError:
             _abandon_stdout()
             ctx.exit(0)
@@ -135,6 +139,11 @@ def fail_with(errors: Iterable[JessyMemoryError]) -> None:
         click.echo(f"Error: {one_line(str(error))}", err=True)
     if errors:
         raise click.exceptions.Exit(1)
+
+
+def _show_warning(message: Warning | str, *rest: Any, **options: Any) -> None:
+    """Show a warning as commands show errors: whose line of code it is says nothing here."""
+    click.echo(f"Warning: {one_line(str(message))}", err=True)
 
 
 def _end_interrupted() -> NoReturn:
