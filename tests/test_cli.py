@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from jessymem import (
 from jessymem.demo import run as demo
 from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
-from jessymem.terminal import files, measuring, wording
+from jessymem.terminal import files, measuring, pictures, wording
 from jessymem.warming import WarmupReport
 
 
@@ -173,10 +174,15 @@ def test_numbers_in_words():
 
 @pytest.mark.parametrize(
     ("unit", "value", "shown"),
-    [("share", -0.0123, "-1.2 %"), ("bytes", 2048, "2.0 KB"), ("layers", 1234, "1,234")],
+    [
+        ("share", 0.0623, "6.2 % +-1.5 %"),
+        ("share", -1.432, "none, +-1.5 %"),  # a gain is no loss
+        ("bytes", 2048, "2.0 KB"),
+        ("layers", 1234, "1,234"),
+    ],
 )
 def test_measured_values_in_words(unit, value, shown):
-    assert wording.show_value(Measurement("", "", "", value, unit, True)) == shown
+    assert wording.show_value(Measurement("", "", "", value, unit, True, spread=0.015)) == shown
 
 
 # -- warmup ----------------------------------------------------------------------------------------
@@ -253,7 +259,8 @@ def outcome(monkeypatch):
         def judged(*arguments, **options):
             report = run(*arguments, **options)
             measured = [
-                each._replace(is_met=is_met.get(each.key, True)) for each in report.measurements
+                each._replace(is_met=is_met.get(each.key, True), why=f"told of {each.key}")
+                for each in report.measurements
             ]
             object.__setattr__(report, "measurements", tuple(measured))
             return report
@@ -297,6 +304,30 @@ def test_missed_target_fails_only_when_strict(quick, outcome):
         output = run("demo", *arguments, exit_code=exit_code).stdout
         assert "missed on this machine: scan, threads" in " ".join(output.split())
         assert output.count(" missed ") == 3
+        assert re.findall(r"^Missed: (.+)$", output, re.M) == [
+            "scan: told of scan",
+            "threads: told of threads",
+        ]
+
+
+def test_demo_names_the_compilation_while_it_lasts(quick, monkeypatch):
+    shown = []
+
+    class Refresher:
+        def __init__(self, progress):
+            self.progress = progress
+
+        def start(self):
+            shown.append(self.progress.tasks[0].description)
+
+        def stop(self):
+            shown.append("stopped")
+
+    monkeypatch.setattr(pictures, "Refresher", Refresher)
+    run("demo")
+    (at,) = [number for number, each in enumerate(shown) if each != "stopped"]
+    assert shown[at].startswith("compiling kernels")
+    assert shown[at + 1] == "stopped"
 
 
 def test_demo_as_json(quick, outcome):

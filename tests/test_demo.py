@@ -18,7 +18,7 @@ from jessymem import (
 )
 from jessymem.demo import measurements
 from jessymem.demo import run as demo
-from jessymem.demo.crowd import measure_crowd
+from jessymem.demo.crowd import CrowdReport, measure_crowd
 from jessymem.demo.library import TOP_LEVEL, library_folder, library_sources
 from jessymem.demo.run import STEPS, differing_layers, run_demo
 from jessymem.ids import DimensionId
@@ -276,6 +276,33 @@ def test_read_that_copies_is_found_by_what_it_allocates(store):
             assert "65,536" in report.what
 
 
+def test_a_miss_says_that_others_had_the_cpu():
+    def wait():
+        threading.Event().wait(0.02)
+
+    waited = measurements.time_each(wait, [()] * 2)
+    assert waited.share < 0.5
+    assert "others had the CPU for" in measurements.judge_initialization(1, waited.waited).why
+    assert measurements.Series([1.0], 1.0).waited == ""
+
+
+@pytest.mark.parametrize(
+    ("loss", "spread", "is_met", "why"),
+    [
+        (-1.4, 0.0, True, ""),
+        (0.05, 0.9, True, ""),
+        (0.2, 0.15, False, "within the noise"),
+        (0.2, 0.05, False, "beyond the noise"),
+    ],
+)
+def test_a_loss_is_told_with_its_noise(monkeypatch, loss, spread, is_met, why):
+    crowd = CrowdReport(4, 1.0, 1.0 - loss, loss, spread)
+    monkeypatch.setattr(measurements, "measure_crowd", lambda *arguments: crowd)
+    report = measurements.measure_loss(None, [], 4, 0.1)
+    assert (report.is_met, report.spread) == (is_met, spread)
+    assert why in report.why
+
+
 def test_targets_are_judged_by_their_bounds():
     assert measurements.judge_initialization(0.0999).is_met
     assert not measurements.judge_initialization(0.1).is_met
@@ -313,12 +340,13 @@ def test_crowd_reads_the_same_number_of_layers_in_each_pass_and_each_thread_read
     layers = [LayerId(1, number) for number in range(10)]
     report = measure_crowd(manager, layers, n_threads=5, window_seconds=0.0, n_rounds=1)
     lengths = [len(reads) for reads in manager.counts.values()]
-    assert len(lengths) == 1 + 5
+    assert len(lengths) == 1 + 5 + 1
     assert len(set(lengths)) == 1  # no window: one pass each, and the same warm-up
     assert len({tuple(reads) for reads in manager.counts.values()}) >= 5  # each its own order
     assert all(set(reads) == set(layers) for reads in manager.counts.values())
     assert report.n_threads == 5
     assert report.loss == pytest.approx(1 - report.together_per_second / report.alone_per_second)
+    assert report.spread == 0  # of one round
 
 
 def test_error_in_one_thread_of_the_crowd_is_raised(manager):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from time import perf_counter
 from typing import Final
 
@@ -28,14 +29,17 @@ class CrowdReport:
     alone_per_second, together_per_second : float
         Reads of one thread, and of all threads together: medians over the rounds.
     loss : float
-        The share of throughput that is lost when all read: median over the rounds, each against the
-        single thread just before it. Negative where more is read.
+        The share of throughput that is lost when all read: median over the rounds, each against
+        what one thread reads just before and just after it. Negative where all read more.
+    spread : float
+        How far, from the median, the losses of half of the rounds lie: what is noise.
     """
 
     n_threads: int
     alone_per_second: float
     together_per_second: float
     loss: float
+    spread: float
 
 
 def measure_crowd(
@@ -43,7 +47,7 @@ def measure_crowd(
     layers: Sequence[LayerId],
     n_threads: int,
     window_seconds: float,
-    n_rounds: int = 5,
+    n_rounds: int = 9,
 ) -> CrowdReport:
     """Compare the throughput of many readers with that of one; a read is the same in both.
 
@@ -70,12 +74,16 @@ def measure_crowd(
         passes = partial(_begin_pass, manager, layers, i * n_threads)
         alone.append(measure_throughput(passes, 1, window_seconds))
         together.append(measure_throughput(passes, n_threads, window_seconds))
-    losses = [1 - many / one for one, many in zip(alone, together, strict=True)]
+    alone.append(measure_throughput(passes, 1, window_seconds))
+    beside = [(before + after) / 2 for before, after in pairwise(alone)]
+    losses = [1 - many / one for one, many in zip(beside, together, strict=True)]
+    loss = statistics.median(losses)
     return CrowdReport(
         n_threads=n_threads,
         alone_per_second=statistics.median(alone),
         together_per_second=statistics.median(together),
-        loss=statistics.median(losses),
+        loss=loss,
+        spread=statistics.median(abs(each - loss) for each in losses),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,6 +14,9 @@ from jessymem.bench.run import FAMILIES, run_bench
 from jessymem.demo.run import STEPS, run_demo
 from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.shell import FOLDER, json_option, write_json
+
+#: How steps are called that take long and measure nothing.
+_SHOWN: Final = {"compile": "compiling kernels, the first time some 15 s"}
 
 
 @click.command()
@@ -51,8 +55,15 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
         progress = stack.enter_context(pictures.show_progress(is_live=False))
         task = progress.add_task("demo", total=len(STEPS))
 
+        refresher = pictures.Refresher(progress)
+        stack.callback(refresher.stop)
+
         def announce(step: str) -> None:
-            progress.update(task, description=step, completed=STEPS.index(step), refresh=True)
+            refresher.stop()
+            shown = _SHOWN.get(step, step)
+            progress.update(task, description=shown, completed=STEPS.index(step), refresh=True)
+            if step in _SHOWN:
+                refresher.start()
 
         report = run_demo(data, announce=announce)
     if as_json:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
+from threading import Event, Thread
 from typing import Final
 
 from rich import box
@@ -67,6 +68,31 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         """Raise, where rich would end the process with an error."""
         raise BrokenPipeError
+
+
+class Refresher:
+    """Refreshes a progress that is not live, from a thread, between `start` and `stop`."""
+
+    _SECONDS = 0.1
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._ended: Event | None = None
+
+    def start(self) -> None:
+        """Begin to refresh it."""
+        self._ended = ended = Event()
+        if not self._progress.disable:
+            Thread(target=self._run, args=(ended,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave it as it is; nothing to do where it was not begun."""
+        if self._ended is not None:
+            self._ended.set()
+
+    def _run(self, ended: Event) -> None:
+        while not ended.wait(self._SECONDS):
+            self._progress.refresh()
 
 
 @contextmanager
@@ -280,9 +306,14 @@ def demo_view(report: DemoReport, kept: Path | None) -> RenderableType:
         verdict = Text("met", "green") if each.is_met else Text("missed", "bold red")
         table.add_row(each.what, each.target, show_value(each), verdict)
     steps = ", ".join(f"{step.name} {show_seconds(step.seconds)}" for step in report.steps)
+    reasons = [
+        Text(f"Missed: {each.key}: {each.why or 'why was not measured'}", "yellow")
+        for each in report.missed
+    ]
     parts: list[RenderableType] = [
         summary,
         table,
+        *reasons,
         Text(f"Time: {steps}", "dim"),
         Text(),
         _verdict(report),

@@ -132,7 +132,8 @@ def show_value(measurement: Measurement) -> str:
     if measurement.unit == "seconds":
         return show_seconds(value)
     if measurement.unit == "share":
-        return f"{100 * value:.1f} %"
+        loss = f"{100 * value:.1f} %" if value >= 0 else "none,"
+        return f"{loss} +-{100 * measurement.spread:.1f} %"
     return show_bytes(value) if measurement.unit == "bytes" else f"{value:,.0f}"
 
 
