@@ -22,6 +22,7 @@ from jessymem.locks import is_any_mine
 
 if TYPE_CHECKING:
     import logging
+    from types import FrameType
 
 # As in `logging`.
 DEBUG: Final = 10
@@ -31,8 +32,8 @@ ERROR: Final = 40
 
 #: How many alerts are remembered, so that each comes once.
 _N_REMEMBERED: Final = 4_096
-#: Frames of these are not the caller's.
-_OURS: Final = (os.path.dirname(__file__) + os.sep, os.sep + "contextlib.py")
+#: Frames of these packages are not the caller's.
+_OURS: Final = ("jessymem", "contextlib")
 
 
 class _Logger:
@@ -133,14 +134,13 @@ class _Logger:
 def _issue(warning: JessyWarning) -> None:
     """Warn at the line of the caller's that led here."""
     frame, depth = sys._getframe(1), 2
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+    while frame.f_back is not None and _package_of(frame) in _OURS:
         frame, depth = frame.f_back, depth + 1
     warnings.warn(warning, stacklevel=depth)
 
 
-def _is_ours(file_name: str) -> bool:
-    package, beside = _OURS
-    return file_name.startswith(package) or file_name.endswith(beside)
+def _package_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 logger: Final = _Logger()

@@ -392,13 +392,22 @@ def test_misses_that_are_accepted_are_lines_and_stand_on_the_page_with_their_evi
     assert pages.fill(page, "misses", pages.missed_list()) == page
 
 
-def test_the_table_of_the_readme_is_one_that_the_script_made(bench, known):
+def test_the_table_of_the_page_is_one_that_the_script_made(bench, known):
     pages = run_pages()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     record = json.loads(bench("--json"))
-    filled = pages.fill(readme, "bench", pages.bench_table(record))
+    filled = pages.fill(page, "bench", pages.bench_table(record))
     for line in LINES:
         assert f"\n| {line.what} | {line.peer} | " in filled
-        assert f"\n| {line.what} | {line.peer} | " in readme, "run tests/benchmarks/bench_pages.py"
+        assert f"\n| {line.what} | {line.peer} | " in page, "run tests/benchmarks/bench_pages.py"
     with pytest.raises(ValueError, match="no section marked"):
-        pages.fill(readme, "nowhere", "")
+        pages.fill(page, "nowhere", "")
+
+
+def test_the_readme_has_a_few_rows_of_that_table():
+    pages = run_pages()
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = pages.short_table(page)
+    assert len(table.splitlines()) - 2 == len(pages.SHOWN) <= 10
+    assert pages.fill(readme, "bench", table) == readme, "run tests/benchmarks/bench_pages.py"
