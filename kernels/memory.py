@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -227,6 +227,10 @@ def array_at(owner: NDArray[Any] | None, address: Int, n_items: Int, dtype: Any)
     return array
 
 
+#: Where nothing lies: NumPy before 2.4 takes no array at address 0, not even an empty one.
+_NOTHING: Final = np.zeros(1, np.uint8)
+
+
 class _Memory:
     """What an array at an address has as its base, where nothing is compiled."""
 
@@ -236,7 +240,7 @@ class _Memory:
         self._owner = owner
         self.__array_interface__ = {
             "version": 3,
-            "data": (address, True),
+            "data": (address or _NOTHING.ctypes.data, True),
             "shape": (n_items * item.itemsize,),
             "typestr": "|u1",
         }

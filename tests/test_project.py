@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tomllib
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +110,48 @@ def test_conda_environment_mirrors_pyproject():
     wanted = {(CONDA_NAMES.get(name, name), bounds) for name, bounds in wanted}
     wanted |= {("python", PROJECT["requires-python"]), ("pip", "")}
     assert conda_requirements() == wanted
+
+
+def test_conda_recipe_mirrors_pyproject():
+    text = (ROOT / ".ci" / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
+    source = (ROOT / "jessymem" / "_version.py").read_text(encoding="utf-8")
+    assert re.findall(r'version: "(.+)"', text) == re.findall(r'__version__ = "(.+)"', source)
+    entries = re.search(r"\n  run:\n(.*?)\n\n", text, re.S)[1].splitlines()
+    found = {split_requirement(line[6:].replace(" ", "")) for line in entries if " - " in line}
+    wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
+    wanted |= requirements_of("cli")
+    wanted = {(CONDA_NAMES.get(name, name), bounds) for name, bounds in wanted}
+    assert found == wanted | {("python", PROJECT["requires-python"])}
+
+
+def load_script(name):
+    """A script of .ci, as a module."""
+    return SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / f"{name}.py")))
+
+
+def test_lowest_versions_are_those_of_every_bound():
+    script = load_script("lowest")
+    found = dict(line.split("==") for line in script.lowest(PROJECT))
+    bounds = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
+    bounds |= requirements_of("all")
+    assert found == {name: bound.removeprefix(">=").split(",")[0] for name, bound in bounds}
+
+
+def test_what_is_published_has_links_that_lead_to_its_source():
+    script = load_script("publishable")
+    url = "https://example.org/them/it"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = script.with_absolute_links(readme, url, "v1.2.3")
+    targets = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert len(targets) == len(re.findall(r"\]\(", readme)) > 10
+    assert all(target.startswith(url) for target in targets)
+    assert f"]({url}/raw/v1.2.3/docs/images/overview.svg)" in page
+    assert f"]({url}/blob/v1.2.3/docs/performance.md#beside-its-peers)" in page
+    project = script.with_urls((ROOT / "pyproject.toml").read_text(encoding="utf-8"), url)
+    assert tomllib.loads(project)["project"]["urls"]["Source"] == url
+    changelog = "# Changelog\n\n## [Unreleased]\n\n- new\n\n## [1.2.3] - today\n\n- old\n"
+    assert script.notes(changelog, "1.2.3") == "- old"
+    assert script.notes(changelog, "9.9.9") == "- new"
 
 
 def test_version_is_one():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,10 +12,12 @@ from jessymem.kernels.schema import REQUEST_BYTES_LIMIT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_BOOLS: Final = (bool, np.bool_)
+
 
 def as_size(value: Any, at_least: int = 1) -> int:
     """Return a number of bytes; what is beyond any memory is as good as 2**62."""
-    if isinstance(value, bool):
+    if isinstance(value, _BOOLS):  # NumPy's own counts as an integer before 2.3
         raise TypeError("a size is an integer, not a bool")
     n_bytes = index(value)
     if n_bytes < at_least:
