@@ -15,8 +15,12 @@ from jessymem.regions.table import LayerTable
 #: A character is at most four bytes of UTF-8.
 _MAX_UTF8_BYTES: Final = 4
 
+#: In so many bytes text has no NUL, and what is not text has as a rule.
+_N_LOOKED_AT: Final = 8_000
+_N_SHOWN: Final = 40
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class LoadedContext:
     """One layer, read: its content without a copy, and what describes it.
 
@@ -35,6 +39,8 @@ class LoadedContext:
     dimension_name : str
     depth : int
     parent : LayerId or None
+    encoding : str
+        As `LayerInfo.encoding`.
     """
 
     layer_id: LayerId
@@ -45,6 +51,7 @@ class LoadedContext:
     dimension_name: str
     depth: int = 0
     parent: LayerId | None = None
+    encoding: str = "bytes"
 
     __hash__ = None  # type: ignore[assignment]  # a mapped view cannot be hashed
 
@@ -85,8 +92,26 @@ class LoadedContext:
             dimension_name=region.name,
             depth=int(record["depth"]),
             parent=region.parent_of(row),
+            encoding=region.encoding_of(row),
         )
         return context
+
+    def __repr__(self) -> str:
+        """Say in one line what it is, and how it begins."""
+        name = f" {self.name!r}" if self.name else ""
+        begin = "" if self.is_binary else f": {self.text_prefix(_N_SHOWN)!r}"
+        more = "..." if begin and self.content.nbytes > _N_SHOWN else ""
+        return f"<LoadedContext {self.layer_id}{name}, {self.content.nbytes:,} bytes{begin}{more}>"
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether it is no text: an array; or bytes, not said to be text, with a NUL in front.
+
+        Within the first 8,000 bytes, that is.
+        """
+        if self.encoding == "bytes":
+            return b"\0" in bytes(self.content[:_N_LOOKED_AT])
+        return self.encoding != "text"
 
     @property
     def text(self) -> str:
@@ -208,6 +233,8 @@ class ContextCollection(Sequence[LoadedContext]):
     def format_for_llm(self, max_chars: int | None = None) -> str:
         """Write the contexts for a prompt: one heading line each, then the text.
 
+        Of what is not text (`LoadedContext.is_binary`) a line says that it is left out.
+
         Parameters
         ----------
         max_chars : int, optional
@@ -268,7 +295,10 @@ def _parts(
 ) -> Iterator[str]:
     """Write the contexts one by one; of each text no more than `max_chars`."""
     for i, context in enumerate(contexts):
-        text = context.text if max_chars is None else context.text_prefix(max_chars)
+        if context.is_binary:
+            text = f"[left out: {context.content.nbytes:,} bytes that are not text]\n"
+        else:
+            text = context.text if max_chars is None else context.text_prefix(max_chars)
         end = "" if text.endswith("\n") else "\n"
         yield ("\n" if i else "") + describe(context) + text + end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -139,4 +140,5 @@ def edition_gone(
 
 def _show(edition: tuple[int, int, int]) -> str:
     generation, made_ns, n_bytes = edition
-    return f"generation {generation} of {made_ns} ns since 1970 with {n_bytes} bytes"
+    made = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=made_ns // 1_000)
+    return f"generation {generation} ({made:%Y-%m-%d %H:%M:%S.%f} UTC, {n_bytes:,} bytes)"

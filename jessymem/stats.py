@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jessymem.ids import DimensionId
 from jessymem.pools.survey import PoolStats
+from jessymem.units import show_bytes
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ClassUsage:
     limit_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryStats:
     """A manager's numbers at one moment; every one is counted or measured.
 
@@ -104,8 +105,55 @@ class MemoryStats:
     should_trigger_eviction: bool
     should_reject_allocations: bool
 
+    def __repr__(self) -> str:
+        """Say in one line how full it is; `str` gives all of it as a table."""
+        shown = _share(self.total_allocated_bytes, self.total_limit_bytes)
+        return (
+            f"<MemoryStats {shown} ({self.utilization:.1%}),"
+            f" {self.dimensions_loaded:,} dimensions, {self.layers_loaded:,} layers>"
+        )
 
-@dataclass(frozen=True)
+    def __str__(self) -> str:
+        """Write all of it as a table, a line each."""
+        alarms = {
+            "reject allocations": self.should_reject_allocations,
+            "evict": self.should_trigger_eviction,
+            "warning": self.is_at_warning_threshold,
+        }
+        simulated = ", simulated in part" if self.simulation_mode else ""
+        lines = {
+            "allocated": f"{_share(self.total_allocated_bytes, self.total_limit_bytes)}"
+            f" ({self.utilization:.1%}), of that asked for {show_bytes(self.total_used_bytes)}",
+            "peak": show_bytes(self.peak_usage_bytes),
+            "waiting": show_bytes(self.waiting_bytes),
+            "retained": show_bytes(self.retained_bytes),
+            "thresholds": next((name for name, is_on in alarms.items() if is_on), "below all"),
+            "dimensions": f"{self.dimensions_loaded:,},"
+            f" in memory {self.active_regions:,}{simulated}",
+            "layers": f"{self.layers_loaded:,}",
+            "evictions": f"{self.evictions:,}, brought back {self.reloads:,}",
+            "reads": f"{self.avg_access_latency_us:.2f} us on average,"
+            f" at most {self.peak_concurrent_readers:,} readers at once",
+            "allocations": f"{self.total_allocations:,}, freed {self.total_deallocations:,},"
+            f" refused {self.allocation_failures:,}",
+            "blocks": f"{self.fragmentation_ratio:.1%} not asked for,"
+            f" longest free run {show_bytes(self.largest_free_run_bytes)}",
+        }
+        for name, usage in self.per_class.items():
+            lines[name.replace("_", " ")] = _share(usage.allocated_bytes, usage.limit_bytes)
+        for pool_id, pool in self.per_pool.items():
+            lines[f"pool {pool_id}"] = (
+                f"{pool.used_blocks:,} of {pool.total_blocks:,} blocks of {pool.block_size:,} bytes"
+            )
+        width = max(map(len, lines))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _share(n_bytes: int, limit: int) -> str:
+    return f"{show_bytes(n_bytes)} of {show_bytes(limit)}"
+
+
+@dataclass(frozen=True, repr=False)
 class LoadReport:
     """What a load of several dimensions came to.
 
@@ -120,3 +168,11 @@ class LoadReport:
     loaded: tuple[DimensionId, ...]
     skipped: tuple[tuple[DimensionId, str], ...]
     seconds: float
+
+    def __repr__(self) -> str:
+        """Say in one line how many there were, and why the first one was skipped."""
+        parts = [f"{len(self.loaded):,} loaded", f"{len(self.skipped):,} skipped"]
+        if self.skipped:
+            dimension, reason = self.skipped[0]
+            parts[1] += f" ({dimension}: {reason}{', ...' if len(self.skipped) > 1 else ''})"
+        return f"<LoadReport {', '.join(parts)}, {1_000 * self.seconds:.1f} ms>"

@@ -24,6 +24,7 @@ from jessymem.demo import run as demo
 from jessymem.demo.measurements import Measurement
 from jessymem.kernels import _jit
 from jessymem.terminal import files, measuring, pictures, wording
+from jessymem.units import show_bytes
 from jessymem.warming import WarmupReport
 
 
@@ -164,7 +165,7 @@ def test_visible(text, shown):
 def test_numbers_in_words():
     sizes = [0, 1023, 1024, 1023 * 1024, 10 * 2**20, 5 * 2**30, 3 * 2**40]
     expected = ["0 B", "1023 B", "1.0 KB", "1.0 MB", "10.0 MB", "5.0 GB", "3,072.0 GB"]
-    assert [wording.show_bytes(size) for size in sizes] == expected
+    assert [show_bytes(size) for size in sizes] == expected
     durations = [4.2e-7, 2.78e-5, 3.05e-4, 0.0023, 0.1, 1.0, 4.27, 1234.5]
     expected = ["0.42 us", "27.8 us", "305 us", "2.30 ms", "100 ms", "1.00 s", "4.27 s", "1,234 s"]
     assert [wording.show_seconds(seconds) for seconds in durations] == expected

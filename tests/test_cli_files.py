@@ -25,7 +25,7 @@ from jessymem import (
     RegionBuilder,
     inspection,
 )
-from jessymem.terminal import wording
+from jessymem.units import show_bytes
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_byte_map_against_one_byte_at_a_time(store, n_cells):
 def test_verify_all_that_is_on_disk(store):
     result = run("verify", "--data", store)
     n_bytes = sum(path.stat().st_size for path in store.rglob("*.mmap"))
-    size = wording.show_bytes(n_bytes)
+    size = show_bytes(n_bytes)
     assert result.stdout == f"2 of 2 region files intact, {size}, level full\n"
     record = json.loads(run("verify", "--data", store, "--json").stdout)
     assert (record["level"], record["n_intact"], len(record["regions"])) == ("full", 2, 2)

@@ -243,7 +243,8 @@ def peak_of(call):
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("max_chars", [0, 100, 10_000])
 def test_a_huge_context_is_not_decoded_for_a_short_prompt(huge, name, max_chars):
-    collection = ContextCollection([make_context("L01-00", huge), make_context("L01-01", huge)])
+    contexts = [make_context(layer, huge, encoding="text") for layer in ("L01-00", "L01-01")]
+    collection = ContextCollection(contexts)
     assert peak_of(lambda: getattr(collection, name)(max_chars)) < MIB
     assert len(getattr(collection, name)(max_chars)) == max_chars
     assert collection.total_size == 128 * MIB

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jessymem import osmem
 from jessymem.core_dimensions import IMMUTABLE
-from jessymem.errors import DuplicateLayer, ImmutableDimension, clears_frames
+from jessymem.errors import DuplicateLayer, ImmutableDimension, RegionIOError, clears_frames
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
@@ -244,7 +246,8 @@ class RegionBuilder:
         (before that, the name of each directory that was made). When this returns the file outlives
         a power failure, as far as the medium keeps its word.
         """
-        files = RegionFiles(self._dimension, osmem.as_path(path), check_load_mode(load_mode))
+        target = self._as_target(path)
+        files = RegionFiles(self._dimension, target, check_load_mode(load_mode))
         with files.writing():
             if self._dimension in IMMUTABLE and not replace_immutable and files.exists():
                 raise ImmutableDimension(
@@ -265,6 +268,24 @@ class RegionBuilder:
             path = files.put(pieces, generation)
             files.remove_deltas()
             return files.open(path)
+
+    def _as_target(self, path: str | os.PathLike[str]) -> Path:
+        """Take the path of a file; what is a folder is not one."""
+        target = osmem.as_path(path)
+        if not target.name or target.name == ".." or target.is_dir():
+            shown = os.fspath(path) or "''"
+            what = "names no file" if not os.fspath(path) else "is a folder"
+            raise RegionIOError(
+                f"{self._dimension}: cannot write {shown}: it {what}; say which file, such as"
+                f" {target / str(self._dimension) / 'region.mmap'}",
+                operation="write",
+                path=os.fspath(path),
+                errno=errno.EISDIR,
+                strerror=os.strerror(errno.EISDIR),
+                filename=os.fspath(path),
+                dimension=self._dimension,
+            )
+        return target
 
     def build_to_memory(self) -> MmapRegion:
         """Lay the region out in private memory, as it would be in a file.

@@ -29,7 +29,12 @@ class LayerState(Enum):
     PERMANENT = "permanent"
 
 
-@dataclass(frozen=True)
+def shortest(frequency: float) -> str:
+    """Write a frequency as it was given: the shortest number that is this 32-bit float."""
+    return str(np.float32(frequency))
+
+
+@dataclass(frozen=True, repr=False)
 class LayerInfo:
     """One layer, without its content.
 
@@ -56,6 +61,9 @@ class LayerInfo:
         Of an array; None where the content is not an array.
     shape : tuple of int or None
         Of an array.
+    encoding : str
+        What its writer gave: "text" (UTF-8), "array", or "bytes"; plain V1 files do not say, and
+        have "bytes".
     """
 
     layer_id: LayerId
@@ -71,6 +79,23 @@ class LayerInfo:
     state: LayerState
     dtype: np.dtype[Any] | None = None
     shape: tuple[int, ...] | None = None
+    encoding: str = "bytes"
+
+    def __repr__(self) -> str:
+        """Say in one line what it is; what it has not is left out."""
+        kind = self.encoding
+        if self.dtype is not None and self.shape is not None:
+            kind = f"array {self.dtype} {'x'.join(map(str, self.shape))}".rstrip()
+        name = f" {self.name!r}" if self.name else ""
+        parts = [f"{self.layer_id}{name}", f"{self.size:,} bytes", kind]
+        parts += [f"frequency={shortest(self.frequency)}", f"depth={self.depth}"]
+        if self.keywords:
+            parts.append(f"keywords={self.keywords}")
+        if self.parent is not None:
+            parts.append(f"parent={self.parent}")
+        if self.children:
+            parts.append(f"children={len(self.children)}")
+        return f"<LayerInfo {', '.join([*parts, self.location.name, self.state.name])}>"
 
 
 @dataclass(frozen=True)

@@ -389,7 +389,12 @@ class LayerTable(LoadedDimension):
             state=self.state_of(row),
             dtype=None if form is None else form.dtype,
             shape=None if form is None else form.shape,
+            encoding=self.encoding_of(row),
         )
+
+    def encoding_of(self, row: int) -> str:
+        """Return how a layer's content is to be read; where its file does not say, "bytes"."""
+        return s.ENCODINGS.get(int(self.rows[row]["encoding"]), "bytes")
 
     def describe_layers(self) -> Iterator[jessymem.LayerInfo]:
         """Yield what is known of each layer, ascending."""

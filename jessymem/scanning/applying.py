@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from contextlib import closing
 from importlib import import_module
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -62,6 +63,11 @@ class Applied:
     def __init__(self, kernel: Callable[..., Any], dtype: DTypeLike) -> None:
         if not callable(kernel):
             raise TypeError(f"a kernel is a function, not {kernel!r}")
+        if isinstance(kernel, type | BuiltinFunctionType | np.ufunc):
+            raise TypeError(
+                f"a kernel is a function written in Python, which is compiled: {kernel!r} is not;"
+                " call it in one, as in `def kernel(content, row): return len(content)`"
+            )
         self.dtype = np.dtype(dtype)
         if self.dtype.kind not in "biufc" or not self.dtype.isnative:
             raise TypeError(f"dtype is a native boolean or number, not {self.dtype}")

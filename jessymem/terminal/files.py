@@ -20,6 +20,7 @@ from jessymem.terminal.shell import (
     write_json,
 )
 from jessymem.terminal.stores import fail_unless_found, files_under, nothing_under, reader_of
+from jessymem.units import show_bytes
 
 _MAX_LAYERS_SHOWN: Final = 100
 
@@ -85,7 +86,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
         regions = [records.finding_record(finding) for finding in findings]
         write_json({"level": level, "n_intact": n_intact, "regions": regions})
     elif findings:
-        n_bytes = wording.show_bytes(sum(finding.n_bytes for finding in findings))
+        n_bytes = show_bytes(sum(finding.n_bytes for finding in findings))
         total = wording.count(len(findings), "region file")
         click.echo(f"{n_intact:,} of {total} intact, {n_bytes}, level {level}")
     fail_unless_found(findings, data)

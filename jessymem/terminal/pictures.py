@@ -43,7 +43,6 @@ from jessymem.terminal.wording import (
     count,
     excerpt,
     show_amount,
-    show_bytes,
     show_kind,
     show_ratio,
     show_seconds,
@@ -51,6 +50,7 @@ from jessymem.terminal.wording import (
     show_value,
     visible,
 )
+from jessymem.units import show_bytes
 
 _YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What", "Peer")
 
@@ -252,13 +252,12 @@ def _layers_table(
         columns.insert(3, "Offset")
     right = ("Size", "Offset", "Freq", "Depth")
     table = _table(*columns, right=right)
-    encodings = region.rows["encoding"].tolist()
-    for layer, encoding in zip(layers, encodings[: len(layers)], strict=True):
+    for layer in layers:
         cells: list[RenderableType] = [
             Text(str(layer.layer_id), "cyan"),
             _cell(layer.name),
             show_bytes(layer.size),
-            _cell(show_kind(layer, s.ENCODINGS[encoding])),
+            _cell(show_kind(layer)),
             f"{layer.frequency:.4g}",
             str(layer.depth),
             str(layer.parent) if layer.parent is not None else "-",

@@ -18,11 +18,10 @@ from jessymem.ids import DimensionId
 from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
 from jessymem.inspection import Finding, byte_use, creation_time, extension_state
-from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions.arrays import descr_of
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.metadata import LayerInfo
+from jessymem.regions.metadata import LayerInfo, shortest
 from jessymem.regions.region import MmapRegion
 from jessymem.scanning.hits import Hits
 from jessymem.terminal.wording import excerpt
@@ -74,8 +73,6 @@ def fold_record(outcomes: Sequence[tuple[DimensionId, bool]]) -> dict[str, Any]:
 
 def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
     """Describe a region, the deltas beside it, and all layers."""
-    encodings = region.rows["encoding"].tolist()
-    layers = list(region.describe_layers())
     file, *deltas = region.members
     return {
         "dimension": str(region.dimension_id),
@@ -98,10 +95,7 @@ def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
             }
             for delta in deltas
         ],
-        "layers": [
-            _layer(layer, s.ENCODINGS[encoding])
-            for layer, encoding in zip(layers, encodings, strict=True)
-        ],
+        "layers": [_layer(layer) for layer in region.describe_layers()],
     }
 
 
@@ -112,11 +106,13 @@ def contexts_record(contexts: ContextCollection) -> list[dict[str, Any]]:
             "layer": str(context.layer_id),
             "name": context.name,
             "dimension_name": context.dimension_name,
-            "frequency": context.frequency,
+            "frequency": float(shortest(context.frequency)),
             "depth": context.depth,
             "parent": None if context.parent is None else str(context.parent),
             "keywords": list(context.keywords),
             "n_bytes": context.content.nbytes,
+            "encoding": context.encoding,
+            "is_binary": context.is_binary,
             "text": context.text,
         }
         for context in contexts
@@ -201,16 +197,16 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _layer(layer: LayerInfo, encoding: str) -> dict[str, Any]:
+def _layer(layer: LayerInfo) -> dict[str, Any]:
     return {
         "layer": str(layer.layer_id),
         "name": layer.name,
         "offset": layer.offset,
         "n_bytes": layer.size,
-        "encoding": encoding,
+        "encoding": layer.encoding,
         "dtype": None if layer.dtype is None else descr_of(layer.dtype),
         "shape": layer.shape,
-        "frequency": layer.frequency,
+        "frequency": float(shortest(layer.frequency)),
         "depth": layer.depth,
         "keywords": list(layer.keywords),
         "parent": None if layer.parent is None else str(layer.parent),

@@ -13,6 +13,7 @@ from jessymem.demo.measurements import Measurement
 from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
 from jessymem.regions.metadata import LayerInfo
+from jessymem.units import show_bytes
 from jessymem.warming import WarmupReport
 
 _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
@@ -73,17 +74,6 @@ def _decode_torn(piece: memoryview) -> str:
     return codecs.getincrementaldecoder("utf-8")("replace").decode(raw[n_torn:])
 
 
-def show_bytes(n_bytes: float) -> str:
-    """Write a number of bytes: ``17 B``, ``1.5 KB``, ``11.0 MB``, each 1,024 of the one before."""
-    if n_bytes < 1024:
-        return f"{n_bytes:.0f} B"
-    n_units, unit = n_bytes / 1024, "KB"
-    for larger in ("MB", "GB"):
-        if n_units >= 1000:
-            n_units, unit = n_units / 1024, larger
-    return f"{n_units:,.1f} {unit}"
-
-
 def show_seconds(seconds: float) -> str:
     """Write a duration to three digits: ``0.41 us``, ``27.8 us``, ``305 ms``, ``4.27 s``."""
     value, unit = seconds * 1e6, "us"
@@ -137,10 +127,10 @@ def show_value(measurement: Measurement) -> str:
     return show_bytes(value) if measurement.unit == "bytes" else f"{value:,.0f}"
 
 
-def show_kind(layer: LayerInfo, encoding: str) -> str:
+def show_kind(layer: LayerInfo) -> str:
     """Write what a layer's content is: ``text``, or an array's dtype and shape, ``float64 3x4``."""
     if layer.dtype is None or layer.shape is None:
-        return encoding
+        return layer.encoding
     return f"{layer.dtype.name} {'x'.join(map(str, layer.shape))}".strip()
 
 
