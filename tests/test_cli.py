@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from support.command_line import HOSTILE, assert_harmless, error_of, make_source, run, start, tamper
 from support.internals import forget_compiled
 
@@ -369,3 +370,75 @@ def test_demo_names_the_first_of_many_that_differ(quick, monkeypatch):
     monkeypatch.setattr(demo, "differing_layers", lambda manager, sources: wrong)
     output = " ".join(run("demo", exit_code=1).stdout.split())
     assert "L15-00, L15-01, L15-02, L15-03, L15-04 and 4 more" in output
+
+
+# -- completion and pipes --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offered(tmp_path):
+    """What a shell is offered at the end of a command."""
+    for dimension in ("D15", "D16", "D200"):
+        builder = RegionBuilder(dimension, f"Name of {dimension}")
+        for layer in range(3):
+            builder.add_layer(layer, b"x", name=f"layer {layer}")
+        builder.build_to_file(tmp_path / dimension / "region.mmap")
+
+    def offered(*arguments, data=tmp_path):
+        *before, incomplete = arguments
+        words = [before[0], "--data", str(data), *before[1:]]
+        found = ShellComplete(cli.main, {}, "jessymem", "_X").get_completions(words, incomplete)
+        return [(item.value, item.help) for item in found if item.type == "plain"]
+
+    return offered
+
+
+def test_completion_knows_dimensions_and_layers(offered):
+    grown = [("D15", "Name of D15"), ("D16", "Name of D16")]
+    assert offered("fold", "D1") == grown
+    assert offered("find", "needle", "d1") == grown
+    assert offered("verify", "D15", "D2") == [("D200", "Name of D200")]
+    assert offered("inspect", "D") == [*grown, ("D200", "Name of D200")]
+    assert offered("cat", "L15-") == [(f"L15-0{n}", f"layer {n}") for n in range(3)]
+    assert len(offered("contexts", "L15-00", "L")) == 9
+    assert offered("cat", "L16-02") == [("L16-02", "layer 2")]
+
+
+def test_completion_offers_nothing_where_there_is_nothing(offered, tmp_path):
+    assert offered("fold", "D", data=tmp_path / "nowhere") == []
+    (tmp_path / "D15" / "region.mmap").write_bytes(b"broken")
+    assert offered("cat", "L15-") == []
+    assert offered("fold", "D15") == [("D15", "unreadable")]
+
+
+def test_completion_is_described_where_commands_are():
+    assert "_JESSYMEM_COMPLETE=bash_source jessymem" in run("--help").stdout
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert 'eval "$(_JESSYMEM_COMPLETE=bash_source jessymem)"' in readme
+
+
+@pytest.mark.parametrize("columns", [None, "60"])
+def test_tables_are_not_cut_where_they_are_piped(tmp_path, columns):
+    name = "a name of some length, " * 2
+    builder = RegionBuilder("D15", name)
+    builder.add_layer(0, b"x", name="layer " * 30, keywords=[f"keyword{n}" for n in range(9)])
+    builder.build_to_file(tmp_path / "D15" / "region.mmap")
+    env = {} if columns is None else {"COLUMNS": columns}
+    for command, whole in (("discover", name.strip()), ("inspect", ("layer " * 30).strip())):
+        arguments = (command, *(["D15"] if command == "inspect" else []), "--data", tmp_path)
+        shown = start(*arguments, env=env).stdout.decode()
+        assert (whole in shown) is (columns is None)
+        if columns is not None:
+            assert all(len(line) <= 60 for line in shown.splitlines())
+
+
+def test_warnings_are_a_line_on_stderr(tmp_path):
+    path = tmp_path / "D15" / "region.mmap"
+    builder = RegionBuilder("D15", "Name")
+    builder.add_layer(0, b"content")
+    builder.build_to_file(path)
+    path.with_name("region.g2.mmap").mkdir()
+    result = run("find", "content", "--data", tmp_path)
+    assert result.stdout.startswith("L15-00:0: content")
+    assert result.stderr.startswith("Warning: D15: ")
+    assert len(result.stderr.splitlines()) == 1

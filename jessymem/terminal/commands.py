@@ -19,6 +19,11 @@ from jessymem.terminal.shell import Commands
 def main() -> None:
     """Build, look at and read region files: layers that are mapped, not copied.
 
+    Completion of commands, dimensions and layers, in bash (and zsh, fish alike):
+
+    \b
+        eval "$(_JESSYMEM_COMPLETE=bash_source jessymem)"
+
     \b
     Exit codes:  0  fine
                  1  something is wrong with the data

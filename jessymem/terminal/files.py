@@ -12,6 +12,7 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
+from jessymem.terminal.completion import complete_dimension, complete_target
 from jessymem.terminal.shell import (
     data_option,
     fail_with,
@@ -39,7 +40,7 @@ def discover(data: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("target", metavar="D01|FILE")
+@click.argument("target", metavar="D01|FILE", shell_complete=complete_target)
 @click.option("--all", "show_all", is_flag=True, help="Show every layer, however many.")
 @data_option()
 @json_option
@@ -59,7 +60,7 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("targets", metavar="[D01|FILE]...", nargs=-1)
+@click.argument("targets", metavar="[D01|FILE]...", nargs=-1, shell_complete=complete_target)
 @click.option(
     "--level",
     type=click.Choice(VERIFY_LEVELS),
@@ -93,7 +94,13 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("dimensions", metavar="[D15]...", nargs=-1, callback=parse_dimension)
+@click.argument(
+    "dimensions",
+    metavar="[D15]...",
+    nargs=-1,
+    callback=parse_dimension,
+    shell_complete=complete_dimension,
+)
 @data_option()
 @json_option
 def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:

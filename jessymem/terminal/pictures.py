@@ -6,6 +6,7 @@ the cursor, set a colour, or turn the reading direction.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +53,9 @@ from jessymem.terminal.wording import (
 )
 from jessymem.units import show_bytes
 
+#: The width of what is not a terminal.
+_UNCUT: Final = 10_000
+
 _YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What", "Peer")
 
 _KIND_STYLES: Final = {"metadata": "cyan", "contents": "green", "padding": "bright_black"}
@@ -60,10 +64,15 @@ _KIND_LETTERS: Final = {"metadata": "#", "contents": "=", "padding": "."}
 
 
 class Screen(Console):
-    """A console that guesses at nothing, and leaves a closed pipe to the command."""
+    """A console that guesses at nothing, and leaves a closed pipe to the command.
+
+    Where it is no terminal, lines are as long as they are, unless COLUMNS says otherwise.
+    """
 
     def __init__(self, *, is_error: bool = False) -> None:
         super().__init__(stderr=is_error, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _UNCUT
 
     def on_broken_pipe(self) -> None:
         """Raise, where rich would end the process with an error."""

@@ -9,6 +9,7 @@ import click
 from jessymem.ids import LayerId
 from jessymem.ingest.building import region_files
 from jessymem.terminal import records
+from jessymem.terminal.completion import complete_layer
 from jessymem.terminal.shell import (
     data_option,
     json_option,
@@ -20,7 +21,7 @@ from jessymem.terminal.stores import reader_of
 
 
 @click.command()
-@click.argument("layer", metavar="L01-05", callback=parse_layer)
+@click.argument("layer", metavar="L01-05", callback=parse_layer, shell_complete=complete_layer)
 @data_option()
 def cat(layer: LayerId, data: Path) -> None:
     """Write a layer's bytes to stdout, as they are.
@@ -33,7 +34,14 @@ def cat(layer: LayerId, data: Path) -> None:
 
 
 @click.command()
-@click.argument("layers", metavar="L01-00...", nargs=-1, required=True, callback=parse_layer)
+@click.argument(
+    "layers",
+    metavar="L01-00...",
+    nargs=-1,
+    required=True,
+    callback=parse_layer,
+    shell_complete=complete_layer,
+)
 @click.option("--max-chars", metavar="N", type=click.IntRange(min=0), help="Cut at N characters.")
 @click.option("--metadata", is_flag=True, help="With all that is known of each layer.")
 @data_option()

@@ -9,6 +9,7 @@ import click
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
 from jessymem.terminal import pictures, records
+from jessymem.terminal.completion import complete_dimension
 from jessymem.terminal.shell import (
     data_option,
     fail_with,
@@ -22,7 +23,13 @@ from jessymem.terminal.stores import files_under, nothing_under, reader_of
 
 @click.command()
 @click.argument("needle", metavar="NEEDLE")
-@click.argument("dimensions", metavar="[D01]...", nargs=-1, callback=parse_dimension)
+@click.argument(
+    "dimensions",
+    metavar="[D01]...",
+    nargs=-1,
+    callback=parse_dimension,
+    shell_complete=complete_dimension,
+)
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after N hits.")
 @click.option("--count", "is_count", is_flag=True, help="Only say how many hits there are.")
 @click.option("--hex", "is_hex", is_flag=True, help="NEEDLE is bytes in hexadecimal.")
