@@ -337,10 +337,18 @@ class LayerReader:
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
             return located.locations
 
+    @overload
+    def access_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: Literal["raise"] = "raise"
+    ) -> list[memoryview]: ...
+    @overload
+    def access_many(
+        self, layer_ids: jessymem.hints.LayersLike, missing: str
+    ) -> list[memoryview | None]: ...
     @clears_frames
     def access_many(
         self, layer_ids: jessymem.hints.LayersLike, missing: str = "raise"
-    ) -> list[memoryview | None]:
+    ) -> list[memoryview] | list[memoryview | None]:
         """Return the bytes of many layers without a copy, all of one state of the store.
 
         Parameters
