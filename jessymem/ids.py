@@ -20,26 +20,28 @@ class DimensionId(int):
 
     Parameters
     ----------
-    number : int
-        1 to 65535.
+    number : int or str
+        1 to 65535; or as it is printed, which `parse` reads.
 
     Raises
     ------
     ValueError
-        If the number is out of range.
+        If the number is out of range, or text does not parse.
     TypeError
-        If it is not an integer.
+        If it is neither an integer nor text.
 
     Examples
     --------
-    >>> DimensionId(7), DimensionId.parse("D07") == 7
+    >>> DimensionId(7), DimensionId("D07") == 7
     (D07, True)
     """
 
     __slots__ = ()
 
-    def __new__(cls, number: int) -> DimensionId:
-        """Check the range; anything with ``__index__`` will do."""
+    def __new__(cls, number: int | str) -> DimensionId:
+        """Check the range; anything with ``__index__`` will do, and text is parsed."""
+        if isinstance(number, str):
+            return cls.parse(number)
         value = as_integer(number, "a dimension number")
         if not 1 <= value <= MAX_DIMENSION:
             raise ValueError(f"a dimension number is 1 to {MAX_DIMENSION}, not {value}")
@@ -88,7 +90,8 @@ class LayerId(int):
     Parameters
     ----------
     dimension : DimensionId, int or str
-    layer : int
+        Without `layer`: the whole address as it is printed, which `parse` reads.
+    layer : int, optional
         0 to 65535.
 
     Raises
@@ -96,19 +99,25 @@ class LayerId(int):
     ValueError
         If a number is out of range or a string does not parse.
     TypeError
-        If a number is not an integer.
+        If a number is not an integer, or there is none for the layer.
 
     Examples
     --------
     >>> layer = LayerId("D01", 5)
     >>> layer, layer.dimension, layer.layer, int(layer)
     (L01-05, D01, 5, 65541)
+    >>> LayerId("L01-05") == layer
+    True
     """
 
     __slots__ = ()
 
-    def __new__(cls, dimension: DimensionLike, layer: int) -> LayerId:
-        """Check both ranges and pack."""
+    def __new__(cls, dimension: DimensionLike, layer: int | None = None) -> LayerId:
+        """Check both ranges and pack; a single text is parsed."""
+        if layer is None and isinstance(dimension, LayerId):
+            return dimension
+        if layer is None and isinstance(dimension, str):
+            return cls.parse(dimension)
         number = as_integer(layer, "a layer number")
         if not 0 <= number <= MAX_LAYER:
             raise ValueError(f"a layer number is 0 to {MAX_LAYER}, not {number}")
@@ -172,6 +181,7 @@ class LayerId(int):
 
 
 DimensionLike: TypeAlias = DimensionId | int | str
+DimensionsLike: TypeAlias = DimensionLike | Iterable[DimensionLike]
 LayerLike: TypeAlias = LayerId | int | str
 
 
@@ -179,9 +189,16 @@ def as_dimension_id(value: DimensionLike) -> DimensionId:
     """Take an id, a number or a string; return the id, or raise ValueError or TypeError."""
     if isinstance(value, DimensionId):
         return value
-    if isinstance(value, str):
-        return DimensionId.parse(value)
     return DimensionId(value)
+
+
+def as_dimension_ids(value: DimensionsLike) -> frozenset[DimensionId]:
+    """Take one dimension, or several; return the ids, or raise ValueError or TypeError."""
+    if isinstance(value, bytes):
+        raise TypeError(f"a dimension is a number or text such as 'D01', not {value!r}")
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return frozenset((as_dimension_id(value),))
+    return frozenset(as_dimension_id(item) for item in value)
 
 
 def as_layer_id(value: LayerLike) -> LayerId:

@@ -23,6 +23,7 @@ from jessymem.errors import (
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
+    DimensionsLike,
     LayerId,
     LayerLike,
     as_dimension_id,
@@ -283,7 +284,7 @@ class LayerReader:
         keywords: Iterable[str] | None = None,
         depth: tuple[float, float] | None = None,
         frequency: tuple[float, float] | None = None,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
     ) -> list[LayerId]:
         """Return the loaded layers that meet every condition given, ascending.
 
@@ -293,7 +294,7 @@ class LayerReader:
             Any of them, compared exactly. A region's first such question reads all its keywords.
         depth, frequency : (low, high), optional
             Both ends included.
-        dimensions : iterable of DimensionId, int or str, optional
+        dimensions : DimensionId, int or str, or iterable of them, optional
             Those that are not loaded have no layers to offer.
         """
         from jessymem import selection
@@ -431,7 +432,7 @@ class LayerReader:
     def find(
         self,
         needle: jessymem.hints.Buffer | str,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
         limit: int | None = None,
         *,
         workers: int | None = None,
@@ -446,7 +447,7 @@ class LayerReader:
         ----------
         needle : bytes-like or str
             At least one byte; a string is encoded as UTF-8.
-        dimensions : iterable of DimensionId, int or str, optional
+        dimensions : DimensionId, int or str, or iterable of them, optional
             Which to search; by default all that are loaded. Evicted ones are mapped again.
         limit : int, optional
             Stop after so many finds, the first in order.
@@ -484,7 +485,7 @@ class LayerReader:
     def count(
         self,
         needle: jessymem.hints.Buffer | str,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
         *,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -514,7 +515,7 @@ class LayerReader:
         self,
         kernel: Callable[..., Any],
         dtype: np.typing.DTypeLike,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
         *,
         return_ids: Literal[False] = False,
         workers: int | None = None,
@@ -526,7 +527,7 @@ class LayerReader:
         self,
         kernel: Callable[..., Any],
         dtype: np.typing.DTypeLike,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
         *,
         return_ids: Literal[True],
         workers: int | None = None,
@@ -538,7 +539,7 @@ class LayerReader:
         self,
         kernel: Callable[..., Any],
         dtype: np.typing.DTypeLike,
-        dimensions: Iterable[DimensionLike] | None = None,
+        dimensions: DimensionsLike | None = None,
         *,
         return_ids: bool = False,
         workers: int | None = None,
@@ -559,7 +560,7 @@ class LayerReader:
         dtype : data type
             Of the values: a boolean or number to which what the kernel returns casts, as
             `numpy.can_cast` says with ``"same_kind"``.
-        dimensions : iterable of DimensionId, int or str, optional
+        dimensions : DimensionId, int or str, or iterable of them, optional
             As `find`.
         return_ids : bool
             Whether to return the layers' ids too.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jessymem.engine.engine import Engine
-from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
+from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
 from jessymem.regions.table import LayerTable
 
 Range = tuple[float, float]
@@ -30,14 +30,14 @@ class Query:
         keywords: Iterable[str] | None,
         depth: Range | None,
         frequency: Range | None,
-        dimensions: Iterable[DimensionLike] | None,
+        dimensions: DimensionsLike | None,
     ) -> Query:
         """Check the conditions' form."""
         return cls(
             None if keywords is None else _as_keywords(keywords),
             None if depth is None else _as_range("depth", depth),
             None if frequency is None else _as_stored(_as_range("frequency", frequency)),
-            None if dimensions is None else as_dimensions(dimensions),
+            None if dimensions is None else as_dimension_ids(dimensions),
         )
 
     def may_concern(self, dimension: DimensionId) -> bool:
@@ -95,13 +95,6 @@ def _as_float(bound: float) -> float:
         return float(bound)
     except OverflowError:  # an int beyond every float
         return math.inf if bound > 0 else -math.inf
-
-
-def as_dimensions(value: Iterable[DimensionLike]) -> frozenset[DimensionId]:
-    """Return the ids in a sequence, or raise ValueError or TypeError."""
-    if isinstance(value, str | bytes | int) or not isinstance(value, Iterable):
-        raise TypeError(f"dimensions are a sequence of dimension ids, not {value!r}")
-    return frozenset(as_dimension_id(item) for item in value)
 
 
 def select(engine: Engine, query: Query) -> list[LayerId]:

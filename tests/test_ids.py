@@ -172,11 +172,29 @@ def test_layer_numbers_have_a_range(number):
         LayerId(1, number)
 
 
-@pytest.mark.parametrize("wrong", [True, False, 1.0, None, "1", b"1", [1], np.float64(1), np.True_])
+@pytest.mark.parametrize("wrong", [True, False, 1.0, None, b"1", [1], np.float64(1), np.True_])
 def test_numbers_are_integers(wrong):
     for make in (DimensionId, lambda value: LayerId(1, value), LayerId.from_packed):
         with pytest.raises(TypeError, match=f"integer, not {type(wrong).__name__}"):
             make(wrong)
+
+
+def test_text_is_parsed():
+    assert DimensionId("d015") == DimensionId(15)
+    assert LayerId("L15-00") == LayerId(15, 0) == LayerId(LayerId(15, 0))
+    assert type(LayerId("l1-5")) is LayerId
+    for text in ("15", "L15", "", "D0", "D65536", "D18/bash"):
+        with pytest.raises(ValueError, match="dimension"):
+            DimensionId(text)
+    for text in ("15-0", "D15", "", "L0-0", "L15-65536", "L15-00 ", "bash/README"):
+        with pytest.raises(ValueError, match=r"layer|dimension"):
+            LayerId(text)
+
+
+def test_a_layer_number_is_no_text_and_not_left_out():
+    for arguments in [(1, "1"), ("D01", "0"), (7,), (7, None), (DimensionId(7),)]:
+        with pytest.raises(TypeError, match="a layer number is an integer"):
+            LayerId(*arguments)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint16, np.int32, DimensionId])

@@ -253,7 +253,8 @@ def test_hits_outlive_the_manager(mixed):
         (("",), {}, ValueError, "at least one byte"),
         ((7,), {}, TypeError, "bytes or a string, not int"),
         ((None,), {}, TypeError, "bytes or a string, not NoneType"),
-        ((b"x", "D15"), {}, TypeError, "a sequence of dimension ids"),
+        ((b"x", b"D15"), {}, TypeError, "a dimension is a number or text"),
+        ((b"x", "L15-00"), {}, ValueError, "not a dimension"),
         ((b"x", [0]), {}, ValueError, "1 to 65535"),
         ((b"x", ["L15-00"]), {}, ValueError, "not a dimension"),
         ((b"x",), {"workers": 0}, ValueError, "at least 1"),
@@ -265,6 +266,13 @@ def test_hits_outlive_the_manager(mixed):
 def test_wrong_arguments(mixed, verb, arguments, options, error, message):
     with pytest.raises(error, match=message):
         getattr(mixed[0], verb)(*arguments, **options)
+
+
+def test_one_dimension_needs_no_list(mixed):
+    manager = mixed[0]
+    for one in ("D15", 15, DimensionId(15)):
+        assert manager.find(b"a", one) == manager.find(b"a", [15])
+        assert manager.count(b"\0", dimensions=one) == manager.count(b"\0", [15]) > 0
 
 
 def test_a_dimension_that_is_not_loaded(mixed):

@@ -41,13 +41,16 @@ queries = st.fixed_dictionaries(
         "keywords": st.none() | st.lists(words | st.just("absent"), max_size=3),
         "depth": ranges(st.integers(-5, 300) | st.floats(-5, 300)),
         "frequency": ranges(st.integers(-3, 3) | st.floats(width=32, allow_nan=False)),
-        "dimensions": st.none() | st.lists(st.sampled_from([7, "D07", 8, "D300"]), max_size=2),
+        "dimensions": st.none()
+        | st.sampled_from([7, "D07", 8, np.uint16(7)])
+        | st.lists(st.sampled_from([7, "D07", 8, "D300"]), max_size=2),
     }
 )
 
 
 def naive_select(dimension, layers, keywords, depth, frequency, dimensions):
     """The same by a loop over dictionaries."""
+    dimensions = dimensions if isinstance(dimensions, list | None) else [dimensions]
     if dimensions is not None and not {dimension, f"D{dimension:02d}"} & set(dimensions):
         return []
     return [
@@ -221,8 +224,7 @@ def test_simulated_layers_are_selected_too(tmp_path):
         {"frequency": 1.0},
         {"frequency": (1.0, None)},
         {"frequency": (1j, 2j)},
-        {"dimensions": 1},
-        {"dimensions": "D01"},
+        {"dimensions": 1.0},
         {"dimensions": b"D01"},
         {"dimensions": [None]},
         {"dimensions": [1.0]},

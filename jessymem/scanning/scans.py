@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,12 @@ import numpy as np
 from jessymem.engine import locations
 from jessymem.engine.engine import Engine
 from jessymem.engine.snapshot import Snapshot
-from jessymem.ids import DimensionId, DimensionLike, as_integer
+from jessymem.ids import DimensionId, DimensionsLike, as_dimension_ids, as_integer
 from jessymem.scanning.hits import Hits, join_hits
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.searching import count_in, find_in
 from jessymem.scanning.spans import Spans, packed_ids
 from jessymem.scanning.workers import Workers
-from jessymem.selection import as_dimensions
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 def find(
     engine: Engine,
     needle: Buffer | str,
-    dimensions: Iterable[DimensionLike] | None,
+    dimensions: DimensionsLike | None,
     workers: Workers,
     limit: int | None,
 ) -> Hits:
@@ -53,7 +52,7 @@ def find(
 def count(
     engine: Engine,
     needle: Buffer | str,
-    dimensions: Iterable[DimensionLike] | None,
+    dimensions: DimensionsLike | None,
     workers: Workers,
 ) -> int:
     """Count the positions at which some bytes are; see `MmapManager.count`."""
@@ -70,7 +69,7 @@ def scan(
     engine: Engine,
     kernel: Callable[..., Any],
     dtype: DTypeLike,
-    dimensions: Iterable[DimensionLike] | None,
+    dimensions: DimensionsLike | None,
     workers: Workers,
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Call a compiled function for every layer; return ids and values; see `MmapManager.scan`."""
@@ -87,7 +86,7 @@ def scan(
 
 
 def _states(
-    engine: Engine, dimensions: Iterable[DimensionLike] | None, workers: Workers
+    engine: Engine, dimensions: DimensionsLike | None, workers: Workers
 ) -> Generator[Spans, None, None]:
     """Yield the layers to scan: all at once where all are in memory, else by dimension.
 
@@ -100,7 +99,7 @@ def _states(
         if dimensions is None:
             wanted = [each.dimension_id for each in snapshot.loaded]
         else:
-            wanted = sorted(as_dimensions(dimensions))
+            wanted = sorted(as_dimension_ids(dimensions))
             for dimension in wanted:
                 snapshot.get(dimension)  # raises where it is not loaded
         if all(snapshot.path_of(dimension) is not None for dimension in wanted):
