@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
     from jessymem.errors import (
         AllocationFailed,
+        AmbiguousName,
         ConfigError,
         DimensionNotFound,
         DuplicateDimension,
@@ -55,6 +56,7 @@ if not path.isdir(path.join(__path__[0], "kernels")):
 
 __all__ = [
     "AllocationFailed",
+    "AmbiguousName",
     "ClassUsage",
     "ConfigError",
     "ContentLocation",

@@ -168,7 +168,8 @@ class LayerNotFound(JessyMemoryError, KeyError):
 
     Attributes
     ----------
-    layer : LayerId
+    layer : LayerId or None
+        None: it was looked up by its name.
     layers : tuple of LayerId
         All that a batch did not find, `layer` first; what is the number of no layer is an int.
     """
@@ -180,6 +181,20 @@ class LayerNotFound(JessyMemoryError, KeyError):
         super().__init__(message, **details)
         if "layers" not in details:
             self.layers = (details["layer"],) if "layer" in details else ()
+
+
+class AmbiguousName(JessyMemoryError, KeyError):
+    """Several layers have the name that was to tell one.
+
+    Attributes
+    ----------
+    name : str
+    layers : tuple of LayerId
+        All of them, ascending.
+    """
+
+    name: str
+    layers: tuple[Any, ...]
 
 
 class DimensionNotFound(JessyMemoryError, KeyError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jessymem.kernels.store import Store
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
+    from jessymem.regions.name_patterns import NamePattern
     from jessymem.scanning.workers import CancelToken
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ContentOrArray",
     "LayerDraft",
     "LayersLike",
+    "NamePattern",
     "Store",
 ]
 
@@ -39,6 +41,7 @@ _HOME_OF: Final = {
     "ContentOrArray": "jessymem.regions.drafts",
     "LayerDraft": "jessymem.regions.drafts",
     "LayersLike": "jessymem.engine.locations",
+    "NamePattern": "jessymem.regions.name_patterns",
     "Store": "jessymem.kernels.store",
 }
 

@@ -210,6 +210,16 @@ def as_layer_id(value: LayerLike) -> LayerId:
     return LayerId.from_packed(value)
 
 
+def is_dimension_id(text: str) -> bool:
+    """Tell whether a text is of the form ``D01``, also where there is no such number."""
+    return _DIMENSION.fullmatch(text) is not None
+
+
+def is_layer_id(text: str) -> bool:
+    """Tell whether a text is of the form ``L01-05``, also where there are no such numbers."""
+    return _LAYER.fullmatch(text) is not None
+
+
 def as_integer(value: object, what: str) -> int:
     """Return what has an ``__index__`` as an int; else raise TypeError, naming `what` it is."""
     if type(value) is int:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 import jessymem
-from jessymem.engine.engine import Engine
 from jessymem.errors import (
     DimensionNotFound,
     InvalidAccess,
@@ -30,13 +29,14 @@ from jessymem.ids import (
     as_layer_id,
 )
 from jessymem.kernels import schema as s
+from jessymem.mapping import LayerMapping
 from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class LayerReader:
+class LayerReader(LayerMapping):
     """Reads layers: one, many of one state, or all bytes of all of them.
 
     Notes
@@ -47,12 +47,6 @@ class LayerReader:
     cannot be read. OutOfBounds if a file was changed under its mapping so that a layer would lie
     outside. ValueError or TypeError if an argument is not of the form that is asked for.
     """
-
-    _engine: Engine
-
-    def is_loaded(self, dimension_id: DimensionLike) -> bool:
-        """Tell whether a dimension's layers can be read (simulated and evicted ones too)."""
-        return as_dimension_id(dimension_id) in self._engine.snapshot
 
     @clears_frames
     def list_dimensions(self) -> list[DimensionId]:
@@ -285,6 +279,7 @@ class LayerReader:
         depth: tuple[float, float] | None = None,
         frequency: tuple[float, float] | None = None,
         dimensions: DimensionsLike | None = None,
+        name: str | None = None,
     ) -> list[LayerId]:
         """Return the loaded layers that meet every condition given, ascending.
 
@@ -296,10 +291,14 @@ class LayerReader:
             Both ends included.
         dimensions : DimensionId, int or str, or iterable of them, optional
             Those that are not loaded have no layers to offer.
+        name : str, optional
+            A pattern that the layer's name matches, all of it, as `fnmatch.fnmatchcase` has it:
+            ``*`` any characters, ``/`` among them, ``?`` one, ``[abc]`` one of these. What is not
+            special is compared exactly.
         """
         from jessymem import selection
 
-        query = selection.Query.of(keywords, depth, frequency, dimensions)
+        query = selection.Query.of(keywords, depth, frequency, dimensions, name)
         return selection.select(self._engine, query)
 
     @clears_frames
@@ -591,27 +590,6 @@ class LayerReader:
         threads = Workers(workers, progress, cancel)
         ids, values = scan(self._engine, kernel, dtype, dimensions, threads)
         return (ids, values) if return_ids else values
-
-    # -- as a container ----------------------------------------------------------------------------
-
-    def __contains__(self, item: object) -> bool:
-        """Tell whether a layer can be read, or a dimension is loaded."""
-        try:
-            if isinstance(item, DimensionId) or (isinstance(item, str) and item[:1] in ("D", "d")):
-                return self.is_loaded(item)
-            wanted = as_layer_id(item)  # type: ignore[arg-type]
-        except (ValueError, TypeError):
-            return False
-        loaded = self._engine.snapshot.find(wanted.dimension)
-        return loaded is not None and loaded.has_layer(wanted.layer)
-
-    def __len__(self) -> int:
-        """Return how many layers are loaded."""
-        return self._engine.snapshot.totals.n_layers
-
-    def __bool__(self) -> bool:
-        """Return True: a manager is there, also when nothing is loaded."""
-        return True
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jessymem.engine.engine import Engine
 from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
 from jessymem.regions.table import LayerTable
+
+if TYPE_CHECKING:
+    from jessymem.regions.name_patterns import NamePattern
 
 Range = tuple[float, float]
 
@@ -23,6 +27,7 @@ class Query:
     depth: Range | None
     frequency: Range | None
     dimensions: frozenset[DimensionId] | None
+    name: NamePattern | None = None
 
     @classmethod
     def of(
@@ -31,6 +36,7 @@ class Query:
         depth: Range | None,
         frequency: Range | None,
         dimensions: DimensionsLike | None,
+        name: str | None = None,
     ) -> Query:
         """Check the conditions' form."""
         return cls(
@@ -38,6 +44,7 @@ class Query:
             None if depth is None else _as_range("depth", depth),
             None if frequency is None else _as_stored(_as_range("frequency", frequency)),
             None if dimensions is None else as_dimension_ids(dimensions),
+            None if name is None else _as_pattern(name),
         )
 
     def may_concern(self, dimension: DimensionId) -> bool:
@@ -58,7 +65,17 @@ class Query:
             for keyword in self.keywords:
                 named[region.rows_by_keyword.get(keyword, [])] = True
             chosen &= named
+        if self.name is not None:
+            chosen &= region.rows_matching(self.name)
         return LayerId.in_order(region.dimension_id, rows["layer_num"][chosen].tolist())
+
+
+def _as_pattern(value: str) -> NamePattern:
+    if not isinstance(value, str):
+        raise TypeError(f"name is a pattern of names, as text, not {value!r}")
+    from jessymem.regions.name_patterns import NamePattern
+
+    return NamePattern(value)
 
 
 def _as_keywords(value: Iterable[str]) -> tuple[str, ...]:

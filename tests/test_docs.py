@@ -54,6 +54,7 @@ def test_the_readme_example_runs(tmp_path):
     [
         ("memory.md", 2),
         ("learning.md", 1),
+        ("names.md", 1),
         ("arrays.md", 2),
         ("scanning.md", 2),
         ("compiled.md", 3),
@@ -84,7 +85,7 @@ def test_examples_run(path, capsys):
 
 
 @pytest.mark.parametrize(
-    "module", ["ids", "regions.builder", "manager", "pools.allocator", "pools.offsets"]
+    "module", ["ids", "regions.builder", "manager", "mapping", "pools.allocator", "pools.offsets"]
 )
 def test_doctests(module):
     failures, tried = doctest.testmod(importlib.import_module(f"jessymem.{module}"))

@@ -18,6 +18,7 @@ from support.internals import snapshot_of
 import jessymem
 from jessymem import (
     AllocationFailed,
+    AmbiguousName,
     ConfigError,
     DimensionId,
     DimensionNotFound,
@@ -50,6 +51,7 @@ ERRORS = [
         {"current": 5, "limit": 10, "requested": 6, "waiting": 1},
     ),
     (LayerNotFound, KeyError, {"layer": LayerId(1, 5), "layers": (LayerId(1, 5),)}),
+    (AmbiguousName, KeyError, {"name": "a", "layers": (LayerId(1, 5), LayerId(2, 0))}),
     (DimensionNotFound, KeyError, {"dimension": DimensionId(7), "path": "x/D07/region.mmap"}),
     (RegionNotFound, KeyError, {"dimension": DimensionId(7), "generation": 3}),
     (OutOfBounds, IndexError, {"offset": 5, "size": 6, "region_size": 7}),

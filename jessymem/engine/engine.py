@@ -602,8 +602,10 @@ class Engine:
             self._n_spared = 0
 
     def _live_charge_ids(self) -> set[int]:
-        """Return all that is charged for regions that are in memory."""
-        return {each for table in self.snapshot.resident for each in table.charge_ids}
+        """Return all that is charged for what is loaded."""
+        in_memory = {each for table in self.snapshot.resident for each in table.charge_ids}
+        names = (table for loaded in self.snapshot.loaded for table in loaded.name_tables)
+        return in_memory | {each.charge.id for each in names if each and each.charge}
 
     # -- ends --------------------------------------------------------------------------------------
 

@@ -300,6 +300,11 @@ class Loader:
             return opened, opened.charge_ids[0]
         return opened, self.new_region_id()
 
+    def charge_table(self, table: LayerTable, n_bytes: int) -> Charge:
+        """Charge what is made of a table later on; raise LimitExceeded where there is no room."""
+        beside = table.n_charged
+        return self._reserve(table.dimension_id, n_bytes, beside, next(self._table_ids))
+
     def _reserve(
         self, dimension: DimensionId, n_bytes: int, beside: int, charge_id: int | None = None
     ) -> Charge:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.stored import StoredBlock
+    from jessymem.regions.name_patterns import NamePattern
 
 T = TypeVar("T")
 
@@ -224,6 +225,40 @@ class LearnedRegion(LayerTable):
                 return base.name_of(base_row)
             case learned:
                 return learned.draft.name.decode("utf-8", "replace")
+
+    def numbers_named(self, name: bytes) -> list[int]:
+        """Return the numbers of the layers that have a name, ascending."""
+        named = self._shared.named
+        if named is None:
+            found = [each for each, layer in self.learned.items() if layer.draft.name == name]
+        else:
+            found = [each for each in named.get(name, ()) if self.learned_layer(each) is not None]
+        if self._base is not None:
+            under = self._base.numbers_named(name)
+            found += [each for each in under if self.learned_layer(each) is None]
+        return sorted(found)
+
+    def rows_matching(self, pattern: NamePattern) -> NDArray[np.bool_]:
+        """Tell of each row whether the layer's name matches a pattern."""
+        found = np.zeros(len(self.rows), bool)
+        numbers = self.numbers
+        if self._base is not None:
+            under = self._base.rows_matching(pattern)
+            found = np.isin(numbers, self._base.numbers[under])
+        for number, layer in self.learned.items():
+            name = layer.draft.name.decode("utf-8", "replace")
+            found[np.searchsorted(numbers, number)] = pattern.matches(name)
+        return found
+
+    def keep_names(self, charge: Callable[[int], Any]) -> None:
+        """Make the tables that look-ups by name need, and keep them; under the writer lock."""
+        self._shared.keep_names()
+        super().keep_names(charge)
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether `keep_names` has nothing to do."""
+        return self._shared.named is not None and super().keeps_names
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""

@@ -15,6 +15,8 @@ from jessymem.aligned import aligned_zeros
 from jessymem.kernels import schema as s
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from jessymem.learning.layers import LearnedLayer
@@ -42,6 +44,8 @@ class SharedRows:
         As `n_rows`, but counted from the moment at which they begin to be added.
     learned : dict of int to LearnedLayer
     in_memory : dict of int to memoryview
+    named : dict of bytes to list of int, or None
+        The numbers of learned layers by name; None: nobody has asked for any yet.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class SharedRows:
         self.n_rows = self.n_begun = len(rows)
         self.learned = learned
         self.in_memory = in_memory
+        self.named: dict[bytes, list[int]] | None = None
 
     def rows(self, n_rows: int) -> NDArray[np.void]:
         """Return the first rows."""
@@ -87,16 +92,31 @@ class SharedRows:
             self.learned[layer.number] = layer
             if layer.block is not None:
                 self.in_memory[layer.number] = layer.block.view
+        if self.named is not None:
+            _note_names(self.named, layers)
         self.n_rows = end
+
+    def keep_names(self) -> None:
+        """Make `named`, to which layers are added from then on."""
+        if self.named is None:
+            named: dict[bytes, list[int]] = {}
+            _note_names(named, self.learned.values())
+            self.named = named
 
     def retract(self, n_rows: int) -> None:
         """Forget what was added, or begun to be, behind the first `n_rows`; nobody has seen it."""
         if self.n_begun == n_rows:
             return
         last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
+        self.named = None
         for found in (self.learned, self.in_memory):
             for number in [each for each in found if each > last]:
                 del found[number]
         if self._index is not None:
             self._index[last + 1 :] = s.NO_LAYER
         self.n_rows = self.n_begun = n_rows
+
+
+def _note_names(named: dict[bytes, list[int]], layers: Iterable[LearnedLayer]) -> None:
+    for layer in layers:
+        named.setdefault(layer.draft.name, []).append(layer.number)

@@ -177,6 +177,27 @@ class RegionChain(LayerTable):
         member, there = self._member_of(row)
         return member.name_of(there)
 
+    def numbers_named(self, name: bytes) -> list[int]:
+        """Return the numbers of the layers that have a name, ascending."""
+        origins, found = self._origins, []
+        for which, member in enumerate(self.members):
+            for there in member.rows_named(name):
+                row = int(np.searchsorted(origins.numbers, member.rows[there]["layer_num"]))
+                if row < len(origins.which) and (origins.which[row], origins.rows[row]) == (
+                    which,
+                    there,
+                ):
+                    found.append(int(origins.numbers[row]))
+        return sorted(found)
+
+    def rows_matching(self, pattern: jessymem.hints.NamePattern) -> NDArray[np.bool_]:
+        """Tell of each row whether the layer's name matches a pattern."""
+        origins, found = self._origins, np.zeros(len(self.rows), bool)
+        for which, member in enumerate(self.members):
+            mine = origins.which == which
+            found[mine] = member.rows_matching(pattern)[origins.rows[mine]]
+        return found
+
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
         member, there = self._member_of(row)

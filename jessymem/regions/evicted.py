@@ -11,6 +11,7 @@ from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
+from jessymem.regions.name_table import NameTable
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class EvictedRegion(LoadedDimension):
-    """The names of a region that was evicted: two to eight bytes a layer."""
+    """The numbers of a region's layers that was evicted: two to eight bytes a layer.
+
+    Ten more where layers were looked up by name before.
+    """
 
     def __init__(self, region: MmapRegion | RegionChain) -> None:
         rows = region.rows
@@ -36,6 +40,7 @@ class EvictedRegion(LoadedDimension):
         self._which: NDArray[np.uint8] | None = (
             region.which if isinstance(region, RegionChain) else None
         )
+        self._name_tables = region.name_tables
         # Where somebody still views it, it can be had back as it is.
         self._members = tuple(map(_Remembered, region.members))
 
@@ -61,6 +66,15 @@ class EvictedRegion(LoadedDimension):
         row = int(np.searchsorted(self._numbers, number))
         return self._editions[int(self._which[row])]
 
+    def may_have_name(self, digest: int) -> bool:
+        """Tell whether a layer may have a name of this digest, as far as names are known."""
+        return any(table is None or table.has(digest) for table in self.name_tables)
+
+    @property
+    def name_tables(self) -> tuple[NameTable | None, ...]:
+        """Of each of its regions the table of names, where it was made before."""
+        return self._name_tables
+
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
         named = self._children[self._parents == int(parent)]
@@ -85,12 +99,13 @@ class EvictedRegion(LoadedDimension):
 class _Remembered:
     """A region that may be had back."""
 
-    __slots__ = ("_arguments", "_charge_id", "_data")
+    __slots__ = ("_arguments", "_charge_id", "_data", "_name_table")
 
     def __init__(self, region: MmapRegion) -> None:
         self._data: weakref.ref[NDArray[np.uint8]] = weakref.ref(region.data)
         self._arguments = region.dimension_id, region.path, region.state, region.identity
         self._charge_id = region.charge_id
+        self._name_table = region.name_table
 
     def find(self) -> MmapRegion | None:
         data = self._data()
@@ -99,4 +114,5 @@ class _Remembered:
         dimension, path, state, identity = self._arguments
         region = MmapRegion(dimension, path, data, state, identity)
         region.charge_id = self._charge_id
+        region.name_table = self._name_table
         return region

@@ -36,6 +36,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
+from jessymem.regions.name_table import NameTable, rows_named
 from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
@@ -76,6 +77,7 @@ class MmapRegion(LayerTable):
         self.identity = identity
         self.charge_id: int | None = None  # of its bytes
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
+        self.name_table: NameTable | None = None  # made when a layer is looked up by name
         self._bytes = data.view(np.ndarray)
         self.size = len(data)
         self.layout = layout.read_layout(self._bytes, self._source)
@@ -340,6 +342,25 @@ class MmapRegion(LayerTable):
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
         piece = layout.row_text(self.layout, self.layout.rows[row], "name")
         return piece.tobytes().decode("utf-8", "replace")
+
+    def rows_named(self, name: bytes) -> list[int]:
+        """Return the rows of layers that have a name, ascending."""
+        return rows_named(self.layout, self.name_table or NameTable(self.layout), name)
+
+    def numbers_named(self, name: bytes) -> list[int]:
+        """Return the numbers of the layers that have a name, ascending."""
+        return [int(self.rows[row]["layer_num"]) for row in self.rows_named(name)]
+
+    def keep_names(self, charge: Callable[[int], Any]) -> None:
+        """Make its table of names, and keep it if it may be charged."""
+        if self.name_table is None:
+            table = NameTable(self.layout)
+            table.charge = charge(table.n_bytes)
+            self.name_table = table
+
+    def rows_matching(self, pattern: jessymem.hints.NamePattern) -> np.typing.NDArray[np.bool_]:
+        """Tell of each row whether the layer's name matches a pattern."""
+        return pattern.matches_in(self.layout)
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""

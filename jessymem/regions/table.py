@@ -23,6 +23,7 @@ from jessymem.errors import LayerNotFound, OutOfBounds, clears_frames
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 from jessymem.regions.layout import Edition
+from jessymem.regions.name_table import NameTable
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -123,6 +124,15 @@ class LoadedDimension(ABC):
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this dimension's layers that name `parent`, ascending."""
 
+    def may_have_name(self, digest: int) -> bool:
+        """Tell whether a layer may have a name of this digest; see `NameTable`."""
+        return True
+
+    @property
+    def name_tables(self) -> tuple[NameTable | None, ...]:
+        """Of each of its regions the table of names, where there is one yet."""
+        return ()
+
     @abstractmethod
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row; what it leads to must outlive the row."""
@@ -221,6 +231,36 @@ class LayerTable(LoadedDimension):
     def name_of(self, row: int) -> str:
         """Return a layer's name; what is no UTF-8 is shown as U+FFFD."""
         raise NotImplementedError
+
+    def numbers_named(self, name: bytes) -> list[int]:
+        """Return the numbers of the layers that have a name, ascending."""
+        raise NotImplementedError
+
+    def rows_matching(self, pattern: jessymem.hints.NamePattern) -> np.typing.NDArray[np.bool_]:
+        """Tell of each row whether the layer's name matches a pattern."""
+        raise NotImplementedError
+
+    def keep_names(self, charge: Callable[[int], Any]) -> None:
+        """Make the tables that look-ups by name need, and keep them.
+
+        Parameters
+        ----------
+        charge : callable
+            Charges so many bytes; None: that costs nothing. Raises LimitExceeded where there is no
+            room: they are made again for each look-up then.
+        """
+        for member in self.members:
+            member.keep_names(charge)
+
+    @property
+    def name_tables(self) -> tuple[NameTable | None, ...]:
+        """Of each of its regions the table of names, where there is one yet."""
+        return tuple(member.name_table for member in self.members)
+
+    @property
+    def keeps_names(self) -> bool:
+        """Whether `keep_names` has nothing to do."""
+        return None not in self.name_tables
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""
