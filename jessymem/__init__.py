@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
     from jessymem.scanning.hits import Hit, Hits
+    from jessymem.scanning.layer_ids import LayerIds
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
     from jessymem.warming import WarmupReport, warmup
 
@@ -72,6 +73,7 @@ __all__ = [
     "JessyMemoryError",
     "JessyWarning",
     "LayerId",
+    "LayerIds",
     "LayerInfo",
     "LayerNotFound",
     "LayerRef",
@@ -115,6 +117,7 @@ _HOMES: Final = {
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
     "scanning.hits": ("Hit", "Hits"),
+    "scanning.layer_ids": ("LayerIds",),
     "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
     "warming": ("WarmupReport", "warmup"),
 }

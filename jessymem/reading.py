@@ -532,7 +532,7 @@ class LayerReader(LayerMapping):
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
-    ) -> tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]: ...
+    ) -> tuple[jessymem.LayerIds, np.typing.NDArray[Any]]: ...
     @clears_frames
     def scan(
         self,
@@ -544,7 +544,7 @@ class LayerReader(LayerMapping):
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
-    ) -> np.typing.NDArray[Any] | tuple[np.typing.NDArray[np.int64], np.typing.NDArray[Any]]:
+    ) -> np.typing.NDArray[Any] | tuple[jessymem.LayerIds, np.typing.NDArray[Any]]:
         """Call a compiled function for every layer; return what it makes of each.
 
         Parameters
@@ -570,9 +570,9 @@ class LayerReader(LayerMapping):
         -------
         values : ndarray of `dtype`, shape (n,)
             One for each layer, ascending by layer id.
-        ids : ndarray of int64, shape (n,)
-            With ``return_ids=True``, and before the values: the packed ids of the layers, of the
-            same state.
+        ids : LayerIds
+            With ``return_ids=True``, and before the values: the ids of the layers, of the same
+            state. A sequence of `LayerId`; to NumPy an array of packed ids.
 
         Raises
         ------
@@ -584,12 +584,13 @@ class LayerReader(LayerMapping):
         concurrent.futures.CancelledError
             As `find`.
         """
+        from jessymem.scanning.layer_ids import LayerIds
         from jessymem.scanning.scans import scan
         from jessymem.scanning.workers import Workers
 
         threads = Workers(workers, progress, cancel)
         ids, values = scan(self._engine, kernel, dtype, dimensions, threads)
-        return (ids, values) if return_ids else values
+        return (LayerIds(ids), values) if return_ids else values
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from support.internals import (
 )
 from support.stores import mixed_store
 
-from jessymem import DimensionNotFound, InvalidAccess, LayerId, MmapManager
+from jessymem import DimensionNotFound, InvalidAccess, LayerId, LayerIds, MmapManager
 from jessymem.kernels import _jit
 from jessymem.scanning import applying, workers
 
@@ -72,10 +72,13 @@ def test_in_the_callers_thread(mixed, monkeypatch):
 def test_ids_of_the_same_layers(mixed):
     manager, contents = mixed
     ids, values = manager.scan(size, "i8", return_ids=True)
-    assert (ids.dtype, ids.tolist()) == (np.int64, sorted(map(int, contents)))
-    assert values.tolist() == [len(contents[LayerId.from_packed(each)]) for each in ids.tolist()]
+    assert isinstance(ids, LayerIds) and list(ids) == sorted(contents)
+    assert values.tolist() == [len(contents[each]) for each in ids]
+    chosen = ids[values > 100]
+    assert manager.access_many(chosen) == [contents[each] for each in chosen]
+    assert len(chosen) == (values > 100).sum() > 0
     ids, values = manager.scan(size, "i8", ["D19", 16], return_ids=True)
-    assert {each >> 16 for each in ids.tolist()} == {16, 19}
+    assert set(ids.dimensions.tolist()) == {16, 19}
     assert manager.scan(size, "i8", []).shape == (0,)
 
 
@@ -136,7 +139,7 @@ def test_values_of_every_kind(mixed, function, dtype, convert):
 def test_an_empty_store(tmp_path):
     with MmapManager(base_path=tmp_path) as manager:
         ids, values = manager.scan(total, np.uint64, return_ids=True)
-        assert (ids.shape, ids.dtype, values.shape, values.dtype) == ((0,), "i8", (0,), "u8")
+        assert (len(ids), ids.array.dtype, values.shape, values.dtype) == (0, "i8", (0,), "u8")
 
 
 def test_a_dispatcher_is_used_as_it_is(mixed):
@@ -328,7 +331,7 @@ def test_a_store_larger_than_the_budget(tmp_path):
         assert evicted(manager)
         ids, values = manager.scan(size, np.int64, return_ids=True)
         contents = {LayerId(n, i): content_of(n, i) for n in numbers for i in range(3)}
-        assert ids.tolist() == list(map(int, contents))
+        assert ids.tolist() == list(contents)
         assert values.tolist() == [len(each) for each in contents.values()]
 
 
@@ -362,7 +365,7 @@ def test_scans_beside_a_writer_are_of_one_state(tmp_path, finely):
             thread.join()
         assert seen
         for ids, values in seen:
-            numbers = (ids & 0xFFFF).tolist()
+            numbers = ids.layers.tolist()
             for number, value in zip(numbers[3:], values[3:].tolist(), strict=True):
                 assert number == value
             assert values[0] == values[2] == 500 <= values[1] < 600

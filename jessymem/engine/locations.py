@@ -53,7 +53,8 @@ class Located(NamedTuple):
 
 def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
     """Return ids as an array of packed ones; raise ValueError or TypeError for other things."""
-    if isinstance(layer_ids, np.ndarray):
+    if hasattr(layer_ids, "__array__"):
+        layer_ids = np.asarray(layer_ids)
         if layer_ids.dtype.kind not in "iu":
             raise TypeError(f"ids in an array are integers, not {layer_ids.dtype}")
         if layer_ids.ndim != 1:
