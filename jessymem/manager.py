@@ -467,6 +467,39 @@ class MmapManager(LayerReader):
         crystallization.crystallize(self._engine, wanted.dimension, wanted)
 
     @clears_frames
+    def delete_layer(self, layer_id: LayerLike) -> None:
+        """Take a layer away: out of its dimension's files, or, if it is a proto layer, of memory.
+
+        Readers see it up to an instant, and from then on do not; views that are held stay valid.
+        The dimension need not be loaded. The number may be used again.
+
+        Parameters
+        ----------
+        layer_id : LayerId, int or str
+
+        Raises
+        ------
+        LayerNotFound
+            If there is no such layer on disk, nor loaded.
+        ImmutableDimension
+            For D09 and D14, or under ``read_only``.
+        InvalidAccess
+            If the layer is simulated, content lies over it that is not on disk, another thread is
+            crystallizing it, or this call interrupts another one of its thread.
+        RegionIOError, RegionFormatError, LimitExceeded, AllocationFailed
+            As `crystallize_proto_dimension`. After an error of the system it may be called again.
+
+        Notes
+        -----
+        Durability: when this returns, the layer is gone also after a power failure, as with
+        `crystallize_proto_dimension`. Its bytes stay in the region file until the dimension is
+        folded. Layers that name it as their parent go on doing so.
+        """
+        from jessymem.learning import deletion
+
+        deletion.delete(self._engine, as_layer_id(layer_id))
+
+    @clears_frames
     def fold(self, dimension_id: DimensionLike) -> bool:
         """Write a dimension's region file and the deltas beside it into one region file.
 

@@ -76,7 +76,9 @@ EXTENSION: Final = np.dtype(
         ("follows_size", "<u8"),
         ("flags", "<u8"),  # FLAG_*
         ("replaces", "<u8"),  # the lowest generation of the deltas in whose place it is; 0: of none
-        ("padding", "V48"),  # zero
+        ("deleted_offset", "<u8"),  # of a delta: u16 numbers of deleted layers; 0: there are none
+        ("n_deleted", "<u8"),
+        ("padding", "V32"),  # zero
         ("header_xxh3", "<u8"),
     ]
 )
@@ -104,6 +106,8 @@ LAYER: Final = np.dtype(
 
 FLAG_SIMULATION: Final = 1  # simulation was on when the file was written
 KNOWN_FLAGS: Final = FLAG_SIMULATION
+
+DELETED: Final = np.dtype("<u2")  # the number of a deleted layer
 
 ENCODING_BYTES: Final = 0
 ENCODING_TEXT: Final = 1  # UTF-8

@@ -50,7 +50,9 @@ EXTENSION_RULES = {
     "heap in the contents": field_rule("heap_offset", START + 1, f"{HEAP} to {START}"),
     "heap of 2**64 - 1": field_rule("heap_size", 2**64 - 1, f"0 to {START - HEAP}"),
     "heap into the contents": field_rule("heap_size", START - HEAP + 1, f"0 to {START - HEAP}"),
-    "padding": field_rule("padding", bytes(47) + b"\1", "zeros"),
+    "padding": field_rule("padding", bytes(31) + b"\1", "zeros"),
+    "deleted layers of no delta": field_rule("n_deleted", 1, "0 to 0"),
+    "deleted layers somewhere, and none": field_rule("deleted_offset", 300, "0 to 0"),
 }
 # "no bytes for the table" is told of the table, whose bounds then cross.
 EXTENSION_RULES["no bytes for the table"] = (

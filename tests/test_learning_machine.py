@@ -366,8 +366,9 @@ class Learning(Checks, RuleBasedStateMachine):
             assert isinstance(result, DimensionNotFound)
         else:
             numbers = sorted(dimension.learned)
+            told = [n for n in numbers if n in (dimension.merged(numbers) or ())]
             if not numbers or self.is_written(number, numbers, result):
-                assert result == [LayerId(number, each) for each in numbers]
+                assert result == [LayerId(number, each) for each in told]
 
     def is_written(self, number, numbers, result):
         """Foretell the file and what is seen afterwards; False where a number was taken."""
@@ -386,9 +387,39 @@ class Learning(Checks, RuleBasedStateMachine):
         else:  # no room to map it, and others lie over the old one
             assert dimension.learned.keys() > set(numbers)
             assert self.is_tight(self.path(number).stat().st_size, number)
-            dimension.mark_written(numbers)
+            dimension.mark_written([each for each in numbers if each in merged])
             self.seen["not switched"] += 1
         return True
+
+    @rule(which=targets)
+    def delete(self, which):
+        layer_id = self.choose(which)
+        number, dimension = layer_id.dimension, self.model[layer_id.dimension]
+        each = dimension.learned.get(layer_id.layer)
+        result = self.call("delete_layer", layer_id)
+        if number in IMMUTABLE:
+            assert isinstance(result, ImmutableDimension)
+        elif each is not None and each.state != "crystallized" and each.is_overlay:
+            assert isinstance(result, InvalidAccess)
+        elif each is not None and each.state != "crystallized":
+            assert result is None
+            self.forget(layer_id)
+        elif layer_id.layer not in dimension.on_disk.keys() | dimension.layers.keys():
+            assert isinstance(result, LayerNotFound)
+        else:
+            assert result is None
+            left = dimension.on_disk.items()
+            dimension.publish(
+                {layer: content for layer, content in left if layer != layer_id.layer}
+            )
+            self.seen["deleted on disk"] += 1
+            if not dimension.is_loaded:
+                return
+            if self.regions[number]["generation"] == dimension.newest:
+                dimension.loaded = dimension.newest
+                dimension.lay_again()
+            else:  # no room to map it
+                assert self.is_tight(self.path(number).stat().st_size, number)
 
     @precondition(lambda self: any(each.learned for each in self.model.values()))
     @rule(data=st.data(), operation=st.sampled_from(FAILING))
@@ -547,6 +578,7 @@ def test_a_manager_does_what_the_model_says_at_length():
         "crystallize_dimension RegionIOError",
         "create_proto_dimension DuplicateLayer",
         "drop_overlay",
+        "deleted on disk",
         "refresh",
     ):
         assert seen[each], each

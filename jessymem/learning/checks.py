@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jessymem.core_dimensions import IMMUTABLE
 from jessymem.engine.engine import Engine
-from jessymem.errors import ImmutableDimension
+from jessymem.errors import ImmutableDimension, InvalidAccess
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
@@ -29,6 +29,29 @@ def check_changeable(engine: Engine, layer_id: LayerId, layer: LearnedLayer) -> 
             dimension=layer_id.dimension,
             layer=layer_id,
         )
+
+
+def is_in_memory_alone(engine: Engine, layer_id: LayerId) -> bool:
+    """Tell whether a layer is a proto layer that is not on disk; raise what forbids deleting it.
+
+    Raises
+    ------
+    InvalidAccess
+        If content lies over it that would be lost, or another thread is writing it.
+    """
+    loaded = engine.snapshot.find(layer_id.dimension)
+    layer: LearnedLayer | None = None if loaded is None else loaded.learned_layer(layer_id.layer)
+    if layer is None:
+        return False
+    engine.check_not_crystallizing(layer_id.dimension, layer)
+    if layer.is_crystallized:
+        return False
+    if layer.is_overlay:
+        raise InvalidAccess(
+            f"{layer_id}: what lies over it would be lost: crystallize or drop it first",
+            layer=layer_id,
+        )
+    return True
 
 
 def proto_layer(engine: Engine, layer_id: LayerId) -> LearnedLayer:

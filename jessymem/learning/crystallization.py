@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from jessymem.errors import (
     DimensionNotFound,
     DuplicateLayer,
     InvalidAccess,
+    LayerNotFound,
     LimitExceeded,
     RegionIOError,
     empty_frames,
@@ -34,7 +36,7 @@ from jessymem.errors import (
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning import deltas
-from jessymem.learning.checks import check_writable
+from jessymem.learning.checks import check_writable, is_in_memory_alone
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
 from jessymem.learning.region import Base, name_of_new
@@ -42,6 +44,7 @@ from jessymem.logger import logger
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
+from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
@@ -78,6 +81,7 @@ def crystallize(
             return []
         with files.writing(adds=True):
             written = _write_after(engine, files, chosen)
+            chosen = written.layers
             for layer in chosen:
                 layer.note_written(files.written_generation)
             engine.write(_publish, engine, dimension, written, running.layers)
@@ -125,6 +129,14 @@ def _choose(engine: Engine, dimension: DimensionId, wanted: LayerId | None) -> l
     return layers
 
 
+def _not_deleted(present: Present, layers: list[LearnedLayer]) -> list[LearnedLayer]:
+    """Leave out what came to disk before, was read from memory on, and was deleted since."""
+    files = present.files
+    if files is None or present.is_lost:
+        return layers
+    return [layer for layer in layers if not layer.is_gone_from(files)]
+
+
 class Written(NamedTuple):
     """What a write has come to.
 
@@ -134,10 +146,13 @@ class Written(NamedTuple):
         Of the file that was written.
     before : tuple of MmapRegion
         Those that it follows, the region file first; none where it is the region file.
+    layers : list of LearnedLayer
+        What was learned and is in there now.
     """
 
     path: Path
     before: tuple[MmapRegion, ...]
+    layers: list[LearnedLayer]
 
 
 class Present(NamedTuple):
@@ -197,8 +212,12 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
     return Present(found, False, known)
 
 
-def _write_after(engine: Engine, files: RegionFiles, layers: list[LearnedLayer]) -> Written:
+def _write_after(
+    engine: Engine, files: RegionFiles, layers: list[LearnedLayer], deleted: LayerId | None = None
+) -> Written:
     """Write what is learned after what there is, under the files' lock; again if that changes.
+
+    A `deleted` layer is not there afterwards.
 
     Others, who ask for no lock, may replace or remove the files that a delta follows while it is
     written. Then it leads nowhere: it is taken back, and what is there by then is looked at.
@@ -208,8 +227,12 @@ def _write_after(engine: Engine, files: RegionFiles, layers: list[LearnedLayer])
     RegionIOError
         If they do so again and again. Or as `_look`.
     """
+    gone = () if deleted is None else (deleted.layer,)
     for _ in range(_N_WRITES):
-        written = _write(engine, files, _look(engine, files), layers)
+        present = _look(engine, files)
+        if deleted is not None:
+            _check_there(engine, present.files, deleted)
+        written = _write(engine, files, present, layers, deleted=gone)
         if files.still_has(written.before):
             return written
         files.take_back(written.path)
@@ -224,12 +247,14 @@ def _write(
     layers: list[LearnedLayer],
     *,
     is_whole: bool = False,
+    deleted: Collection[int] = (),
 ) -> Written:
     """Write what is learned, under the files' lock: beside what there is, or together with it.
 
-    With `is_whole` together.
+    With `is_whole` together. Of `deleted` layers nothing is there any more.
     """
     dimension, current = files.dimension, present.files
+    layers = _not_deleted(present, layers)
     name = name_of_new(dimension) if current is None else current.name
     new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
     on_disk = None if current is None or present.is_lost else current.generation
@@ -244,10 +269,10 @@ def _write(
         flags=_flags_for(engine, dimension, current),
     )
     may_follow = not (is_whole or present.is_lost) and files.is_owned()
-    planned = deltas.plan(current, new, lay_out) if may_follow else None
+    planned = deltas.plan(current, new, lay_out, deleted) if may_follow else None
     if planned is None:
         replaced = {layer.number for layer in layers}
-        kept = [] if current is None else current.drafts(without=replaced)
+        kept = [] if current is None else current.drafts(without=replaced.union(deleted))
         older = () if current is None else current.members[1:]
         replaces = min((each.generation for each in older), default=0)
         planned = deltas.Plan((), *lay_out(kept + new, replaces=replaces))
@@ -256,7 +281,7 @@ def _write(
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
     put = files.put_delta if planned.before else files.put
-    return Written(put(planned.pieces, generation), planned.before)
+    return Written(put(planned.pieces, generation), planned.before, layers)
 
 
 def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> int:
@@ -306,7 +331,7 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
 
     `done` has the `id` of each layer that is in the files now; under the writer lock.
     """
-    path, before = written
+    path, before = written.path, written.before
     loaded = engine.snapshot.get(dimension)
     try:
         load = partial(engine.loader.follow, dimension, path, before, loaded.base)
@@ -376,6 +401,58 @@ def _publish_folded(engine: Engine, dimension: DimensionId, written: Written) ->
     if loaded is not None and loaded.resident is not None:
         del loaded
         _publish(engine, dimension, written, set())
+
+
+def delete(engine: Engine, layer_id: LayerId) -> None:
+    """Take a layer out of its dimension's files, and away from readers."""
+    start = perf_counter()
+    dimension = layer_id.dimension
+    _check_can_write(engine, dimension)
+    running = Crystallizing(dimension)
+    try:
+        with engine.writing():
+            files = engine.loader.files_of(dimension)
+            if is_in_memory_alone(engine, layer_id):  # since a moment ago
+                raise LayerNotFound(f"{layer_id} is not on disk", layer=layer_id)
+            engine.note_crystallizing(running)
+        with files.writing(adds=True):
+            written = _write_after(engine, files, [], layer_id)
+            engine.write(_publish_deleted, engine, dimension, written)
+            files.remove_deltas({region.edition for region in written.before})
+    finally:
+        running.is_over = True
+    _log("deleted", dimension, written.path, [layer_id], 0, start)
+
+
+def _check_there(engine: Engine, files: Base | None, layer_id: LayerId) -> None:
+    """Raise where there is no such layer to delete.
+
+    One that is loaded and on disk no longer is deleted once more: the first attempt may have failed
+    after the renaming, and what is written now is durable.
+    """
+    dimension, number = layer_id.dimension, layer_id.layer
+    if files is not None and files.has_layer(number) and not files.is_simulated(number):
+        return
+    loaded = engine.snapshot.find(dimension)
+    if loaded is not None and loaded.has_layer(number):
+        if loaded.edition_of(number) is None:
+            raise InvalidAccess(f"{layer_id} is simulated: it is in no file", layer=layer_id)
+        if files is not None:
+            return
+    raise LayerNotFound(f"{layer_id} is not in {engine.loader.home_of(dimension)}", layer=layer_id)
+
+
+def _publish_deleted(engine: Engine, dimension: DimensionId, written: Written) -> None:
+    """Switch readers over to the state without a layer; of what is evicted, to its names."""
+    loaded = engine.snapshot.find(dimension)
+    if loaded is None:
+        return
+    if loaded.resident is not None:
+        del loaded
+        _publish(engine, dimension, written, set())
+        return
+    opened = engine.loader.open_uncharged(dimension, written.path, written.before)
+    engine.publish((EvictedRegion(opened), engine.snapshot.region_id_of(dimension)))
 
 
 def _log(

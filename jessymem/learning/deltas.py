@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from jessymem import osmem
@@ -56,8 +56,11 @@ def plan(
     current: Base | None,
     new: Sequence[LayerDraft],
     lay_out: Callable[..., tuple[int, list[Any]]],
+    deleted: Collection[int] = (),
 ) -> Plan | None:
-    """Lay out a delta for `new` layers; None where the region file is to be written again.
+    """Lay out a delta for `new` layers and `deleted` ones.
+
+    None: the region file is to be written again.
 
     Where there are as many deltas as there may be, it takes the place of the newest ones: as few as
     make space, and each before them that is no longer than what has been gathered so far. So a
@@ -70,6 +73,8 @@ def plan(
     new : sequence of LayerDraft
     lay_out : callable
         Returns the length and the pieces of a file of drafts, as `write_layout`.
+    deleted : collection of int
+        Numbers of layers that are to be gone.
     """
     if current is None or not all(each.layout.is_extended for each in current.members):
         return None
@@ -79,16 +84,20 @@ def plan(
     limit = base.size // s.DELTA_SHARE
     if sum(len(draft.content) for draft in new) > limit:
         return None
-    n_bytes, pieces = lay_out(new, follows=current.members[-1].edition)
+    n_bytes, pieces = lay_out(new, follows=current.members[-1].edition, deleted=sorted(deleted))
     n_left = len(older)
     if n_left == s.MAX_DELTAS:
         n_left, n_gathered = n_left - 1, n_bytes + older[-1].size
         while n_left and older[n_left - 1].size <= n_gathered:
             n_left -= 1
             n_gathered += older[n_left].size
-        gathered = current.drafts_since(n_left + 1, [draft.layer for draft in new])
+        numbers = {draft.layer for draft in new}
+        gathered = current.drafts_since(n_left + 1, numbers.union(deleted))
+        gone = current.deleted_since(n_left + 1).union(deleted) - numbers
         follows, replaces = current.members[n_left].edition, older[n_left].generation
-        n_bytes, pieces = lay_out([*gathered, *new], follows=follows, replaces=replaces)
+        n_bytes, pieces = lay_out(
+            [*gathered, *new], follows=follows, replaces=replaces, deleted=sorted(gone)
+        )
     if n_bytes + sum(each.size for each in older[:n_left]) > limit:
         return None
     return Plan(current.members[: n_left + 1], n_bytes, pieces)

@@ -112,8 +112,11 @@ class LearnedLayer:
         return self.state is LayerState.CRYSTALLIZED
 
     def note_written(self, generation: int | None) -> None:
-        """Note that the region file has it from a generation on; None: it has not."""
-        if generation is not None:
+        """Note that the region file has it from a generation on; None: it has not.
+
+        The first that was told counts: later ones may be without it.
+        """
+        if generation is not None and self.written_generation is None:
             self.written_generation = generation
 
     def is_in(self, files: Any) -> bool:
@@ -138,6 +141,18 @@ class LearnedLayer:
         row = file.rows[file.find_row(LayerId(file.dimension_id, self.number))]
         n_bytes = int(row["content_end"]) - int(row["content_offset"])
         return n_bytes == len(self.content) and int(row["content_xxh3"]) == self.checksum()
+
+    def is_gone_from(self, files: Any) -> bool:
+        """Tell whether it came to disk, and later files have it no longer: it was deleted.
+
+        Parameters
+        ----------
+        files : MmapRegion or RegionChain
+        """
+        written = self.written_generation
+        if written is None or files.has_layer(self.number):
+            return False
+        return bool(files.generation > written)
 
     @property
     def location(self) -> ContentLocation:

@@ -312,11 +312,15 @@ class LearnedRegion(LayerTable):
     ) -> tuple[LayerTable, list[StoredBlock | None]]:
         """Return the dimension over another base, and blocks to free once that is published.
 
-        What has come to disk with the base is learned no longer; overlays follow a layer that has
-        changed.
+        What has come to disk with the base, or was deleted there since, is learned no longer;
+        overlays follow a layer that has changed.
         """
         learned = self.learned
-        on_disk = {number for number, layer in learned.items() if layer.is_in(base)}
+        on_disk = {
+            number
+            for number, layer in learned.items()
+            if layer.is_in(base) or layer.is_gone_from(base)
+        }
         left = {number: learned[number] for number in learned.keys() - on_disk}
         fresh = overlays.lay_again(blocks, base, left.values())
         replaced = [learned[number].block for number in on_disk | fresh.keys()]

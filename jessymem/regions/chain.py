@@ -69,7 +69,9 @@ class RegionChain(LayerTable):
         self.flags = newest.layout.flags
         self.size = lowest.size
         known = before if isinstance(before, RegionChain) else None
-        if known is not None and known.members != self._members[:-1]:
+        if known is not None and (
+            known.members != self._members[:-1] or _shows_what_is_below(self._members)
+        ):
             known = None
         self._origins, rows = _merge(self._members, known)
         self.rows = aligned_zeros(len(rows), s.LAYER)
@@ -245,6 +247,14 @@ class RegionChain(LayerTable):
                 found += member.drafts_of(rows.astype(np.intp))
         return found
 
+    def deleted_since(self, first: int) -> set[int]:
+        """Return what a member or later ones delete of those before, and do not have again."""
+        gone: set[int] = set()
+        for member in self.members[first:]:
+            gone = (gone | set(member.layout.deleted.tolist())) - set(member.numbers.tolist())
+        before = [member.numbers for member in self.members[:first]]
+        return gone & set(np.concatenate(before).tolist()) if gone else gone
+
     def verify_integrity(self, level: str = "full") -> bool:
         """Compare every member with its checksums; as `MmapRegion.verify_integrity`."""
         return all(member.verify_integrity(level) for member in self.members)
@@ -264,6 +274,21 @@ class RegionChain(LayerTable):
         return self.members[origins.which[row]], int(origins.rows[row])
 
 
+def _without(
+    deleted: NDArray[np.uint16], columns: tuple[NDArray[Any], ...], members: tuple[MmapRegion, ...]
+) -> tuple[NDArray[Any], ...]:
+    """Leave the rows of deleted layers out, but for simulated ones, which are in no file."""
+    rows, which = columns[:2]
+    is_file = np.array([each.path is not None for each in members])
+    left = ~(np.isin(rows["layer_num"], deleted) & is_file[which])
+    return tuple(column[left] for column in columns)
+
+
+def _shows_what_is_below(members: tuple[MmapRegion, ...]) -> bool:
+    """Tell whether the newest of members deletes what a simulation may have too."""
+    return members[0].path is None and len(members[-1].layout.deleted) > 0
+
+
 def _merge(
     members: tuple[MmapRegion, ...], before: RegionChain | None
 ) -> tuple[_Origins, NDArray[np.void]]:
@@ -280,7 +305,7 @@ def _merge(
         If a file was changed under its mapping.
     """
     origin = members[0].content_address
-    tables = [] if before is None else [before.columns]
+    tables: list[tuple[NDArray[Any], ...]] = [] if before is None else [before.columns]
     first = 0 if before is None else len(members) - 1
     for number, member in enumerate(members[first:], first):
         rows = member.private_rows()
@@ -289,6 +314,8 @@ def _merge(
         rows["content_offset"] += shift
         rows["content_end"] += shift
         which = np.full(len(rows), number, np.uint8)
+        if len(member.layout.deleted):
+            tables = [_without(member.layout.deleted, table, members) for table in tables]
         tables.append((rows, which, np.arange(len(rows), dtype=np.uint16), starts, ends))
     rows, which, there, starts, ends = (
         np.concatenate(column) for column in zip(*tables, strict=True)

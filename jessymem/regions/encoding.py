@@ -36,12 +36,14 @@ def write_layout(
     follows: Edition | None = None,
     flags: int = 0,
     replaces: int = 0,
+    deleted: Sequence[int] = (),
 ) -> tuple[int, list[Any]]:
     """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
 
     Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
     must differ. With `follows`, the edition of another file, it is a delta; with `replaces` one in
-    the place of those from that generation on.
+    the place of those from that generation on; with `deleted` one that says which layers before it
+    are gone, by their numbers, ascending.
 
     Raises
     ------
@@ -54,7 +56,9 @@ def write_layout(
     table_offset = _align(s.HEADER_BYTES + entries_size)
     heap_offset = table_offset + len(drafts) * s.LAYER_BYTES
     rows, heap = _fill_table(dimension, drafts, keywords)
-    content_start = _align(heap_offset + len(heap))
+    gone = np.array(deleted, s.DELETED).tobytes()
+    deleted_offset = heap_offset + len(heap)
+    content_start = _align(deleted_offset + len(gone))
     if content_start > s.MAX_METADATA_BYTES:
         raise _too_much(dimension, content_start)
     contents, total_size = _place_contents(drafts, rows, content_start)
@@ -65,6 +69,8 @@ def write_layout(
     metadata[at : at + rows.nbytes] = rows.tobytes()
     at = heap_offset - s.HEADER_BYTES
     metadata[at : at + len(heap)] = heap
+    at = deleted_offset - s.HEADER_BYTES
+    metadata[at : at + len(gone)] = gone
     extension = Extension(
         generation=generation,
         created_at=created_at,
@@ -78,6 +84,8 @@ def write_layout(
         follows_size=follows.n_bytes if follows else 0,
         flags=flags,
         replaces=replaces,
+        deleted_offset=deleted_offset if gone else 0,
+        n_deleted=len(deleted),
     )
     header = _encode_header(dimension, name, total_size, len(drafts), extension)
     return total_size, [header, metadata, *contents]

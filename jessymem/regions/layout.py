@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_U64: Final = 2**64 - 1
+NONE_DELETED: Final = np.zeros(0, s.DELETED)
 
 
 class Edition(NamedTuple):
@@ -65,6 +66,8 @@ class Extension(NamedTuple):
     follows_size: int = 0
     flags: int = 0
     replaces: int = 0
+    deleted_offset: int = 0
+    n_deleted: int = 0
 
 
 class Layout(NamedTuple):
@@ -85,6 +88,8 @@ class Layout(NamedTuple):
     follows: Edition | None = None  # of a delta: the edition of the file that it follows
     flags: int = 0  # FLAG_*
     replaces: int = 0  # the lowest generation of the deltas in whose place it is; 0: of none
+    deleted: NDArray[np.uint16] = NONE_DELETED  # of a delta: numbers of layers before it, ascending
+    deleted_offset: int = 0  # in the file
 
     @property
     def is_extended(self) -> bool:
@@ -200,6 +205,12 @@ def find_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     _require(source, "follows_size", extension.follows_size, low, high)
     _require(source, "flags", extension.flags, 0, s.KNOWN_FLAGS)
     _require(source, "replaces", extension.replaces, 0, limit)
+    _require(source, "n_deleted", extension.n_deleted, 0, s.MAX_LAYERS if follows else 0)
+    low, high = 0, 0
+    if extension.n_deleted:
+        low = extension.heap_offset + extension.heap_size
+        high = end - extension.n_deleted * s.DELETED.itemsize
+    _require(source, "deleted_offset", extension.deleted_offset, low, high)
     if any(padding):
         raise faults.broken_extension(source, "padding", "zeros", padding)
     return extension
@@ -311,6 +322,8 @@ def _metadata_xxh3(data: Bytes, extension: Extension) -> int:
 def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout:
     """Cut the tables of an extension out of the region, as they lie."""
     start, heap = extension.table_offset, extension.heap_offset
+    first, n_deleted = extension.deleted_offset, extension.n_deleted
+    deleted = data[first : first + n_deleted * s.DELETED.itemsize]
     return Layout(
         header=header,
         rows=data[start : start + header.layer_count * s.LAYER_BYTES].view(s.LAYER),
@@ -323,6 +336,9 @@ def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout
         follows=read_predecessor(extension),
         flags=extension.flags,
         replaces=extension.replaces,
+        deleted_offset=first,
+        # A copy: nobody can change it any more.
+        deleted=deleted.copy().view(s.DELETED) if n_deleted else NONE_DELETED,
     )
 
 
@@ -354,6 +370,7 @@ def check_rows(layout: Layout, source: Source) -> None:
             row = int(wrong.argmax())
             raise _broken(layout, row, field, expected, source)
     _check_overlap(layout, source)
+    _check_deleted(layout, source)
 
 
 def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
@@ -407,6 +424,20 @@ def _check_overlap(layout: Layout, source: Source) -> None:
         before = layout.rows[first]
         expected = f">= {before['content_end']}, the end of layer {before['layer_num']}"
         raise _broken(layout, int(second), "content_offset", expected, source)
+
+
+def _check_deleted(layout: Layout, source: Source) -> None:
+    """Check that the numbers of deleted layers ascend, and that no row has one."""
+    numbers = layout.deleted
+    if not len(numbers):  # NumPy lets go of the GIL for what follows
+        return
+    wrong = np.isin(numbers, layout.rows["layer_num"])
+    wrong[1:] |= numbers[1:] <= numbers[:-1]
+    if wrong.any():
+        at = int(wrong.argmax())
+        expected = "ascending, and the number of no layer in the table"
+        offset = layout.deleted_offset + at * s.DELETED.itemsize
+        raise faults.broken(source, f"deleted {at}", offset, expected, int(numbers[at]))
 
 
 def _broken(layout: Layout, row: int, field: str, expected: str, source: Source) -> Exception:

@@ -463,6 +463,10 @@ class MmapRegion(LayerTable):
         """Return `drafts`; nothing has been laid over it."""
         return self.drafts(without)
 
+    def deleted_since(self, first: int) -> set[int]:
+        """Return nothing: nothing has been laid over it."""
+        return set()
+
     def drafts_of(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
         """Return the layers in some rows as they would be written again.
 

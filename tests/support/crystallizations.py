@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
-from jessymem import DimensionNotFound, LayerId, MmapManager
+from jessymem import DimensionNotFound, LayerId, LayerNotFound, MmapManager
 from jessymem.kernels import schema as s
 from support.system_calls import WRITE_CHUNK_BYTES, Intercept, refuse_to_replace
 from support.writes import BASE, DIMENSION, Layer, Layers, WriteCase, build, layers_in, layers_of
@@ -145,6 +145,49 @@ CRYSTALLIZATIONS: dict[str, Crystallization] = {
     "crystallize beside": Crystallization(ON_DISK, {2: PROTO}, {}, refuse=refuse_to_replace),
 }
 
+
+@dataclass(frozen=True)
+class Deletion:
+    """A layer of D07 that is deleted.
+
+    Attributes
+    ----------
+    before, n_deltas, max_deltas
+        As of a `Crystallization`.
+    number : int
+    """
+
+    before: Layers
+    number: int
+    n_deltas: int = 0
+    max_deltas: int = s.MAX_DELTAS
+
+    @property
+    def after(self) -> Layers:
+        """What the files are to hold."""
+        return {number: each for number, each in self.before.items() if number != self.number}
+
+    def prepare(self, folder: Path) -> None:
+        Crystallization(self.before, {}, {}, n_deltas=self.n_deltas).prepare(folder)
+
+    def delete(self, manager: MmapManager) -> None:
+        with patch.object(s, "MAX_DELTAS", self.max_deltas):
+            manager.delete_layer(LayerId(DIMENSION, self.number))
+
+    def act(self, folder: Path) -> None:
+        with MmapManager(base_path=folder / BASE) as manager:
+            manager.load_dimension(DIMENSION)
+            with suppress(LayerNotFound):  # gone already
+                self.delete(manager)
+
+    def check(self, folder: Path) -> str:
+        found = layers_in(folder)
+        if found == self.after:
+            return "new"
+        assert found == self.before, "neither with the layer nor without it"
+        return "old"
+
+
 #: Long beside what is laid over it and learned.
 LONG: Layers = {**ON_DISK, 20: Layer(b"long" * 8 * WRITE_CHUNK_BYTES)}
 WITH_DELTAS: Layers = LONG | {number: Layer(b"%d" % number) for number in range(30, 46)}
@@ -159,7 +202,15 @@ DELTAS: dict[str, Crystallization] = {
 CRYSTALLIZATIONS |= DELTAS
 FOLDED = Crystallization(WITH_DELTAS, {}, {}, n_deltas=3)
 
+DELETIONS: dict[str, Deletion] = {
+    "delete": Deletion(LONG, 1),
+    "delete from a short file": Deletion(ON_DISK, 9),
+    "delete from a chain": Deletion(WITH_DELTAS, 30, n_deltas=2),
+    "delete in the place of deltas": Deletion(WITH_DELTAS, 45, n_deltas=3, max_deltas=3),
+}
+
 CRYSTALLIZE_CASES: dict[str, WriteCase] = {
     name: WriteCase(case.prepare, case.act, case.check, case.refuse)
     for name, case in CRYSTALLIZATIONS.items()
-} | {"fold": WriteCase(FOLDED.prepare, FOLDED.fold, FOLDED.check)}
+} | {name: WriteCase(each.prepare, each.act, each.check) for name, each in DELETIONS.items()}
+CRYSTALLIZE_CASES |= {"fold": WriteCase(FOLDED.prepare, FOLDED.fold, FOLDED.check)}

@@ -41,6 +41,7 @@ class Learned:
     base: bytes = b""
     tail: bytes | None = None
     state: str = "active"
+    written: int = 0
 
     @property
     def is_overlay(self):
@@ -86,7 +87,7 @@ class Dimension:
         for number, each in list(self.learned.items()):
             under = self.base.get(number)
             if each.state == "crystallized":
-                if under is not None:
+                if under is not None or self.loaded > each.written:
                     del self.learned[number]
             elif each.is_overlay and under not in (None, replace(each.layer, content=each.base)):
                 each.base = under.content
@@ -97,7 +98,9 @@ class Dimension:
         result = dict(self.on_disk)
         for number in numbers:
             each, under = self.learned[number], result.get(number)
-            if under is None:
+            if self.is_gone(each, under):
+                pass
+            elif under is None:
                 result[number] = each.layer
             elif each.state == "crystallized":
                 pass  # it is there, as others may have changed it
@@ -107,10 +110,15 @@ class Dimension:
                 return None
         return result
 
+    def is_gone(self, each, under):
+        """Whether a learned layer came to disk, and was taken from there since."""
+        return under is None and each.state == "crystallized" and self.newest > each.written
+
     def mark_written(self, numbers):
         """They are on disk, though still read from memory."""
         for number in numbers:
             self.learned[number].state = "crystallized"
+            self.learned[number].written = self.newest
 
     def free_number(self):
         taken = self.on_disk.keys() | self.layers.keys()

@@ -148,7 +148,9 @@ EXTENSION_FIELDS = {
     "follows_size": (176, "<Q"),
     "flags": (184, "<Q"),
     "replaces": (192, "<Q"),
-    "padding": (200, "<48s"),
+    "deleted_offset": (200, "<Q"),
+    "n_deleted": (208, "<Q"),
+    "padding": (216, "<32s"),
     "header_xxh3": (248, "<Q"),
 }
 ROW_BYTES = 64

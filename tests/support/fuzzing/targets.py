@@ -27,6 +27,7 @@ import numpy as np
 from jessymem import (
     DimensionId,
     JessyMemoryError,
+    LayerId,
     LayerRef,
     MemoryConfig,
     MmapManager,
@@ -267,12 +268,13 @@ def may_go(name: str) -> bool:
 CHAIN_FIELDS = (
     "generation", "created_at", "total_size", "layer_count", "dimension_id",
     "follows_generation", "follows_created_at", "follows_size", "flags", "replaces",
+    "deleted_offset", "n_deleted",
 )  # fmt: skip
 
 
 @functools.cache
 def chain() -> tuple[bytes, ...]:
-    """Write a region file and four deltas, the last one in the place of two."""
+    """Write a region file and deltas: some in the place of others, some with deleted layers."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "D01", "region.mmap")
         builder = RegionBuilder(1, "chained")
@@ -285,6 +287,9 @@ def chain() -> tuple[bytes, ...]:
             for number in range(4):
                 manager.create_proto_dimension(1, b"learned %d" % number)
                 manager.crystallize_dimension(1)
+                raws |= {path.name: path.read_bytes() for path in target.parent.glob("*.mmap")}
+            for number in (2, 7, 3):
+                manager.delete_layer(LayerId(1, number))
                 raws |= {path.name: path.read_bytes() for path in target.parent.glob("*.mmap")}
     return tuple(raws[name] for name in sorted(raws, key=lambda name: (len(name), name)))
 
@@ -301,6 +306,9 @@ def make_chain(rng: random.Random) -> list[tuple[str, bytes]]:
             values = [naive.get_field(each, field) for each in chain()]
             value = rng.choice([*values, 0, 1, 7, 2**31, 2**32 - 1])
             raw = naive.set_field(raw, field, value)
+        if naive.get_field(raw, "n_deleted") and rng.random() < 0.3:
+            at = min(naive.get_field(raw, "deleted_offset"), len(raw) - 2)
+            raw = naive.put(raw, at, bytes([rng.randrange(9), rng.choice([0, 0, 255])]))
         if rng.random() < 0.9:
             raw = naive.resign(raw)
         if rng.random() < 0.1:
@@ -334,6 +342,10 @@ def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
             new = manager.create_proto_dimension(1, b"after all")
             manager.crystallize_dimension(1)
             seen[new] = b"after all"
+            if len(seen) % 2:
+                gone = min(seen)
+                manager.delete_layer(gone)
+                del seen[gone]
             assert {each: manager.access_layer(each) for each in manager.list_layers()} == seen
     except JessyMemoryError:
         return "refused"
