@@ -71,7 +71,7 @@ def test_every_command_has_help():
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = "bench build cat contexts demo discover find fold inspect verify warmup"
+    expected = "bench build cat contexts demo discover find fold inspect rm verify warmup"
     assert sorted(cli.main.commands) == expected.split()
 
 
@@ -81,12 +81,11 @@ def test_every_command_has_help():
         ("nonsense",),
         ("build",),
         ("build", "no/such/folder"),
-        ("cat", "D01"),
-        ("cat", "L01"),
         ("cat", "L00-00"),
         ("cat",),
         ("contexts",),
-        ("contexts", "L01-00", "x"),
+        ("contexts", "x", "L01-70000"),
+        ("rm",),
         ("contexts", "L01-00", "--max-chars", "-1"),
         ("find",),
         ("find", ""),
@@ -110,7 +109,8 @@ def test_what_is_not_understood_ends_with_2(arguments):
 
 
 def test_bad_layer_is_explained():
-    assert "not a layer: 'x\\x1b[31m'" in run("cat", "x\x1b[31m", exit_code=2).stderr
+    assert "a layer number is 0 to 65535" in run("cat", "L15-65536", exit_code=2).stderr
+    assert "is called 'x\\x1b[31m'" in run("cat", "x\x1b[31m", exit_code=1).stderr
 
 
 def test_data_is_by_default_where_the_manager_looks(tmp_path, monkeypatch):

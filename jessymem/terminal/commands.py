@@ -39,6 +39,7 @@ _COMMANDS: Final = (
     files.verify,
     reading.cat,
     files.fold,
+    files.rm,
     reading.contexts,
     searching.find,
     measuring.warmup,

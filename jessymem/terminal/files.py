@@ -9,7 +9,7 @@ import click
 
 from jessymem import inspection
 from jessymem.errors import JessyMemoryError
-from jessymem.ids import DimensionId
+from jessymem.ids import DimensionId, LayerId
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
 from jessymem.terminal.completion import complete_dimension, complete_target
@@ -18,9 +18,16 @@ from jessymem.terminal.shell import (
     fail_with,
     json_option,
     parse_dimension,
+    parse_layer,
     write_json,
 )
-from jessymem.terminal.stores import fail_unless_found, files_under, nothing_under, reader_of
+from jessymem.terminal.stores import (
+    fail_unless_found,
+    files_under,
+    find_layers,
+    nothing_under,
+    reader_of,
+)
 from jessymem.units import show_bytes
 
 _MAX_LAYERS_SHOWN: Final = 100
@@ -126,3 +133,35 @@ def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None
     fail_with(errors)
     if not chosen:
         raise nothing_under(data)
+
+
+@click.command()
+@click.argument("layers", metavar="LAYER...", nargs=-1, required=True, callback=parse_layer)
+@data_option()
+@json_option
+def rm(layers: tuple[LayerId | str, ...], data: Path, as_json: bool) -> None:
+    """Delete layers.
+
+    LAYER is an id such as L01-05, or a name, as for cat. Nothing is deleted where one of them
+    is not there, or a name is that of several. Readers go on meanwhile: views that they hold
+    stay valid. The bytes stay in the region file until fold, or a larger write, makes it anew.
+    """
+    wanted = list(dict.fromkeys(find_layers(layers, data)))
+    deleted: list[LayerId] = []
+    errors: list[JessyMemoryError] = []
+    dimensions = {layer.dimension for layer in wanted}
+    with reader_of(dimensions, data, read_only=False) as manager:
+        for dimension in sorted(dimensions):
+            manager.load_dimension(dimension)
+        manager.locate_many(wanted)  # raises where one is not there
+        for layer in wanted:
+            try:
+                manager.delete_layer(layer)
+                deleted.append(layer)
+            except JessyMemoryError as error:
+                errors.append(error)
+    if as_json:
+        write_json({"n_deleted": len(deleted), "layers": [str(layer) for layer in deleted]})
+    else:
+        click.echo(f"{wording.count(len(deleted), 'layer')} deleted")
+    fail_with(errors)

@@ -205,12 +205,14 @@ def _title(region: MmapRegion) -> Text:
 
 
 def _deltas_table(deltas: Sequence[MmapRegion]) -> Table:
-    table = _table("Delta", "Layers", "Size", "Created", right=("Layers", "Size"))
+    columns = ("Delta", "Layers", "Deleted", "Size", "Created")
+    table = _table(*columns, right=("Layers", "Deleted", "Size"))
     for delta in deltas:
         created = creation_time(delta)
         table.add_row(
             _cell(delta.path.name if delta.path else ""),
             f"{delta.n_layers:,}",
+            f"{len(delta.layout.deleted):,}",
             show_bytes(delta.size),
             f"{created:%Y-%m-%d %H:%M:%S} UTC" if created else "not said",
         )

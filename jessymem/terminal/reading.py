@@ -17,26 +17,30 @@ from jessymem.terminal.shell import (
     write_content,
     write_json,
 )
-from jessymem.terminal.stores import reader_of
+from jessymem.terminal.stores import find_layers, reader_of
 
 
 @click.command()
-@click.argument("layer", metavar="L01-05", callback=parse_layer, shell_complete=complete_layer)
+@click.argument("layer", metavar="LAYER", callback=parse_layer, shell_complete=complete_layer)
 @data_option()
-def cat(layer: LayerId, data: Path) -> None:
+def cat(layer: LayerId | str, data: Path) -> None:
     """Write a layer's bytes to stdout, as they are.
+
+    LAYER is an id such as L01-05, or a name: bash/README, or D18/bash/README where other
+    dimensions have one too.
 
     Only on a terminal are control characters shown as escapes, so that no content can act on
     it.
     """
-    region = region_files(data, layer.dimension).open_newest()
-    write_content(region.content_of(region.find_row(layer)))
+    (found,) = find_layers([layer], data)
+    region = region_files(data, found.dimension).open_newest()
+    write_content(region.content_of(region.find_row(found)))
 
 
 @click.command()
 @click.argument(
     "layers",
-    metavar="L01-00...",
+    metavar="LAYER...",
     nargs=-1,
     required=True,
     callback=parse_layer,
@@ -47,7 +51,7 @@ def cat(layer: LayerId, data: Path) -> None:
 @data_option()
 @json_option
 def contexts(
-    layers: tuple[LayerId, ...],
+    layers: tuple[LayerId | str, ...],
     max_chars: int | None,
     metadata: bool,
     data: Path,
@@ -55,13 +59,15 @@ def contexts(
 ) -> None:
     """Write layers as text for a language model.
 
-    In the order given, each with a heading; UTF-8, whatever the terminal's encoding.
+    In the order given, each with a heading; UTF-8, whatever the terminal's encoding. LAYER is
+    an id such as L01-05, or a name, as for cat.
     """
-    dimensions = {layer.dimension for layer in layers}
+    wanted = find_layers(layers, data)
+    dimensions = {layer.dimension for layer in wanted}
     with reader_of(dimensions, data) as manager:
         for dimension in sorted(dimensions):
             manager.load_dimension(dimension)
-        found = manager.load_contexts(layers)
+        found = manager.load_contexts(wanted)
         if as_json:
             write_json(records.contexts_record(found))
         elif metadata:

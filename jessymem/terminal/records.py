@@ -92,6 +92,7 @@ def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
                 "created_at": _iso(creation_time(delta)),
                 "n_bytes": delta.size,
                 "n_layers": delta.n_layers,
+                "deleted": delta.layout.deleted.tolist(),
             }
             for delta in deltas
         ],

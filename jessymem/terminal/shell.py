@@ -16,7 +16,7 @@ import click
 
 from jessymem.config import MemoryConfig, as_path
 from jessymem.errors import ConfigError, JessyMemoryError, JessyWarning
-from jessymem.ids import DimensionId, LayerId
+from jessymem.ids import DimensionId, LayerId, is_layer_id
 from jessymem.inspection import Finding
 from jessymem.terminal.wording import one_line, visible
 
@@ -84,11 +84,11 @@ def data_option(*short: str, text: str = "Where the region files are.") -> Calla
 
 
 def parse_layer(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Take ``L01-05``, or several, from the command line."""
+    """Take ``L01-05``, or several, from the command line; any other text is a layer's name."""
+    texts = value if isinstance(value, tuple) else (value,)
     try:
-        if isinstance(value, tuple):
-            return tuple(LayerId.parse(text) for text in value)
-        return LayerId.parse(value)
+        layers = tuple(LayerId(text) if is_layer_id(text) else text for text in texts)
+        return layers if isinstance(value, tuple) else layers[0]
     except ValueError as error:
         raise click.BadParameter(one_line(str(error)), ctx, param) from None
 

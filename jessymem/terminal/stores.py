@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jessymem import inspection
 from jessymem.config import MIB, MemoryConfig
-from jessymem.errors import DimensionNotFound
-from jessymem.ids import DimensionId
+from jessymem.errors import DimensionNotFound, JessyMemoryError, LayerNotFound
+from jessymem.ids import DimensionId, LayerId, is_dimension_id
 from jessymem.ingest.building import region_files
 from jessymem.manager import MmapManager
 from jessymem.regions.files import RegionFiles
@@ -35,6 +35,51 @@ def reader_of(
             read_only=read_only,
         )
     )
+
+
+def find_layers(layers: Iterable[LayerId | str], data: Path) -> list[LayerId]:
+    """Return the layers that ids and names tell, in their order; see `MmapManager.id_of`.
+
+    For names the dimensions that may be meant are mapped, one after the other. What cannot be read
+    matters only where a name is not found.
+
+    Raises
+    ------
+    LayerNotFound, AmbiguousName
+        If a name is that of no layer under `data`, or of several.
+    """
+    wanted = list(layers)
+    names = [each for each in wanted if not isinstance(each, LayerId)]
+    if not names:
+        return [each for each in wanted if isinstance(each, LayerId)]
+    heads = [name.partition("/")[0] for name in names]
+    if all(map(is_dimension_id, heads)):
+        dimensions = [DimensionId(head) for head in heads if _is_number(head)]
+    else:
+        dimensions = [files.dimension for files in files_under(data)]
+    errors: list[JessyMemoryError] = []
+    with reader_of(dimensions, data) as manager:
+        for dimension in sorted(set(dimensions)):
+            try:
+                manager.load_dimension(dimension)
+            except DimensionNotFound:
+                pass
+            except JessyMemoryError as error:
+                errors.append(error)
+        try:
+            return [each if isinstance(each, LayerId) else manager.id_of(each) for each in wanted]
+        except LayerNotFound:
+            if errors:  # it may be in there
+                raise errors[0] from None
+            raise
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether there is a dimension of the number that a text is of the form of."""
+    try:
+        return bool(DimensionId(text))
+    except ValueError:
+        return False
 
 
 def fail_unless_found(findings: list[inspection.Finding], data: Path) -> None:
