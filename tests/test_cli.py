@@ -418,7 +418,8 @@ def test_completion_is_described_where_commands_are():
 
 
 @pytest.mark.parametrize("columns", [None, "60"])
-def test_tables_are_not_cut_where_they_are_piped(tmp_path, columns):
+def test_tables_are_not_cut_where_they_are_piped(tmp_path, columns, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # processes of the suite may have it
     name = "a name of some length, " * 2
     builder = RegionBuilder("D15", name)
     builder.add_layer(0, b"x", name="layer " * 30, keywords=[f"keyword{n}" for n in range(9)])

@@ -377,7 +377,7 @@ def test_runs_that_lose_to_single_blocks_are_rolled_back_and_nothing_is_lost():
     work = [lambda n=n: runs(argument, n * 64, n_pairs) for n in (65, 70, 100, 130)]
     work += [lambda: ones(argument, 64, n_pairs)] * 4
     n_claimed = 0
-    for _ in range(50):
+    for _ in range(1_000):  # where others have the cores, threads seldom meet
         n_claimed += sum(run_together(work)[:4])
         assert validate(table) == []
         if n_claimed and table.rows[0]["rollbacks"]:
