@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RegionFormatError,
         RegionIOError,
         RegionNotFound,
+        RemoteError,
     )
     from jessymem.ids import DimensionId, LayerId
     from jessymem.manager import MmapManager
@@ -97,6 +98,7 @@ __all__ = [
     "RegionIOError",
     "RegionMetadata",
     "RegionNotFound",
+    "RemoteError",
     "WarmupReport",
     "__version__",
     "warmup",

@@ -334,6 +334,51 @@ class RegionIOError(JessyMemoryError, OSError):
         )
 
 
+class RemoteError(RegionIOError):
+    """A store did not answer, or not with what was asked for.
+
+    Attributes
+    ----------
+    url : str
+    start, stop : int or None
+        Which bytes; None: no range was asked for.
+    n_tries : int
+        How often it was asked.
+    """
+
+    url: str
+    start: int | None
+    stop: int | None
+    n_tries: int
+
+    @classmethod
+    def of(
+        cls,
+        operation: str,
+        url: str,
+        cause: BaseException,
+        start: int | None = None,
+        stop: int | None = None,
+        n_tries: int = 1,
+    ) -> RemoteError:
+        """Tell of a cause, with URL and range."""
+        where = url if start is None or stop is None else f"bytes {start:,} to {stop:,} of {url}"
+        reason = str(cause) or type(cause).__name__
+        tries = f", asked {n_tries} times" if n_tries > 1 else ""
+        number = getattr(cause, "errno", None) or 0
+        return cls(
+            f"cannot {operation} {where}: {reason} ({type(cause).__name__}{tries})",
+            operation=operation,
+            path=url,
+            url=url,
+            start=start,
+            stop=stop,
+            n_tries=n_tries,
+            errno=number,
+            dimension=None,
+        )
+
+
 class ConfigError(JessyMemoryError, ValueError):
     """A setting that makes no sense.
 

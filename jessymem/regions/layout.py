@@ -100,8 +100,10 @@ class Layout(NamedTuple):
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def read_layout(data: Bytes, source: Source) -> Layout:
+def read_layout(data: Bytes, source: Source, n_bytes: int | None = None) -> Layout:
     """Check a region's bytes and return its tables.
+
+    `data` is the whole file, or with its length `n_bytes` all in front of the contents.
 
     An extension whose checksums fail is ignored with a warning: the plain entries are read
     instead.
@@ -111,7 +113,7 @@ def read_layout(data: Bytes, source: Source) -> Layout:
     RegionFormatError
         At the first broken rule.
     """
-    header = read_header(data, source)
+    header = read_header(data, source, n_bytes)
     extension = read_extension(data, header, source)
     if extension is not None and _metadata_xxh3(data, extension) == extension.metadata_xxh3:
         layout = extended_layout(data, header, extension)

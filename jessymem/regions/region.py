@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,7 @@ class MmapRegion(LayerTable):
         data: np.typing.NDArray[np.uint8],
         state: int,
         identity: osmem.FileIdentity | None,
+        n_bytes: int | None = None,  # of the file, where `data` is only what precedes the contents
     ) -> None:
         self.dimension_id = dimension_id
         self.path = path
@@ -79,8 +80,8 @@ class MmapRegion(LayerTable):
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
         self.name_table: NameTable | None = None  # made when a layer is looked up by name
         self._bytes = data.view(np.ndarray)
-        self.size = len(data)
-        self.layout = layout.read_layout(self._bytes, self._source)
+        self.size = len(data) if n_bytes is None else n_bytes
+        self.layout = layout.read_layout(self._bytes, self._source, n_bytes)
         self.name = self.layout.header.name
         self.generation = self.layout.generation
         self.edition = self._read_edition()
@@ -183,6 +184,59 @@ class MmapRegion(LayerTable):
         osmem.drop_pages(data)
         osmem.advise(data, advice)
         return region
+
+    @classmethod
+    @clears_frames
+    def from_url(
+        cls,
+        url: str,
+        dimension_id: DimensionLike | None = None,
+        *,
+        load_mode: str = "map",
+        advice: str = "none",
+        storage_options: Mapping[str, Any] | None = None,
+        cache: jessymem.remote.cache.FileCache | None = None,
+    ) -> MmapRegion:
+        """Map a region file behind a URL; one that is not on this machine is fetched first.
+
+        Needs the extra ``remote``, and for most protocols what fsspec names.
+
+        Parameters
+        ----------
+        url : str
+            As fsspec takes it: ``s3://...``, ``https://...``, ``file://...``, ``memory://...``.
+        dimension_id : DimensionId, int or str, optional
+            The dimension that the file must hold; by default whichever it is of.
+        load_mode : {"map", "copy"}
+        advice : {"willneed", "random", "sequential", "none"}
+            Both as in `from_file`.
+        storage_options : mapping, optional
+            What fsspec's file system is made with.
+        cache : FileCache, optional
+            Where a whole file is kept, and checked by every checksum before it is believed; by
+            default one in the user's cache folder. It stays there for as long as the region, or a
+            view of it, is held.
+
+        Raises
+        ------
+        RemoteError
+            If the store does not give the file: URL, range and cause.
+        RegionIOError
+            If the cache cannot be written, or has no room.
+        RegionFormatError
+            If the file breaks the format.
+        ImportError
+            If the extra, or what the protocol needs, is missing.
+        ValueError, TypeError
+            As `from_file`.
+        """
+        from jessymem.regions.remote import open_url
+
+        check_load_mode(load_mode)
+        if advice not in ADVICE_MODES:
+            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {advice!r}")
+        dimension = None if dimension_id is None else as_dimension_id(dimension_id)
+        return open_url(url, dimension, load_mode, advice, storage_options, cache)
 
     # -- reading -----------------------------------------------------------------------------------
 

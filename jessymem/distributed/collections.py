@@ -1,0 +1,304 @@
+"""The questions as Dask collections: a data frame, or an array, that is computed when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from jessymem.config import MemoryConfig
+from jessymem.ids import as_integer
+from jessymem.remote.files import RemoteFile
+
+MISSING: Final = 'questions to many files need dask: pip install "jessymem[distributed]"'
+
+try:
+    import dask.array as da
+    import dask.dataframe as dd
+    from dask.base import tokenize
+    from dask.delayed import delayed
+
+    from jessymem.distributed import questions, sources, tasks
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("dask", "pandas", "pyarrow", "fsspec"):
+        raise
+    raise ImportError(f"{MISSING} ({error.name} is missing)", name=error.name) from None
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from jessymem.remote.cache import FileCache
+
+    Urls = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+    Options = Mapping[str, Any] | None
+    Range = tuple[float, float]
+
+#: Files of one task together; a task costs the scheduler about a millisecond.
+TASK_BYTES: Final = 64 * 2**20
+#: For questions that read no contents: a table costs a store's answer, however long the file is.
+_FILES_PER_TASK: Final = 32
+
+
+def find(
+    urls: Urls,
+    needle: bytes | str,
+    *,
+    limit: int | None = None,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+    storage_options: Options = None,
+    task_bytes: int = TASK_BYTES,
+) -> dd.DataFrame:
+    """Find bytes in the contents of all layers of many region files.
+
+    Parameters
+    ----------
+    urls : str, path-like, or iterable of them
+        Of region files; of folders, for each ``region.mmap`` below; or globs. As fsspec takes them;
+        without a protocol a path of this machine, which every worker must see.
+    needle : bytes or str
+        A string is encoded as UTF-8.
+    limit : int, optional
+        At most so many finds of each file.
+    config : MemoryConfig or int
+        The budget that the tasks of one worker process share, or just its MiB.
+    cache : FileCache, optional
+        Where workers keep what they fetch of stores; by default each in its user's cache folder.
+    storage_options : mapping, optional
+        What fsspec's file systems are made with.
+    task_bytes : int, optional
+        Files are put together into tasks of about so many bytes; a longer one is a task by itself.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        One row a find, in order: ``url``, ``layer`` (such as ``L15-00``) and ``offset`` in its
+        content, in bytes. The index ``file`` is the place of the file among `urls`, with known
+        divisions. Keys depend on the files' editions, so that a changed file is asked again.
+
+    Raises
+    ------
+    DimensionNotFound
+        If `urls` name no file.
+    RemoteError
+        If a store cannot be listed.
+    ImportError
+        If the extra ``distributed`` is missing.
+
+    Notes
+    -----
+    Computing raises what `MmapManager.find` raises, with a note that names the file; RemoteError if a
+    file is another one than when it was listed, or becomes another one meanwhile; LimitExceeded if
+    one file does not fit the budget.
+    """
+    wanted = needle.encode() if isinstance(needle, str) else bytes(needle)
+    if not wanted:
+        raise ValueError("there is nothing to find")
+    question = questions.Find(wanted, None if limit is None else as_integer(limit, "limit"))
+    return _frame(urls, question, config, cache, storage_options, task_bytes)
+
+
+def count(
+    urls: Urls,
+    needle: bytes | str,
+    *,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+    storage_options: Options = None,
+    task_bytes: int = TASK_BYTES,
+) -> dd.DataFrame:
+    """Count the positions at which some bytes are, in each of many region files.
+
+    Parameters, errors and notes are those of `find`.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        One row a file: ``url`` and ``count``; index and keys as of `find`.
+    """
+    wanted = needle.encode() if isinstance(needle, str) else bytes(needle)
+    if not wanted:
+        raise ValueError("there is nothing to find")
+    return _frame(urls, questions.Count(wanted), config, cache, storage_options, task_bytes)
+
+
+def scan(
+    urls: Urls,
+    kernel: Callable[..., Any],
+    dtype: DTypeLike,
+    *,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+    storage_options: Options = None,
+    task_bytes: int = TASK_BYTES,
+) -> dd.DataFrame:
+    """Call a compiled function for every layer of many region files.
+
+    Parameters
+    ----------
+    kernel : callable
+        As `MmapManager.scan` takes it. It travels to the workers, where each process compiles it
+        once; what it refers to travels with it.
+    dtype : data type
+        Of what it returns.
+    urls, config, cache, storage_options, task_bytes
+        As in `find`, as are the errors.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        One row a layer: ``url``, ``layer`` and ``value``; index and keys as of `find`.
+    """
+    from jessymem.scanning.applying import name_of
+
+    if not callable(kernel):
+        raise TypeError(f"a kernel is a function, not {kernel!r}")
+    if not hasattr(kernel, "py_func"):
+        from numba import njit
+
+        try:
+            kernel = njit(nogil=True)(kernel)
+        except TypeError as error:
+            raise TypeError(f"{name_of(kernel)} cannot be compiled: {error}") from error
+    question = questions.Scan(kernel, np.dtype(dtype))
+    return _frame(urls, question, config, cache, storage_options, task_bytes)
+
+
+def select(
+    urls: Urls,
+    keywords: Iterable[str] | None = None,
+    depth: Range | None = None,
+    frequency: Range | None = None,
+    *,
+    storage_options: Options = None,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+) -> dd.DataFrame:
+    """Describe the layers of many region files that meet every condition given.
+
+    Of a file in a store only the header, the table and the names are read, by two ranges at most
+    where this package wrote it; contents never.
+
+    Parameters
+    ----------
+    keywords, depth, frequency
+        As `MmapManager.select` takes them.
+    urls, config, cache, storage_options
+        As in `find`, as are the errors.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        One row a layer: ``url``, ``layer``, ``name``, ``n_bytes``, ``frequency``, ``depth``,
+        ``keywords``, ``parent`` and, of arrays, ``dtype``; index and keys as of `find`.
+    """
+    question = questions.Select(_query(keywords, depth, frequency))
+    return _frame(urls, question, config, cache, storage_options, None)
+
+
+def layers(
+    urls: Urls,
+    keywords: Iterable[str] | None = None,
+    depth: Range | None = None,
+    frequency: Range | None = None,
+    *,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+    storage_options: Options = None,
+    task_bytes: int = TASK_BYTES,
+) -> dd.DataFrame:
+    """Describe the layers that meet every condition given, and bring their contents.
+
+    Parameters and errors are those of `select` and `find`.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        As `select`, and ``content``, as bytes: copies, the worker's own.
+    """
+    question = questions.Layers(_query(keywords, depth, frequency))
+    return _frame(urls, question, config, cache, storage_options, task_bytes)
+
+
+def array(
+    urls: Urls,
+    layer: int,
+    *,
+    config: MemoryConfig | int = 280,
+    cache: FileCache | None = None,
+    storage_options: Options = None,
+) -> da.Array:
+    """Stack one array layer of many region files.
+
+    Parameters
+    ----------
+    layer : int
+        The number of the layer in each file; the arrays must be alike in dtype and shape, which
+        the first file tells: its table is read at once.
+    urls, config, cache, storage_options
+        As in `find`, as are the errors.
+
+    Returns
+    -------
+    dask.array.Array, shape (n_files, ...)
+        A chunk a file, which is a view of its mapping on the worker that has it.
+
+    Raises
+    ------
+    TypeError
+        If the layer of the first file is no array.
+    """
+    number = as_integer(layer, "layer")
+    budget = _config(config)
+    files = sources.expand(urls, storage_options)
+    dtype, shape = tasks.form_in(files[0], number)
+    token = tokenize("array", number, [(file.url, file.edition) for file in files])
+    read = delayed(tasks.read_array, pure=True)
+    chunks = [
+        da.from_delayed(
+            read(file, number, (dtype, shape), budget, cache, dask_key_name=f"array-{token}-{at}"),
+            shape,
+            dtype,
+        )
+        for at, file in enumerate(files)
+    ]
+    return da.stack(chunks)
+
+
+def _query(
+    keywords: Iterable[str] | None, depth: Range | None, frequency: Range | None
+) -> tasks.Query:
+    return tasks.Query.of(keywords, depth, frequency, None)
+
+
+def _config(config: MemoryConfig | int) -> MemoryConfig:
+    return replace(MemoryConfig.of(config), simulation="never", read_only=True)
+
+
+def _frame(
+    urls: Urls,
+    question: Any,
+    config: MemoryConfig | int,
+    cache: FileCache | None,
+    storage_options: Options,
+    task_bytes: int | None,
+) -> dd.DataFrame:
+    budget = _config(config)
+    files = sources.expand(urls, storage_options)
+    if task_bytes is None:
+        step = _FILES_PER_TASK
+        groups = [(at, min(at + step, len(files))) for at in range(0, len(files), step)]
+    else:
+        groups = sources.group(files, as_integer(task_bytes, "task_bytes"))
+    given: list[tuple[int, list[RemoteFile]]] = [(first, files[first:end]) for first, end in groups]
+    divisions = (*(first for first, _ in groups), len(files) - 1)
+    return dd.from_map(
+        tasks.Ask(question, budget, cache),
+        given,
+        meta=questions.empty(question.columns),
+        divisions=divisions,
+        label=f"jessymem-{type(question).__name__.lower()}",
+    )

@@ -1,0 +1,144 @@
+"""What is asked of each file: questions that travel to workers and come back as data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from jessymem.ids import LayerId
+from jessymem.selection import Query
+
+if TYPE_CHECKING:
+    from jessymem.ids import DimensionId
+    from jessymem.manager import MmapManager
+    from jessymem.regions.metadata import LayerInfo
+    from jessymem.regions.table import LayerTable
+
+TEXT: Final = pd.StringDtype("pyarrow")
+
+#: Of every frame: which file, by its place among those that were asked; and which layer.
+_LAYER: Final = {"url": TEXT, "layer": TEXT}
+_DESCRIPTION: Final = {
+    "name": TEXT,
+    "n_bytes": np.dtype(np.int64),
+    "frequency": np.dtype(np.float32),
+    "depth": np.dtype(np.uint8),
+    "keywords": pd.ArrowDtype(pa.list_(pa.string())),
+    "parent": TEXT,
+    "dtype": TEXT,
+}
+
+
+def empty(columns: dict[str, Any]) -> pd.DataFrame:
+    """Return a frame with these columns and no rows, as Dask asks for one."""
+    made = {name: pd.Series([], dtype=dtype) for name, dtype in columns.items()}
+    return pd.DataFrame(made, index=pd.Index([], dtype=np.int64, name="file"))
+
+
+@dataclass(frozen=True)
+class Find:
+    """Where some bytes are."""
+
+    needle: bytes
+    limit: int | None = None
+
+    needs_contents = True
+    columns = {**_LAYER, "offset": np.dtype(np.int64)}
+
+    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
+        """Return a column of each name."""
+        hits = manager.find(self.needle, limit=self.limit, workers=1).array
+        return {"layer": layer_column(hits["layer"]), "offset": hits["offset"]}
+
+
+@dataclass(frozen=True)
+class Count:
+    """How often some bytes are there."""
+
+    needle: bytes
+
+    needs_contents = True
+    columns = {"url": TEXT, "count": np.dtype(np.int64)}
+
+    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
+        """Return a column of each name."""
+        return {"count": np.array([manager.count(self.needle, workers=1)], np.int64)}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a compiled function makes of each layer."""
+
+    kernel: Callable[..., Any]
+    dtype: np.dtype[Any]
+
+    needs_contents = True
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Return what the answer consists of."""
+        return {**_LAYER, "value": self.dtype}
+
+    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
+        """Return a column of each name."""
+        ids, values = manager.scan(self.kernel, self.dtype, return_ids=True, workers=1)
+        return {"layer": layer_column(ids), "value": values}
+
+
+@dataclass(frozen=True)
+class Select:
+    """What is known of the layers that meet some conditions."""
+
+    query: Query
+
+    needs_contents = False
+    columns = {**_LAYER, **_DESCRIPTION}
+
+    def describe(self, table: LayerTable) -> dict[str, Any]:
+        """Return a column of each name."""
+        chosen = self.query.layers_of(table)
+        return describe([table.info_of(each, table.find_row(each), ()) for each in chosen])
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is known of the layers that meet some conditions, and their contents."""
+
+    query: Query
+
+    needs_contents = True
+    columns = {**_LAYER, **_DESCRIPTION, "content": pd.ArrowDtype(pa.large_binary())}
+
+    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
+        """Return a column of each name; contents are copies, since the file may go."""
+        query = self.query
+        chosen = manager.select(query.keywords, query.depth, query.frequency, query.dimensions)
+        contents = pa.array([manager.access_layer(each) for each in chosen], pa.large_binary())
+        described = describe([manager.get_layer_info(each) for each in chosen])
+        return {**described, "content": pd.arrays.ArrowExtensionArray(contents)}
+
+
+def describe(layers: Sequence[LayerInfo]) -> dict[str, Any]:
+    """Return what is known of layers, a column of each name."""
+    return {
+        "layer": [str(each.layer_id) for each in layers],
+        "name": [each.name for each in layers],
+        "n_bytes": [each.size for each in layers],
+        "frequency": [each.frequency for each in layers],
+        "depth": [each.depth for each in layers],
+        "keywords": [list(each.keywords) for each in layers],
+        "parent": ["" if each.parent is None else str(each.parent) for each in layers],
+        "dtype": ["" if each.dtype is None else str(each.dtype) for each in layers],
+    }
+
+
+def layer_column(packed: np.typing.NDArray[np.int64]) -> np.typing.NDArray[Any]:
+    """Return layer ids as texts, each made once."""
+    distinct, places = np.unique(packed, return_inverse=True)
+    texts = np.array([str(LayerId.from_packed(each)) for each in distinct.tolist()], dtype=object)
+    return texts[places]

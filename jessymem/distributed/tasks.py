@@ -1,0 +1,215 @@
+"""What a worker does: open the files of one task, one after the other, and ask each.
+
+Whatever runs at once in a process shares one budget: a file waits until those that are open leave it
+room.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from dask.base import normalize_token
+
+from jessymem.config import MemoryConfig
+from jessymem.distributed.questions import empty
+from jessymem.distributed.sources import local_edition
+from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
+from jessymem.ids import DimensionId, LayerId
+from jessymem.manager import MmapManager
+from jessymem.regions.region import MmapRegion
+from jessymem.regions.remote import (
+    check_file,
+    dimension_in,
+    local_path,
+    open_fetched,
+    read_whole_table,
+)
+from jessymem.remote.cache import CachedFile, FileCache
+from jessymem.remote.files import RemoteFile
+from jessymem.selection import Query as Query
+
+
+class Ask:
+    """Asks the files of a task; what Dask calls for each.
+
+    Parameters
+    ----------
+    question : Find, Count, Scan, Select or Layers
+    config : MemoryConfig
+    cache : FileCache or None
+    """
+
+    def __init__(self, question: Any, config: MemoryConfig, cache: FileCache | None) -> None:
+        self.question = question
+        self.config = config
+        self.cache = cache
+
+    def __call__(self, task: tuple[int, Sequence[RemoteFile]]) -> pd.DataFrame:
+        """Return the answers of all files of a task.
+
+        Parameters
+        ----------
+        task : (int, sequence of RemoteFile)
+            The place of the first file among all that are asked, and the files.
+        """
+        first, files = task
+        frames = [self._ask(first + at, file) for at, file in enumerate(files)]
+        frames = [frame for frame in frames if len(frame)] or frames[:1]
+        return pd.concat(frames) if len(frames) > 1 else frames[0]
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Return what the answer depends on, beside the files."""
+        return "jessymem", type(self.question).__name__, normalize_token(_token_of(self.question))
+
+    def _ask(self, place: int, file: RemoteFile) -> pd.DataFrame:
+        try:
+            answer = self._answer(file)
+        except (JessyMemoryError, OSError) as error:
+            error.add_note(f"asked of {file.url}")
+            raise
+        columns = self.question.columns
+        n_rows = len(next(iter(answer.values())))
+        index = pd.Index(np.full(n_rows, place, np.int64), name="file")
+        made = {
+            name: pd.Series(
+                [file.url] * n_rows if name == "url" else answer[name], index=index, dtype=dtype
+            )
+            for name, dtype in columns.items()
+        }
+        return pd.DataFrame(made, index=index) if n_rows else empty(columns)
+
+    def _answer(self, file: RemoteFile) -> dict[str, Any]:
+        question = self.question
+        local = local_path(file.url, dict(file.options))
+        if not question.needs_contents:
+            if local is None:
+                return dict(question.describe(read_whole_table(file)))
+            with opened_here(file, local) as dimension:
+                return dict(question.describe(MmapRegion.from_file(dimension, local)))
+        with _budget.taken(file, self.config.limit_bytes):
+            if local is not None:
+                with opened_here(file, local) as dimension:
+                    return self._answer_in(dimension, local)
+            held = fetched(file, self.cache)
+            return self._answer_in(dimension_in(held.path), held.path)
+
+    def _answer_in(self, dimension: DimensionId, path: Path) -> dict[str, Any]:
+        with MmapManager(self.config) as manager:
+            manager.load_dimension(dimension, path)
+            answer: dict[str, Any] = self.question.answer(manager, dimension)
+            return answer
+
+
+def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return dtype and shape of an array layer; raise TypeError where it is none."""
+    local = local_path(file.url, dict(file.options))
+    if local is None:
+        table: MmapRegion = read_whole_table(file)
+    else:
+        with opened_here(file, local) as dimension:
+            table = MmapRegion.from_file(dimension, local)
+    layer_id = LayerId(table.dimension_id, number)
+    form = table.read_form(table.find_row(layer_id))
+    if form is None:
+        raise TypeError(f"{layer_id} of {file.url} is no array")
+    return form.dtype, form.shape
+
+
+def read_array(
+    file: RemoteFile,
+    number: int,
+    form: tuple[np.dtype[Any], tuple[int, ...]],
+    config: MemoryConfig,
+    cache: FileCache | None,
+) -> np.typing.NDArray[Any]:
+    """Return one layer of a file as an array, a view of the mapping, which stays while it does.
+
+    Raises
+    ------
+    ValueError
+        If it is not of the form that is asked for.
+    """
+    local = local_path(file.url, dict(file.options))
+    with _budget.taken(file, config.limit_bytes):
+        if local is not None:
+            with opened_here(file, local) as dimension:
+                region = MmapRegion.from_file(dimension, local)
+        else:
+            region = open_fetched(file, None, "map", "none", cache)
+    found = region.read_array(LayerId(region.dimension_id, number))
+    if (found.dtype, found.shape) != form:
+        raise ValueError(
+            f"layer {number} of {file.url} is {found.dtype} of {found.shape}, not "
+            f"{form[0]} of {form[1]}"
+        )
+    return found
+
+
+@contextmanager
+def opened_here(file: RemoteFile, path: Path) -> Iterator[DimensionId]:
+    """Check before and after that a file of this machine is the edition that was planned."""
+    _check_edition(file, path)
+    yield dimension_in(path)
+    _check_edition(file, path)
+
+
+def fetched(file: RemoteFile, cache: FileCache | None) -> CachedFile:
+    """Return a file of a store, by way of the cache; raise RemoteError if it is another by now."""
+
+    def check(path: Path) -> None:
+        check_file(file.url, path)
+
+    return (cache or FileCache()).fetch(file, check)
+
+
+def _check_edition(file: RemoteFile, path: Path) -> None:
+    try:
+        now = local_edition(str(path))
+    except OSError as error:
+        raise RemoteError.of("read", file.url, error) from error
+    if now != file.edition:
+        cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
+        raise RemoteError.of("read", file.url, cause)
+
+
+class _Budget:
+    """Bytes that the tasks of this process have open together."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_taken = 0
+
+    @contextmanager
+    def taken(self, file: RemoteFile, limit: int) -> Iterator[None]:
+        """Wait until a file fits beside what is open, and count it meanwhile."""
+        if file.n_bytes > limit:
+            raise LimitExceeded(
+                f"{file.url} has {file.n_bytes:,} bytes, more than the {limit:,} of the budget",
+                current=0,
+                limit=limit,
+                requested=file.n_bytes,
+                waiting=0,
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._n_taken + file.n_bytes <= limit)
+            self._n_taken += file.n_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_taken -= file.n_bytes
+                self._changed.notify_all()
+
+
+_budget: Final = _Budget()
+
+
+def _token_of(question: Any) -> list[tuple[str, Any]]:
+    """Return what a question consists of; of a compiled function what it was compiled from."""
+    return [(name, getattr(value, "py_func", value)) for name, value in vars(question).items()]

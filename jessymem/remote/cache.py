@@ -1,0 +1,340 @@
+"""`FileCache`: whole files of stores in a directory, bounded in bytes, shared by processes.
+
+An entry is one edition of one file. It is fetched under a name of its own, checked, and only then
+renamed to the name under which it is looked for, so nothing half-fetched is ever found; whoever uses
+an entry holds a shared lock on it, and what nobody uses goes, the longest unused first, where room is
+needed. A process that is killed leaves its locks to nobody and at most one partial file, which the
+next fetch of the same edition overwrites and any other one sweeps.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from jessymem.errors import RegionIOError
+from jessymem.logger import logger
+from jessymem.remote.files import RemoteFile
+
+if os.name != "nt":
+    import fcntl
+
+#: Asked for at once.
+CHUNK_BYTES: Final = 8 * 2**20
+DEFAULT_BYTES: Final = 4 * 2**30
+
+_N_LOOKS: Final = 100
+_SUFFIX: Final = ".mmap"
+_PARTIAL: Final = ".part"
+_LOCK: Final = ".lock"
+_N_SIGNS: Final = 3  # of a key in the name of its lock
+
+
+class CachedFile:
+    """One entry in use: it stays where it is for as long as this is held.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    file : RemoteFile
+        Which file, and which edition of it.
+    """
+
+    __slots__ = ("_lock", "file", "path")
+
+    def __init__(self, path: Path, file: RemoteFile, lock: _Lock) -> None:
+        self.path = path
+        self.file = file
+        self._lock = lock
+
+
+class FileCache:
+    """Whole files of stores, each by its edition, in a directory that processes share.
+
+    Parameters
+    ----------
+    directory : path-like, optional
+        It is made if need be, for the user alone. By default ``jessymem`` in the user's cache folder,
+        or what ``JESSYMEM_CACHE_DIR`` says.
+    max_bytes : int, optional
+        What all entries together may take, those that other processes use too. What is used never
+        goes, so a file that does not fit beside that is an error.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str] | None = None, max_bytes: int = DEFAULT_BYTES
+    ) -> None:
+        self.directory = default_directory() if directory is None else Path(directory).absolute()
+        self.max_bytes = max_bytes
+
+    def __repr__(self) -> str:
+        """Show where it is."""
+        return f"<FileCache {self.directory}, at most {self.max_bytes:,} bytes>"
+
+    def fetch(self, file: RemoteFile, check: Callable[[Path], object]) -> CachedFile:
+        """Return an entry with a file's bytes: one that is there, or it is fetched.
+
+        Parameters
+        ----------
+        file : RemoteFile
+            As the store has told of it. One of which the store tells no edition is fetched each time.
+        check : callable
+            Called with the path of what was fetched before it is found by anybody; what it raises
+            ends the fetch.
+
+        Raises
+        ------
+        RemoteError
+            If the store does not give all of the file; or gives one edition after another.
+        RegionIOError
+            If the cache cannot be written, or there is no room.
+        Exception
+            What `check` raises.
+        """
+        self._make_directory()
+        for _ in range(_N_LOOKS):
+            found = self._use(file) if file.edition is not None else None
+            if found is not None:
+                return found
+            with self._locked(self._lock_of(file.key())):
+                found = self._use(file) if file.edition is not None else None
+                if found is not None:
+                    return found
+                self._fill(file, check)
+                found = self._use(file)
+                if found is not None:
+                    return found
+        raise RegionIOError(
+            f"{self.directory}: what was fetched of {file.url} is taken away again and again",
+            operation="fetch",
+            path=str(self.directory),
+            errno=0,
+            dimension=None,
+        )
+
+    def _fill(self, file: RemoteFile, check: Callable[[Path], object]) -> None:
+        """Fetch a file into the directory, under the lock of its entry."""
+        where = self.directory / f"{file.key()}{_SUFFIX}"
+        partial = where.with_suffix(_PARTIAL)
+        try:
+            self._make_room(file, partial)
+            with _cannot("write", partial), partial.open("r+b") as out:
+                for start in range(0, file.n_bytes, CHUNK_BYTES):
+                    out.write(file.read(start, min(start + CHUNK_BYTES, file.n_bytes)))
+                out.flush()
+                os.fsync(out.fileno())
+            file.check_same()
+            check(partial)
+            with _cannot("write", where):
+                os.utime(partial, ns=(time.time_ns(), file.modified_ns))
+                os.replace(partial, where)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+    def _use(self, file: RemoteFile) -> CachedFile | None:
+        """Return the entry of a file, held; None: it is not there."""
+        path = self.directory / f"{file.key()}{_SUFFIX}"
+        try:
+            lock = _Lock.shared(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "open", path) from error
+        if lock is None or os.stat(path).st_size != file.n_bytes:
+            return None
+        with suppress(OSError):  # of another user: read all the same
+            os.utime(path, ns=(time.time_ns(), file.modified_ns))
+        return CachedFile(path, file, lock)
+
+    def _make_room(self, file: RemoteFile, partial: Path) -> None:
+        """Remove what is longest unused until a file fits, and make it, as long as it will be."""
+        with self._locked(self._lock_of("room")):
+            entries, n_used = self._look()
+            for _, n_bytes, path in sorted(entries):
+                if n_used + file.n_bytes <= self.max_bytes:
+                    break
+                if _remove_unused(path):
+                    n_used -= n_bytes
+                    extra = {"event": "cache_removed", "path": str(path), "n_bytes": n_bytes}
+                    logger.debug("removed %s from the cache: %d bytes", path, n_bytes, extra=extra)
+            if n_used + file.n_bytes <= self.max_bytes:
+                with _cannot("write", partial), partial.open("wb") as out:
+                    out.truncate(file.n_bytes)  # so that others count it
+                return
+        raise RegionIOError(
+            f"{file.url} has {file.n_bytes:,} bytes; the cache in {self.directory} may take "
+            f"{self.max_bytes:,}, of which {n_used:,} are in use",
+            operation="fetch",
+            path=str(self.directory),
+            errno=errno.ENOSPC,
+            dimension=None,
+        )
+
+    def _lock_of(self, key: str) -> Path:
+        """Return the lock file of an entry; some entries share one, so that there are not ever more."""
+        return self.directory / f"{key[:_N_SIGNS]}{_LOCK}"
+
+    def _look(self) -> tuple[list[tuple[int, int, Path]], int]:
+        """Return when each entry was used, how long it is and where; and their bytes together.
+
+        Partial files that nobody is writing are removed.
+        """
+        entries = []
+        n_used = 0
+        for each in os.scandir(self.directory):
+            with suppress(FileNotFoundError):
+                found = each.stat(follow_symlinks=False)
+                if each.name.endswith(_SUFFIX):
+                    entries.append((found.st_atime_ns, found.st_size, Path(each.path)))
+                    n_used += found.st_size
+                elif each.name.endswith(_PARTIAL):
+                    if _is_free(self._lock_of(each.name)):
+                        os.unlink(each.path)
+                    else:
+                        n_used += found.st_size
+        return entries, n_used
+
+    def _make_directory(self) -> None:
+        with _cannot("make", self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Keep out others who want the same; a lock file stays, and is empty."""
+        with _cannot("lock", path):
+            lock = _Lock.exclusive(path)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class _Lock:
+    """A lock on an open file, which ends with it."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    @classmethod
+    def shared(cls, path: Path) -> _Lock | None:
+        """Hold an entry; None where it is removed at this moment."""
+        lock = cls(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+        if os.name != "nt":
+            fcntl.flock(lock._file, fcntl.LOCK_SH)
+            try:
+                if os.stat(path).st_ino != os.fstat(lock._file).st_ino:
+                    return None
+            except FileNotFoundError:
+                return None
+        return lock
+
+    @classmethod
+    def exclusive(cls, path: Path) -> _Lock:
+        """Wait for a lock file."""
+        lock = cls(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        if os.name != "nt":
+            fcntl.flock(lock._file, fcntl.LOCK_EX)
+        else:
+            _lock_on_windows(lock._file)
+        return lock
+
+    def release(self) -> None:
+        """Let others have it."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        """Let others have it."""
+        self.release()
+
+
+def _lock_on_windows(file: int) -> None:
+    import msvcrt
+
+    while True:
+        with suppress(OSError):
+            msvcrt.locking(file, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+            return
+
+
+def _remove_unused(path: Path) -> bool:
+    """Remove an entry that nobody uses; tell whether that was done."""
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False
+    try:
+        if os.name != "nt":
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(path).st_ino != os.fstat(file).st_ino:
+                return False
+            path.unlink()
+            return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    with suppress(OSError):  # Windows refuses while somebody has it open
+        path.unlink()
+        return True
+    return False
+
+
+def _is_free(lock: Path) -> bool:
+    """Tell whether nobody holds a lock file, or it is not there."""
+    if os.name == "nt":
+        return False
+    try:
+        file = os.open(lock, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _cannot(operation: str, path: Path) -> Iterator[None]:
+    """Make a system's error one that says what could not be done to which file."""
+    try:
+        yield
+    except RegionIOError:
+        raise
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, operation, path) from error
+
+
+def default_directory() -> Path:
+    """Return where the user's cache is."""
+    named = os.environ.get("JESSYMEM_CACHE_DIR")
+    if named:
+        return Path(named).absolute()
+    if os.name == "nt":
+        root = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        root = os.path.expanduser("~/Library/Caches")
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not root or root.startswith("~"):
+        user = os.getuid() if os.name != "nt" else "user"
+        root = os.path.join(tempfile.gettempdir(), f"jessymem-{user}")
+    return Path(root, "jessymem", "files").absolute()
