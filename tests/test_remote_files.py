@@ -225,7 +225,7 @@ def test_what_is_not_there_is_said_at_once(store, cache):
 
 def test_a_cache_that_cannot_be_made_is_named(store, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RegionIOError, match="cannot make .*file"):
+    with pytest.raises(RegionIOError, match=r"cannot make .*file"):
         open_region(store, FileCache(tmp_path / "file" / "cache"))
 
 

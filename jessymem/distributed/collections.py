@@ -90,9 +90,9 @@ def find(
 
     Notes
     -----
-    Computing raises what `MmapManager.find` raises, with a note that names the file; RemoteError if a
-    file is another one than when it was listed, or becomes another one meanwhile; LimitExceeded if
-    one file does not fit the budget.
+    Computing raises what `MmapManager.find` raises, with a note that names the file; RemoteError if
+    a file is another one than when it was listed, or becomes another one meanwhile; LimitExceeded
+    if one file does not fit the budget.
     """
     wanted = needle.encode() if isinstance(needle, str) else bytes(needle)
     if not wanted:
@@ -258,14 +258,15 @@ def array(
     token = tokenize("array", number, [(file.url, file.edition) for file in files])
     read = delayed(tasks.read_array, pure=True)
     chunks = [
-        da.from_delayed(
+        da.from_delayed(  # type: ignore[no-untyped-call]
             read(file, number, (dtype, shape), budget, cache, dask_key_name=f"array-{token}-{at}"),
             shape,
             dtype,
         )
         for at, file in enumerate(files)
     ]
-    return da.stack(chunks)
+    stacked: da.Array = da.stack(chunks)  # type: ignore[no-untyped-call]
+    return stacked
 
 
 def _query(
@@ -295,10 +296,11 @@ def _frame(
         groups = sources.group(files, as_integer(task_bytes, "task_bytes"))
     given: list[tuple[int, list[RemoteFile]]] = [(first, files[first:end]) for first, end in groups]
     divisions = (*(first for first, _ in groups), len(files) - 1)
-    return dd.from_map(
+    frame: dd.DataFrame = dd.from_map(  # type: ignore[no-untyped-call]
         tasks.Ask(question, budget, cache),
         given,
         meta=questions.empty(question.columns),
         divisions=divisions,
         label=f"jessymem-{type(question).__name__.lower()}",
     )
+    return frame

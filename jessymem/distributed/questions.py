@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import pandas as pd
@@ -47,8 +47,8 @@ class Find:
     needle: bytes
     limit: int | None = None
 
-    needs_contents = True
-    columns = {**_LAYER, "offset": np.dtype(np.int64)}
+    needs_contents: ClassVar[bool] = True
+    columns: ClassVar[dict[str, Any]] = {**_LAYER, "offset": np.dtype(np.int64)}
 
     def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
         """Return a column of each name."""
@@ -62,8 +62,8 @@ class Count:
 
     needle: bytes
 
-    needs_contents = True
-    columns = {"url": TEXT, "count": np.dtype(np.int64)}
+    needs_contents: ClassVar[bool] = True
+    columns: ClassVar[dict[str, Any]] = {"url": TEXT, "count": np.dtype(np.int64)}
 
     def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
         """Return a column of each name."""
@@ -77,7 +77,7 @@ class Scan:
     kernel: Callable[..., Any]
     dtype: np.dtype[Any]
 
-    needs_contents = True
+    needs_contents: ClassVar[bool] = True
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -96,8 +96,8 @@ class Select:
 
     query: Query
 
-    needs_contents = False
-    columns = {**_LAYER, **_DESCRIPTION}
+    needs_contents: ClassVar[bool] = False
+    columns: ClassVar[dict[str, Any]] = {**_LAYER, **_DESCRIPTION}
 
     def describe(self, table: LayerTable) -> dict[str, Any]:
         """Return a column of each name."""
@@ -111,8 +111,12 @@ class Layers:
 
     query: Query
 
-    needs_contents = True
-    columns = {**_LAYER, **_DESCRIPTION, "content": pd.ArrowDtype(pa.large_binary())}
+    needs_contents: ClassVar[bool] = True
+    columns: ClassVar[dict[str, Any]] = {
+        **_LAYER,
+        **_DESCRIPTION,
+        "content": pd.ArrowDtype(pa.large_binary()),
+    }
 
     def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
         """Return a column of each name; contents are copies, since the file may go."""

@@ -1,7 +1,7 @@
 """What a worker does: open the files of one task, one after the other, and ask each.
 
-Whatever runs at once in a process shares one budget: a file waits until those that are open leave it
-room.
+Whatever runs at once in a process shares one budget: a file waits until those that are open leave
+it room.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Ask:
                 return dict(question.describe(read_whole_table(file)))
             with opened_here(file, local) as dimension:
                 return dict(question.describe(MmapRegion.from_file(dimension, local)))
-        with _budget.taken(file, self.config.limit_bytes):
+        with _budget.taken(file, limit_of(self.config)):
             if local is not None:
                 with opened_here(file, local) as dimension:
                     return self._answer_in(dimension, local)
@@ -136,7 +136,7 @@ def read_array(
         If it is not of the form that is asked for.
     """
     local = local_path(file.url, dict(file.options))
-    with _budget.taken(file, config.limit_bytes):
+    with _budget.taken(file, limit_of(config)):
         if local is not None:
             with opened_here(file, local) as dimension:
                 region = MmapRegion.from_file(dimension, local)
@@ -176,6 +176,11 @@ def _check_edition(file: RemoteFile, path: Path) -> None:
     if now != file.edition:
         cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
         raise RemoteError.of("read", file.url, cause)
+
+
+def limit_of(config: MemoryConfig) -> int:
+    """Return how many bytes of files the tasks of a process may have open together."""
+    return config.limit_bytes
 
 
 class _Budget:

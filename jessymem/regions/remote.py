@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.errors import DimensionNotFound, RegionFormatError, RegionIOError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.faults import Source
-from jessymem.regions.region import MmapRegion
 from jessymem.remote.cache import FileCache
 from jessymem.remote.files import RemoteFile, open_file_system
 
@@ -34,12 +34,12 @@ def open_url(
     advice: str,
     options: Mapping[str, Any] | None,
     cache: FileCache | None,
-) -> MmapRegion:
+) -> jessymem.MmapRegion:
     """Map a file behind a URL; see `MmapRegion.from_url`."""
     local = local_path(url, options)
     if local is not None:
         number = dimension_in(local) if dimension is None else dimension
-        return MmapRegion.from_file(number, local, load_mode=load_mode, advice=advice)
+        return jessymem.MmapRegion.from_file(number, local, load_mode=load_mode, advice=advice)
     return open_fetched(RemoteFile.of(url, options), dimension, load_mode, advice, cache)
 
 
@@ -49,18 +49,18 @@ def open_fetched(
     load_mode: str,
     advice: str,
     cache: FileCache | None,
-) -> MmapRegion:
+) -> jessymem.MmapRegion:
     """Map what the cache has of a file, which stays in the cache for as long as it is mapped."""
     held = (cache or FileCache()).fetch(file, partial(check_file, file.url))
     number = dimension_in(held.path) if dimension is None else dimension
     keep: Callable[[int], object] = lambda n_bytes: held  # noqa: E731 - held with the memory
-    return MmapRegion.admitted(number, held.path, load_mode, advice, keep)
+    return jessymem.MmapRegion.admitted(number, held.path, load_mode, advice, keep)
 
 
 def check_file(url: str, path: Path) -> None:
     """Check all of a file that was fetched; raise RegionFormatError, naming its URL."""
     try:
-        MmapRegion.from_file(dimension_in(path), path).verify_integrity("full")
+        jessymem.MmapRegion.from_file(dimension_in(path), path).verify_integrity("full")
     except RegionFormatError as error:
         details = {**error.details, "path": url}
         raise RegionFormatError(f"{url}: {error.message}", **details) from error
@@ -87,7 +87,7 @@ def local_path(url: str, options: Mapping[str, Any] | None = None) -> Path | Non
     return Path(path) if "file" in protocols else None
 
 
-def read_table(file: RemoteFile, dimension: DimensionId | None = None) -> MmapRegion:
+def read_table(file: RemoteFile, dimension: DimensionId | None = None) -> jessymem.MmapRegion:
     """Return a region of which everything is there but the contents, which must not be read.
 
     Header and extension come with the first range, what the first one lacks of table and heap with
@@ -116,10 +116,10 @@ def read_table(file: RemoteFile, dimension: DimensionId | None = None) -> MmapRe
         if extension.content_start > len(metadata):
             metadata += file.read(len(metadata), extension.content_start)
         data = np.frombuffer(bytes(metadata), np.uint8)
-    return MmapRegion(header.dimension, None, data, s.REGION_COPIED, None, file.n_bytes)
+    return jessymem.MmapRegion(header.dimension, None, data, s.REGION_COPIED, None, file.n_bytes)
 
 
-def read_whole_table(file: RemoteFile, dimension: DimensionId | None = None) -> MmapRegion:
+def read_whole_table(file: RemoteFile, dimension: DimensionId | None = None) -> jessymem.MmapRegion:
     """Return `read_table`, of one edition.
 
     Raises

@@ -1,10 +1,10 @@
 """`FileCache`: whole files of stores in a directory, bounded in bytes, shared by processes.
 
 An entry is one edition of one file. It is fetched under a name of its own, checked, and only then
-renamed to the name under which it is looked for, so nothing half-fetched is ever found; whoever uses
-an entry holds a shared lock on it, and what nobody uses goes, the longest unused first, where room is
-needed. A process that is killed leaves its locks to nobody and at most one partial file, which the
-next fetch of the same edition overwrites and any other one sweeps.
+renamed to the name under which it is looked for, so nothing half-fetched is ever found. Whoever
+uses an entry holds a shared lock on it; what nobody uses goes, the longest unused first, where room
+is needed. A process that is killed leaves its locks to nobody and at most one partial file, which
+the next fetch of the same edition overwrites and any other one sweeps.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class FileCache:
     Parameters
     ----------
     directory : path-like, optional
-        It is made if need be, for the user alone. By default ``jessymem`` in the user's cache folder,
-        or what ``JESSYMEM_CACHE_DIR`` says.
+        It is made if need be, for the user alone. By default ``jessymem`` in the user's cache
+        folder, or what ``JESSYMEM_CACHE_DIR`` says.
     max_bytes : int, optional
         What all entries together may take, those that other processes use too. What is used never
         goes, so a file that does not fit beside that is an error.
@@ -84,7 +84,7 @@ class FileCache:
         Parameters
         ----------
         file : RemoteFile
-            As the store has told of it. One of which the store tells no edition is fetched each time.
+            As the store has told of it. Where it told of no edition it is fetched each time.
         check : callable
             Called with the path of what was fetched before it is found by anybody; what it raises
             ends the fetch.
@@ -180,7 +180,7 @@ class FileCache:
         )
 
     def _lock_of(self, key: str) -> Path:
-        """Return the lock file of an entry; some entries share one, so that there are not ever more."""
+        """Return the lock file of an entry; some entries share one, or there would be ever more."""
         return self.directory / f"{key[:_N_SIGNS]}{_LOCK}"
 
     def _look(self) -> tuple[list[tuple[int, int, Path]], int]:

@@ -20,8 +20,8 @@ N_TRIES: Final = 5
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 5.0
 
-#: What stores call what changes with a file's bytes, the surest first. The first that is told counts:
-#: a listing tells less than a question for the one file does.
+#: What stores call what changes with a file's bytes, the surest first. The first that is told
+#: counts: a listing tells less than a question for the one file does.
 _EDITION_FIELDS: Final = (
     ("ETag",),
     ("etag",),
@@ -72,8 +72,8 @@ class RemoteFile(NamedTuple):
     edition : str or None
         Changes with the file's bytes; None: the store tells nothing that does.
     modified_ns : int
-        When it was modified, in ns since 1970-01-01 UTC, where the store says so; else a number that
-        is the same for the same edition.
+        When it was modified, in ns since 1970-01-01 UTC, where the store says so; else a number
+        that is the same for the same edition.
     options : tuple of (str, object)
         What the file system is made with.
     """
@@ -119,7 +119,9 @@ class RemoteFile(NamedTuple):
         """
         n_bytes = info.get("size")
         if not isinstance(n_bytes, int) or n_bytes < 0:
-            raise RemoteError.of("look at", url, ValueError(f"the store says a length of {n_bytes}"))
+            raise RemoteError.of(
+                "look at", url, ValueError(f"the store says a length of {n_bytes}")
+            )
         told = next((each for each in _EDITION_FIELDS if all(info.get(name) for name in each)), ())
         said = " ".join(f"{name} {_plain(info[name])}" for name in told)
         edition = f"{said} size {n_bytes}" if said else None
@@ -141,7 +143,9 @@ class RemoteFile(NamedTuple):
             If they cannot be had, also when asked for again: URL, range and cause.
         """
         if not 0 <= start <= stop <= self.n_bytes:
-            raise ValueError(f"bytes {start} to {stop} lie outside the {self.n_bytes} of {self.url}")
+            raise ValueError(
+                f"bytes {start} to {stop} lie outside the {self.n_bytes} of {self.url}"
+            )
         if start == stop:
             return b""
         system, path = open_file_system(self.url, dict(self.options))
@@ -157,7 +161,7 @@ class RemoteFile(NamedTuple):
         return ask(fetch, "read", self.url, start, stop)
 
     def check_same(self) -> None:
-        """Ask the store again; raise RemoteError, naming both editions, if it is another file now."""
+        """Ask again; raise RemoteError, naming both editions, if it is another file by now."""
         now = RemoteFile.of(self.url, dict(self.options))
         if (now.edition, now.n_bytes) != (self.edition, self.n_bytes):
             cause = ValueError(f"it was {self._edition_text}, and is {now._edition_text} by now")

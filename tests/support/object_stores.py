@@ -18,8 +18,8 @@ class Store:
     requests : list of (str, str, tuple or None)
         Method, name and range of each request.
     on_get : callable
-        Called with the store, the name and the bytes to be sent before each answer to a GET; what it
-        returns is sent in their place: bytes, or a number for a status of HTTP.
+        Called with the store, the name and the bytes to be sent before each answer to a GET; what
+        it returns is sent in their place: bytes, or a number for a status of HTTP.
     has_ranges, has_tags : bool
     """
 
@@ -34,7 +34,9 @@ class Store:
     @property
     def n_sent(self) -> int:
         """Bytes that were asked for by ranges."""
-        return sum(stop - start for _, _, asked in self.requests if asked for start, stop in [asked])
+        return sum(
+            stop - start for _, _, asked in self.requests if asked for start, stop in [asked]
+        )
 
     def gets(self) -> list[tuple[str, str, tuple[int, int] | None]]:
         return [each for each in self.requests if each[0] == "GET"]

@@ -1,0 +1,351 @@
+"""Questions to many region files as Dask collections, on threads and on a cluster of processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("distributed")
+pytest.importorskip("dask.dataframe")
+
+import dask
+from distributed import Client, LocalCluster
+from support.object_stores import serving
+
+import jessymem.distributed as jd
+from jessymem import (
+    DimensionNotFound,
+    LimitExceeded,
+    MmapManager,
+    RegionBuilder,
+    RegionFormatError,
+    RemoteError,
+)
+from jessymem.remote import files as remote_files
+from jessymem.remote.cache import FileCache
+
+N_FILES = 12
+N_LAYERS = 5
+
+
+def text_of(place: int, layer: int) -> str:
+    return f"file {place} layer {layer} " + "river " * (place + layer)
+
+
+def write(folder: Path, place: int, extra: str = "") -> Path:
+    builder = RegionBuilder(15 + place % 3, f"part {place}")
+    for layer in range(N_LAYERS):
+        builder.add_layer(
+            layer,
+            text_of(place, layer) + extra,
+            name=f"note {layer}",
+            keywords=["even" if layer % 2 == 0 else "odd"],
+            depth=layer,
+        )
+    builder.add_array(9, np.arange(6.0).reshape(2, 3) + place)
+    path = folder / f"part-{place:02d}" / "region.mmap"
+    builder.build_to_file(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    for place in range(N_FILES):
+        write(folder, place)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_this_thread():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def total(kernel_name="river "):
+    return sum(text_of(f, n).count(kernel_name) for f in range(N_FILES) for n in range(N_LAYERS))
+
+
+def add_up(content, row):
+    found = 0
+    for at in range(len(content)):
+        found += content[at]
+    return found
+
+
+# -- what comes back -------------------------------------------------------------------------------
+
+
+def test_finds_are_those_of_a_manager_in_the_order_of_the_files(folder):
+    found = jd.find(folder, "river", task_bytes=2_000)
+    assert found.npartitions > 2
+    frame = found.compute()
+    assert list(frame.columns) == ["url", "layer", "offset"]
+    for place in range(N_FILES):
+        path = folder / f"part-{place:02d}" / "region.mmap"
+        with MmapManager(64, base_path=folder) as manager:
+            manager.load_dimension(15 + place % 3, path)
+            hits = [(str(hit.layer_id), hit.offset) for hit in manager.find("river")]
+        part = frame.loc[[place]]
+        assert list(zip(part["layer"], part["offset"], strict=True)) == hits
+        assert set(part["url"]) == {f"file://{path}"}
+
+
+def test_divisions_and_meta_are_known_before_anything_is_read(folder):
+    found = jd.find(folder, b"river", task_bytes=2_000)
+    assert found.known_divisions
+    assert found.divisions[0] == 0
+    assert found.divisions[-1] == N_FILES - 1
+    computed = found.compute()
+    assert computed.dtypes.to_dict() == found.dtypes.to_dict()
+    assert computed.index.is_monotonic_increasing
+    assert len(found.loc[3].compute()) == len(computed.loc[[3]])
+
+
+def test_counting(folder):
+    counted = jd.count(folder, b"river ").compute()
+    assert len(counted) == N_FILES
+    assert counted["count"].sum() == total()
+
+
+def test_scanning(folder):
+    scanned = jd.scan(folder, add_up, "i8").compute()
+    value = scanned[(scanned["layer"] == "L15-01")].loc[3]["value"]
+    assert value == sum(text_of(3, 1).encode())
+    assert len(scanned) == N_FILES * (N_LAYERS + 1)
+
+
+def test_selecting_describes_and_reads_no_contents(folder):
+    chosen = jd.select(folder, keywords=["even"], depth=(1, 9)).compute()
+    assert set(chosen["name"]) == {"note 2", "note 4"}
+    assert len(chosen) == 2 * N_FILES
+    assert chosen.loc[0]["keywords"].iloc[0] == ["even"]
+    arrays = jd.select(folder).compute()
+    assert set(arrays["dtype"]) == {"", "float64"}
+
+
+def test_layers_bring_their_contents(folder):
+    found = jd.layers(folder, keywords=["odd"]).compute()
+    row = found.loc[4].iloc[1]
+    assert (row["name"], row["content"]) == ("note 3", text_of(4, 3).encode())
+
+
+def test_an_array_of_every_file(folder):
+    stacked = jd.array(folder, 9)
+    assert stacked.shape == (N_FILES, 2, 3)
+    expected = np.stack([np.arange(6.0).reshape(2, 3) + place for place in range(N_FILES)])
+    np.testing.assert_array_equal(stacked.compute(), expected)
+    with pytest.raises(TypeError, match="is no array"):
+        jd.array(folder, 1)
+
+
+def test_deltas_count_on_this_machine(tmp_path):
+    write(tmp_path, 0, "x" * 50_000)
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension(15, tmp_path / "part-00" / "region.mmap")
+        manager.create_proto_dimension(15, "a new river")
+        manager.crystallize_dimension(15)
+    assert (tmp_path / "part-00" / "region.d2.mmap").exists()
+    assert jd.count(tmp_path, b"a new river").compute()["count"].sum() == 1
+
+
+# -- which files -----------------------------------------------------------------------------------
+
+
+def test_globs_paths_and_lists(folder):
+    every = jd.count(folder, b"river").compute()
+    some = jd.count(f"{folder}/part-0[0-4]/*.mmap", b"river").compute()
+    assert list(some["count"]) == list(every["count"][:5])
+    paths = [folder / "part-07" / "region.mmap", f"file://{folder}/part-02/region.mmap"]
+    listed = jd.count([*paths, paths[0]], b"river").compute()
+    assert list(listed["count"]) == [every["count"][7], every["count"][2]]
+
+
+def test_what_is_not_there_is_said_at_once(tmp_path):
+    for urls in (tmp_path / "nothing", f"{tmp_path}/*/region.mmap", tmp_path):
+        with pytest.raises(DimensionNotFound, match="at file://"):
+            jd.find(urls, b"x")
+
+
+@pytest.mark.parametrize("arguments", [{"needle": b""}, {"needle": b"x", "config": "big"}])
+def test_bad_arguments_are_errors_before_anything_is_computed(folder, arguments):
+    with pytest.raises((ValueError, TypeError)):
+        jd.find(folder, **arguments)
+
+
+def test_keys_depend_on_the_files_and_the_question(tmp_path):
+    path = write(tmp_path, 0)
+    first = jd.find(tmp_path, b"river")
+    assert jd.find(tmp_path, b"river")._name == first._name
+    assert jd.find(tmp_path, b"sea")._name != first._name
+    os.utime(path, ns=(1, 1))
+    assert jd.find(tmp_path, b"river")._name != first._name
+    scanned = jd.scan(tmp_path, add_up, "i8")
+    assert jd.scan(tmp_path, add_up, "i8")._name == scanned._name
+    assert jd.scan(tmp_path, lambda content, row: 1, "i8")._name != scanned._name
+
+
+def test_a_file_that_was_replaced_since_is_an_error_that_names_it(tmp_path):
+    write(tmp_path, 0)
+    found = jd.find(tmp_path, b"river")
+    path = write(tmp_path, 0, "another")
+    with pytest.raises(RemoteError, match="by now") as caught:
+        found.compute()
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_beyond_the_budget_is_an_error_that_names_it(tmp_path):
+    path = write(tmp_path, 0, "x" * (2 * 2**20))
+    with pytest.raises(LimitExceeded, match=str(path)):
+        jd.find(tmp_path, b"river", config=1).compute()
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
+    path = write(tmp_path, 0)
+    raw = bytearray(path.read_bytes())
+    raw[80] ^= 0xFF
+    path.write_bytes(raw)
+    with pytest.raises(RegionFormatError) as caught:
+        jd.count(tmp_path, b"river").compute()
+    assert any(str(path) in note for note in caught.value.__notes__)
+
+
+def test_threads_share_one_budget(folder, monkeypatch):
+    """At no time more is open than the budget says."""
+    from jessymem.distributed import tasks
+
+    open_now, most, lock = [0], [0], threading.Lock()
+    answer_in = tasks.Ask._answer_in
+
+    def watched(self, dimension, path):
+        n_bytes = path.stat().st_size
+        with lock:
+            open_now[0] += n_bytes
+            most[0] = max(most[0], open_now[0])
+        try:
+            return answer_in(self, dimension, path)
+        finally:
+            with lock:
+                open_now[0] -= n_bytes
+
+    monkeypatch.setattr(tasks.Ask, "_answer_in", watched)
+    monkeypatch.setattr(tasks, "limit_of", lambda config: 5_000)
+    with dask.config.set(scheduler="threads", num_workers=8):
+        counted = jd.count(folder, b"river ", task_bytes=1).compute()
+    assert counted["count"].sum() == total()
+    assert 0 < most[0] <= 5_000
+
+
+# -- a store ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(folder, monkeypatch):
+    monkeypatch.setattr(remote_files, "FIRST_WAIT_SECONDS", 0.001)
+    with serving() as store:
+        for path in sorted(folder.glob("*/region.mmap")):
+            store.files[f"{path.parent.name}/region.mmap"] = path.read_bytes()
+        yield store
+
+
+def urls_of(store):
+    return [store.url + name for name in sorted(store.files)]
+
+
+def test_a_store_answers_as_the_disk_does(store, folder, tmp_path):
+    cache = FileCache(tmp_path / "cache")
+    counted = jd.count(urls_of(store), b"river ", cache=cache).compute()
+    assert list(counted["count"]) == list(jd.count(folder, b"river ").compute()["count"])
+    array = jd.array(urls_of(store), 9, cache=cache).compute()
+    np.testing.assert_array_equal(array, jd.array(folder, 9).compute())
+
+
+def test_selecting_in_a_store_reads_tables_only(store, tmp_path):
+    for place in range(3):
+        path = write(tmp_path, place, "x" * 200_000)
+        store.files[f"long-{place}"] = path.read_bytes()
+    urls = [store.url + f"long-{place}" for place in range(3)]
+    chosen = jd.select(urls, keywords=["odd"])
+    store.requests.clear()
+    assert len(chosen.compute()) == 6
+    assert store.n_sent <= sum(len(store.files[f"long-{place}"]) for place in range(3)) / 100
+    assert len(store.gets()) <= 2 * 3
+
+
+def test_a_file_that_is_replaced_in_a_store_meanwhile_is_one_edition_or_an_error(store, tmp_path):
+    counted = jd.count(urls_of(store), b"river", cache=FileCache(tmp_path / "cache"))
+    name = sorted(store.files)[3]
+    store.files[name] = write(tmp_path, 3, "another").read_bytes()
+    with pytest.raises(RemoteError, match=f"{name}.*by now"):
+        counted.compute()
+
+
+def test_deltas_in_a_store_are_refused(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    path = write(tmp_path, 0)
+    system.pipe("/refused/D15/region.mmap", path.read_bytes())
+    system.pipe("/refused/D15/region.d2.mmap", b"")
+    with pytest.raises(RegionFormatError, match="fold it"):
+        jd.find("memory://refused", b"x")
+    system.rm("/refused", recursive=True)
+
+
+# -- a cluster -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def count_compilations():
+    """Count, in a worker, what numba compiles of users' functions."""
+    import numba.core.event as events
+
+    class Recorder(events.RecordingListener):
+        pass
+
+    recorder = Recorder()
+    events.register("numba:compile", recorder)
+    globals()["recorder"] = recorder
+
+
+def compiled_names():
+    return [
+        str(event.data["dispatcher"].py_func.__name__)
+        for _, event in recorder.buffer  # noqa: F821
+        if event.is_start
+    ]
+
+
+@pytest.mark.slow
+def test_a_kernel_is_compiled_once_in_each_worker(client, folder):
+    client.run(count_compilations)
+    with dask.config.set(scheduler="distributed"):
+        scanned = jd.scan(folder, add_up, "i8", task_bytes=1)
+        assert scanned.npartitions == N_FILES
+        assert len(scanned.compute()) == N_FILES * (N_LAYERS + 1)
+    for names in client.run(compiled_names).values():
+        assert names.count("add_up") <= 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_the_middle_changes_no_answer(client, folder):
+    with dask.config.set(scheduler="distributed"):
+        expected = jd.find(folder, b"river", task_bytes=1).compute(scheduler="synchronous")
+        found = client.compute(jd.find(folder, b"river", task_bytes=1))
+        victim = next(iter(client.run(os.getpid).values()))
+        os.kill(victim, signal.SIGKILL)
+        assert found.result(timeout=120).equals(expected)
