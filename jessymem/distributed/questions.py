@@ -122,9 +122,8 @@ class Layers:
         """Return a column of each name; contents are copies, since the file may go."""
         query = self.query
         chosen = manager.select(query.keywords, query.depth, query.frequency, query.dimensions)
-        contents = pa.array([manager.access_layer(each) for each in chosen], pa.large_binary())
         described = describe([manager.get_layer_info(each) for each in chosen])
-        return {**described, "content": pd.arrays.ArrowExtensionArray(contents)}
+        return {**described, "content": [bytes(manager.access_layer(each)) for each in chosen]}
 
 
 def describe(layers: Sequence[LayerInfo]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from dask.base import normalize_token
 
 from jessymem.config import MemoryConfig
-from jessymem.distributed.questions import empty
 from jessymem.distributed.sources import local_edition
 from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
 from jessymem.ids import DimensionId, LayerId
@@ -59,30 +59,40 @@ class Ask:
             The place of the first file among all that are asked, and the files.
         """
         first, files = task
-        frames = [self._ask(first + at, file) for at, file in enumerate(files)]
-        frames = [frame for frame in frames if len(frame)] or frames[:1]
-        return pd.concat(frames) if len(frames) > 1 else frames[0]
+        answers = [self._ask(file) for file in files]
+        n_rows = [len(next(iter(answer.values()))) for answer in answers]
+        places = np.repeat(np.arange(first, first + len(files), dtype=np.int64), n_rows)
+        index = pd.Index(places, name="file")
+        made = {}
+        for name, dtype in self.question.columns.items():
+            if name == "url":
+                urls = pa.array([file.url for file in files], pa.large_string())
+                column: Any = pa.chunked_array([urls.take(pa.array(places - first))])
+                made[name] = pd.Series(pd.array(column, dtype=dtype), index=index)
+            else:
+                column = [each for answer in answers for each in answer[name]]
+                if isinstance(dtype, np.dtype):
+                    parts = [np.asarray(answer[name], dtype) for answer in answers]
+                    column = np.concatenate(parts)
+                made[name] = pd.Series(column, index=index, dtype=dtype)
+        return pd.DataFrame(made, index=index)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        """Return what the answer depends on, beside the files."""
-        return "jessymem", type(self.question).__name__, normalize_token(_token_of(self.question))
+        """Return what the answer depends on, beside the files; and how it is come by.
 
-    def _ask(self, place: int, file: RemoteFile) -> pd.DataFrame:
+        Dask takes questions with one token for one question, also where only the budget differs.
+        """
+        cache = None if self.cache is None else (str(self.cache.directory), self.cache.max_bytes)
+        question = normalize_token(_token_of(self.question))
+        settings = sorted((name, str(value)) for name, value in vars(self.config).items())
+        return "jessymem", type(self.question).__name__, question, settings, cache
+
+    def _ask(self, file: RemoteFile) -> dict[str, Any]:
         try:
-            answer = self._answer(file)
+            return self._answer(file)
         except (JessyMemoryError, OSError) as error:
             error.add_note(f"asked of {file.url}")
             raise
-        columns = self.question.columns
-        n_rows = len(next(iter(answer.values())))
-        index = pd.Index(np.full(n_rows, place, np.int64), name="file")
-        made = {
-            name: pd.Series(
-                [file.url] * n_rows if name == "url" else answer[name], index=index, dtype=dtype
-            )
-            for name, dtype in columns.items()
-        }
-        return pd.DataFrame(made, index=index) if n_rows else empty(columns)
 
     def _answer(self, file: RemoteFile) -> dict[str, Any]:
         question = self.question
