@@ -126,7 +126,7 @@ def reload(engine: Engine, loaded: Iterable[Loaded]) -> None:
 
 def edition_gone(
     dimension: DimensionId,
-    path: Path,
+    path: Path | str,
     wanted: tuple[int, int, int],
     found: tuple[int, int, int],
 ) -> RegionNotFound:

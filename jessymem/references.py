@@ -34,8 +34,9 @@ class LayerRef:
 
     Parameters
     ----------
-    path : path-like
-        Of the region file; absolute, since others may be elsewhere.
+    path : path-like or URL
+        Of the region file; absolute, since others may be elsewhere. One behind a URL is fetched as
+        `MmapRegion.from_url` does it, where it is first read.
     edition : (int, int, int)
         Which file of that name it is: generation, creation time in ns since 1970-01-01 UTC (of
         plain V1: when it was modified), length in bytes.
@@ -66,7 +67,10 @@ class LayerRef:
         layer_id: LayerLike,
         load_mode: str = "map",
     ) -> None:
-        self._path = os.fspath(osmem.as_path(path).absolute())
+        if isinstance(path, str) and "://" in path:
+            self._path = path
+        else:
+            self._path = os.fspath(osmem.as_path(path).absolute())
         self._edition = Edition(*(as_integer(each, "edition") for each in edition))
         self._layer_id = as_layer_id(layer_id)
         if load_mode != "map":
@@ -82,9 +86,9 @@ class LayerRef:
         return self._layer_id
 
     @property
-    def path(self) -> Path:
-        """Where the region file is; a newer generation may lie beside it (Windows)."""
-        return Path(self._path)
+    def path(self) -> Path | str:
+        """Where the region file is; a newer generation may lie beside it (Windows). Or its URL."""
+        return self._path if "://" in self._path else Path(self._path)
 
     @property
     def generation(self) -> int:
@@ -245,8 +249,12 @@ class LayerRef:
         from jessymem.pickling import edition_gone
         from jessymem.regions.files import RegionFiles
 
-        dimension = self._layer_id.dimension
-        region = RegionFiles(dimension, self.path, self._load_mode).open_edition(self._edition)
+        dimension, path = self._layer_id.dimension, self.path
+        if isinstance(path, str):
+            region = jessymem.MmapRegion.from_url(path, dimension, load_mode=self._load_mode)
+        else:
+            files = RegionFiles(dimension, path, self._load_mode)
+            region = files.open_edition(self._edition)
         if region.edition != self._edition:
-            raise edition_gone(dimension, self.path, self._edition, region.edition)
+            raise edition_gone(dimension, path, self._edition, region.edition)
         return region

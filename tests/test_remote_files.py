@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from support.object_stores import serving
 
 from jessymem import (
     DimensionNotFound,
+    LayerRef,
     MmapRegion,
     RegionBuilder,
     RegionFormatError,
     RegionIOError,
+    RegionNotFound,
     RemoteError,
 )
 from jessymem.regions.remote import read_whole_table
@@ -328,3 +331,19 @@ def test_without_fsspec_the_extra_is_named(monkeypatch):
 def test_a_directory_is_no_region_file(tmp_path, cache):
     with pytest.raises((RegionIOError, DimensionNotFound)):
         MmapRegion.from_url(f"file://{tmp_path}", cache=cache)
+
+
+# -- references ------------------------------------------------------------------------------------
+
+
+def test_a_reference_leads_to_a_url(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("JESSYMEM_CACHE_DIR", str(tmp_path / "cache"))
+    edition = MmapRegion.from_url(store.url + NAME).edition
+    ref = LayerRef(store.url + NAME, edition, "L15-03")
+    assert ref.path == store.url + NAME
+    copy = pickle.loads(pickle.dumps(ref))
+    assert copy == ref
+    assert bytes(copy.get()).startswith(b"3 river")
+    store.files[NAME] = content_of(text="sea ")
+    with pytest.raises(RegionNotFound, match="is gone"):
+        LayerRef(store.url + NAME, (7, 7, 7), "L15-03").get()
