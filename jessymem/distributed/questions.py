@@ -87,7 +87,7 @@ class Scan:
     def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
         """Return a column of each name."""
         ids, values = manager.scan(self.kernel, self.dtype, return_ids=True, workers=1)
-        return {"layer": layer_column(ids), "value": values}
+        return {"layer": layer_column(ids.array), "value": values}
 
 
 @dataclass(frozen=True)
