@@ -6,10 +6,12 @@ import errno
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from jessymem import osmem
 from jessymem.core_dimensions import IMMUTABLE
@@ -17,17 +19,18 @@ from jessymem.errors import DuplicateLayer, ImmutableDimension, RegionIOError, c
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
-    Content,
+    ContentOrArray,
     EncodedContent,
     LayerDraft,
     as_array,
-    as_content,
+    as_content_or_array,
     encode_text,
     make_draft,
 )
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion, check_load_mode
+from jessymem.regions.spool import Spool, SpooledPieces
 
 
 class RegionBuilder:
@@ -38,20 +41,31 @@ class RegionBuilder:
     dimension_id : DimensionId, int or str
     name : str
         The dimension's name, at most 64 bytes as UTF-8.
+    spool : path-like, optional
+        A folder on whose disk contents wait until the region is built, all but 16 MiB of them, in a
+        file without a name; it has to exist. By default they wait in memory.
 
     Raises
     ------
     ValueError, TypeError
-        If the id or the name is not of that form.
+        If the id or the name is not of that form, or `spool` is not a path.
 
     Examples
     --------
     >>> builder = RegionBuilder("D07", "Technical")
     >>> builder.add_layer(0, "How things work", keywords=["tools"], frequency=1.2)
     L07-00
+    >>> builder.append_layer(b"and why", name="reasons")
+    L07-01
     """
 
-    def __init__(self, dimension_id: DimensionLike, name: str) -> None:
+    def __init__(
+        self,
+        dimension_id: DimensionLike,
+        name: str,
+        *,
+        spool: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._dimension = as_dimension_id(dimension_id)
         encoded = encode_text(name, f"{self._dimension}: the dimension's name")
         if len(encoded) > s.MAX_NAME_BYTES:
@@ -63,6 +77,8 @@ class RegionBuilder:
             raise ValueError(f"{self._dimension}: the dimension's name contains a null character")
         self._name = encoded
         self._drafts: dict[int, LayerDraft] = {}
+        self._next = 0
+        self._spool = None if spool is None else Spool(osmem.as_path(spool))
         osmem.prepare_writing()
 
     @property
@@ -78,7 +94,7 @@ class RegionBuilder:
     def add_layer(
         self,
         layer: int,
-        content: Content,
+        content: ContentOrArray,
         *,
         name: str = "",
         frequency: float = 1.0,
@@ -92,9 +108,10 @@ class RegionBuilder:
         ----------
         layer : int
             Its number in the dimension, 0 to 65535.
-        content : str, bytes, bytearray or memoryview
-            Kept as it is (bytes) or as UTF-8 (str); may be empty, at most 4 GiB - 1. What is
-            mutable is copied at once.
+        content : str, bytes, ndarray or anything that lends its bytes
+            A str is kept as UTF-8, an array as `add_array` does, and as bytes whatever has a
+            buffer: a bytearray, a memoryview, an mmap, an array.array, a pyarrow.Buffer. May be
+            empty, at most 4 GiB - 1. What is mutable is copied at once.
         name : str
         frequency : float
             A finite number within the range of a 32-bit float, as which it is stored.
@@ -117,14 +134,53 @@ class RegionBuilder:
             If an argument is not of that form; nothing was added.
         """
         layer_id = self._free_id(layer)
-        if isinstance(content, np.ndarray):
-            raise TypeError(
-                f"{layer_id}: content is text or bytes, not ndarray: add_array takes arrays"
-            )
-        encoded = as_content(content, layer_id, is_copied=True)
+        encoded = as_content_or_array(content, layer_id, is_copied=self._spool is None)
         return self._add(
             layer_id,
             encoded,
+            name=name,
+            frequency=frequency,
+            depth=depth,
+            keywords=keywords,
+            parent=parent,
+        )
+
+    def append_layer(
+        self,
+        content: ContentOrArray,
+        *,
+        name: str = "",
+        frequency: float = 1.0,
+        depth: int = 0,
+        keywords: Iterable[str] = (),
+        parent: LayerLike | None = None,
+    ) -> LayerId:
+        """Add one layer under the next number: 0, or the one above the highest so far.
+
+        Parameters
+        ----------
+        content, name, frequency, depth, keywords, parent
+            As `add_layer` takes them.
+
+        Returns
+        -------
+        LayerId
+
+        Raises
+        ------
+        DuplicateLayer
+            If the highest number that there is was added before.
+        ValueError, TypeError
+            If an argument is not of that form; nothing was added.
+        """
+        if self._next > s.MAX_LAYER:
+            last = LayerId(self._dimension, s.MAX_LAYER)
+            raise DuplicateLayer(
+                f"{last} was added before, and there is no number above it", layer=last
+            )
+        return self.add_layer(
+            self._next,
+            content,
             name=name,
             frequency=frequency,
             depth=depth,
@@ -172,7 +228,7 @@ class RegionBuilder:
             added.
         """
         layer_id = self._free_id(layer)
-        encoded = as_array(array, layer_id, is_copied=True)
+        encoded = as_array(array, layer_id, is_copied=self._spool is None)
         return self._add(
             layer_id,
             encoded,
@@ -190,7 +246,13 @@ class RegionBuilder:
         return layer_id
 
     def _add(self, layer_id: LayerId, encoded: EncodedContent, **description: Any) -> LayerId:
-        self._drafts[layer_id.layer] = make_draft(layer_id, encoded, **description)
+        draft = make_draft(layer_id, encoded, **description)
+        if self._spool is not None and len(draft.content):
+            checksum = xxhash.xxh3_64_intdigest(draft.content)
+            spooled = self._spool.append(draft.content)
+            draft = replace(draft, content=spooled, content_xxh3=checksum)
+        self._drafts[layer_id.layer] = draft
+        self._next = max(self._next, layer_id.layer + 1)
         return layer_id
 
     @clears_frames
@@ -265,7 +327,7 @@ class RegionBuilder:
                 generation=generation,
                 created_at=time.time_ns(),
             )
-            path = files.put(pieces, generation)
+            path = files.put(self._readable(pieces), generation)
             files.remove_deltas()
             return files.open(path)
 
@@ -304,5 +366,9 @@ class RegionBuilder:
         """
         drafts = list(self._drafts.values())
         total_size, pieces = write_layout(self._dimension, self._name, drafts, 1, 0)
-        data = osmem.private_copy(pieces, total_size)
+        data = osmem.private_copy(self._readable(pieces), total_size)
         return MmapRegion(self._dimension, None, data, s.REGION_SIMULATED, identity=None)
+
+    def _readable(self, pieces: list[Any]) -> Any:
+        """Return the pieces of a file as what lends its bytes."""
+        return pieces if self._spool is None else SpooledPieces(pieces)

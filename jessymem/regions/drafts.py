@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,13 @@ from jessymem.regions.arrays import describe_array
 
 _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 
-Content: TypeAlias = str | bytes | bytearray | memoryview
+# Text, or whatever lends its bytes: also an mmap, an array.array, a pyarrow.Buffer.
+if TYPE_CHECKING:
+    from collections.abc import Buffer
+
+    Content: TypeAlias = str | Buffer
+else:
+    Content: TypeAlias = str | bytes | bytearray | memoryview
 ContentOrArray: TypeAlias = Content | NDArray[Any]
 
 
@@ -119,10 +125,12 @@ def as_content(content: object, who: LayerId | DimensionId, *, is_copied: bool) 
     _check_length(content, who)
     if isinstance(content, str):
         data, encoding = encode_text(content, f"{who}: the content"), s.ENCODING_TEXT
-    elif isinstance(content, bytes | bytearray | memoryview):
-        data, encoding = _as_bytes(content, who, is_copied), s.ENCODING_BYTES
+    elif isinstance(content, bytes):
+        data, encoding = content, s.ENCODING_BYTES
     else:
-        raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
+        view = _as_view(content, who)
+        _check_length(view, who)
+        data, encoding = _as_bytes(view, is_copied), s.ENCODING_BYTES
     _check_length(data, who)
     return EncodedContent(data, encoding)
 
@@ -153,15 +161,19 @@ def _check_length(content: Any, who: LayerId | DimensionId) -> None:
         )
 
 
-def _as_bytes(
-    content: bytes | bytearray | memoryview, who: LayerId | DimensionId, is_copied: bool
-) -> Any:
-    if isinstance(content, bytes):
-        return content
+def _as_view(content: Any, who: LayerId | DimensionId) -> memoryview:
+    """Return a view of what lends its bytes."""
+    if isinstance(content, np.generic | np.ndarray):  # a number, or what `as_array` takes
+        raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}")
     try:
-        view = memoryview(content)
-    except ValueError as error:  # it was released
+        return memoryview(content)
+    except TypeError:
+        raise TypeError(f"{who}: content is text or bytes, not {type(content).__name__}") from None
+    except (ValueError, BufferError) as error:  # it was released, or closed
         raise ValueError(f"{who}: the content cannot be read: {error}") from None
+
+
+def _as_bytes(view: memoryview, is_copied: bool) -> Any:
     if is_copied or not view.c_contiguous or not view.nbytes:
         return view.tobytes()
     return view.cast("B")
