@@ -36,6 +36,14 @@ if TYPE_CHECKING:
         RemoteError,
     )
     from jessymem.ids import DimensionId, LayerId
+    from jessymem.ingest.building import build
+    from jessymem.ingest.exporting import export
+    from jessymem.ingest.reports import (
+        BuildReport,
+        BuiltDimension,
+        ExportedDimension,
+        ExportReport,
+    )
     from jessymem.manager import MmapManager
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.offsets import MmapOffset
@@ -59,6 +67,8 @@ if not path.isdir(path.join(__path__[0], "kernels")):
 __all__ = [
     "AllocationFailed",
     "AmbiguousName",
+    "BuildReport",
+    "BuiltDimension",
     "ClassUsage",
     "ConfigError",
     "ContentLocation",
@@ -67,6 +77,8 @@ __all__ = [
     "DimensionNotFound",
     "DuplicateDimension",
     "DuplicateLayer",
+    "ExportReport",
+    "ExportedDimension",
     "Hit",
     "Hits",
     "ImmutableDimension",
@@ -101,6 +113,8 @@ __all__ = [
     "RemoteError",
     "WarmupReport",
     "__version__",
+    "build",
+    "export",
     "warmup",
 ]
 
@@ -109,6 +123,9 @@ _HOMES: Final = {
     "config": ("MemoryConfig", "PoolConfig"),
     "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
     "ids": ("DimensionId", "LayerId"),
+    "ingest.building": ("build",),
+    "ingest.exporting": ("export",),
+    "ingest.reports": ("BuildReport", "BuiltDimension", "ExportReport", "ExportedDimension"),
     "manager": ("MmapManager",),
     "pools.allocator": ("PoolAllocator",),
     "pools.offsets": ("MmapOffset",),

@@ -12,8 +12,8 @@ import pytest
 from support.processes import with_support
 
 from jessymem import LayerId
-from jessymem.ingest import building
-from jessymem.ingest.building import is_text, read_content
+from jessymem.ingest import contents
+from jessymem.ingest.contents import is_text, read_content
 
 MIB = 2**20
 N_BYTES = 32 * MIB
@@ -24,9 +24,9 @@ HIGH_WATER = "VmHWM:"
 BUILD = f"""
 import sys
 from pathlib import Path
-from jessymem.ingest.building import plan_folder
+from jessymem.ingest.building import plan_build
 
-plan_folder(sys.argv[1], sys.argv[2]).write()
+plan_build(sys.argv[1], sys.argv[2]).write()
 for line in Path("/proc/self/status").read_text().splitlines():
     if line.startswith("{HIGH_WATER}"):
         print(int(line.split()[1]) * 1024)
@@ -110,7 +110,7 @@ PIECES = [
 
 @pytest.mark.parametrize("n_together", [4, 5, 6, 7, 1000])
 def test_text_is_what_decodes_wherever_it_is_cut(n_together, monkeypatch):
-    monkeypatch.setattr(building, "_PIECE_BYTES", n_together)
+    monkeypatch.setattr(contents, "_PIECE_BYTES", n_together)
     for first in PIECES:
         for second in PIECES:
             content = first + second

@@ -47,7 +47,8 @@ def test_build_writes_and_says_what_it_wrote_and_skipped(source, tmp_path):
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["D07", "Tools", "D07-Tools", "2"] in [line[:4] for line in lines]
     assert ["D15", "notes", "notes", "1"] in [line[:4] for line in lines]
-    assert result.stdout.splitlines()[-1] == f"2 region files written under {data}"
+    last = result.stdout.splitlines()[-1]
+    assert last == f"2 region files written under {data} (3 layers, 1.3 KB)"
     assert result.stderr == "skipped notes/.hidden: hidden\n"
     with MmapManager(base_path=data) as manager:
         manager.load_dimension("D07")
@@ -69,24 +70,31 @@ def test_build_as_json(source, tmp_path):
         "n_bytes": path.stat().st_size,
         "generation": 1,
         "is_replaced": False,
+        "is_unchanged": False,
     }
+    assert record["is_dry_run"] is False
     assert record["skipped"] == [{"path": "notes/.hidden", "reason": "hidden"}]
     assert result.stderr == ""
 
 
-def test_build_replaces_only_with_force(source, tmp_path):
+def test_build_replaces_what_it_did_not_write_only_with_force(source, tmp_path):
     data = tmp_path / "data"
     run("build", source, "-o", data)
+    for number in ("D07", "D15"):
+        builder = RegionBuilder(number, "Tools" if number == "D07" else "notes")
+        builder.append_layer("of another hand")
+        builder.build_to_file(data / number / "region.mmap")
     before = (data / "D07" / "region.mmap").read_bytes()
     (source / "D20").mkdir()
     (source / "D20" / "new").write_text("n")
     line = error_of(run("build", source, "-o", data, exit_code=1))
-    assert line == f"Error: D07, D15: on disk under {data} already, and force is not set"
+    expected = f"Error: D07, D15: on disk under {data} already, with layers that no build of this"
+    assert line == f"{expected} source has written, and force is not set"
     assert (data / "D07" / "region.mmap").read_bytes() == before
     assert not (data / "D20").exists()
     record = json.loads(run("build", source, "-o", data, "--force", "--json").stdout)
     found = [(each["generation"], each["is_replaced"]) for each in record["dimensions"]]
-    assert found == [(2, True), (2, True), (1, False)]
+    assert found == [(3, True), (3, True), (1, False)]
 
 
 def test_build_names_file_and_key_of_a_bad_manifest(source, tmp_path):
@@ -99,7 +107,7 @@ def test_build_names_file_and_key_of_a_bad_manifest(source, tmp_path):
 
 def test_build_names_the_first_of_many_skipped(source, tmp_path):
     for number in range(30):
-        (source / f"top{number:02d}").write_text("")
+        (source / f"top{number:02d}").mkdir()
     lines = run("build", source, "-o", tmp_path / "data").stderr.splitlines()
     assert len(lines) == 21
     assert lines[-1] == "skipped 11 more; --json names them all"

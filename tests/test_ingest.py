@@ -19,8 +19,9 @@ from jessymem import (
     RegionIOError,
     osmem,
 )
-from jessymem.ingest import building
-from jessymem.ingest.building import plan_folder, read_content, region_path
+from jessymem.ingest import contents
+from jessymem.ingest.building import plan_build, region_path
+from jessymem.ingest.contents import read_content
 from jessymem.ingest.folders import SourceFolder, natural_key
 from jessymem.ingest.manifest import Manifest
 from jessymem.ingest.numbering import number_folders
@@ -56,7 +57,7 @@ def plan(make, data):
     """Plan a build of a tree."""
 
     def plan(tree, *, force=False):
-        return plan_folder(make(tree), data, force=force)
+        return plan_build(make(tree), data, force=force)
 
     return plan
 
@@ -377,7 +378,7 @@ def test_metadata_beyond_the_format_are_found_before_anything_is_written(plan, d
 
 
 def test_content_beyond_the_format(plan, monkeypatch):
-    monkeypatch.setattr(building, "MAX_CONTENT_BYTES", 3)
+    monkeypatch.setattr(contents, "MAX_CONTENT_BYTES", 3)
     with pytest.raises(ConfigError, match="n: b: 4 bytes; at most 3"):
         plan({"n/a": "123", "n/b": "1234"})
 
@@ -441,7 +442,8 @@ def test_file_that_is_gone_between_plan_and_write_leaves_the_old_region(plan, ma
         planned.write()
     regions = [MmapRegion.from_file(d, region_path(data, DimensionId(d))) for d in (15, 16)]
     assert [region.generation for region in regions] == [2, 1]
-    assert files_under(data) == ["D15", "D15/region.mmap", "D16", "D16/region.mmap"]
+    there = [f"{d}{file}" for d in ("D15", "D16") for file in ("", "/build.json", "/region.mmap")]
+    assert files_under(data) == there
 
 
 # -- what is left out ------------------------------------------------------------------------------
@@ -454,11 +456,10 @@ def test_hidden_files_are_left_out_and_said(plan):
     assert skipped(planned) == expected
 
 
-def test_files_outside_every_folder_and_empty_folders_are_said(plan):
-    planned = plan({"top.txt": "", "n/a": "", "void/": "", "D01/dimension.toml": "", "m/.x": ""})
+def test_empty_folders_are_said(plan):
+    planned = plan({"n/a": "", "void/": "", "D01/dimension.toml": "", "m/.x": ""})
     assert numbers(planned) == {"n": "D15"}
     assert skipped(planned) == {
-        "top.txt": "a file outside every dimension's folder",
         "void": "a folder without files",
         "D01": "a folder without files",
         "m": "a folder without files",
@@ -467,9 +468,39 @@ def test_files_outside_every_folder_and_empty_folders_are_said(plan):
 
 
 def test_nothing_to_build(plan, data):
-    with pytest.raises(ConfigError, match="nothing to build"):
-        plan({"top.txt": "", "void/": ""})
+    with pytest.raises(ConfigError, match="src: nothing to build; there is no file in it"):
+        plan({"void/": "", ".hidden": ""})
     assert not data.exists()
+
+
+def test_files_directly_in_the_source_are_one_dimension(plan, data):
+    planned = plan({"b.txt": "B", "07-a.txt": "A", "c.npy.txt": "C"})
+    assert (numbers(planned), names(planned)) == ({"src": "D15"}, {"D15": "src"})
+    assert layers(planned) == {0: "b.txt", 1: "c.npy.txt", 7: "a.txt"}
+    planned.write()
+    with MmapManager(base_path=data) as manager:
+        manager.load_dimension("D15")
+        assert bytes(manager.access_layer("L15-07")) == b"A"
+
+
+def test_files_beside_folders_are_one_more_dimension(plan):
+    planned = plan({"top.txt": "", "n/a": "", "z/a": "", "dimension.toml": 'name = "Top"'})
+    assert numbers(planned) == {"n": "D15", "z": "D16", "src": "D17"}
+    assert names(planned) == {"D15": "n", "D16": "z", "D17": "Top"}
+    assert skipped(planned) == {}
+
+
+def test_a_source_that_has_a_number(plan, make, data):
+    make({"D07-Tools/hammer": "h"})
+    planned = plan_build(make({}) / "D07-Tools", data)
+    assert (numbers(planned), names(planned)) == ({"D07-Tools": "D07"}, {"D07": "Tools"})
+    assert layers(planned) == {0: "hammer"}
+
+
+def test_the_folder_that_one_is_in_is_called_as_it_is(plan, make, data, monkeypatch):
+    monkeypatch.chdir(make({"a": "1"}))
+    assert names(plan_build(".", data)) == {"D15": "src"}
+    assert names(plan_build("../src/.", data)) == {"D15": "src"}
 
 
 def test_links_inside_the_source_are_followed_others_said(plan, link, tmp_path):
@@ -517,7 +548,7 @@ def test_source_may_be_a_link(make, data, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path / "src")
     except OSError:
         pytest.skip("no symbolic links here")
-    assert layers(plan_folder(tmp_path / "link", data)) == {0: "a"}
+    assert layers(plan_build(tmp_path / "link", data)) == {0: "a"}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
@@ -535,8 +566,8 @@ def test_what_is_no_regular_file_is_said_and_not_waited_for(plan, make):
 def test_data_inside_the_source_is_no_input(make):
     root = make({"n/a": "1"})
     data = root / "out" / "deep"
-    plan_folder(root, data).write()
-    again = plan_folder(root, data, force=True)
+    plan_build(root, data).write()
+    again = plan_build(root, data, force=True)
     assert numbers(again) == {"n": "D15"}
     assert skipped(again) == {
         "out/deep": "where the region files go",
@@ -547,7 +578,7 @@ def test_data_inside_the_source_is_no_input(make):
 def test_data_is_not_the_source(make):
     root = make({"n/a": ""})
     with pytest.raises(ConfigError, match="the same folder"):
-        plan_folder(root, root / "n" / "..")
+        plan_build(root, root / "n" / "..")
 
 
 @pytest.mark.skipif(not UNIX_NAMES, reason="names are Unicode here")
@@ -598,7 +629,7 @@ def test_directory_in_a_region_files_place(plan, data):
 
 def test_source_that_is_missing(tmp_path, data):
     with pytest.raises(RegionIOError, match="cannot list") as caught:
-        plan_folder(tmp_path / "gone", data)
+        plan_build(tmp_path / "gone", data)
     assert caught.value.path == str(tmp_path / "gone")
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.arrays import HOSTILE, KINDS, check_same, telling
 
 from jessymem import ConfigError, MmapManager, MmapRegion, RegionIOError, osmem
-from jessymem.ingest.building import plan_folder
+from jessymem.ingest.building import plan_build
 from jessymem.kernels import schema as s
 
 GRID = np.asfortranarray(np.arange(12.0).reshape(3, 4))
@@ -38,7 +38,7 @@ def plan(tmp_path):
                     np.save(file, content)
             else:
                 path.write_bytes(content)
-        return plan_folder(tmp_path / "src", tmp_path / "data", force=force)
+        return plan_build(tmp_path / "src", tmp_path / "data", force=force)
 
     return plan
 
@@ -152,7 +152,7 @@ def test_only_the_header_is_read_to_plan(plan, tmp_path, intercept):
     calls = []
     plan({"n/a.npy": np.zeros(100_000)})
     intercept(lambda operation, path, *details: calls.append((operation, os.path.basename(path))))
-    planned = plan_folder(tmp_path / "src", tmp_path / "data")
+    planned = plan_build(tmp_path / "src", tmp_path / "data")
     assert ("map", "a.npy") in calls and ("read", "a.npy") not in calls
     calls.clear()
     planned.write()
@@ -204,4 +204,4 @@ def test_the_command_line_builds_arrays(tmp_path):
     (tmp_path / "src" / "n" / "bad.npy").write_bytes(b"bad")
     result = subprocess.run([*build, "--force"], cwd=tmp_path, capture_output=True, check=False)
     assert result.returncode == 1 and b"bad.npy" in result.stderr
-    assert osmem.list_directory(tmp_path / "data" / "D15") == ["region.mmap"]
+    assert sorted(osmem.list_directory(tmp_path / "data" / "D15")) == ["build.json", "region.mmap"]

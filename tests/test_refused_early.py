@@ -16,7 +16,7 @@ from support.processes import with_support
 
 from jessymem import ConfigError, MemoryConfig, MmapManager, RegionIOError, cli
 from jessymem.demo.run import run_demo
-from jessymem.ingest.building import plan_folder
+from jessymem.ingest.building import plan_build
 from jessymem.inspection import find_regions, resolve_target
 from jessymem.terminal import building, files, measuring
 
@@ -34,8 +34,8 @@ def test_a_path_that_no_file_can_have_is_a_setting_that_is_refused(name, as_give
     (tmp_path / "src").mkdir()
     for field, call in {
         "base_path": lambda path: MmapManager(base_path=path),
-        "source": lambda path: plan_folder(path, tmp_path),
-        "data": lambda path: plan_folder(tmp_path / "src", path),
+        "source": lambda path: plan_build(path, tmp_path),
+        "data": lambda path: plan_build(tmp_path / "src", path),
         "target": lambda path: resolve_target(os.fspath(path), tmp_path),
     }.items():
         with pytest.raises(ConfigError) as caught:
@@ -131,7 +131,7 @@ def test_a_file_has_no_regions_in_it(tmp_path):
     ("module", "name"),
     [
         (files, "inspection"),
-        (building, "plan_folder"),
+        (building, "build_files"),
         (measuring, "warming"),
         (measuring, "run_demo"),
         (measuring, "run_bench"),
@@ -150,7 +150,7 @@ def test_an_interrupted_command_ends_with_130(module, name, tmp_path, monkeypatc
     monkeypatch.setattr(module, name, Interrupting() if is_module else interrupt)
     arguments = {
         "inspection": ["discover"],
-        "plan_folder": ["build", tmp_path],
+        "build_files": ["build", tmp_path],
         "warming": ["warmup"],
         "run_demo": ["demo"],
         "run_bench": ["bench"],

@@ -24,7 +24,8 @@ from jessymem.demo.library import library_folder, library_sources
 from jessymem.demo.measurements import Measurement
 from jessymem.errors import DuplicateDimension
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import read_content, region_path
+from jessymem.ingest.building import region_path
+from jessymem.ingest.contents import read_content
 from jessymem.ingest.numbering import FIRST_GROWN_DIMENSION
 from jessymem.inspection import find_regions
 from jessymem.kernels import _jit

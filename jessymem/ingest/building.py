@@ -1,72 +1,78 @@
-"""A folder of files to region files: each sub-folder becomes a dimension, each file in it a layer.
+"""Sources to region files: each folder, table or archive becomes a dimension.
 
-`plan_folder` looks at everything and checks it against the format; only `Plan.write` writes, one
+`plan_build` looks at everything and checks it against the format; only `Plan.write` writes, one
 dimension at a time, each file durable and whole before the next is begun.
 """
 
 from __future__ import annotations
 
-import codecs
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig, as_path
-from jessymem.core_dimensions import SLOTS
+from jessymem.core_dimensions import IMMUTABLE, SLOTS
 from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import (
     ConfigError,
     DuplicateDimension,
     JessyMemoryError,
     LimitExceeded,
-    RegionIOError,
+    clears_frames,
 )
-from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.folders import Skipped, SourceFolder, read_folders
-from jessymem.ingest.npy import is_npy, read_npy
+from jessymem.ids import DimensionId
+from jessymem.ingest import receipts
+from jessymem.ingest.columns import Columns
+from jessymem.ingest.discovery import Options, Paths, find_sources
+from jessymem.ingest.folders import Skipped
 from jessymem.ingest.numbering import (
     FIRST_GROWN_DIMENSION,
-    NumberedFile,
+    NameFile,
     name_folder,
-    number_files,
     number_folders,
 )
-from jessymem.kernels.schema import ENCODING_BYTES, ENCODING_TEXT, MAX_CONTENT_BYTES
+from jessymem.ingest.reports import BuildReport, BuiltDimension
+from jessymem.ingest.sources import PlannedLayer, Source
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
-from jessymem.regions.drafts import EncodedContent, as_content
+from jessymem.regions.chain import RegionChain
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
-
-_NOTHING: Final = EncodedContent(b"", ENCODING_BYTES)
-
-#: What is decoded at a time, to find out whether a file is text.
-_PIECE_BYTES: Final = 2**18
 
 #: Called with the bytes that were dealt with since the last call.
 Advance = Callable[[int], object]
 
+_DEFAULT_OPTIONS: Final = Options()
+
+
+def _ignore(n_bytes: int) -> None:
+    """Take no notice."""
+
 
 @dataclass(frozen=True)
 class PlannedDimension:
-    """One sub-folder and the region file that it becomes.
+    """One source and the region file that it becomes.
 
     Attributes
     ----------
     dimension_id : DimensionId
     name : str
     folder : str
-        The sub-folder's name.
+        What the source is called where it was found.
     path : pathlib.Path
         Where the region file will be.
     is_replaced : bool
         Whether a file is there that will be replaced.
-    layers : tuple of NumberedFile
+    is_unchanged : bool
+        Whether a file is there that is what would be written.
+    layers : tuple of PlannedLayer
         Ascending.
+    source : Source
+    looked_ns : int
+        When the source was looked at, in ns since 1970-01-01 UTC.
     """
 
     dimension_id: DimensionId
@@ -74,29 +80,32 @@ class PlannedDimension:
     folder: str
     path: Path
     is_replaced: bool
-    layers: tuple[NumberedFile, ...]
+    is_unchanged: bool
+    layers: tuple[PlannedLayer, ...]
+    source: Source
+    looked_ns: int
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all contents, as they were looked at."""
-        return sum(layer.file.n_bytes for layer in self.layers)
+        return sum(layer.n_bytes for layer in self.layers)
 
-
-class BuiltDimension(NamedTuple):
-    """One region file that was written, and the sub-folder that it was made of.
-
-    `fault` says why a manager with default settings could not load it; None: it can.
-    """
-
-    dimension_id: DimensionId
-    name: str
-    folder: str
-    path: Path
-    n_layers: int
-    n_bytes: int
-    generation: int
-    is_replaced: bool
-    fault: str | None
+    def outcome(self, region: MmapRegion | RegionChain | None) -> BuiltDimension:
+        """Return what came of it; `region` None: nothing was written."""
+        return BuiltDimension(
+            dimension_id=self.dimension_id,
+            name=self.name,
+            folder=self.folder,
+            path=self.path,
+            n_layers=len(self.layers),
+            n_bytes=self.n_bytes if region is None else region.n_file_bytes,
+            generation=0 if region is None else region.generation,
+            is_replaced=self.is_replaced,
+            is_unchanged=self.is_unchanged,
+            fault=None
+            if region is None
+            else fault_by_default(self.dimension_id, region.n_file_bytes),
+        )
 
 
 @dataclass(frozen=True)
@@ -109,26 +118,31 @@ class Plan:
         Ascending.
     skipped : tuple of Skipped
         What of the source is left out, and why.
+    data : pathlib.Path
+        Where the region files go.
     """
 
     dimensions: tuple[PlannedDimension, ...]
     skipped: tuple[Skipped, ...]
+    data: Path
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all contents, as they were looked at."""
         return sum(dimension.n_bytes for dimension in self.dimensions)
 
-    def write(self, advance: Advance = lambda n_bytes: None) -> list[BuiltDimension]:
-        """Read the files and write the region files, dimension by dimension.
+    def report(self) -> BuildReport:
+        """Return what would come of it."""
+        outcomes = tuple(planned.outcome(None) for planned in self.dimensions)
+        return BuildReport(outcomes, self.skipped, is_dry_run=True)
 
-        A `.npy` file is kept as an array; other content that is valid UTF-8 as text, all else as
-        bytes.
+    def write(self, advance: Advance = _ignore) -> list[BuiltDimension]:
+        """Read the sources and write the region files, dimension by dimension.
 
         Parameters
         ----------
         advance : callable, optional
-            Called after each file with its length.
+            Called after each layer with the length of its content.
 
         Returns
         -------
@@ -142,54 +156,159 @@ class Plan:
         DuplicateDimension
             If a region file has appeared that was not there before.
         ConfigError
-            If what is called `.npy` is no longer such a file.
+            If a file is no longer what it was when the plan was made.
 
         Notes
         -----
         Durability: as `RegionBuilder.build_to_file`, for each file. What was written before an
-        error stays; the dimension that failed is as it was.
+        error stays, and the next build goes on from there; the dimension that failed is as it was.
         """
         return [self._write_one(dimension, advance) for dimension in self.dimensions]
 
     def _write_one(self, planned: PlannedDimension, advance: Advance) -> BuiltDimension:
-        builder = RegionBuilder(planned.dimension_id, planned.name)
-        for layer in planned.layers:
-            _add_layer(builder, layer, _read_layer(layer, planned))
-            advance(layer.file.n_bytes)
+        if planned.is_unchanged:
+            region = region_files(self.data, planned.dimension_id).open_newest()
+            self._keep_receipt(planned, region)
+            advance(planned.n_bytes)
+            return planned.outcome(region)
+        builder = RegionBuilder(planned.dimension_id, planned.name, spool=_existing(self.data))
+        for layer, encoded in planned.source.read(planned.dimension_id, planned.layers):
+            builder.add_encoded(layer.layer_id, encoded, **layer.description)
+            del encoded  # before the next is read
+            advance(layer.n_bytes)
         if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
-            raise _taken([planned.dimension_id], planned.path.parent.parent)
+            raise _taken([planned.dimension_id], self.data)
         # What may be replaced was asked of the user when the plan was made.
         region = builder.build_to_file(planned.path, replace_immutable=planned.is_replaced)
-        return BuiltDimension(
-            dimension_id=planned.dimension_id,
-            name=planned.name,
-            folder=planned.folder,
-            path=planned.path,
-            n_layers=len(planned.layers),
-            n_bytes=region.size,
-            generation=region.generation,
-            is_replaced=planned.is_replaced,
-            fault=fault_by_default(planned.dimension_id, region.size),
-        )
+        self._keep_receipt(planned, region)
+        return planned.outcome(region)
+
+    @staticmethod
+    def _keep_receipt(planned: PlannedDimension, region: MmapRegion | RegionChain) -> None:
+        """Note what the region file was built from, unless that is noted already."""
+        folder, built = planned.path.parent, receipts.describe(planned.source, planned.name)
+        if built is None or isinstance(region, RegionChain):
+            receipts.remove_receipt(folder)
+            return
+        found = receipts.read_receipt(folder)
+        if found is None or found.edition != region.edition or found.built != built:
+            receipt = receipts.Receipt(region.edition, built, planned.looked_ns)
+            receipts.write_receipt(folder, receipt)
 
 
-def plan_folder(
-    source: str | os.PathLike[str], data: str | os.PathLike[str], *, force: bool = False
-) -> Plan:
-    """Plan a build: which file becomes which layer of which dimension.
+@clears_frames
+def build(
+    source: Paths,
+    out: str | os.PathLike[str],
+    *,
+    names: str | NameFile = "path",
+    column: str | None = None,
+    name_column: str | None = None,
+    keywords_column: str | None = None,
+    force: bool = False,
+    resume: bool = True,
+    dry_run: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> BuildReport:
+    """Make region files of folders, files, tables and archives.
 
-    A sub-folder called ``D07-name`` or ``D07`` becomes that dimension. Any other becomes the grown
-    dimension that has its name already, or takes the first number from D15 upwards that neither the
-    source nor `data` uses. A file that lies directly in a sub-folder and is called ``NN-name``
-    becomes layer NN; all others, those of deeper folders included, fill the free numbers in natural
-    order. What a `dimension.toml` says comes first. A folder without files makes no dimension.
+    Each sub-folder of a folder becomes a dimension, and so do the files directly in it together;
+    each file is a layer. A table (`.jsonl`, `.ndjson`, `.csv`, `.tsv`; `.parquet`, `.arrow`,
+    `.feather`, `.ipc`) or an archive (`.npz`, `.safetensors`, a Zarr folder) that is named itself
+    becomes a dimension with a layer for each row or array; inside a folder it is a file like any
+    other. All other files that are named themselves become one dimension for each folder that they
+    lie in. docs/building.md tells how dimensions and layers are numbered and named.
 
     Parameters
     ----------
-    source, data : path-like
-        Where the files are, and where the region files go.
+    source : path-like, or iterable of path-like
+        Folders, files, and patterns such as ``"notes/**/*.md"``.
+    out : path-like
+        The folder that the region files go to; a manager's `base_path`.
+    names : {"path", "stem"} or callable
+        What a file's layer is called: its path in the folder, that without the ending, or what a
+        function returns for the path.
+    column, name_column, keywords_column : str, optional
+        Of tables: the columns of contents, names and keywords. By default, the first that there is
+        of text, content and body; of name, title and id; of keywords and tags.
     force : bool
-        Whether region files that exist are replaced.
+        Whether region files that are there are replaced, whatever they hold.
+    resume : bool
+        Whether what an earlier build wrote is left alone where its source has not changed, and
+        replaced where it has. Else all that is there is in the way, or with `force` replaced.
+    dry_run : bool
+        Whether to say only what would be written.
+    progress : callable, optional
+        Called as ``progress(n_bytes, n_bytes_in_all)`` after each layer.
+
+    Returns
+    -------
+    BuildReport
+
+    Raises
+    ------
+    DuplicateDimension
+        If two sources claim one number; or a region file is there that this source was not built
+        to, or in which something was learned since, and `force` is not set.
+    DuplicateLayer
+        If two files or rows claim one number.
+    ConfigError
+        If something does not fit the format, is malformed, or a library for it is not installed;
+        or there is nothing to build.
+    RegionIOError
+        If something cannot be read or written.
+
+    Notes
+    -----
+    Everything is checked before the first file is written. Each region file is written durably and
+    as a whole, so that a build that was interrupted, or killed, is gone on with by the same call.
+    In memory there is one content at a time, and the names of all.
+
+    Examples
+    --------
+    >>> report = jessymem.build("notes", "data")  # doctest: +SKIP
+    >>> report.n_layers, len(report.unchanged)  # doctest: +SKIP
+    (2, 0)
+    """
+    options = Options(names, Columns(column, name_column, keywords_column))
+    plan = plan_build(source, out, options, force=force, resume=resume)
+    if dry_run:
+        return plan.report()
+    n_done, n_all = 0, plan.n_bytes
+
+    def advance(n_bytes: int) -> None:
+        nonlocal n_done
+        n_done += n_bytes
+        if progress is not None:
+            progress(n_done, n_all)
+
+    return BuildReport(tuple(plan.write(advance)), plan.skipped)
+
+
+def plan_build(
+    source: Paths,
+    data: str | os.PathLike[str],
+    options: Options = _DEFAULT_OPTIONS,
+    *,
+    force: bool = False,
+    resume: bool = True,
+) -> Plan:
+    """Plan a build: what becomes which layer of which dimension.
+
+    What is called ``D07-name`` or ``D07`` becomes that dimension. Any other becomes the grown
+    dimension that has its name already, or takes the first number from D15 upwards that neither the
+    source nor `data` uses. A file that lies directly in a folder and is called ``NN-name`` becomes
+    layer NN; all others, those of deeper folders included, fill the free numbers in natural order.
+    What a `dimension.toml` says comes first. A folder without files makes no dimension.
+
+    Parameters
+    ----------
+    source : path-like, or iterable of path-like
+    data : path-like
+        Where the region files go.
+    options : Options
+    force, resume : bool
+        As `build` takes them.
 
     Returns
     -------
@@ -198,70 +317,35 @@ def plan_folder(
 
     Raises
     ------
-    DuplicateDimension
-        If two folders claim one number, or a region file exists and `force` is not set.
-    DuplicateLayer
-        If two files claim one number.
-    ConfigError
-        If a name, a number or a `dimension.toml` does not fit, what is called `.npy` is not such a
-        file or holds objects, no file can have the name of `source` or `data`, or there is nothing
-        to build.
-    RegionIOError
-        If something cannot be listed or read.
+    DuplicateDimension, DuplicateLayer, ConfigError, RegionIOError
+        As `build`.
     """
-    source, data = as_path("source", source), as_path("data", data)
-    if os.path.realpath(data) == os.path.realpath(source):
+    given = source if isinstance(source, str | os.PathLike) else tuple(source)
+    data = as_path("data", data)
+    for each in (given,) if isinstance(given, str | os.PathLike) else given:
+        if os.path.realpath(data) == os.path.realpath(as_path("source", each)):
+            raise ConfigError(
+                f"{each}: source and target are the same folder", field="data", value=data
+            )
+    looked_ns = receipts.now_ns()
+    sources, skipped = find_sources(given, data, options)
+    if not sources:
         raise ConfigError(
-            f"{source}: source and target are the same folder", field="data", value=data
-        )
-    found, skipped = read_folders(source, data)
-    folders = [folder for folder in found if folder.files]
-    skipped += [Skipped(each.name, "a folder without files") for each in found if not each.files]
-    if not folders:
-        raise ConfigError(
-            f"{source}: nothing to build; each sub-folder with files becomes a dimension",
+            f"{_shown(given)}: nothing to build; there is no file in it",
             field="source",
-            value=source,
+            value=given,
         )
-    numbers = number_folders(folders, _grown_names(data))
-    numbered = sorted(zip(numbers, folders, strict=True), key=lambda pair: pair[0])
-    dimensions = [_plan_dimension(number, folder, data) for number, folder in numbered]
-    replaced = [planned.dimension_id for planned in dimensions if planned.is_replaced]
-    if replaced and not force:
-        raise _taken(replaced, data)
-    return Plan(tuple(dimensions), tuple(skipped))
-
-
-def read_content(path: Path, layer_id: LayerId) -> EncodedContent:
-    """Read a file once, into memory of its own: text where it is valid UTF-8, otherwise bytes.
-
-    Raises
-    ------
-    RegionIOError
-        If it cannot be read or is not a regular file.
-    ValueError
-        If it is longer than the format allows.
-    """
-    try:
-        view = memoryview(osmem.read_file(path).data)
-    except OSError as error:
-        raise RegionIOError.from_os_error(error, "read", path) from error
-    encoded = as_content(view, layer_id, is_copied=False)
-    return encoded._replace(encoding=ENCODING_TEXT) if is_text(view) else encoded
-
-
-def is_text(content: memoryview) -> bool:
-    """Tell whether bytes are valid UTF-8, decoding no more than a piece of them at a time."""
-    at = 0
-    while at < len(content):
-        piece = content[at : at + _PIECE_BYTES]
-        is_last = at + len(piece) == len(content)
-        try:
-            _, n_decoded = codecs.utf_8_decode(piece, "strict", is_last)
-        except UnicodeDecodeError:
-            return False
-        at += n_decoded
-    return True
+    numbers = number_folders(sources, _grown_names(data))
+    numbered = sorted(zip(numbers, sources, strict=True), key=lambda pair: pair[0])
+    dimensions, in_the_way = [], []
+    for number, found in numbered:
+        planned = _plan_dimension(number, found, data, looked_ns, may_resume=resume and not force)
+        dimensions.append(planned)
+        if planned.is_replaced and not (force or (resume and _may_replace(planned, data))):
+            in_the_way.append(number)
+    if in_the_way:
+        raise _taken(in_the_way, data)
+    return Plan(tuple(dimensions), tuple(skipped), data)
 
 
 def region_path(data: Path, dimension: DimensionId) -> Path:
@@ -311,6 +395,13 @@ def _grown_names(data: Path) -> dict[DimensionId, str | None]:
     return names
 
 
+def _existing(folder: Path) -> Path:
+    """Return the folder, or what there is of the way to it."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def _is_taken(dimension: DimensionId, path: Path) -> bool:
     """Tell whether there is anything where a region file is to be."""
     return os.path.lexists(path) or RegionFiles(dimension, path).exists()
@@ -320,69 +411,90 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
     listed = ", ".join(map(str, dimensions[:5]))
     more = f" and {len(dimensions) - 5} more" if len(dimensions) > 5 else ""
     return DuplicateDimension(
-        f"{listed}{more}: on disk under {data} already, and force is not set",
+        f"{listed}{more}: on disk under {data} already, with layers that no build of this source "
+        "has written, and force is not set",
         dimension=dimensions[0],
     )
 
 
-def _plan_dimension(dimension: DimensionId, folder: SourceFolder, data: Path) -> PlannedDimension:
+def _shown(given: Paths) -> str:
+    return str(given) if isinstance(given, str | os.PathLike) else ", ".join(map(str, given))
+
+
+def _plan_dimension(
+    dimension: DimensionId, source: Source, data: Path, looked_ns: int, *, may_resume: bool
+) -> PlannedDimension:
     path = region_path(data, dimension)
-    is_replaced = _is_taken(dimension, path)
+    is_taken = _is_taken(dimension, path)
     if os.path.lexists(path) and not path.is_file():
         raise ConfigError(f"{dimension}: {path} is no regular file", field="data", value=path)
-    planned = PlannedDimension(
+    name = name_folder(source, dimension)
+    layers = tuple(source.plan(dimension))
+    _check_format(dimension, name, source, layers)
+    is_unchanged = False
+    if is_taken and may_resume:
+        is_unchanged = _is_unchanged(dimension, name, source, layers, data)
+    return PlannedDimension(
         dimension_id=dimension,
-        name=name_folder(folder, dimension),
-        folder=folder.name,
+        name=name,
+        folder=source.label,
         path=path,
-        is_replaced=is_replaced,
-        layers=tuple(number_files(dimension, folder)),
+        is_replaced=is_taken and not is_unchanged,
+        is_unchanged=is_unchanged,
+        layers=layers,
+        source=source,
+        looked_ns=looked_ns,
     )
-    _check_format(planned, folder.path)
-    return planned
 
 
-def _check_format(planned: PlannedDimension, folder: Path) -> None:
-    """Lay the dimension out without its contents, which meets every other limit of the format."""
-    where = str(folder)
+def _is_unchanged(
+    dimension: DimensionId,
+    name: str,
+    source: Source,
+    layers: tuple[PlannedLayer, ...],
+    data: Path,
+) -> bool:
+    """Tell whether what is there is what would be written: by the receipt, or by all contents."""
     try:
-        builder = RegionBuilder(planned.dimension_id, planned.name)
-        for layer in planned.layers:
-            where = f"{folder}: {layer.file.name}"
-            encoded = _NOTHING
-            if is_npy(layer.file.name):
-                encoded = read_npy(layer.file.path, layer.layer_id, osmem.map_file)
-            elif layer.file.n_bytes > MAX_CONTENT_BYTES:
-                raise ValueError(f"{layer.file.n_bytes:,} bytes; at most {MAX_CONTENT_BYTES:,}")
-            _add_layer(builder, layer, encoded._replace(data=b""))
-        where = str(folder)
+        region = region_files(data, dimension).open_newest()
+    except JessyMemoryError:
+        return False
+    receipt = receipts.read_receipt(region_path(data, dimension).parent)
+    if (
+        receipt is not None
+        and isinstance(region, MmapRegion)
+        and receipt.edition == region.edition
+        and receipt.tells_of(source, name)
+    ):
+        return True
+    contents = source.read(dimension, layers)
+    return receipts.is_in(region, dimension, name, contents, len(layers))
+
+
+def _may_replace(planned: PlannedDimension, data: Path) -> bool:
+    """Tell whether all that is on disk was written by a build, and nothing learned since."""
+    if planned.dimension_id in IMMUTABLE:
+        return False
+    try:
+        region = region_files(data, planned.dimension_id).open_newest()
+    except JessyMemoryError:
+        return False
+    receipt = receipts.read_receipt(planned.path.parent)
+    is_whole = receipt is not None and isinstance(region, MmapRegion)
+    return is_whole and receipt is not None and receipt.edition == region.edition
+
+
+def _check_format(
+    dimension: DimensionId, name: str, source: Source, layers: tuple[PlannedLayer, ...]
+) -> None:
+    """Lay the dimension out without its contents, which meets every other limit of the format."""
+    where = ""
+    try:
+        builder = RegionBuilder(dimension, name)
+        for layer in layers:
+            where = layer.key
+            builder.add_encoded(layer.layer_id, layer.form, **layer.description)
+        where = ""
         builder.build_to_memory()
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}", field=planned.folder, value=planned.name) from None
-
-
-def _read_layer(layer: NumberedFile, planned: PlannedDimension) -> EncodedContent:
-    """Read what a file's layer is to hold."""
-    if not is_npy(layer.file.name):
-        return read_content(layer.file.path, layer.layer_id)
-    try:
-        return read_npy(layer.file.path, layer.layer_id)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{layer.file.path}: {error}", field=planned.folder, value=planned.name
-        ) from None
-
-
-def _add_layer(builder: RegionBuilder, layer: NumberedFile, encoded: EncodedContent) -> None:
-    entry, parent = layer.entry, layer.entry.parent
-    if isinstance(parent, int) and not isinstance(parent, LayerId):
-        parent = LayerId(builder.dimension_id, parent)
-    builder._add(
-        layer.layer_id,
-        encoded,
-        name=layer.name,
-        frequency=entry.frequency,
-        depth=entry.depth,
-        keywords=entry.keywords,
-        parent=parent,
-    )
+        raise source.error(where, error) from None

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,15 +35,23 @@ class SourceFile(NamedTuple):
         Where it lies; no link.
     n_bytes : int
         Its length when it was looked at.
+    changed_ns : int
+        When it was changed last, in ns since 1970-01-01 UTC: its content, or what is known of it.
     """
 
     name: str
     path: Path
     n_bytes: int
+    changed_ns: int = 0
+
+    @classmethod
+    def of(cls, name: str, path: Path, status: os.stat_result) -> SourceFile:
+        """Make one of what the system says."""
+        return cls(name, path, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 class SourceFolder(NamedTuple):
-    """One sub-folder of the source, with its files in natural order."""
+    """One folder that becomes a dimension, with its files in natural order."""
 
     name: str
     path: Path
@@ -63,11 +71,11 @@ class _Entry(NamedTuple):
 
 
 def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list[Skipped]]:
-    """Look through a source folder.
+    """Look through a source folder: its sub-folders, and as one more what lies directly in it.
 
     Links are followed as long as they stay inside the source. Left out and reported are hidden
     files and folders, links that lead out of the source, to nothing or back to a folder that they
-    lie in, whatever is not a regular file, files outside every sub-folder, and `excluded`.
+    lie in, whatever is not a regular file, and `excluded`.
 
     Parameters
     ----------
@@ -78,7 +86,8 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
     Returns
     -------
     list of SourceFolder, list of Skipped
-        In natural order: file2 before file10, and what is equal but for zeros by its bytes.
+        In natural order: file2 before file10, and what is equal but for zeros by its bytes. Last
+        the source itself, if there are files directly in it.
 
     Raises
     ------
@@ -92,13 +101,52 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
     except OSError as error:
         raise RegionIOError.from_os_error(error, "list", source) from error
     walk = _Walk(root, Path(os.path.realpath(excluded)))
-    folders = []
+    folders, direct = [], []
     for entry in walk.list_folder(root, ""):
         if entry.is_folder:
             folders.append(walk.read_folder(entry))
         else:
-            walk.skip(entry.shown, "a file outside every dimension's folder")
+            direct.append(entry)
+    if direct:
+        folders.append(walk.make_folder(name_of(source, root), root, direct))
     return folders, walk.skipped
+
+
+def read_files(folder: Path, files: list[Path], excluded: Path) -> SourceFolder:
+    """Look at some files of one folder, as if nothing else were in it.
+
+    A `dimension.toml` beside them counts for those that it names.
+    """
+    root = Path(os.path.realpath(folder))
+    walk = _Walk(root, Path(os.path.realpath(excluded)))
+    entries = [
+        _Entry(
+            _as_text(path.name), _as_text(path.name), Path(os.path.realpath(path)), look_at(path)
+        )
+        for path in sorted(files, key=lambda path: natural_key(path.name))
+    ]
+    manifest = Manifest(root / MANIFEST_FILE)
+    if manifest.path.is_file():
+        manifest = read_manifest(manifest.path)
+        chosen = {entry.shown for entry in entries}
+        said = {name: entry for name, entry in manifest.layers.items() if name in chosen}
+        manifest = Manifest(manifest.path, manifest.name, said)
+    made = walk.make_folder(name_of(folder, root), root, entries)
+    return made._replace(manifest=manifest)
+
+
+def look_at(path: Path) -> os.stat_result:
+    """Return what a path leads to; raise RegionIOError where that cannot be had."""
+    try:
+        return path.stat()
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "read", path) from error
+
+
+def name_of(source: Path, root: Path) -> str:
+    """Return what a source is called: as it was given, or where that says nothing, as it is."""
+    name = source.name if source.name not in ("", "..") else root.name
+    return _as_text(name or "files")
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int]], bytes]:
@@ -121,18 +169,25 @@ class _Walk:
         self.skipped.append(Skipped(shown, reason))
 
     def read_folder(self, folder: _Entry) -> SourceFolder:
-        manifest = Manifest(folder.path / MANIFEST_FILE)
-        files = []
-        for entry in self._files(folder.path, folder.shown, (folder.path,)):
-            name = entry.shown.removeprefix(f"{folder.shown}/")
+        entries = self._files(folder.path, folder.shown, (folder.path,))
+        return self.make_folder(folder.name, folder.path, entries, f"{folder.shown}/")
+
+    def make_folder(
+        self, name: str, path: Path, entries: Iterable[_Entry], above: str = ""
+    ) -> SourceFolder:
+        """Make the folder that some files are in; `above` is what leads to it from the source."""
+        manifest = Manifest(path / MANIFEST_FILE)
+        folder, files = name, []
+        for entry in entries:
+            name = entry.shown.removeprefix(above)
             if name == MANIFEST_FILE:
                 manifest = read_manifest(entry.path)
                 continue
             if not os.access(entry.path, os.R_OK):
                 error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 raise RegionIOError.from_os_error(error, "read", entry.path)
-            files.append(SourceFile(name, entry.path, entry.status.st_size))
-        return SourceFolder(folder.name, folder.path, tuple(files), manifest)
+            files.append(SourceFile.of(name, entry.path, entry.status))
+        return SourceFolder(folder, path, tuple(files), manifest)
 
     def list_folder(self, folder: Path, shown: str) -> Iterator[_Entry]:
         """Yield what is to be read in a folder, by natural order; note what is not."""

@@ -1,5 +1,7 @@
 """`dimension.toml`: what a folder says of the dimension that is made from it.
 
+Files that `jessymem.export` writes carry the same tables, as JSON.
+
 ::
 
     name = "Technical"
@@ -11,6 +13,7 @@
     depth = 1
     keywords = ["hammer", "loom"]
     parent = "L07-00"           # or 0, a layer of the same dimension
+    encoding = "text"           # or "bytes", or "npy"; by default what the file looks like
 
 Every key is optional. One that is unknown, or a value of another type, is an error that names file
 and key.
@@ -18,6 +21,7 @@ and key.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +34,10 @@ from jessymem.kernels.schema import MAX_LAYER
 
 MANIFEST_FILE: Final = "dimension.toml"
 
-_LAYER_KEYS: Final = ("name", "layer", "frequency", "depth", "keywords", "parent")
+_LAYER_KEYS: Final = ("name", "layer", "frequency", "depth", "keywords", "parent", "encoding")
+
+#: How content may be said to be kept: as UTF-8, as it is, or as the array of a .npy file.
+ENCODINGS: Final = ("text", "bytes", "npy")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class LayerEntry:
     keywords : tuple of str
     parent : LayerId, int or None
         An int is a layer of the same dimension.
+    encoding : {"text", "bytes", "npy"} or None
     """
 
     name: str | None = None
@@ -54,6 +62,7 @@ class LayerEntry:
     depth: int = 0
     keywords: tuple[str, ...] = ()
     parent: LayerId | int | None = None
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,14 @@ class Manifest:
     name : str or None
     layers : dict of str to LayerEntry
         By the file's path relative to the folder.
+    kind : str
+        What a layer is made from: a file, a tensor, ...
     """
 
     path: Path
     name: str | None = None
     layers: dict[str, LayerEntry] = field(default_factory=dict)
+    kind: str = "file"
 
     def error(self, key: str, value: Any, problem: str) -> ConfigError:
         """Return the error that names this file and one of its keys."""
@@ -96,12 +108,50 @@ def read_manifest(path: Path) -> Manifest:
         If it is not TOML, or a key or the type of its value is not of the form above.
     """
     manifest = Manifest(path)
-    table = _parse(manifest)
+    return _of_table(manifest, _parse(manifest))
+
+
+def parse_record(path: Path, text: str | bytes, kind: str) -> Manifest:
+    """Read what `jessymem.export` has put into a file, which has the same keys.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file, for messages.
+    text : str or bytes
+        JSON.
+    kind : str
+        What the file's layers are.
+
+    Raises
+    ------
+    ConfigError
+        If it is not JSON, or a key or the type of its value is not of the form above.
+    """
+    manifest = Manifest(path, kind=kind)
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: what jessymem wrote in it is not JSON: {error}", field="jessymem", value=None
+        ) from None
+    if not isinstance(table, dict):
+        raise manifest.error("jessymem", table, "expected a table")
+    return _of_table(manifest, table)
+
+
+def as_entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
+    """Check what is said of one layer."""
+    return _entry(manifest, file, table)
+
+
+def _of_table(manifest: Manifest, table: dict[str, Any]) -> Manifest:
     for key in table.keys() - {"name", "layers"}:
         raise manifest.error(key, table[key], "no such key; there are name and layers")
     name = _take(manifest, table, "", "name", str, "a string", default=None)
     files = _take(manifest, table, "", "layers", dict, "a table", default={})
-    return Manifest(path, name, {file: _entry(manifest, file, files[file]) for file in files})
+    entries = {file: _entry(manifest, file, files[file]) for file in files}
+    return Manifest(manifest.path, name, entries, manifest.kind)
 
 
 def _parse(manifest: Manifest) -> dict[str, Any]:
@@ -140,6 +190,10 @@ def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
             parent = LayerId.parse(parent)
         except ValueError as error:
             raise manifest.error(f"{where}.parent", parent, str(error)) from None
+    encoding = take("encoding", str, "a string", None)
+    if encoding not in (None, *ENCODINGS):
+        expected = f"expected one of {', '.join(ENCODINGS)}, got {encoding!r}"
+        raise manifest.error(f"{where}.encoding", encoding, expected)
     return LayerEntry(
         name=take("name", str, "a string", None),
         layer=layer,
@@ -147,6 +201,7 @@ def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
         depth=take("depth", int, "an integer", 0),
         keywords=tuple(keywords),
         parent=parent,
+        encoding=encoding,
     )
 
 

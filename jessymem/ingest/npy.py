@@ -46,6 +46,11 @@ def read_npy(
         view = memoryview(take(path).data)
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", path) from error
+    return parse_npy(view, layer_id)
+
+
+def parse_npy(view: memoryview, layer_id: LayerId) -> EncodedContent:
+    """Take the bytes of a `.npy` file; raise as `read_npy` where they are none."""
     n_header = measure_description(bytes(view[:_START_BYTES]))
     form = read_description(bytes(view[:n_header]))
     content = view[n_header:]

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import ConfigError, DuplicateDimension, DuplicateLayer
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.folders import SourceFile, SourceFolder
-from jessymem.ingest.manifest import LayerEntry
+from jessymem.ingest.folders import SourceFile
+from jessymem.ingest.manifest import LayerEntry, Manifest
 from jessymem.kernels.schema import MAX_DIMENSION, MAX_LAYER, MAX_LAYERS, N_CORE_DIMENSIONS
 
 FIRST_GROWN_DIMENSION: Final = N_CORE_DIMENSIONS + 1
 
 _NUMBERED_FOLDER: Final = re.compile(r"D([0-9]+)(?:-(.*))?", re.IGNORECASE | re.DOTALL)
 _NUMBERED_FILE: Final = re.compile(r"([0-9]{1,5})-([^/]+)", re.DOTALL)
+
+
+class Named(Protocol):
+    """What becomes a dimension: its name says which, unless its manifest does."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def path(self) -> object:
+        """Where it lies, for messages."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is said of it."""
 
 
 class NumberedFile(NamedTuple):
@@ -28,17 +44,33 @@ class NumberedFile(NamedTuple):
     entry: LayerEntry
 
 
+#: What a layer is called that nothing names, by the file's path.
+NameFile = Callable[[str], str]
+
+
+def name_by_path(path: str) -> str:
+    """Return the path itself; a number in front of it is gone by then."""
+    return path
+
+
+def name_by_stem(path: str) -> str:
+    """Return the path without what follows its last dot."""
+    folder, slash, name = path.rpartition("/")
+    stem = name.rpartition(".")[0]
+    return folder + slash + (stem or name)
+
+
 # -- dimensions ------------------------------------------------------------------------------------
 
 
 def number_folders(
-    folders: list[SourceFolder], grown: dict[DimensionId, str | None]
+    folders: Sequence[Named], grown: dict[DimensionId, str | None]
 ) -> list[DimensionId]:
     """Return each folder's dimension: the one it claims, the one it made before, or the next free.
 
     Parameters
     ----------
-    folders : list of SourceFolder
+    folders : sequence of Named
     grown : dict of DimensionId to str or None
         The dimensions from D15 upwards that are on disk, by name; None: it cannot be read.
 
@@ -49,7 +81,7 @@ def number_folders(
     ConfigError
         If a folder claims a number that no dimension has, or no number is left.
     """
-    claims: dict[DimensionId, SourceFolder] = {}
+    claims: dict[DimensionId, Named] = {}
     for folder in folders:
         claim = _claimed_dimension(folder)
         if claim in claims:
@@ -74,7 +106,7 @@ def number_folders(
     return numbers
 
 
-def name_folder(folder: SourceFolder, dimension: DimensionId | None) -> str:
+def name_folder(folder: Named, dimension: DimensionId | None) -> str:
     """Return the name of the dimension that a folder becomes; `dimension` None: not known yet."""
     if folder.manifest.name is not None:
         return folder.manifest.name
@@ -86,7 +118,7 @@ def name_folder(folder: SourceFolder, dimension: DimensionId | None) -> str:
     return folder.name
 
 
-def _claimed_dimension(folder: SourceFolder) -> DimensionId | None:
+def _claimed_dimension(folder: Named) -> DimensionId | None:
     match = _NUMBERED_FOLDER.fullmatch(folder.name)
     if match is None:
         return None
@@ -96,7 +128,7 @@ def _claimed_dimension(folder: SourceFolder) -> DimensionId | None:
         raise ConfigError(f"{folder.path}: {error}", field=folder.name, value=folder.name) from None
 
 
-def _next_free(free: Iterator[int], folder: SourceFolder) -> DimensionId:
+def _next_free(free: Iterator[int], folder: Named) -> DimensionId:
     for number in free:
         return DimensionId(number)
     raise ConfigError(
@@ -107,11 +139,29 @@ def _next_free(free: Iterator[int], folder: SourceFolder) -> DimensionId:
 # -- layers ----------------------------------------------------------------------------------------
 
 
-def number_files(dimension: DimensionId, folder: SourceFolder) -> list[NumberedFile]:
+def number_files(
+    dimension: DimensionId,
+    folder: Named,
+    members: Sequence[SourceFile],
+    name_file: NameFile = name_by_path,
+    *,
+    has_prefixes: bool = True,
+) -> list[NumberedFile]:
     """Return the layers that a folder's files become, ascending.
 
     Numbers that `dimension.toml` or a leading ``NN-`` claim come first; the other files fill the
     free ones in order.
+
+    Parameters
+    ----------
+    dimension : DimensionId
+    folder : Named
+    members : sequence of SourceFile
+        In order.
+    name_file : callable
+        Names what the manifest does not.
+    has_prefixes : bool
+        Whether a leading ``NN-`` is a number.
 
     Raises
     ------
@@ -121,17 +171,20 @@ def number_files(dimension: DimensionId, folder: SourceFolder) -> list[NumberedF
         If a number is out of range, there are too many files, or `dimension.toml` names one that is
         not there.
     """
-    if len(folder.files) > MAX_LAYERS:
-        problem = f"{len(folder.files):,} files; a dimension has at most {MAX_LAYERS:,} layers"
-        raise ConfigError(f"{folder.path}: {problem}", field=folder.name, value=len(folder.files))
+    check_count(len(members), folder, folder.manifest.kind)
     entries = dict(folder.manifest.layers)
-    files = [(file, entries.pop(file.name, LayerEntry())) for file in folder.files]
+    files = [(file, entries.pop(file.name, LayerEntry())) for file in members]
     for unknown in entries:
         where = f'layers."{unknown}"'
-        raise folder.manifest.error(where, unknown, f"there is no such file in {folder.path}")
+        problem = f"there is no such {folder.manifest.kind} in {folder.path}"
+        raise folder.manifest.error(where, unknown, problem)
+    prefixes = [_NUMBERED_FILE.fullmatch(file.name) if has_prefixes else None for file, _ in files]
+    numbers = [
+        _claimed_layer(file, entry, prefix)
+        for (file, entry), prefix in zip(files, prefixes, strict=True)
+    ]
     claims: dict[int, SourceFile] = {}
-    for file, entry in files:
-        number = _claimed_layer(file, entry)
+    for (file, _), number in zip(files, numbers, strict=True):
         if number in claims:
             layer_id = LayerId(dimension, number)
             both = f"{claims[number].path} and {file.path}"
@@ -140,26 +193,27 @@ def number_files(dimension: DimensionId, folder: SourceFolder) -> list[NumberedF
             claims[number] = file
     free = (number for number in range(MAX_LAYERS) if number not in claims)
     numbered = []
-    for file, entry in files:
-        claim = _claimed_layer(file, entry)
+    for (file, entry), prefix, claim in zip(files, prefixes, numbers, strict=True):
         layer_id = LayerId(dimension, next(free) if claim is None else claim)
-        numbered.append(NumberedFile(layer_id, _name_file(file, entry), file, entry))
+        name = entry.name
+        if name is None:
+            name = name_file(prefix[2] if prefix else file.name)
+        numbered.append(NumberedFile(layer_id, name, file, entry))
     return sorted(numbered, key=lambda layer: layer.layer_id)
 
 
-def _claimed_layer(file: SourceFile, entry: LayerEntry) -> int | None:
-    match = _NUMBERED_FILE.fullmatch(file.name)
-    if match is None or entry.layer is not None:
+def check_count(n_layers: int, source: Named, kind: str) -> None:
+    """Raise ConfigError where there is more than fits into one dimension."""
+    if n_layers > MAX_LAYERS:
+        problem = f"{n_layers:,} {kind}s; a dimension has at most {MAX_LAYERS:,} layers"
+        raise ConfigError(f"{source.path}: {problem}", field=source.name, value=n_layers)
+
+
+def _claimed_layer(file: SourceFile, entry: LayerEntry, prefix: re.Match[str] | None) -> int | None:
+    if prefix is None or entry.layer is not None:
         return entry.layer
-    number = int(match[1])
+    number = int(prefix[1])
     if number > MAX_LAYER:
         problem = f"a layer number is 0 to {MAX_LAYER}, not {number}"
         raise ConfigError(f"{file.path}: {problem}", field=file.name, value=number)
     return number
-
-
-def _name_file(file: SourceFile, entry: LayerEntry) -> str:
-    if entry.name is not None:
-        return entry.name
-    match = _NUMBERED_FILE.fullmatch(file.name)
-    return match[2] if match else file.name

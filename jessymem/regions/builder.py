@@ -245,6 +245,15 @@ class RegionBuilder:
             raise DuplicateLayer(f"{layer_id} was added before", layer=layer_id)
         return layer_id
 
+    def add_encoded(
+        self, layer_id: LayerId, encoded: EncodedContent, **description: Any
+    ) -> LayerId:
+        """Add one layer whose content is encoded already, and not copied unless it is spooled.
+
+        Raises as `add_layer`.
+        """
+        return self._add(self._free_id(layer_id.layer), encoded, **description)
+
     def _add(self, layer_id: LayerId, encoded: EncodedContent, **description: Any) -> LayerId:
         draft = make_draft(layer_id, encoded, **description)
         if self._spool is not None and len(draft.content):

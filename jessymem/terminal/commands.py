@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from jessymem._version import __version__
-from jessymem.terminal import building, files, measuring, reading, searching
+from jessymem.terminal import building, exporting, files, measuring, reading, searching
 from jessymem.terminal.shell import Commands
 
 
@@ -34,6 +34,7 @@ def main() -> None:
 
 _COMMANDS: Final = (
     building.build,
+    exporting.export,
     files.discover,
     files.inspect,
     files.verify,

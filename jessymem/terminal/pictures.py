@@ -25,7 +25,7 @@ from rich.text import Text
 from jessymem.bench.run import BenchReport
 from jessymem.bench.table import NotRun
 from jessymem.demo.run import DemoReport
-from jessymem.ingest.building import BuiltDimension
+from jessymem.ingest.reports import BuiltDimension, ExportedDimension
 from jessymem.inspection import (
     BYTE_KINDS,
     Finding,
@@ -165,8 +165,8 @@ def regions_table(findings: Sequence[Finding]) -> Table:
 
 
 def built_table(built: Sequence[BuiltDimension]) -> Table:
-    """Show what a build wrote."""
-    columns = ("Dimension", "Name", "From", "Layers", "Size", "Generation")
+    """Show what a build wrote, and what it left alone."""
+    columns = ("Dimension", "Name", "From", "Layers", "Size", "Generation", "Outcome")
     table = _table(*columns, right=("Layers", "Size", "Generation"))
     for each in built:
         table.add_row(
@@ -175,7 +175,22 @@ def built_table(built: Sequence[BuiltDimension]) -> Table:
             _cell(each.folder),
             f"{each.n_layers:,}",
             show_bytes(each.n_bytes),
-            str(each.generation),
+            str(each.generation or "-"),
+            "unchanged" if each.is_unchanged else "replaced" if each.is_replaced else "new",
+        )
+    return table
+
+
+def exported_table(exported: Sequence[ExportedDimension]) -> Table:
+    """Show what an export wrote."""
+    table = _table("Dimension", "Name", "To", "Layers", "Contents", right=("Layers", "Contents"))
+    for each in exported:
+        table.add_row(
+            str(each.dimension_id),
+            _cell(each.name),
+            _cell(each.path.name),
+            f"{each.n_layers:,}",
+            show_bytes(each.n_bytes),
         )
     return table
 

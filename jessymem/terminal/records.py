@@ -15,8 +15,7 @@ from jessymem.contexts import ContextCollection
 from jessymem.demo.run import DemoReport
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import BuiltDimension
-from jessymem.ingest.folders import Skipped
+from jessymem.ingest.reports import BuildReport, ExportReport
 from jessymem.inspection import Finding, byte_use, creation_time, extension_state
 from jessymem.manager import MmapManager
 from jessymem.regions.arrays import descr_of
@@ -28,8 +27,8 @@ from jessymem.terminal.wording import excerpt
 from jessymem.warming import WarmupReport
 
 
-def build_record(built: Sequence[BuiltDimension], skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Describe what a build wrote and left out."""
+def build_record(report: BuildReport) -> dict[str, Any]:
+    """Describe what a build wrote, left alone and left out."""
     return {
         "dimensions": [
             {
@@ -41,10 +40,29 @@ def build_record(built: Sequence[BuiltDimension], skipped: Sequence[Skipped]) ->
                 "n_bytes": each.n_bytes,
                 "generation": each.generation,
                 "is_replaced": each.is_replaced,
+                "is_unchanged": each.is_unchanged,
             }
-            for each in built
+            for each in report.dimensions
         ],
-        "skipped": [each._asdict() for each in skipped],
+        "skipped": [each._asdict() for each in report.skipped],
+        "is_dry_run": report.is_dry_run,
+    }
+
+
+def export_record(report: ExportReport) -> dict[str, Any]:
+    """Describe what an export wrote."""
+    return {
+        "format": report.format,
+        "dimensions": [
+            {
+                "dimension": str(each.dimension_id),
+                "name": each.name,
+                "path": str(each.path),
+                "n_layers": each.n_layers,
+                "n_bytes": each.n_bytes,
+            }
+            for each in report.dimensions
+        ],
     }
 
 

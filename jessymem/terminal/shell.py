@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from glob import has_magic
 from pathlib import Path
 from signal import SIGINT
 from typing import Any, Final, NoReturn
@@ -68,6 +69,21 @@ class Folder(click.Path):
         if path.exists() and not path.is_dir():
             self.fail(f"'{shown}' is a file; it takes a folder", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class SourcePath(click.Path):
+    """A folder, a file, or a pattern, which is quoted; what is none is named as it was typed."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Take a path; a pattern may match nothing yet."""
+        shown = visible(os.fspath(value))
+        try:
+            path = as_path("source", value)
+        except ConfigError:
+            self.fail(f"no file can be called '{shown}'", param, ctx)
+        if not os.path.lexists(path) and not has_magic(os.fspath(path)):
+            self.fail(f"there is no '{shown}'", param, ctx)
+        return path
 
 
 FOLDER: Final = Folder()

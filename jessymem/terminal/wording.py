@@ -10,8 +10,8 @@ from typing import Final
 
 from jessymem.bench.table import Line, NotRun, Row
 from jessymem.demo.measurements import Measurement
-from jessymem.ingest.building import BuiltDimension
 from jessymem.ingest.folders import Skipped
+from jessymem.ingest.reports import BuildReport, BuiltDimension, ExportReport
 from jessymem.regions.metadata import LayerInfo
 from jessymem.units import show_bytes
 from jessymem.warming import WarmupReport
@@ -145,6 +145,22 @@ def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     if len(skipped) > _MAX_SKIPPED_SHOWN:
         lines.append(f"skipped {len(skipped) - _MAX_SKIPPED_SHOWN:,} more; --json names them all")
     return lines
+
+
+def built_line(report: BuildReport, data: object) -> str:
+    """Say what came of a build, in one line."""
+    layers = f"{count(report.n_layers, 'layer')}, {show_bytes(report.n_bytes)}"
+    left = f", {len(report.unchanged):,} unchanged" if report.unchanged else ""
+    files = count(len(report.written), "region file")
+    verb = "would be written" if report.is_dry_run else "written"
+    return f"{files} {verb} under {visible(str(data))}{left} ({layers})"
+
+
+def exported_line(report: ExportReport, out: object) -> str:
+    """Say what came of an export, in one line."""
+    dimensions = count(len(report.dimensions), "dimension")
+    layers = f"{count(report.n_layers, 'layer')}, {show_bytes(report.n_bytes)}"
+    return f"{dimensions} written under {visible(str(out))} ({layers})"
 
 
 def fault_lines(built: Sequence[BuiltDimension]) -> list[str]:

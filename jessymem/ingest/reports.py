@@ -1,0 +1,129 @@
+"""What came of a build or an export, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from jessymem.ids import DimensionId
+from jessymem.ingest.folders import Skipped
+
+
+class BuiltDimension(NamedTuple):
+    """One region file, and what it was made of.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    name : str
+    folder : str
+        The sub-folder's or file's name.
+    path : pathlib.Path
+    n_layers : int
+    n_bytes : int
+        Of the region file; where none was written, of the contents.
+    generation : int
+        Of the region file; 0 where none was written.
+    is_replaced : bool
+        Whether it was written in the place of another.
+    is_unchanged : bool
+        Whether it was there already, as it had to be, and was left alone.
+    fault : str or None
+        Why a manager with default settings could not load it; None: it can.
+    """
+
+    dimension_id: DimensionId
+    name: str
+    folder: str
+    path: Path
+    n_layers: int
+    n_bytes: int
+    generation: int
+    is_replaced: bool
+    is_unchanged: bool
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build wrote, left alone and left out.
+
+    Attributes
+    ----------
+    dimensions : tuple of BuiltDimension
+        Ascending.
+    skipped : tuple of Skipped
+        What of the source was left out: its path, and the reason.
+    is_dry_run : bool
+        Whether it only says what it would do.
+    """
+
+    dimensions: tuple[BuiltDimension, ...]
+    skipped: tuple[Skipped, ...]
+    is_dry_run: bool = False
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of all dimensions."""
+        return sum(each.n_layers for each in self.dimensions)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all dimensions."""
+        return sum(each.n_bytes for each in self.dimensions)
+
+    @property
+    def written(self) -> tuple[BuiltDimension, ...]:
+        """The dimensions that were written, or would be."""
+        return tuple(each for each in self.dimensions if not each.is_unchanged)
+
+    @property
+    def unchanged(self) -> tuple[BuiltDimension, ...]:
+        """The dimensions that were left alone."""
+        return tuple(each for each in self.dimensions if each.is_unchanged)
+
+
+class ExportedDimension(NamedTuple):
+    """One dimension, and the file or folder that it was written to.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    name : str
+    path : pathlib.Path
+    n_layers : int
+    n_bytes : int
+        Of the contents.
+    """
+
+    dimension_id: DimensionId
+    name: str
+    path: Path
+    n_layers: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote.
+
+    Attributes
+    ----------
+    format : str
+    dimensions : tuple of ExportedDimension
+        Ascending.
+    """
+
+    format: str
+    dimensions: tuple[ExportedDimension, ...]
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of all dimensions."""
+        return sum(each.n_layers for each in self.dimensions)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all contents."""
+        return sum(each.n_bytes for each in self.dimensions)
