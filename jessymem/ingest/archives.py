@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ class ArchiveSource(Source):
 
     def read(
         self, dimension: DimensionId, planned: Sequence[PlannedLayer]
-    ) -> Iterator[tuple[PlannedLayer, EncodedContent]]:
+    ) -> Generator[tuple[PlannedLayer, EncodedContent], None, None]:
         """Yield its layers again, each with its content, one at a time."""
         self.check_unchanged()
         with self._naming_errors(), self.open() as load:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ class ArrowTable(TableSource):
             said = parse_record(file.path, record, self.kind)
             self.manifest = Manifest(file.path, said.name, kind=self.kind)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Yield the rows."""
         schema, n_rows, batches = self._open()
         self.check_rows(n_rows)

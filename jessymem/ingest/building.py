@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -172,10 +173,11 @@ class Plan:
             advance(planned.n_bytes)
             return planned.outcome(region)
         builder = RegionBuilder(planned.dimension_id, planned.name, spool=_existing(self.data))
-        for layer, encoded in planned.source.read(planned.dimension_id, planned.layers):
-            builder.add_encoded(layer.layer_id, encoded, **layer.description)
-            del encoded  # before the next is read
-            advance(layer.n_bytes)
+        with closing(planned.source.read(planned.dimension_id, planned.layers)) as contents:
+            for layer, encoded in contents:
+                builder.add_encoded(layer.layer_id, encoded, **layer.description)
+                del encoded  # before the next is read
+                advance(layer.n_bytes)
         if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
             raise _taken([planned.dimension_id], self.data)
         # What may be replaced was asked of the user when the plan was made.
@@ -467,8 +469,8 @@ def _is_unchanged(
         and receipt.tells_of(source, name)
     ):
         return True
-    contents = source.read(dimension, layers)
-    return receipts.is_in(region, dimension, name, contents, len(layers))
+    with closing(source.read(dimension, layers)) as contents:
+        return receipts.is_in(region, dimension, name, contents, len(layers))
 
 
 def _may_replace(planned: PlannedDimension, data: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ class Source(ABC):
     @abstractmethod
     def read(
         self, dimension: DimensionId, planned: Sequence[PlannedLayer]
-    ) -> Iterator[tuple[PlannedLayer, EncodedContent]]:
+    ) -> Generator[tuple[PlannedLayer, EncodedContent], None, None]:
         """Yield its layers again, each with its content.
 
         Raises
@@ -158,7 +158,7 @@ class FolderSource(Source):
 
     def read(
         self, dimension: DimensionId, planned: Sequence[PlannedLayer]
-    ) -> Iterator[tuple[PlannedLayer, EncodedContent]]:
+    ) -> Generator[tuple[PlannedLayer, EncodedContent], None, None]:
         """Yield its layers again, each with its content; each file is opened once."""
         paths = {file.name: file.path for file in self.members}
         for layer in planned:

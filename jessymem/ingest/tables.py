@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import IO, Any, Final, NamedTuple
 
 from jessymem.errors import DuplicateLayer, JessyMemoryError, RegionIOError
@@ -61,7 +61,7 @@ class TableSource(Source):
         return {"columns": list(self.columns)}
 
     @abstractmethod
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Yield the rows in order; raise ValueError where one is malformed, naming it."""
 
     def plan(self, dimension: DimensionId) -> Iterator[PlannedLayer]:
@@ -80,33 +80,37 @@ class TableSource(Source):
 
     def read(
         self, dimension: DimensionId, planned: Sequence[PlannedLayer]
-    ) -> Iterator[tuple[PlannedLayer, EncodedContent]]:
+    ) -> Generator[tuple[PlannedLayer, EncodedContent], None, None]:
         """Yield its layers again in the order of its rows, each with its content."""
         self.check_unchanged()
         yield from self._layers(dimension)
         self.check_unchanged()
 
-    def _layers(self, dimension: DimensionId) -> Iterator[tuple[PlannedLayer, EncodedContent]]:
-        found = self.rows()
-        number = 0
-        while True:
-            try:
-                row = next(found, None)
-            except OSError as error:
-                if isinstance(error, JessyMemoryError):
-                    raise
-                raise RegionIOError.from_os_error(error, "read", self.path) from error
-            except ValueError as error:
-                if isinstance(error, JessyMemoryError):
-                    raise
-                raise self.error("", error) from None
-            if row is None:
-                return
-            if number == MAX_LAYERS:
-                problem = f"more than {MAX_LAYERS:,} rows, which is as many as a dimension holds"
-                raise self.error("", f"{problem}: make several files of it")
-            yield self._layer(dimension, number, row)
-            number += 1
+    def _layers(
+        self, dimension: DimensionId
+    ) -> Generator[tuple[PlannedLayer, EncodedContent], None, None]:
+        with closing(self.rows()) as found:
+            for number in count():
+                row = self._next(found)
+                if row is None:
+                    return
+                if number == MAX_LAYERS:
+                    problem = (
+                        f"more than {MAX_LAYERS:,} rows, which is as many as a dimension holds"
+                    )
+                    raise self.error("", f"{problem}: make several files of it")
+                yield self._layer(dimension, number, row)
+
+    def _next(self, found: Iterator[Row]) -> Row | None:
+        """Take the next row; what is wrong with it is said of this file."""
+        try:
+            return next(found, None)
+        except JessyMemoryError:
+            raise
+        except OSError as error:
+            raise RegionIOError.from_os_error(error, "read", self.path) from error
+        except ValueError as error:
+            raise self.error("", error) from None
 
     def _layer(
         self, dimension: DimensionId, number: int, row: Row
@@ -134,7 +138,7 @@ class TableSource(Source):
 class JsonLines(TableSource):
     """One JSON object a line; empty lines are none."""
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Yield the lines."""
         columns = None
         with open(self.path, "rb") as file:
@@ -157,14 +161,13 @@ class SeparatedValues(TableSource):
         super().__init__(file, columns)
         self.delimiter = delimiter
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Yield the records."""
-        with open(self.path, "rb") as file, _long_fields():
-            yield from self._records(file)
+        with open(self.path, encoding="utf-8-sig", newline="") as lines, _long_fields():
+            yield from self._records(lines)
 
-    def _records(self, file: IO[bytes]) -> Iterator[Row]:
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, delimiter=self.delimiter, strict=True)
+    def _records(self, lines: IO[str]) -> Generator[Row, None, None]:
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         header: list[str] = []
         columns = Columns()
         while True:
