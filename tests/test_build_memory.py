@@ -1,4 +1,4 @@
-"""A build holds about one copy of what it reads, whatever that is."""
+"""A build holds about one copy of the longest of what it reads, whatever that is."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ HIGH_WATER = "VmHWM:"
 BUILD = f"""
 import sys
 from pathlib import Path
-from jessymem.ingest.building import plan_build
+import jessymem
 
-plan_build(sys.argv[1], sys.argv[2]).write()
+jessymem.build(sys.argv[1], sys.argv[2])
 for line in Path("/proc/self/status").read_text().splitlines():
     if line.startswith("{HIGH_WATER}"):
         print(int(line.split()[1]) * 1024)
@@ -61,24 +61,72 @@ def write_many(folder):
         (folder / f"a{i}").write_bytes(ASCII[: N_BYTES // 8])
 
 
-def peak_of_build(tmp_path, name, write):
+def write_more(folder):
+    for i in range(32):
+        (folder / f"a{i}").write_bytes(ASCII[: N_BYTES // 8])
+
+
+def write_byte(folder):
+    (folder / "a").write_bytes(b"x")
+
+
+def write_row(folder):
+    (folder.parent / "a.jsonl").write_bytes(b'{"text": "x"}\n')
+
+
+def write_number(folder):
+    np.savez(folder.parent / "a.npz", a=np.ones(1))
+
+
+def peak_of_build(tmp_path, name, write, given="."):
     source = tmp_path / name / "notes"
     source.mkdir(parents=True)
     write(source)
-    command = [sys.executable, "-c", BUILD, str(source.parent), str(tmp_path / f"{name}-data")]
+    where = [str(source.parent / given), str(tmp_path / f"{name}-data")]
+    command = [sys.executable, "-c", BUILD, *where]
     environment = with_support({"COVERAGE_PROCESS_CONFIG": ""})
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
-@pytest.mark.skipif(
+def write_rows(folder):
+    row = b'{"text": "' + ASCII[: MIB // 2].replace(b"\n", b" ") + b'"}\n'
+    (folder.parent / "a.jsonl").write_bytes(row * (4 * N_BYTES // len(row)))
+
+
+def write_archive(folder):
+    np.savez(folder.parent / "a.npz", **{f"a{i}": np.ones(N_BYTES // 64) for i in range(32)})
+
+
+told = pytest.mark.skipif(
     not os.path.exists("/proc/self/status")
     or HIGH_WATER not in Path("/proc/self/status").read_text(encoding="utf-8"),
     reason="the system does not tell what a process held at most",
 )
+
+
+@told
+@pytest.mark.parametrize(
+    ("write", "source", "n_largest"),
+    [
+        (write_more, "notes", N_BYTES // 8),
+        (write_rows, "a.jsonl", MIB // 2),
+        (write_archive, "a.npz", N_BYTES // 8),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_build_holds_about_one_content_however_many_there_are(write, source, n_largest, tmp_path):
+    """128 MiB in all: at once there are the largest, and what waits to be written."""
+    write_smallest = {"notes": write_byte, "a.jsonl": write_row, "a.npz": write_number}[source]
+    base = peak_of_build(tmp_path, "small", write_smallest, source)
+    peak = peak_of_build(tmp_path, "large", write, source) - base
+    assert peak < 48 * MIB + 2 * n_largest, peak / MIB
+
+
+@told
 def test_a_build_holds_about_one_copy(tmp_path):
-    base = peak_of_build(tmp_path, "small", lambda folder: (folder / "a").write_bytes(b"x"))
+    base = peak_of_build(tmp_path, "small", write_byte)
     kinds = (write_ascii, write_one_emoji, write_binary, write_late_binary, write_array, write_many)
     copies = {
         write.__name__: (peak_of_build(tmp_path, write.__name__, write) - base) / N_BYTES

@@ -42,7 +42,7 @@ class RegionBuilder:
     name : str
         The dimension's name, at most 64 bytes as UTF-8.
     spool : path-like, optional
-        A folder on whose disk contents wait until the region is built, all but 16 MiB of them, in a
+        A folder on whose disk contents wait until the region is built, all but 8 MiB of them, in a
         file without a name; it has to exist. By default they wait in memory.
 
     Raises

@@ -18,7 +18,7 @@ from jessymem.descriptors import Descriptor
 from jessymem.errors import RegionIOError
 
 #: So much waits in memory before it is written; what is as long by itself goes past that.
-HELD_BYTES: Final = 2**24
+HELD_BYTES: Final = 2**23
 #: So much is read at a time: of what is long, and of what is short, with what follows it.
 _CHUNK_BYTES: Final = 2**22
 _WINDOW_BYTES: Final = 2**16
