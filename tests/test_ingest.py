@@ -484,17 +484,22 @@ def test_files_directly_in_the_source_are_one_dimension(plan, data):
 
 
 def test_files_beside_folders_are_one_more_dimension(plan):
-    planned = plan({"top.txt": "", "n/a": "", "z/a": "", "dimension.toml": 'name = "Top"'})
+    planned = plan({"top.txt": "", "n/a": "", "z/a": ""})
     assert numbers(planned) == {"n": "D15", "z": "D16", "src": "D17"}
-    assert names(planned) == {"D15": "n", "D16": "z", "D17": "Top"}
+    assert names(planned) == {"D15": "n", "D16": "z", "D17": "src"}
     assert skipped(planned) == {}
 
 
-def test_a_source_that_has_a_number(plan, make, data):
-    make({"D07-Tools/hammer": "h"})
+def test_a_source_that_has_a_number_or_a_manifest_is_one_dimension(plan, make, data):
+    make({"D07-Tools/hammer": "h", "D07-Tools/deep/saw": "s", "D07-Tools/.hidden": ""})
     planned = plan_build(make({}) / "D07-Tools", data)
     assert (numbers(planned), names(planned)) == ({"D07-Tools": "D07"}, {"D07": "Tools"})
-    assert layers(planned) == {0: "hammer"}
+    assert layers(planned) == {0: "deep/saw", 1: "hammer"}
+    assert skipped(planned) == {".hidden": "hidden"}
+    planned = plan({"top.txt": "", "n/a": "", "dimension.toml": 'name = "Top"'})
+    assert names(planned) == {"D15": "Top"}
+    found = list(layers(planned).values())
+    assert found == ["D07-Tools/deep/saw", "D07-Tools/hammer", "n/a", "top.txt"]
 
 
 def test_the_folder_that_one_is_in_is_called_as_it_is(plan, make, data, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from jessymem.errors import ConfigError, JessyMemoryError, RegionIOError
+from jessymem.errors import JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
 from jessymem.ingest import extras
 from jessymem.ingest.contents import check_length, encode
@@ -23,13 +23,17 @@ from jessymem.ingest.manifest import Manifest, parse_record
 from jessymem.ingest.numbering import number_files
 from jessymem.ingest.sources import PlannedLayer, Source
 from jessymem.kernels.schema import ENCODING_BYTES
+from jessymem.regions.arrays import NoDescription, measure_description, read_description
 from jessymem.regions.drafts import EncodedContent, as_array
 
 #: Under which name an archive carries what `jessymem.export` says of its layers.
 RECORD: Final = "jessymem"
 RECORD_MEMBER: Final = "jessymem.json"
 
-#: Types of tensors that NumPy does not know, and how many bytes an element is.
+#: The magic, the version, and the longest form in which the length of a .npy header is told.
+_START_BYTES: Final = 12
+
+#: A type of tensors that NumPy does not know.
 _BFLOAT16: Final = "BF16"
 
 
@@ -141,11 +145,13 @@ class Npz(ArchiveSource):
                 name = info.filename
                 if info.is_dir() or name == RECORD_MEMBER:
                     continue
-                dtype = None
+                dtype, key = None, name.removesuffix(".npy")
                 if name.endswith(".npy"):
                     with archive.open(info) as file:
-                        dtype = _read_dtype(file)
-                key = name.removesuffix(".npy")
+                        try:
+                            dtype = _read_dtype(file)
+                        except NoDescription as error:
+                            raise self.error(key, error) from None
                 if key in found:
                     raise self.error(key, "there are two of this name")
                 found[key] = Member(info.file_size, dtype)
@@ -288,16 +294,10 @@ def is_zarr(folder: Path) -> bool:
 
 
 def _read_dtype(file: Any) -> np.dtype[Any]:
-    """Read the header of a .npy file for its dtype."""
-    form = np.lib.format
-    version = form.read_magic(file)
-    if version == (1, 0):
-        return form.read_array_header_1_0(file)[2]
-    if version == (2, 0):
-        return form.read_array_header_2_0(file)[2]
-    raise ConfigError(
-        f".npy files of version {version} are not read from archives", field="npz", value=version
-    )
+    """Read the header of a .npy file for its dtype; raise NoDescription where it is none."""
+    start = file.read(_START_BYTES)
+    n_header = measure_description(start)
+    return read_description(start + file.read(n_header - len(start))).dtype
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -16,6 +16,9 @@ from jessymem.ingest.manifest import MANIFEST_FILE, Manifest, read_manifest
 _DIGITS: Final = re.compile(rb"([0-9]+)")
 _ZERO: Final = ord("0")
 
+#: What a dimension's folder may be called.
+NUMBERED_FOLDER: Final = re.compile(r"D([0-9]+)(?:-(.*))?", re.IGNORECASE | re.DOTALL)
+
 
 class Skipped(NamedTuple):
     """Something that is left out: its path relative to the source, and the reason."""
@@ -73,6 +76,9 @@ class _Entry(NamedTuple):
 def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list[Skipped]]:
     """Look through a source folder: its sub-folders, and as one more what lies directly in it.
 
+    One that is called ``D07-name`` or ``D07``, or has a `dimension.toml`, is one dimension itself,
+    with all that lies in it.
+
     Links are followed as long as they stay inside the source. Left out and reported are hidden
     files and folders, links that lead out of the source, to nothing or back to a folder that they
     lie in, whatever is not a regular file, and `excluded`.
@@ -87,7 +93,7 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
     -------
     list of SourceFolder, list of Skipped
         In natural order: file2 before file10, and what is equal but for zeros by its bytes. Last
-        the source itself, if there are files directly in it.
+        the source itself, with the files that are directly in it.
 
     Raises
     ------
@@ -101,6 +107,10 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
     except OSError as error:
         raise RegionIOError.from_os_error(error, "list", source) from error
     walk = _Walk(root, Path(os.path.realpath(excluded)))
+    name = name_of(source, root)
+    if NUMBERED_FOLDER.fullmatch(name) or (root / MANIFEST_FILE).is_file():
+        whole = _Entry(name, "", root, look_at(root))
+        return [walk.read_folder(whole)], walk.skipped
     folders, direct = [], []
     for entry in walk.list_folder(root, ""):
         if entry.is_folder:
@@ -108,7 +118,7 @@ def read_folders(source: Path, excluded: Path) -> tuple[list[SourceFolder], list
         else:
             direct.append(entry)
     if direct:
-        folders.append(walk.make_folder(name_of(source, root), root, direct))
+        folders.append(walk.make_folder(name, root, direct))
     return folders, walk.skipped
 
 
@@ -170,7 +180,8 @@ class _Walk:
 
     def read_folder(self, folder: _Entry) -> SourceFolder:
         entries = self._files(folder.path, folder.shown, (folder.path,))
-        return self.make_folder(folder.name, folder.path, entries, f"{folder.shown}/")
+        above = f"{folder.shown}/" if folder.shown else ""
+        return self.make_folder(folder.name, folder.path, entries, above)
 
     def make_folder(
         self, name: str, path: Path, entries: Iterable[_Entry], above: str = ""

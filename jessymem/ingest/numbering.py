@@ -9,13 +9,12 @@ from typing import Final, NamedTuple, Protocol
 from jessymem.core_dimensions import core_dimensions
 from jessymem.errors import ConfigError, DuplicateDimension, DuplicateLayer
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.folders import SourceFile
+from jessymem.ingest.folders import NUMBERED_FOLDER, SourceFile
 from jessymem.ingest.manifest import LayerEntry, Manifest
 from jessymem.kernels.schema import MAX_DIMENSION, MAX_LAYER, MAX_LAYERS, N_CORE_DIMENSIONS
 
 FIRST_GROWN_DIMENSION: Final = N_CORE_DIMENSIONS + 1
 
-_NUMBERED_FOLDER: Final = re.compile(r"D([0-9]+)(?:-(.*))?", re.IGNORECASE | re.DOTALL)
 _NUMBERED_FILE: Final = re.compile(r"([0-9]{1,5})-([^/]+)", re.DOTALL)
 
 
@@ -110,7 +109,7 @@ def name_folder(folder: Named, dimension: DimensionId | None) -> str:
     """Return the name of the dimension that a folder becomes; `dimension` None: not known yet."""
     if folder.manifest.name is not None:
         return folder.manifest.name
-    match = _NUMBERED_FOLDER.fullmatch(folder.name)
+    match = NUMBERED_FOLDER.fullmatch(folder.name)
     if match and match[2]:
         return match[2]
     if match and dimension is not None and dimension in core_dimensions():
@@ -119,7 +118,7 @@ def name_folder(folder: Named, dimension: DimensionId | None) -> str:
 
 
 def _claimed_dimension(folder: Named) -> DimensionId | None:
-    match = _NUMBERED_FOLDER.fullmatch(folder.name)
+    match = NUMBERED_FOLDER.fullmatch(folder.name)
     if match is None:
         return None
     try:
