@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import struct
 import sys
 
@@ -150,7 +151,16 @@ def test_sources_that_cannot_be(tmp_path, data):
         jessymem.build([tmp_path / "gone"], data)
     with pytest.raises(ConfigError, match="there is no source"):
         jessymem.build([], data)
+    for given in (5, None, b"src", [5]):
+        with pytest.raises(ConfigError, match="source must be a path, not"):
+            jessymem.build(given, data)
     assert not data.exists()
+    data.write_text("")
+    with pytest.raises(ConfigError, match="data: is a file; it takes a folder"):
+        jessymem.build(tmp_path, data)
+    if os.path.exists("/dev/null"):
+        with pytest.raises(ConfigError, match="/dev/null: no regular file, and no folder"):
+            jessymem.build("/dev/null", tmp_path / "other")
 
 
 # -- rows ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,91 @@ def test_build_names_the_first_of_many_skipped(source, tmp_path):
     lines = run("build", source, "-o", tmp_path / "data").stderr.splitlines()
     assert len(lines) == 21
     assert lines[-1] == "skipped 11 more; --json names them all"
+
+
+def test_build_goes_on_and_says_what_is_unchanged(source, tmp_path):
+    data = tmp_path / "data"
+    dry = run("build", source, "-o", data, "--dry-run").stdout.splitlines()
+    assert dry[-1].startswith(f"2 region files would be written under {data} (3 layers, ")
+    assert not data.exists()
+    run("build", source, "-o", data)
+    (source / "notes" / "two.txt").write_text("2")
+    lines = run("build", source, "-o", data).stdout.splitlines()
+    words = {
+        line.split()[0]: line.split()[-1] for line in lines if line.startswith((" D07", " D15"))
+    }
+    assert words == {"D07": "unchanged", "D15": "replaced"}
+    assert lines[-1].startswith(f"1 region file written under {data}, 1 unchanged (4 layers, ")
+    error_of(run("build", source, "-o", data, "--no-resume", exit_code=1))
+    record = json.loads(run("build", source, "-o", data, "--dry-run", "--json").stdout)
+    assert record["is_dry_run"] is True
+    assert [each["is_unchanged"] for each in record["dimensions"]] == [True, True]
+
+
+def test_build_takes_several_sources_patterns_and_columns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    for name in ("a.md", "b.md", "c.txt"):
+        Path("docs", name).write_text(name)
+    Path("rows.csv").write_text("key,said,about\nk1,hello,x\n")
+    run(
+        *("build", "docs/*.md", "rows.csv", "-o", "data", "--names", "stem"),
+        *("--column", "said", "--name-column", "key", "--keywords-column", "about"),
+    )
+    with MmapManager(base_path="data") as manager:
+        manager.load_all()
+        found = [manager.load_layer_context(layer) for layer in manager.list_layers()]
+    assert [(each.dimension_name, each.name, each.text) for each in found] == [
+        ("docs", "a", "a.md"),
+        ("docs", "b", "b.md"),
+        ("rows", "k1", "hello"),
+    ]
+    assert found[-1].keywords == ("x",)
+    line = run("build", "gone", "-o", "data", exit_code=2).stderr.splitlines()[-1]
+    assert line == "Error: Invalid value for 'SRC...': there is no 'gone'"
+    assert error_of(run("build", "gone*", "-o", "data", exit_code=1)).endswith("nothing matches")
+
+
+# -- export ----------------------------------------------------------------------------------------
+
+
+def test_export_writes_and_says_what_it_wrote(source, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    run("build", source, "-o", data)
+    lines = run("export", "--data", data, "-o", out).stdout.splitlines()
+    assert ["D07", "Tools", "D07-Tools", "2"] in [line.split()[:4] for line in lines]
+    assert lines[-1] == f"2 dimensions written under {out} (3 layers, 267 B)"
+    assert (out / "D07-Tools" / "hammer.md").read_text() == "A hammer.\n"
+    line = error_of(run("export", "D15", "--data", data, "-o", out, exit_code=1))
+    assert line == f"Error: {out / 'D15-notes'}: there is something already, and force is not set"
+    run("export", "D15", "--data", data, "-o", out, "--force")
+    record = json.loads(
+        run("export", "D15", "--data", data, "-o", out, "--format", "npz", "--json").stdout
+    )
+    assert record == {
+        "format": "npz",
+        "dimensions": [
+            {
+                "dimension": "D15",
+                "name": "notes",
+                "path": str(out / "D15-notes.npz"),
+                "n_layers": 1,
+                "n_bytes": 1,
+            }
+        ],
+    }
+    run("build", out / "D07-Tools", "-o", tmp_path / "again")
+    assert run("cat", "L07-00", "--data", tmp_path / "again").stdout == "A hammer.\n"
+
+
+def test_export_that_cannot_be(source, tmp_path):
+    assert "Usage:" in run("export", exit_code=2).stderr
+    assert "Usage:" in run("export", "D15x", "-o", tmp_path, exit_code=2).stderr
+    assert "Usage:" in run("export", "-o", tmp_path, "--format", "zip", exit_code=2).stderr
+    line = error_of(run("export", "-o", tmp_path / "out", "--data", tmp_path, exit_code=1))
+    assert line == f"Error: no region files under {tmp_path}"
+    line = error_of(run("export", "D20", "-o", tmp_path / "o", "--data", tmp_path, exit_code=1))
+    assert line.startswith("Error: D20: no region file at ")
 
 
 # -- discover --------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def test_the_readme_example_runs(tmp_path):
 @pytest.mark.parametrize(
     ("page", "n_examples"),
     [
+        ("building.md", 2),
         ("memory.md", 2),
         ("learning.md", 1),
         ("names.md", 1),

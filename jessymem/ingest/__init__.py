@@ -1,4 +1,6 @@
-"""Folders to region files: `folders` finds, `manifest` describes, `numbering` numbers.
+"""Sources to region files (`build`), and layers to files of other formats (`export`).
 
-`npy` reads arrays, `building` plans it all, and then writes.
+`discovery` finds sources: `folders`, `tables`, `arrow`, `archives`. `manifest` describes them,
+`numbering` numbers them, `building` plans it all and then writes, `receipts` note from what.
+`exporting` chooses layers, `writers` write them, under names that `file_names` gives out.
 """

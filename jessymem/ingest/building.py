@@ -7,7 +7,7 @@ dimension at a time, each file durable and whole before the next is begun.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,20 +322,20 @@ def plan_build(
     DuplicateDimension, DuplicateLayer, ConfigError, RegionIOError
         As `build`.
     """
-    given = source if isinstance(source, str | os.PathLike) else tuple(source)
-    data = as_path("data", data)
-    for each in (given,) if isinstance(given, str | os.PathLike) else given:
-        if os.path.realpath(data) == os.path.realpath(as_path("source", each)):
+    given, data = _as_paths(source), as_path("data", data)
+    if os.path.lexists(data) and not data.is_dir():
+        raise ConfigError(f"{data}: is a file; it takes a folder", field="data", value=data)
+    for each in given:
+        if os.path.realpath(data) == os.path.realpath(each):
             raise ConfigError(
                 f"{each}: source and target are the same folder", field="data", value=data
             )
     looked_ns = receipts.now_ns()
     sources, skipped = find_sources(given, data, options)
     if not sources:
+        shown = ", ".join(map(str, given))
         raise ConfigError(
-            f"{_shown(given)}: nothing to build; there is no file in it",
-            field="source",
-            value=given,
+            f"{shown}: nothing to build; there is no file in it", field="source", value=source
         )
     numbers = number_folders(sources, _grown_names(data))
     numbered = sorted(zip(numbers, sources, strict=True), key=lambda pair: pair[0])
@@ -419,8 +419,11 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
     )
 
 
-def _shown(given: Paths) -> str:
-    return str(given) if isinstance(given, str | os.PathLike) else ", ".join(map(str, given))
+def _as_paths(source: Paths) -> list[Path]:
+    """Return what was given as paths; raise ConfigError where no file can have a name."""
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes | os.PathLike):
+        return [as_path("source", each) for each in source]
+    return [as_path("source", source)]
 
 
 def _plan_dimension(

@@ -8,9 +8,8 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from jessymem.config import as_path
 from jessymem.errors import ConfigError, RegionIOError
 from jessymem.ingest.archives import Npz, Safetensors, Zarr, is_zarr
 from jessymem.ingest.arrow import ArrowTable
@@ -61,13 +60,13 @@ class Options(NamedTuple):
 
 
 def find_sources(
-    given: Paths, excluded: Path, options: Options
+    given: Sequence[Path], excluded: Path, options: Options
 ) -> tuple[list[Source], list[Skipped]]:
     """Find what is to become dimensions.
 
     Parameters
     ----------
-    given : path-like, or iterable of them
+    given : sequence of Path
         Folders, files, and patterns.
     excluded : pathlib.Path
         A folder that is not read.
@@ -95,7 +94,7 @@ def find_sources(
         kind = _look(path)
         if stat.S_ISDIR(kind) and not is_zarr(path):
             found, left_out = read_folders(path, excluded)
-            prefix = "" if isinstance(given, str | os.PathLike) else f"{path}/"
+            prefix = "" if len(given) == 1 else f"{path}/"
             skipped += [Skipped(prefix + each.path, each.reason) for each in left_out]
             sources += [FolderSource(folder, name_file) for folder in found if folder.files]
             skipped += [
@@ -120,12 +119,10 @@ def find_sources(
     return sources, skipped
 
 
-def _expand(given: Paths) -> list[Path]:
+def _expand(given: Sequence[Path]) -> list[Path]:
     """Return the paths that are given, and those that patterns match in their places."""
-    listed: Sequence[Any] = [given] if isinstance(given, str | os.PathLike) else list(given)
     found: list[Path] = []
-    for each in listed:
-        path = as_path("source", each)
+    for path in given:
         if not os.path.lexists(path) and glob.has_magic(str(path)):
             matches = sorted(glob.glob(str(path), recursive=True), key=natural_key)
             if not matches:

@@ -296,9 +296,9 @@ class RegionBuilder:
         Raises
         ------
         RegionIOError
-            If the system refuses a step; the old file is untouched and no temporary file remains.
-            Where only the last steps fail (syncing the directory, mapping the new file), the new
-            file is in place already, whole.
+            If `path` is a folder, or the system refuses a step; the old file is untouched and no
+            temporary file remains. Where only the last steps fail (syncing the directory, mapping
+            the new file), the new file is in place already, whole.
         ImmutableDimension
             If there is a file of D09 or D14, and `replace_immutable` is not set.
         RegionFormatError

@@ -43,9 +43,9 @@ def build(
     """Make region files of folders, files, tables and archives.
 
     Each sub-folder of a folder SRC becomes a dimension, and the files directly in SRC become
-    one more, called like SRC. What is called D07-name or D07 becomes that dimension. Any other
-    keeps the number that it has under DATA by its name, or takes the next free one from D15
-    upwards.
+    one more, called like SRC. A folder SRC that is called D07-name, or has a dimension.toml, is
+    one dimension itself. What is called D07-name or D07 becomes that dimension. Any other keeps
+    the number that it has under DATA by its name, or takes the next free one from D15 upwards.
 
     Each file is a layer. One that lies directly in its folder and is called NN-name gets the
     number NN; all others, those in deeper folders too, fill the free numbers in natural order.
@@ -88,7 +88,7 @@ def build(
             progress.update(task, completed=n_done, total=n_all)
 
         report = build_files(
-            sources[0] if len(sources) == 1 else sources,
+            sources,
             data,
             names=names,
             column=column,
