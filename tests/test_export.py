@@ -70,7 +70,7 @@ def there_and_back(data, format, dimension="D15"):
 
 
 PLAIN = [
-    (0, "caf\u00e9", {"name": "a.txt", "keywords": ["k", "\u6a5f", ""], "frequency": 1.1}),
+    (0, "\u00e9\u00e8", {"name": "a.txt", "keywords": ["k", "\u6a5f", ""], "frequency": 1.1}),
     (3, b"\xff\0\x01", {"name": "deep/b.bin", "depth": 255, "parent": "L15-00"}),
     (4, b"valid text, kept as bytes", {"name": "c", "parent": "L07-65535"}),
     (5, "", {"name": ""}),
@@ -210,7 +210,7 @@ def test_names_of_layers_lead_nowhere(format, data, tmp_path):
     ("name", "expected"),
     [
         ("plain name.txt", "plain name.txt"),
-        ("caf\u00e9 \u6a5f", "caf\u00e9 \u6a5f"),
+        ("\u00e9\u00e8 \u6a5f", "\u00e9\u00e8 \u6a5f"),
         ("", "%"),
         ("..", "%2E%2E"),
         (".x", "%2Ex"),
@@ -256,7 +256,7 @@ def test_numpy_reads_an_npz(data, tmp_path):
     jessymem.export(data, tmp_path / "out", "npz")
     with np.load(tmp_path / "out" / "D15-notes.npz") as archive:
         assert (archive["grid"] == np.arange(6.0).reshape(2, 3)).all()
-        assert archive["a.txt"] == "caf\u00e9".encode()
+        assert archive["a.txt"] == "\u00e9\u00e8".encode()
         assert archive["scalar"] == 2.5
         told = json.loads(archive["jessymem.json"])
     assert told["name"] == "notes" and told["layers"]["grid"]["layer"] == 9
@@ -269,7 +269,7 @@ def test_safetensors_reads_tensors(data, tmp_path):
     found = numpy.load_file(tmp_path / "out" / "D15-notes.safetensors")
     assert (found["grid"] == np.arange(6.0).reshape(2, 3)).all()
     assert (found["f"] == np.arange(6.0).reshape(2, 3)).all()
-    assert bytes(found["a.txt"]) == "caf\u00e9".encode()
+    assert bytes(found["a.txt"]) == "\u00e9\u00e8".encode()
     assert found["scalar.npy"] == 2.5 and found["scalar.npy"].shape == ()
 
 
@@ -331,7 +331,7 @@ def test_a_manager_writes_what_is_loaded_and_learned(data, tmp_path):
     jessymem.build([each.path for each in report.dimensions], tmp_path / "again")
     found, before = read(tmp_path / "again"), read(data)
     assert found.pop(20)[0] == np.arange(3.0).tobytes()
-    assert found.pop(0)[0] == "caf\u00e9\nmore".encode() and before.pop(0)
+    assert found.pop(0)[0] == "\u00e9\u00e8\nmore".encode() and before.pop(0)
     assert found == before
     assert read(tmp_path / "again", "D30")[0][:5] == (b"proto", "p", "text", 1.0, 3)
 
