@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from jessymem.regions.builder import RegionBuilder
     from jessymem.regions.metadata import ContentLocation, LayerInfo, LayerState, RegionMetadata
     from jessymem.regions.region import MmapRegion
+    from jessymem.remote.cache import FileCache
     from jessymem.scanning.hits import Hit, Hits
     from jessymem.scanning.layer_ids import LayerIds
     from jessymem.stats import ClassUsage, LoadReport, MemoryStats
@@ -79,6 +80,7 @@ __all__ = [
     "DuplicateLayer",
     "ExportReport",
     "ExportedDimension",
+    "FileCache",
     "Hit",
     "Hits",
     "ImmutableDimension",
@@ -135,6 +137,7 @@ _HOMES: Final = {
     "regions.builder": ("RegionBuilder",),
     "regions.metadata": ("ContentLocation", "LayerInfo", "LayerState", "RegionMetadata"),
     "regions.region": ("MmapRegion",),
+    "remote.cache": ("FileCache",),
     "scanning.hits": ("Hit", "Hits"),
     "scanning.layer_ids": ("LayerIds",),
     "stats": ("ClassUsage", "LoadReport", "MemoryStats"),

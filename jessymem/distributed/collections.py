@@ -27,6 +27,9 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(f"{MISSING} ({error.name} is missing)", name=error.name) from None
 
+_da: Any = da  # some of their functions have no types
+_dd: Any = dd
+
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
@@ -258,14 +261,14 @@ def array(
     token = tokenize("array", number, [(file.url, file.edition) for file in files])
     read = delayed(tasks.read_array, pure=True)
     chunks = [
-        da.from_delayed(  # type: ignore[no-untyped-call]
+        _da.from_delayed(
             read(file, number, (dtype, shape), budget, cache, dask_key_name=f"array-{token}-{at}"),
             shape,
             dtype,
         )
         for at, file in enumerate(files)
     ]
-    stacked: da.Array = da.stack(chunks)  # type: ignore[no-untyped-call]
+    stacked: da.Array = _da.stack(chunks)
     return stacked
 
 
@@ -296,7 +299,7 @@ def _frame(
         groups = sources.group(files, as_integer(task_bytes, "task_bytes"))
     given: list[tuple[int, list[RemoteFile]]] = [(first, files[first:end]) for first, end in groups]
     divisions = (*(first for first, _ in groups), len(files) - 1)
-    frame: dd.DataFrame = dd.from_map(  # type: ignore[no-untyped-call]
+    frame: dd.DataFrame = _dd.from_map(
         tasks.Ask(question, budget, cache),
         given,
         meta=questions.empty(question.columns),

@@ -195,7 +195,7 @@ class MmapRegion(LayerTable):
         load_mode: str = "map",
         advice: str = "none",
         storage_options: Mapping[str, Any] | None = None,
-        cache: jessymem.remote.cache.FileCache | None = None,
+        cache: jessymem.FileCache | None = None,
     ) -> MmapRegion:
         """Map a region file behind a URL; one that is not on this machine is fetched first.
 
