@@ -8,7 +8,7 @@ A text of the form of a layer id is that id, always. ``D18/bash/README`` is the 
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from jessymem import osmem
 from jessymem.budget import Charge
@@ -23,6 +23,7 @@ from jessymem.ids import (
     is_dimension_id,
     is_layer_id,
 )
+from jessymem.regions.name_index import NameIndex
 from jessymem.regions.name_table import digest_of
 from jessymem.regions.table import LayerTable, LoadedDimension
 
@@ -70,7 +71,7 @@ def find_all(engine: Engine, text: str, dimension: DimensionLike | None = None) 
         return _as_id(snapshot, text, dimension)
     found: set[LayerId] = set()
     evicted: list[tuple[DimensionId, bytes]] = []
-    for loaded, name in _asked(snapshot, text, dimension):
+    for loaded, name in _asked(engine, snapshot, text, dimension):
         table = loaded.resident
         if table is not None:
             found.update(_named_in(engine, table, name))
@@ -99,7 +100,7 @@ def _as_id(snapshot: Snapshot, text: str, dimension: DimensionLike | None) -> li
 
 
 def _asked(
-    snapshot: Snapshot, text: str, dimension: DimensionLike | None
+    engine: Engine, snapshot: Snapshot, text: str, dimension: DimensionLike | None
 ) -> list[tuple[LoadedDimension, bytes]]:
     """Return which name to look for in which dimension."""
     if dimension is not None:
@@ -110,12 +111,31 @@ def _asked(
         name = _encode(rest)
         return [(each, name) for each in _dimensions_of(snapshot, first)]
     name = _encode(text)
+    digest = digest_of(name)
+    slashes = [at for at, sign in enumerate(text) if sign == "/"]
     asked = []
-    for each in snapshot.loaded:
-        asked.append((each, name))
-        if slash and each.name and text.startswith(f"{each.name}/"):
-            asked.append((each, _encode(text[len(each.name) + 1 :])))
+    for chunk in snapshot.chunks:
+        index = chunk.names or _make_index(engine, chunk)
+        asked += [(each, name) for each in (*index.unknown, *index.dimensions_with(digest))]
+        for at in slashes:
+            named = index.by_name.get(text[:at], ())
+            asked += [(each, _encode(text[at + 1 :])) for each in named]
     return asked
+
+
+def _make_index(engine: Engine, chunk: Any) -> NameIndex:
+    """Make the index of a chunk's names, and keep it there."""
+    loaded = [slot.loaded for slot in chunk.slots if slot is not None]
+    tables = [table for each in loaded if (table := each.resident) is not None]
+    if not engine.interrupts() and not all(table.keeps_names for table in tables):
+        engine.write(_keep_all, engine, tables)
+    chunk.names = index = NameIndex(loaded)
+    return index
+
+
+def _keep_all(engine: Engine, tables: list[LayerTable]) -> None:
+    for table in tables:
+        keep_names(engine, table)
 
 
 def _dimensions_of(snapshot: Snapshot, dimension: DimensionLike) -> list[LoadedDimension]:

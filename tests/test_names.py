@@ -331,6 +331,35 @@ def test_a_look_up_keeps_no_state(many):
     assert many.get("name 7") is None
 
 
+def test_all_dimensions_are_searched_together(tmp_path):
+    """Over several chunks, with short tables and long ones, before and after changes."""
+    for number in (15, 16, 64, 65, 200):
+        build(tmp_path, f"D{number}", {0: f"own {number}", 1: "shared", 5: "x"}, name=f"n{number}")
+    build(tmp_path, "D300", {each: f"name {each}" for each in range(N_MANY)}, name="n300")
+    with load(tmp_path) as manager:
+        for _ in range(2):
+            for number in (15, 16, 64, 65, 200):
+                assert manager.id_of(f"own {number}") == LayerId(number, 0)
+                assert manager.id_of(f"n{number}/x") == LayerId(number, 5)
+            assert manager.id_of("name 4000") == LayerId(300, 4_000)
+            with pytest.raises(AmbiguousName) as caught:
+                manager.id_of("shared")
+            assert [each.dimension for each in caught.value.layers] == [15, 16, 64, 65, 200]
+        assert {chunk.names is not None for chunk in snapshot_of(manager).chunks} == {True}
+        unknown = [each for c in snapshot_of(manager).chunks for each in c.names.unknown]
+        assert [each.dimension_id for each in unknown] == [300]
+        made = manager.create_proto_dimension(65, b"", name="own 15")
+        with pytest.raises(AmbiguousName):
+            manager.id_of("own 15")
+        manager.delete_layer("L15-00")
+        assert manager.id_of("own 15") == made
+        evict(manager, 16)
+        assert manager.id_of("own 200") == LayerId(200, 0)
+        assert manager.id_of("own 16") == LayerId(16, 0)
+        manager.unload_dimension(64)
+        assert "own 64" not in manager and "n64/x" not in manager
+
+
 # -- patterns --------------------------------------------------------------------------------------
 
 alphabet = st.sampled_from(["a", "b", "/", ".", "*", "?", "[", "]", "!", "\n", "\u00e9", "\ufffd"])

@@ -78,11 +78,12 @@ class Slot(NamedTuple):
 class _Chunk:
     """The slots of 64 dimensions, for Python and for kernels; immutable once it is published."""
 
-    __slots__ = ("address", "rows", "slots")
+    __slots__ = ("address", "names", "rows", "slots")
 
     def __init__(self, slots: list[Slot | None], rows: NDArray[Any]) -> None:
         self.slots = slots
         self.rows = rows
+        self.names: Any = None  # made of it when a layer is looked up by name: a `NameIndex`
         self.address = address_of(rows)
 
     def copy(self) -> _Chunk:
@@ -214,11 +215,15 @@ class Snapshot:
         return self.slot_of(dimension) is not None
 
     @property
+    def chunks(self) -> Iterator[Any]:
+        """The chunks in which anything may be, ascending; each has `slots` and `names`."""
+        return (chunk for chunk in self._chunks if chunk is not _NOTHING)
+
+    @property
     def slots(self) -> Iterator[Slot]:
         """What is published, by ascending dimension."""
-        for chunk in self._chunks:
-            if chunk is not _NOTHING:
-                yield from filter(None, chunk.slots)
+        for chunk in self.chunks:
+            yield from filter(None, chunk.slots)
 
     @property
     def loaded(self) -> list[LoadedDimension]:

@@ -17,6 +17,7 @@ from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
+from jessymem.regions.name_table import NameTable
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import Extents, LayerTable
 
@@ -256,9 +257,15 @@ class LearnedRegion(LayerTable):
         super().keep_names(charge)
 
     @property
+    def name_tables(self) -> tuple[NameTable | None, ...]:
+        """The tables of the base's names; what is learned is in none."""
+        return (*super().name_tables, None)
+
+    @property
     def keeps_names(self) -> bool:
         """Whether `keep_names` has nothing to do."""
-        return self._shared.named is not None and super().keeps_names
+        is_base_kept = self._base is None or self._base.keeps_names
+        return is_base_kept and self._shared.named is not None
 
     def keywords_of(self, row: int) -> tuple[str, ...]:
         """Return a layer's keywords; what is no UTF-8 is shown as U+FFFD."""

@@ -33,13 +33,14 @@ class NameTable:
 
     Attributes
     ----------
+    digests : memoryview of uint64
     n_bytes : int
         How long its arrays are.
     charge : Charge or None
         What the budget counts for it.
     """
 
-    __slots__ = ("_digests", "_rows", "charge", "n_bytes")
+    __slots__ = ("_rows", "charge", "digests", "n_bytes")
 
     def __init__(self, layout: Layout) -> None:
         rows = layout.rows
@@ -51,19 +52,19 @@ class NameTable:
         pairs = zip(starts.tolist(), (starts + sizes[named]).tolist(), strict=True)
         digests = np.array([digest_of(heap[start:end]) for start, end in pairs], np.uint64)
         order = np.argsort(digests, kind="stable")  # of one name the rows ascend
-        self._digests = memoryview(digests[order])
+        self.digests = memoryview(digests[order])
         self._rows = memoryview(named[order].astype(np.uint16))
-        self.n_bytes = self._digests.nbytes + self._rows.nbytes
+        self.n_bytes = self.digests.nbytes + self._rows.nbytes
         self.charge: Any = None
 
     def has(self, digest: int) -> bool:
         """Tell whether a name may be in it."""
-        at = bisect_left(self._digests, digest)
-        return at < len(self._digests) and self._digests[at] == digest
+        at = bisect_left(self.digests, digest)
+        return at < len(self.digests) and self.digests[at] == digest
 
     def rows_with(self, digest: int) -> list[int]:
         """Return the rows of all names with a digest, ascending."""
-        digests, at = self._digests, bisect_left(self._digests, digest)
+        digests, at = self.digests, bisect_left(self.digests, digest)
         first = at
         while at < len(digests) and digests[at] == digest:
             at += 1

@@ -130,8 +130,8 @@ class LoadedDimension(ABC):
 
     @property
     def name_tables(self) -> tuple[NameTable | None, ...]:
-        """Of each of its regions the table of names, where there is one yet."""
-        return ()
+        """The tables of its names; None stands for names that are in no table, or not yet."""
+        return (None,)
 
     @abstractmethod
     def describe_into(self, slot: Any) -> None:
