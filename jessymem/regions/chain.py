@@ -185,10 +185,9 @@ class RegionChain(LayerTable):
         for which, member in enumerate(self.members):
             for there in member.rows_named(name):
                 row = int(np.searchsorted(origins.numbers, member.rows[there]["layer_num"]))
-                if row < len(origins.which) and (origins.which[row], origins.rows[row]) == (
-                    which,
-                    there,
-                ):
+                if row == len(origins.which):
+                    continue
+                if (origins.which[row], origins.rows[row]) == (which, there):  # it is the newest
                     found.append(int(origins.numbers[row]))
         return sorted(found)
 

@@ -54,6 +54,62 @@ MUTATIONS = [
         "if atomics.load(words, first + word_id) == 0:",
         "bitmap",
     ),
+    # -- names and deleted layers
+    Mutation(
+        "jessymem/regions/name_table.py",
+        "heap[start : start + size].tobytes() == name",
+        "size == len(name)",
+        "names",
+    ),
+    Mutation(
+        "jessymem/regions/chain.py",
+        "if (origins.which[row], origins.rows[row]) == (which, there):",
+        "if True:",
+        "names",
+    ),
+    Mutation(
+        "jessymem/learning/region.py",
+        "found += [each for each in under if self.learned_layer(each) is None]",
+        "found += under",
+        "names",
+    ),
+    Mutation(
+        "jessymem/regions/evicted.py",
+        "any(table is None or table.has(digest)",
+        "any(table is not None and table.has(digest)",
+        "names",
+    ),
+    Mutation(
+        "jessymem/regions/chain.py",
+        "tables = [_without(member.layout.deleted, table, members) for table in tables]",
+        "pass",
+        "deletion",
+    ),
+    Mutation("jessymem/regions/chain.py", "& is_file[which])", ")", "deletion"),
+    Mutation(
+        "jessymem/regions/layout.py",
+        'wrong = np.isin(numbers, layout.rows["layer_num"])',
+        "wrong = np.zeros(len(numbers), bool)",
+        "deletion",
+    ),
+    Mutation(
+        "jessymem/regions/layout.py",
+        "s.MAX_LAYERS if follows else 0)",
+        "s.MAX_LAYERS)",
+        "extension",
+    ),
+    Mutation(
+        "jessymem/learning/deltas.py",
+        "gone = current.deleted_since(n_left + 1).union(deleted) - numbers",
+        "gone = set(deleted)",
+        "deletion",
+    ),
+    Mutation(
+        "jessymem/learning/layers.py",
+        "return bool(files.generation > written)",
+        "return False",
+        "deletion",
+    ),
     # -- the budget
     Mutation(
         "kernels/budget.py", "while used + n_bytes <=", "while used + n_bytes <", "budget_kernels"
