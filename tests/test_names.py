@@ -184,7 +184,7 @@ def test_names_of_one_digest_are_told_apart(manager, monkeypatch):
     monkeypatch.setattr(names, "digest_of", lambda name: 2**64 - 1)
     assert manager.id_of("only/here") == LayerId("L20-05")
     assert manager.id_of("D18/bash/README") == LayerId("L18-00")
-    assert "zsh" not in manager
+    assert "zsh" not in manager and "only/hera" not in manager
 
 
 # -- what a dimension is made of -------------------------------------------------------------------
@@ -214,6 +214,7 @@ def test_an_overlay_keeps_the_name(manager):
     manager.overlay_layer("L18-00", b"over")
     assert manager.id_of("D18/bash/README") == LayerId("L18-00")
     assert manager.select(name="bash/*") == [LayerId("L18-00")]
+    assert region_of(manager, 18).numbers_named(b"bash/README") == [0]
     manager.drop_overlay("L18-00")
     assert manager.id_of("D18/bash/README") == LayerId("L18-00")
 
@@ -236,11 +237,17 @@ def test_what_was_crystallized_is_found_in_deltas(tmp_path):
             base_table = table
         assert len(region_of(manager, 18).members) == 5
         assert manager.select(name="new ?") == [LayerId(18, number) for number in range(4, 8)]
+        assert region_of(manager, 18).numbers_named(b"zsh/README") == [3]
+        manager.delete_layer("L18-03")
+        manager.create_proto_dimension(18, b"", layer=3, name="another")
+        manager.crystallize_dimension(18)
+        assert manager.id_of("another") == LayerId("L18-03")
+        assert manager.get("zsh/README") is None and manager.select(name="zsh*") == []
         manager.fold(18)
         assert manager.id_of("new 5") == LayerId("L18-05")
     with load(tmp_path) as manager:
         assert manager.id_of("new 5") == LayerId("L18-05")
-        assert manager.select(name="*README") == [LayerId("L18-00"), LayerId("L18-03")]
+        assert manager.select(name="*README") == [LayerId("L18-00")]
 
 
 def test_simulated_layers_have_names(tmp_path):

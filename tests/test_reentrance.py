@@ -98,6 +98,8 @@ VERBS: dict[str, Callable[[World], Any]] = {
     "crystallize one": lambda world: world.manager.crystallize_proto_dimension("L25-01"),
     "crystallize all": lambda world: world.manager.crystallize_dimension("D25"),
     "crystallize overlays": lambda world: world.manager.crystallize_dimension("D20"),
+    "delete": lambda world: world.manager.delete_layer("L20-00"),
+    "look up": lambda world: world.manager.get("no such name"),
     "allocate": lambda world: world.manager.allocate(10_000),
     "deallocate": lambda world: world.manager.deallocate(world.block),
     "view": lambda world: bytes(world.manager.view(world.block, 10)),

@@ -47,6 +47,13 @@ def _pools() -> Any:
     return PoolAllocator([(1, 4096)], limit_mb=8)
 
 
+def _write(manager: MmapManager) -> MmapManager:
+    """Write a layer that nobody else needs."""
+    manager.create_proto_dimension("D31", b"written", layer=0)
+    manager.crystallize_dimension("D31")
+    return manager
+
+
 def _learn(manager: MmapManager) -> MmapManager:
     manager.create_proto_dimension("D30", b"learned")
     return manager
@@ -90,6 +97,9 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "load_contexts": (lambda m, base: m, lambda m, base: m.load_contexts(["L20-00"])),
     "get_layer_info": (lambda m, base: m, lambda m, base: m.get_layer_info("L20-00")),
     "select": (lambda m, base: m, lambda m, base: m.select(keywords=["joy"])),
+    "select by name": (lambda m, base: m, lambda m, base: m.select(name="a*")),
+    "id_of missing": (lambda m, base: m, lambda m, base: m.id_of("no such name")),
+    "by name": (lambda m, base: m, lambda m, base: m.get("no such name")),
     "locate_many": (lambda m, base: m, lambda m, base: m.locate_many(["L20-00"])),
     "locate_many of many": (
         lambda m, base: m,
@@ -131,6 +141,11 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda m, base: _learn(m),
         lambda m, base: m.crystallize_dimension("D30"),
     ),
+    "keys": (lambda m, base: m, lambda m, base: list(m.keys())),
+    "values": (lambda m, base: m, lambda m, base: list(m.values())),
+    "items": (lambda m, base: m, lambda m, base: dict(m.items())),
+    "delete_layer": (lambda m, base: _write(m), lambda m, base: m.delete_layer("L31-00")),
+    "delete_layer in memory": (lambda m, base: _learn(m), lambda m, base: m.delete_layer("L30-00")),
     "fold": (lambda m, base: m, lambda m, base: m.fold("D20")),
     "allocate": (lambda m, base: m, lambda m, base: m.allocate(100)),
     "allocate_many": (lambda m, base: m, lambda m, base: m.allocate_many([100, 200])),

@@ -204,6 +204,14 @@ MORE: dict[str, Verb] = {
         lambda m, base: m,
         lambda m, base: m.select(keywords=Spy(["joy"]), dimensions=Spy([20, Spy(21)])),
     ),
+    "a name among learned ones": (
+        lambda m, base: m.create_proto_dimension("D20", b"x", name="x") and m,
+        lambda m, base: m.id_of("x"),
+    ),
+    "a name among evicted ones": (
+        lambda m, base: _crowd(m, base),
+        lambda m, base: m.get("no such name"),
+    ),
     "a search that is watched": (
         lambda m, base: _crowd(m, base),
         lambda m, base: m.find(b"a", progress=lambda *n: note("tells progress"), cancel=Spy(0)),
