@@ -16,7 +16,7 @@ from jessymem import (
     MmapManager,
     MmapRegion,
 )
-from jessymem.demo import measurements
+from jessymem.demo import crowd, measurements
 from jessymem.demo import run as demo
 from jessymem.demo.crowd import CrowdReport, measure_crowd
 from jessymem.demo.library import TOP_LEVEL, library_folder, library_sources
@@ -296,8 +296,8 @@ def test_a_miss_says_that_others_had_the_cpu():
     ],
 )
 def test_a_loss_is_told_with_its_noise(monkeypatch, loss, spread, is_met, why):
-    crowd = CrowdReport(4, 1.0, 1.0 - loss, loss, spread)
-    monkeypatch.setattr(measurements, "measure_crowd", lambda *arguments: crowd)
+    found = CrowdReport(4, 1.0, 1.0 - loss, loss, spread)
+    monkeypatch.setattr(measurements, "measure_crowd", lambda *arguments: found)
     report = measurements.measure_loss(None, [], 4, 0.1)
     assert (report.is_met, report.spread) == (is_met, spread)
     assert why in report.why
@@ -347,6 +347,22 @@ def test_crowd_reads_the_same_number_of_layers_in_each_pass_and_each_thread_read
     assert report.n_threads == 5
     assert report.loss == pytest.approx(1 - report.together_per_second / report.alone_per_second)
     assert report.spread == 0  # of one round
+
+
+def test_a_loss_is_told_by_cpu_time_where_others_have_the_cpu(manager, monkeypatch):
+    """Alone it had a CPU for a fourth of the time, together for half of it."""
+    found = {1: crowd.Throughput(1e6, 4e6), 3: crowd.Throughput(1.8e6, 3.6e6)}
+    monkeypatch.setattr(
+        crowd, "measure_throughput", lambda passes, n_threads, window: found[n_threads]
+    )
+    layers = manager.list_layers()
+    report = measurements.measure_loss(manager, layers, 3, 0.0)
+    assert report.value == pytest.approx(0.1)
+    assert "CPU time" in report.what
+    found[1] = crowd.Throughput(3.6e6, 4e6)
+    report = measurements.measure_loss(manager, layers, 3, 0.0)
+    assert report.value == pytest.approx(0.5)
+    assert "against one" in report.what
 
 
 def test_error_in_one_thread_of_the_crowd_is_raised(manager):

@@ -122,10 +122,10 @@ def _crowd(setting: Setting, ours: peers.Opened, store_of: Callable[[str], Path]
         return read
 
     for _ in range(n_rounds):
-        alone.append(measure_throughput(pass_of_ours, 1, seconds))
-        together.append(measure_throughput(pass_of_ours, n_threads, seconds))
+        alone.append(measure_throughput(pass_of_ours, 1, seconds).per_second)
+        together.append(measure_throughput(pass_of_ours, n_threads, seconds).per_second)
         if environment is not None:
-            theirs.append(measure_throughput(pass_of_lmdb, n_threads, seconds))
+            theirs.append(measure_throughput(pass_of_lmdb, n_threads, seconds).per_second)
     yield "read.threads", _rates(together, alone)
     if environment is None:
         yield "read.threads.lmdb", not_run

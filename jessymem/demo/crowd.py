@@ -9,14 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from time import perf_counter
-from typing import Final
+from time import perf_counter, process_time
+from typing import Final, NamedTuple
 
 from jessymem.ids import LayerId
 from jessymem.manager import MmapManager
 
 #: Reads between two looks at the clock, at least.
 _PASS_READS: Final = 2_048
+
+#: A thread that has a CPU for less of the time than this is waiting for others.
+IDLE_SHARE: Final = 0.9
+_CPU_TICK: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class CrowdReport:
     n_threads : int
     alone_per_second, together_per_second : float
         Reads of one thread, and of all threads together: medians over the rounds.
+    cpu_share : float
+        For how much of the time the one thread had a CPU. Where others had it too often, seconds
+        are those of this process on a CPU, here and in the loss.
     loss : float
         The share of throughput that is lost when all read: median over the rounds, each against
         what one thread reads just before and just after it. Negative where all read more.
@@ -40,6 +47,19 @@ class CrowdReport:
     together_per_second: float
     loss: float
     spread: float
+    cpu_share: float = 1.0
+
+
+class Throughput(NamedTuple):
+    """What threads read in a second, and in a second that the process has a CPU."""
+
+    per_second: float
+    per_cpu_second: float
+
+    @property
+    def cpu_share(self) -> float:
+        """For how much of the time the process had a CPU; above 1 where it had several."""
+        return self.per_second / self.per_cpu_second
 
 
 def measure_crowd(
@@ -69,12 +89,16 @@ def measure_crowd(
     -------
     CrowdReport
     """
-    alone, together = [], []
+    ones: list[Throughput] = []
+    crowds: list[Throughput] = []
     for i in range(n_rounds):
         passes = partial(_begin_pass, manager, layers, i * n_threads)
-        alone.append(measure_throughput(passes, 1, window_seconds))
-        together.append(measure_throughput(passes, n_threads, window_seconds))
-    alone.append(measure_throughput(passes, 1, window_seconds))
+        ones.append(measure_throughput(passes, 1, window_seconds))
+        crowds.append(measure_throughput(passes, n_threads, window_seconds))
+    ones.append(measure_throughput(passes, 1, window_seconds))
+    share = statistics.median(each.cpu_share for each in ones)
+    by_cpu = int(share < IDLE_SHARE)
+    alone, together = [each[by_cpu] for each in ones], [each[by_cpu] for each in crowds]
     beside = [(before + after) / 2 for before, after in pairwise(alone)]
     losses = [1 - many / one for one, many in zip(beside, together, strict=True)]
     loss = statistics.median(losses)
@@ -84,6 +108,7 @@ def measure_crowd(
         together_per_second=statistics.median(together),
         loss=loss,
         spread=statistics.median(abs(each - loss) for each in losses),
+        cpu_share=share,
     )
 
 
@@ -104,7 +129,7 @@ def _begin_pass(
 
 def measure_throughput(
     begin_reading: Callable[[int], Callable[[], int]], n_threads: int, window_seconds: float
-) -> float:
+) -> Throughput:
     """Return how much all threads together read in a second.
 
     Parameters
@@ -118,16 +143,16 @@ def measure_throughput(
 
     Returns
     -------
-    float
+    Throughput
     """
-    begin = 0.0
-    ends: list[float] = []
+    begin = cpu_begin = 0.0
+    ends: list[tuple[float, float]] = []
     counts: list[int] = []
     errors: list[BaseException] = []
 
     def start_clock() -> None:
-        nonlocal begin
-        begin = perf_counter()
+        nonlocal begin, cpu_begin
+        begin, cpu_begin = perf_counter(), process_time()
 
     barrier = threading.Barrier(n_threads, action=start_clock)
 
@@ -140,7 +165,7 @@ def measure_throughput(
             n_reads = 0
             while not n_reads or perf_counter() < deadline:
                 n_reads += read_all()
-            ends.append(perf_counter())
+            ends.append((perf_counter(), process_time()))
             counts.append(n_reads)
         except BaseException as error:
             errors.append(error)
@@ -156,4 +181,7 @@ def measure_throughput(
         raise next(
             (e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0]
         )
-    return sum(counts) / (max(ends) - begin)
+    end, cpu_end = map(max, zip(*ends, strict=True))
+    # The clock of CPU time may stand still during a short window.
+    cpu_seconds = max(cpu_end - cpu_begin, _CPU_TICK)
+    return Throughput(sum(counts) / (end - begin), sum(counts) / cpu_seconds)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.config import MIB, MemoryConfig
-from jessymem.demo.crowd import measure_crowd
+from jessymem.demo.crowd import IDLE_SHARE, measure_crowd
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
 from jessymem.osmem import FileMapping
@@ -35,9 +35,6 @@ _LEARNED: Final = tuple(map(DimensionId, range(15, 18)))
 
 #: What a read may allocate: a view, and no copy.
 _VIEW_BYTES: Final = 1024
-
-#: A thread that has a CPU for less of the time than this is waiting for others.
-_IDLE_SHARE: Final = 0.9
 
 
 class Measurement(NamedTuple):
@@ -84,9 +81,9 @@ class Series(NamedTuple):
     @property
     def waited(self) -> str:
         """Whether others had the CPU, in words."""
-        if self.share >= _IDLE_SHARE:
+        if self.share >= IDLE_SHARE:
             return ""
-        return f"others had the CPU for {1 - self.share:.0%} of this time"
+        return _others_had(1 - self.share)
 
 
 def time_each(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Series:
@@ -258,7 +255,14 @@ def measure_loss(
     what = f"{n_threads} threads reading, loss against one"
     is_noise = loss - spread < 0.1
     why = "a miss within the noise of the rounds" if is_noise else "a miss beyond the noise"
+    if crowd.cpu_share < IDLE_SHARE:
+        what = f"{n_threads} threads reading, loss of CPU time"
+        why += f"; {_others_had(1 - crowd.cpu_share)}"
     return Measurement("threads", what, "< 10 %", loss, "share", loss < 0.1, why, spread)
+
+
+def _others_had(share: float) -> str:
+    return f"others had the CPU for {share:.0%} of this time"
 
 
 def _judge_percentile(
