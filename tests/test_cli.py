@@ -401,7 +401,7 @@ def test_completion_knows_dimensions_and_layers(offered):
     assert offered("inspect", "D") == [*grown, ("D200", "Name of D200")]
     assert offered("cat", "L15-") == [(f"L15-0{n}", f"layer {n}") for n in range(3)]
     assert len(offered("contexts", "L15-00", "L")) == 9
-    assert offered("cat", "L16-02") == [("L16-02", "layer 2")]
+    assert offered("cat", "L16-02") == offered("rm", "L16-02") == [("L16-02", "layer 2")]
 
 
 def test_completion_offers_nothing_where_there_is_nothing(offered, tmp_path):

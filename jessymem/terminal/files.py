@@ -12,7 +12,7 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, wording
-from jessymem.terminal.completion import complete_dimension, complete_target
+from jessymem.terminal.completion import complete_dimension, complete_layer, complete_target
 from jessymem.terminal.shell import (
     data_option,
     fail_with,
@@ -136,7 +136,14 @@ def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None
 
 
 @click.command()
-@click.argument("layers", metavar="LAYER...", nargs=-1, required=True, callback=parse_layer)
+@click.argument(
+    "layers",
+    metavar="LAYER...",
+    nargs=-1,
+    required=True,
+    callback=parse_layer,
+    shell_complete=complete_layer,
+)
 @data_option()
 @json_option
 def rm(layers: tuple[LayerId | str, ...], data: Path, as_json: bool) -> None:
