@@ -82,13 +82,22 @@ def clears_frames(method: Callable[P, R]) -> Callable[P, R]:
         try:
             return method(*args, **kwargs)
         except BaseException as error:
-            failed = _as_failed_import(error)
-            empty_frames(error)
-            if failed is None:
-                raise
-            raise failed from error
+            raise without_frames(error)  # noqa: B904  # it has its cause
 
     return call
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return what `clears_frames` would raise, with the frames empty.
+
+    For a method that returns what nobody holds: in one more function an interrupt would lose it.
+    """
+    failed = _as_failed_import(error)
+    empty_frames(error)
+    if failed is None:
+        return error
+    failed.__cause__ = error
+    return failed
 
 
 def _as_failed_import(error: BaseException) -> RegionIOError | None:

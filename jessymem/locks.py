@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -71,18 +72,18 @@ class Lock:
         try:
             mine = self._enqueue(hold)
             while (first := self._first()) is not mine:
-                if first is None or (found := self._claims.get(first)) is None:
+                if first is None:
                     continue
-                thread, ended, _ = found
+                thread, ended, _ = first
                 if thread == get_ident():
                     hold._claim = None
                     return hold  # this interrupted a call that waited, and whose turn it is now
                 if ended.acquire(timeout=_LOOK_AGAIN_SECONDS):
                     ended.release()  # for the others who wait
+            return hold  # in here: an interrupt may come before it too
         except BaseException:
             hold._claim = None  # the traceback keeps this frame
             raise
-        return hold
 
     def hold_if_free(self) -> Hold | None:
         """Return what holds the lock; None where another thread does: never wait."""
@@ -92,29 +93,25 @@ class Lock:
             return hold if self.is_mine() else None
         try:
             mine = self._enqueue(hold)
-            is_mine = self._first() is mine
+            return hold if self._first() is mine else None
         except BaseException:
             hold._claim = None
             raise
-        return hold if is_mine else None
 
     def is_mine(self) -> bool:
         """Tell whether this thread holds the lock."""
-        claims = self._claims
-        if not claims:
+        if not self._claims:
             return False
         first = self._first()
-        # One that is gone by now was another thread's.
-        found = None if first is None else claims.get(first)
-        return found is not None and found[0] == get_ident()
+        return first is not None and first[0] == get_ident()
 
     def is_wanted(self) -> bool:
         """Tell whether this thread holds the lock or waits for it."""
         claims = self._claims
         return bool(claims) and any(thread == get_ident() for thread, *_ in claims.copy().values())
 
-    def _enqueue(self, hold: Hold) -> ref[_Claim]:
-        """Make a hold's claim the last one in the queue.
+    def _enqueue(self, hold: Hold) -> tuple[int, Any, Any]:
+        """Make a hold's claim the last one in the queue; return what the queue has of it.
 
         The hold alone keeps it: no frame may, since a traceback would keep the frame.
         """
@@ -123,14 +120,18 @@ class Lock:
         ended.acquire()
         # Callbacks run in the reverse order: first the claim is gone, then those are woken who
         # wait for that. `__exit__` takes any arguments, and releases.
-        wake = ref(hold._claim, ended.__exit__)
-        self._claims[mine := ref(hold._claim, self._claims.pop)] = get_ident(), ended, wake
+        mine = get_ident(), ended, ref(hold._claim, ended.__exit__)
+        # One step for the interpreter: no interrupt finds a claim whose end would take something
+        # out of the queue that is not there.
+        claims = self._claims
+        keys = map(ref, (hold._claim,), (claims.pop,))
+        deque(map(claims.__setitem__, keys, (mine,)), 0)
         return mine
 
-    def _first(self) -> ref[_Claim] | None:
+    def _first(self) -> tuple[int, Any, Any] | None:
         while True:
             try:
-                return next(iter(self._claims), None)
+                return next(iter(self._claims.values()), None)
             except RuntimeError:  # another thread came or went between two steps
                 continue
 

@@ -580,7 +580,6 @@ class MmapManager(LayerReader):
         """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`."""
         return self._engine.allocator().view(offset, size)
 
-    @clears_frames
     def allocate_many(
         self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
     ) -> np.typing.NDArray[np.int64]:

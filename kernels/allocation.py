@@ -196,6 +196,13 @@ def allocate(state: Words, n_bytes: Int, limit_at: Int) -> Int:
     return result
 
 
+@entry
+@kernel(nogil=False, inline=True)
+def allocate_quietly(state: Words, n_bytes: Int) -> Int:
+    """As `allocate`, as long as nothing is to be done beside it."""
+    return allocate(state, n_bytes, QUIET_LIMIT)
+
+
 @kernel
 def largest_block(state: Words) -> Int:
     """Return the bytes of the largest blocks there are, 0 where there is no pool."""
@@ -262,5 +269,6 @@ def _call_first() -> None:
     state = memory.empty_state()
     sizes = np.ones(1, np.int64)
     allocate(state, 1, QUIET_LIMIT)
+    allocate_quietly(state, 1)
     allocate_any(state, 1, QUIET_LIMIT, 0)
     allocate_many(state, sizes, QUIET_LIMIT, np.zeros(2, np.int64))

@@ -1,7 +1,7 @@
 """An exception that strikes anywhere inside a call leaves no lock, charge or descriptor behind.
 
-As Ctrl-C does, or `PyThreadState_SetAsyncExc`: here it comes at a chosen line of this package, one
-after the other, so nothing depends on time.
+As Ctrl-C does, or `PyThreadState_SetAsyncExc`: here it comes at a chosen line or bytecode of this
+package, one after the other, so nothing depends on time.
 """
 
 from __future__ import annotations
@@ -13,20 +13,34 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from support.internals import allocator_of, has_allocator, wants_a_lock
-from support.lines import at_line
+from support.internals import allocator_of, evict, has_allocator, wants_a_lock
+from support.lines import CONTEXTS, PACKAGE, at_line
 from support.system_calls import intercepted
 
-from jessymem import JessyMemoryError, LayerState, MmapManager, MmapOffset, RegionBuilder
+from jessymem import (
+    InvalidAccess,
+    JessyMemoryError,
+    LayerState,
+    MmapManager,
+    MmapOffset,
+    RegionBuilder,
+)
+from jessymem.errors import clears_frames
 
 PATIENCE_SECONDS = 5
 #: The default run strikes at every so manieth line only; which ones differs from verb to verb.
 STRIDE = 11
+#: And so many bytecodes of each verb.
+N_OPCODES = 25
+FOLDERS = (PACKAGE, CONTEXTS)
+#: Python has no way to go on with a `__del__`.
+WITHOUT = ("__del__",)
 #: Layers that are learned before, and stay.
 N_LEARNED = 3
 
@@ -42,17 +56,17 @@ class Struck(BaseException):
     """What comes from outside."""
 
 
-def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager) -> bool:
-    """Make a call and raise at its n-th line in this package; return whether there are so many."""
+def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager, of: str = "line") -> bool:
+    """Make a call and raise at its n-th line, or bytecode; return whether there are so many."""
     where.clear()
 
     def strike(frame: FrameType) -> None:
-        where[:] = [f"{frame.f_code.co_filename}:{frame.f_lineno}"]
+        code = frame.f_code
+        where[:] = [f"{code.co_filename}:{frame.f_lineno}, {code.co_name} at {frame.f_lasti}"]
         raise Struck
 
     try:
-        # Python has no way to go on with a `__del__`.
-        n_seen = at_line(n_th, call, strike, without=("__del__",))
+        n_seen = at_line(n_th, call, strike, folders=FOLDERS, without=WITHOUT, of=of)
     except Struck:
         # Whoever handles or keeps the exception keeps its frames, but no lock.
         assert not wants_a_lock(manager), f"struck at {where}"
@@ -95,6 +109,29 @@ class Case:
     def allocate(self) -> None:
         self.offsets.append(self.manager.allocate(9_000))
 
+    def allocate_much(self) -> None:
+        self.offsets.append(self.manager.allocate(41 * 2**20))  # in a pool of its own
+
+    def allocate_many(self) -> None:
+        self.offsets.extend(self.manager.allocate_many([100, 9_000, 100_000]))
+
+    def allocate_array(self) -> None:
+        assert len(self.manager.allocate_array(100)[:50]) == 50
+
+    def view(self) -> None:
+        self.offsets.append(block := self.manager.allocate(100))
+        view = self.manager.view(block, 100)[:50]
+        self.manager.deallocate(block)
+        del view
+
+    def learn_many(self) -> None:
+        contents = b"small", b"larger" * 2_000, b"also small"
+        self.manager.create_proto_layers([("D22", content) for content in contents])
+
+    def evict(self) -> None:
+        clears_frames(evict)(self.manager, 20)
+        self.manager.access_layer("L20-00")
+
     def find(self) -> None:
         self.manager.find(b"rain")
 
@@ -109,7 +146,8 @@ class Case:
         manager = self.manager
         shutil.rmtree(self.base / "D23", ignore_errors=True)
         while self.offsets:
-            manager.deallocate(self.offsets.pop())
+            with suppress(InvalidAccess):  # it was freed
+                manager.deallocate(self.offsets.pop())
         for dimension in manager.list_dimensions():
             if dimension == 20:
                 continue
@@ -132,9 +170,15 @@ VERBS = [
     "unload",
     "learn",
     "learn_more",
+    "learn_many",
     "overlay",
     "crystallize",
+    "evict",
     "allocate",
+    "allocate_much",
+    "allocate_many",
+    "allocate_array",
+    "view",
     "find",
     "stats",
     "dump",
@@ -188,7 +232,10 @@ def check_nothing_is_held(case: Case) -> None:
     assert done, f"struck at {where}: another thread waits for a lock that nobody holds"
 
 
-def strike_everywhere(case: Case, verb: str, step: int) -> None:
+def strike_everywhere(
+    case: Case, verb: str, step: int = 1, of: str = "line", n_times: int | None = None
+) -> None:
+    """Strike at every so manieth line, or bytecode; or so many times."""
     gc.collect()
     gc.freeze()  # what there is by now need not be looked at again and again
     call = getattr(case, verb)
@@ -197,8 +244,12 @@ def strike_everywhere(case: Case, verb: str, step: int) -> None:
     call()
     case.put_back()
     before = state_of(case)
-    n_th, n_struck = 1 + VERBS.index(verb) % step, 0
-    while strike_at(n_th, call, case.manager):
+    if n_times is not None:
+        n_all = at_line(0, call, lambda frame: None, folders=FOLDERS, without=WITHOUT, of=of)
+        step = max(n_all // n_times, 1)
+        case.put_back()
+    n_th, n_struck = 1 + VERBS.index(verb) * 13 % step, 0
+    while strike_at(n_th, call, case.manager, of):
         n_struck += 1
         n_th += step
         check_nothing_is_held(case)
@@ -217,10 +268,21 @@ def test_an_interrupt_leaves_nothing_behind(verb, case):
     strike_everywhere(case, verb, STRIDE)
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interrupt_between_bytecodes_leaves_nothing_behind(verb, case):
+    strike_everywhere(case, verb, of="opcode", n_times=N_OPCODES)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_interrupt_at_any_line_leaves_nothing_behind(verb, case):
-    strike_everywhere(case, verb, 1)
+    strike_everywhere(case, verb)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_interrupt_at_any_bytecode_leaves_nothing_behind(verb, case):
+    strike_everywhere(case, verb, of="opcode")
 
 
 def test_an_interrupt_of_what_follows_an_error_leaves_no_layer_on_its_way_to_disk(case):

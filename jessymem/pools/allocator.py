@@ -16,14 +16,15 @@ import numpy as np
 
 from jessymem.budget import Budget, Usage
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
-from jessymem.errors import clears_frames
+from jessymem.errors import clears_frames, without_frames
 from jessymem.forks import renew_in_forked_children
-from jessymem.kernels import _jit, allocation, blocks, release
+from jessymem.kernels import _jit, blocks, release
 from jessymem.kernels import schema as s
-from jessymem.kernels.schema import ANY_SIZE, QUIET_LIMIT, REQUEST_BYTES_LIMIT
+from jessymem.kernels.schema import ANY_SIZE, REQUEST_BYTES_LIMIT
 from jessymem.kernels.transactions import PlainState
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
+from jessymem.pools.claims import CLOSED, NOT_STARTED, Claims, claims_on
 from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.pool import MmapPool
 from jessymem.pools.records import is_enabled_for
@@ -138,7 +139,7 @@ class PoolAllocator:
         self._open = OpenBlocks(self._table.smallest_block_bytes)
         # What the fast way calls, and what it hands over first.
         self._words: Any = None
-        self._claim: Callable[..., Any] = _not_started
+        self._claims: Claims = NOT_STARTED
         self._release: Callable[..., Any] = _not_started
 
     # -- blocks ------------------------------------------------------------------------------------
@@ -160,13 +161,14 @@ class PoolAllocator:
         handle = s.BAD_SIZE
         try:
             if type(size) is int and 0 < size <= REQUEST_BYTES_LIMIT:
-                handle = self._claim(self._words, size, QUIET_LIMIT)
+                handle = self._claims[size]
                 if handle >= 0 and not _is_enabled_for(_DEBUG):
                     return _as_offset(MmapOffset, handle)
             n_bytes = as_size(size)
-            if self._claim is _not_started:
+            if self._claims is NOT_STARTED:
                 self._start()
-            return _as_offset(MmapOffset, self._supply.allocate(n_bytes, handle))
+            handle = self._supply.allocate(n_bytes, handle)
+            return _as_offset(MmapOffset, handle)
         except BaseException:
             if handle >= 0:  # an interrupt; what was freed already is no longer that handle's
                 self._supply.undo(handle)
@@ -224,7 +226,6 @@ class PoolAllocator:
         self._supply.check_open()
         return memoryview(self._views.owner_of(handle, n_bytes))
 
-    @clears_frames
     def allocate_many(
         self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
     ) -> np.typing.NDArray[np.int64]:
@@ -241,9 +242,12 @@ class PoolAllocator:
             Packed offsets: `MmapOffset.from_packed` tells what is in one, and every call that takes
             an MmapOffset takes an element too.
         """
-        wanted = as_sizes(sizes)
-        self._start()
-        return self._supply.allocate_many(wanted)
+        try:
+            wanted = as_sizes(sizes)
+            self._start()
+            return self._supply.allocate_many(wanted)
+        except BaseException as error:
+            raise without_frames(error)  # noqa: B904  # it has its cause
 
     @clears_frames
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
@@ -345,9 +349,9 @@ class PoolAllocator:
 
         Views stay valid, and what they are on is charged until they are gone.
         """
-        self._claim = self._release = _closed
+        self._claims, self._release = CLOSED, _closed
         self._supply.close()
-        self._claim = self._release = _closed  # again: a thread may just have started
+        self._claims, self._release = CLOSED, _closed  # again: a thread may just have started
 
     # -- what it shows -----------------------------------------------------------------------------
 
@@ -437,20 +441,17 @@ class PoolAllocator:
     @clears_frames
     def _start(self) -> None:
         """Count in the words from now on; once kernels are compiled, let the fast way call them."""
-        if self._claim is not _not_started:
+        if self._claims is not NOT_STARTED:
             return
         words = self._supply.start()
         if type(words) is PlainState or not _jit.is_promoted(_jit.MEMORY):
             return
-        entries = (
-            _jit.entry_of(release.deallocate, words, 0, ANY_SIZE),
-            _jit.entry_of(allocation.allocate, words, 1, QUIET_LIMIT),
-        )
+        entries = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE), claims_on(words)
         self._words = words
-        # The claim is set last: who sees it has all of it, also in a child that was forked here.
-        self._release, self._claim = entries
+        # The claims are set last: who sees them has all of it, also in a child forked here.
+        self._release, self._claims = entries
         if self._supply.is_closed:  # meanwhile
-            self._claim = self._release = _closed
+            self._claims, self._release = CLOSED, _closed
 
     def _resolve(self, offset: MmapOffset | int) -> int:
         """Return the handle of `offset`: of one without a generation, its present owner's."""

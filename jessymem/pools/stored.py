@@ -11,6 +11,9 @@ from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.shared import OpenBlocks, SharedBlock, next_start
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from jessymem.pools.allocator import PoolAllocator
 
 #: In a plan: the block that was open, and is none of those that are wanted.
@@ -79,13 +82,17 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
     open_blocks = blocks._open
     opened = None if min(sizes) > open_blocks.max_bytes else open_blocks.take(min(sizes))
     handles: list[int] = []
+    single: MmapOffset | None = None
+    many: NDArray[np.int64] | tuple[int, ...] = ()
     try:
         full = open_blocks.block_bytes
         plan = _plan(open_blocks, sizes, full if opened is None else opened.n_filled)
         if len(plan.wanted) == 1:  # ten times quicker than a batch of one
-            handles.append(int(blocks.allocate(plan.wanted[0])))
+            single = blocks.allocate(plan.wanted[0])
+            handles.append(int(single))
         elif plan.wanted:
-            handles = blocks.allocate_many(plan.wanted).tolist()
+            many = blocks.allocate_many(plan.wanted)
+            handles = [*map(int, many)]
         stored: list[StoredBlock] = []
         shared, current = opened, _OPENED
         for holder, size, pieces in zip(plan.holders, sizes, contents, strict=True):
@@ -97,7 +104,7 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
                 shared, current = _share(blocks, handles[holder]), holder
             stored.append(_put(shared, pieces, size))
     except BaseException:
-        _free(blocks, handles)
+        _free(blocks, many if single is None else (single,))
         open_blocks.put_back(opened)
         raise
     # What is interrupted from here on frees all with the last reference.
@@ -162,7 +169,7 @@ def free(blocks: PoolAllocator, stored: Iterable[StoredBlock | None]) -> None:
     _free(blocks, alone)
 
 
-def _free(blocks: PoolAllocator, handles: list[int]) -> None:
-    for handle in handles:
+def _free(blocks: PoolAllocator, handles: Iterable[int]) -> None:
+    for handle in map(int, handles):
         with suppress(InvalidAccess):  # closed: its blocks have been freed
             blocks.deallocate(MmapOffset.from_packed(handle))

@@ -8,7 +8,7 @@ like, so they never happen under it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -85,7 +85,9 @@ class Request:
             note = partial(setitem, self.claimed, 0)
             result = argument.call(allocation.allocate_any, *wanted, note=note)
         if result is NOT_PLAIN:
-            self.claimed[0] = int(allocation.allocate_any(table.argument, *wanted))
+            claim: Any = allocation.allocate_any
+            claimed = map(claim, (table.argument,), *((each,) for each in wanted))
+            deque(map(setitem, (self.claimed,), (0,), claimed), 0)  # in one step of C
         return s.OK if self.claimed[0] > 0 else int(self.claimed[0])
 
     @property
@@ -195,7 +197,7 @@ class Supply:
         request.claimed[0] = handle
         try:
             if handle < 0:
-                if self.views.ended:
+                if self.views.has_ended:
                     self.views.collect_ended()
                 is_untried = is_large or handle == s.NOT_STARTED
                 if not is_untried or self._attempt(request, s.QUIET_LIMIT) != s.OK:

@@ -1,11 +1,16 @@
-"""`at_line`: another thing in the middle of a call, at a line of this package that is chosen."""
+"""`at_line`: another thing in the middle of a call, at a line or a bytecode that is chosen."""
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import sys
 from collections.abc import Callable
+from functools import cache
+from inspect import CO_GENERATOR
+from itertools import pairwise
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import jessymem
@@ -13,6 +18,8 @@ from jessymem.kernels import _jit
 
 PACKAGE = str(Path(jessymem.__file__).parent)
 KERNELS = str(Path(_jit.__file__).parent)
+#: What the package's own `with` blocks run through.
+CONTEXTS = contextlib.__file__
 
 
 def at_line(
@@ -22,6 +29,7 @@ def at_line(
     *,
     folders: tuple[str, ...] = (PACKAGE,),
     without: tuple[str, ...] = (),
+    of: str = "line",
 ) -> int:
     """Make a call, and another thing at its n-th line; return how many lines were seen up to there.
 
@@ -38,19 +46,36 @@ def at_line(
         Lines of files below these count.
     without : tuple of str
         Names of functions whose lines do not.
+    of : str
+        "opcode": bytecodes count, instead of lines. Not those between a function's last step and
+        the caller's first one with what it returns, nor those that follow an index: the interpreter
+        looks for no interrupt there.
     """
     n_seen = 0
+    has_returned = False
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal has_returned
+        has_returned = False
         code = frame.f_code
         is_counted = code.co_filename.startswith(folders) and code.co_name not in without
+        if is_counted and of == "opcode":
+            frame.f_trace_opcodes = True
         return count if is_counted else None
 
     def count(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_seen
-        if event == "line":
-            n_seen += 1
-            if n_seen == n_th:
+        nonlocal n_seen, has_returned
+        if event == "return":
+            has_returned = not frame.f_code.co_flags & CO_GENERATOR
+        elif event == of:
+            is_left_out = False
+            if of == "opcode":
+                uninterrupted, receiving = _left_out(frame.f_code)
+                at = frame.f_lasti
+                is_left_out = at in uninterrupted or (has_returned and at in receiving)
+                has_returned = False
+            n_seen += not is_left_out
+            if n_seen == n_th and not is_left_out:
                 sys.settrace(None)
                 act(frame)
         return count
@@ -62,3 +87,17 @@ def at_line(
     finally:
         sys.settrace(before)
     return n_seen
+
+
+@cache
+def _left_out(code: CodeType) -> tuple[frozenset[int], frozenset[int]]:
+    """Return at which bytecodes there is no interrupt, and at which none after a function's end."""
+    steps = list(dis.get_instructions(code))
+    uninterrupted = {step.offset for step in steps if step.opname.startswith("RETURN_")}
+    receiving = set()
+    for before, step in pairwise(steps):
+        if before.opname == "BINARY_SUBSCR" or before.argrepr == "[]":
+            uninterrupted.add(step.offset)
+        elif before.opname.startswith("CALL") and before.opname != "CALL_FUNCTION_EX":
+            receiving.add(step.offset)
+    return frozenset(uninterrupted), frozenset(receiving)
