@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 import struct
 from collections.abc import Iterator
 
@@ -97,6 +98,7 @@ def _walk(raw: bytes) -> Iterator[tuple[int, int]]:
 
 
 @functools.cache
+@functools.cache
 def fields_of(raw: bytes) -> list[tuple[int, int]]:
     """Return offset and width of every field of a valid file."""
     return list(_walk(raw))
@@ -151,7 +153,7 @@ def _splice(raw: bytearray, rng: random.Random, base: bytes) -> None:
 
 def _describe(raw: bytearray, rng: random.Random, base: bytes) -> None:
     """Change the text of an array's description, at its length."""
-    offsets = [at for at in range(len(raw)) if raw.startswith(b"\x93NUMPY", at)]
+    offsets = [match.start() for match in re.finditer(b"\x93NUMPY", raw)]
     if not offsets:
         return _set_number(raw, rng, base)
     at = rng.choice(offsets) + rng.choice([rng.randrange(128), rng.randrange(10, 80)])

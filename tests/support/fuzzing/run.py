@@ -45,10 +45,15 @@ def keep(made: Any, target: targets.Target) -> Path:
     return path
 
 
-def try_one(seed: int, index: int, path: Path) -> str:
-    """Try one mutation; return its target and outcome; keep a finding before its error goes on."""
+def try_one(seed: int, index: int, path: Path, guarded: checks.Guarded | None = None) -> str:
+    """Try one mutation; return its target and outcome; keep a finding before its error goes on.
+
+    Region files are parsed in guarded memory too, where there is any.
+    """
     target, made = targets.target_of(index), targets.make(seed, index)
     try:
+        if guarded is not None and target.name == "region":
+            guarded.parse(made)
         return f"{target.name} {target.check(made, path)}"
     except Exception as error:
         error.add_note(f"{target.name} {index} of seed {seed}, kept as {keep(made, target)}")
@@ -113,9 +118,7 @@ def work(seed_text: str, start_text: str, stop_text: str, progress_text: str) ->
                 faulthandler.dump_traceback_later(PATIENCE, exit=True)
             index_now[:] = index.to_bytes(8, "little")
             try:
-                if targets.target_of(index).name == "region":
-                    guarded.parse(targets.make(seed, index))
-                outcomes[try_one(seed, index, path)] += 1
+                outcomes[try_one(seed, index, path, guarded)] += 1
             except Exception:
                 findings.append(traceback.format_exc())
         faulthandler.cancel_dump_traceback_later()

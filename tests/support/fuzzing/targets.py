@@ -31,6 +31,7 @@ from jessymem import (
     LayerRef,
     MemoryConfig,
     MmapManager,
+    PoolConfig,
     RegionBuilder,
     RegionFormatError,
 )
@@ -331,7 +332,8 @@ def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
         (folder / name).write_bytes(raw)
     written = b"\0".join(raw for _, raw in made)
     before = set(os.listdir(folder))
-    config = MemoryConfig(8, folder.parent, simulation="never")
+    # Of larger pools plain kernels look at each block, to tell which pages can be returned.
+    config = MemoryConfig(8, folder.parent, [PoolConfig(1, 4096)], simulation="never")
     try:
         with MmapManager(config) as manager:
             manager.load_dimension(1)
