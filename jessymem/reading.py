@@ -78,21 +78,21 @@ class LayerReader(LayerMapping):
         # published tables. A compiled kernel does the same in nanoseconds but costs more than this
         # to call.
         try:
-            content, starts, ends, index, n_bytes, in_memory, mark, gates = (
+            content, starts, ends, index, n_bytes, owners, mark, gates = (
                 self._engine.snapshot.readers[layer_id >> 16]  # type: ignore[operator]
             )
             mark[0] = next(gates.gate)
-            row = number = layer_id & 0xFFFF  # type: ignore[operator]
+            row = layer_id & 0xFFFF  # type: ignore[operator]
             if index is not None:
-                row = index[number]
+                row = index[row]
             start = starts[row]
             end = ends[row]
             if start <= end <= n_bytes:
                 return content[start:end]
-            return in_memory[number][:]
+            return owners[row][start:end]
         except (LookupError, StopIteration, TypeError):
             pass
-        content = starts = ends = index = in_memory = None  # type: ignore[assignment]  # see `clears_frames`
+        content = starts = ends = index = owners = None  # type: ignore[assignment]  # see `clears_frames`
         return self._access_measured(layer_id)
 
     def array(self, layer_id: LayerLike) -> np.typing.NDArray[Any]:

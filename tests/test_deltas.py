@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import shutil
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from support import naive
+from support.calls import trace
 from support.command_line import run
 from support.internals import budget_of, evict, region_of, snapshot_of
 from support.regions import region_file, write_packed
@@ -631,6 +634,70 @@ def test_learned_layers_over_a_chain(tmp_path):
         check(manager, [*range(9), 10])
 
 
+@pytest.mark.parametrize("is_learning", [False, True])
+def test_a_read_through_a_chain_is_as_short_as_one_of_a_file(tmp_path, is_learning):
+    with build(tmp_path) as manager:
+        learn(manager, *range(8, 108))
+        learn(manager, 200)
+        if is_learning:
+            manager.create_proto_dimension(D20, content_of(300), layer=300, name="layer 300")
+        ids = manager.list_layers(D20)
+        manager.access_layer(ids[0])  # a thread's first is measured
+        found = trace(lambda: [manager.access_layer(each) for each in ids])
+        assert set(found.calls) == {("jessymem/reading.py", "LayerReader.access_layer")}
+        assert found.n_calls == len(ids)
+
+
+def test_nothing_is_kept_of_a_read(tmp_path):
+    with build(tmp_path) as manager:
+        learn(manager, *range(8, 208))
+        ids = manager.list_layers(D20)
+        manager.access_layer(ids[0])
+        n_blocks = sys.getallocatedblocks()
+        for each in ids:
+            manager.access_layer(each)
+        assert sys.getallocatedblocks() - n_blocks < len(ids) // 2
+
+
+def test_a_batch_of_chains_and_of_others(tmp_path):
+    """Members are equally long here, which is no reason to take them for a table."""
+    expected = {}
+    with build(tmp_path) as manager:
+        for number in (8, 9, 10):
+            learn(manager, number, content=bytes([number]) * 100)
+            expected[LayerId(20, number)] = bytes([number]) * 100
+        manager.overlay_layer("L20-09", b"over", separator=b"|")
+        expected[LayerId(20, 9)] += b"|over"
+        for number in (7, 30):
+            builder = RegionBuilder(number, "another")
+            builder.add_layer(0, b"of another file")
+            builder.build_to_file(region_file(tmp_path, str(DimensionId(number))))
+            manager.load_dimension(number)
+            expected[LayerId(number, 0)] = b"of another file"
+        manager.load_dimension(other_chain(tmp_path, manager))
+        expected |= {LayerId(40, number): content_of(number) for number in (0, 8)}
+        expected |= {LayerId(20, number): content_of(number) for number in range(N_FIRST)}
+        missing = [LayerId(20, 11), LayerId(7, 1), LayerId(50, 0)]
+        ids = [*expected, *missing, *expected]
+        random.Random(1).shuffle(ids)
+        found = manager.access_many(ids, missing="mark")
+        assert [each and bytes(each) for each in found] == [expected.get(each) for each in ids]
+        assert all(each is None or each.readonly for each in found)
+        found = manager.access_many(list(expected))
+        assert [bytes(each) for each in found] == list(expected.values())
+
+
+def other_chain(base: Path, manager: MmapManager) -> DimensionId:
+    """Write another dimension with one delta; return its number."""
+    builder = RegionBuilder(40, "forty")
+    builder.add_layer(0, content_of(0))
+    builder.build_to_file(region_file(base, "D40"))
+    manager.crystallize_proto_dimension(manager.create_proto_dimension(40, content_of(8), layer=8))
+    assert len(list((base / "D40").glob("region.d*.mmap"))) == 1
+    manager.unload_dimension(40)
+    return DimensionId(40)
+
+
 def test_scans_read_every_file(tmp_path):
     with build(tmp_path) as manager:
         learn(manager, 8, content=b"a needle here")
@@ -729,6 +796,21 @@ def test_tables_that_are_made_are_counted(tmp_path):
         stats = manager.get_stats()
         assert stats.total_allocated_bytes == (20 + 1 - stats.evictions) * (n_file + n_table)
         assert stats.total_allocated_bytes <= stats.total_limit_bytes
+
+
+def test_the_table_of_a_chain_is_counted_with_all_that_it_leads_by(tmp_path):
+    n_layers = 3_000
+    builder = RegionBuilder(D20, "twenty")
+    for number in range(n_layers):
+        builder.add_layer(number, bytes(100))
+    builder.build_to_file(region_file(tmp_path, "D20"))
+    with load(tmp_path) as manager:
+        learn(manager, n_layers)
+        charged = sum(osmem.round_to_pages(path.stat().st_size) for path in files(tmp_path))
+        n_table = manager.get_stats().total_allocated_bytes - charged
+        # Per row: the row, its member, the row there, start and end, and a reference to the owner.
+        n_row = s.LAYER_BYTES + 1 + 2 + 2 * 8 + 8
+        assert n_table == n_layers * n_row // osmem.page_size() * osmem.page_size()
 
 
 def test_the_books_are_even_after_everything(tmp_path):

@@ -97,12 +97,18 @@ def _locate_plain(
     """Do what the kernel does, through the views of single reads; nothing is compiled."""
     found = []
     n_missing = 0
+    outside: dict[int, tuple[memoryview, memoryview]] = {}
     for number in packed.tolist():
         dimension, layer = number >> s.LAYER_BITS, number & s.MAX_LAYER
         slot = snapshot.slot_of(dimension) if dimension >= 0 else None
         status, location = s.NO_DIMENSION if slot is None else s.EVICTED, _NOWHERE
         if slot is not None and slot.path is not None:
             _, starts, ends, index, n_bytes, *_ = slot.path
+            table = snapshot.table_at(dimension)
+            if table.extents is not None:  # those would tell where in which member
+                if dimension not in outside:
+                    outside[dimension] = table.bounds
+                starts, ends = outside[dimension]
             try:
                 row = layer if index is None else index[layer]
                 start, end = starts[row], ends[row]
@@ -110,7 +116,7 @@ def _locate_plain(
                 status = s.NO_SUCH_LAYER
             else:
                 status = s.OUT_OF_BOUNDS
-                if start <= end <= n_bytes or snapshot.table_at(dimension).leads_outside:
+                if start <= end <= n_bytes or table.leads_outside:
                     offset = start if start < 2**63 else start - 2**64
                     n_layer_bytes = (end - start) % 2**64
                     location = (offset, n_layer_bytes, slot.region_id, s.OK, dimension, row)
@@ -171,47 +177,33 @@ def note_accesses(engine: Engine, located: Located) -> None:
 def cut_views(located: Located) -> list[memoryview | None]:
     """Return a fresh view of each layer of a batch, None where it is missing."""
     snapshot, locations = located.snapshot, located.locations
-    starts, ends = locations["offset"].copy(), locations["offset"] + locations["size"]
-    keys = locations["slot"].astype(np.int64)
-    contents: dict[int, memoryview] = {}
-    is_whole = not located.n_missing
-    for slot in located.slots:
-        table = snapshot.table_at(slot)
-        contents[slot] = table.reader[0]
-        if table.leads_outside:
-            n_bytes = len(contents[slot])
-            outside = (locations["slot"] == slot) & ((starts < 0) | (ends > n_bytes))
-            mine = np.flatnonzero(outside)
-            if not len(mine):
-                continue
-            extents = table.find_extents(locations["row"][mine])
-            first = s.MAX_LAYERS + len(contents)  # no slot has such a number
-            contents.update(enumerate(table.contents, first))
-            keys[mine] = np.where(extents.which < 0, s.ABSENT, first + extents.which)
-            starts[mine], ends[mine] = extents.starts, extents.ends
-            is_whole = is_whole and bool((extents.which >= 0).all())
-    if is_whole:  # nothing missing, all of it in files
-        return [
-            contents[key][start:end]
-            for key, start, end in zip(keys.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        ]
-    found: list[memoryview | None] = []
-    for status, key, slot, row, start, end in zip(
-        locations["status"].tolist(),
-        keys.tolist(),
-        locations["slot"].tolist(),
-        locations["row"].tolist(),
-        starts.tolist(),
-        ends.tolist(),
-        strict=True,
-    ):
-        if status != s.OK:
-            found.append(None)
-        elif key >= 0 and 0 <= start <= end <= len(contents[key]):
-            found.append(contents[key][start:end])
+    tables = [snapshot.table_at(slot) for slot in located.slots]
+    starts, ends = locations["offset"], locations["offset"] + locations["size"]
+    contents = dict(zip(located.slots, (table.reader[0] for table in tables), strict=True))
+    owners: Iterable[Any] = map(contents.get, locations["slot"].tolist())
+    if any(table.extents is not None for table in tables):
+        if len(tables) == 1 and not located.n_missing:
+            found, starts, ends = tables[0].extents_of(locations["row"].astype(np.intp))
         else:
-            found.append(snapshot.table_at(slot).content_of(row))
-    return found
+            found, starts = np.fromiter(owners, object, len(locations)), starts.copy()
+            for table, mine in zip(tables, _split(located), strict=True):
+                if table.extents is not None:
+                    rows = locations["row"][mine].astype(np.intp)
+                    found[mine], starts[mine], ends[mine] = table.extents_of(rows)
+        owners = found.tolist()
+    bounds = zip(owners, starts.tolist(), ends.tolist(), strict=True)
+    if not located.n_missing:
+        return [owner[start:end] for owner, start, end in bounds]
+    return [None if owner is None else owner[start:end] for owner, start, end in bounds]
+
+
+def _split(located: Located) -> list[NDArray[np.intp]]:
+    """Return which layers of a batch are in each of its slots."""
+    slots = located.locations["slot"]
+    order = np.argsort(slots, kind="stable")
+    ascending = slots[order]
+    firsts, ends = (np.searchsorted(ascending, located.slots, side) for side in ("left", "right"))
+    return [order[first:end] for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)]
 
 
 def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

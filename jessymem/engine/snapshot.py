@@ -10,7 +10,7 @@ copies its chunk and the list of chunks, whatever else is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: A table's `Reader`, where a read is noted for eviction, and the threads' gates.
 ReadPath: TypeAlias = tuple[
-    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview], Mark, Gates
+    memoryview, memoryview, memoryview, memoryview | None, int, Sequence[memoryview], Mark, Gates
 ]
 
 _ROW_MASK: Final = s.CHUNK_ROWS - 1

@@ -357,8 +357,6 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
 def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | RegionChain) -> bool:
     """Tell whether a dimension could be mapped anew once what is loaded of it has gone."""
     table = loaded.resident
-    if table is not None:
-        table.forget_kept()
     # A block that is shared may go on holding others' contents.
     blocks = [layer.block for layer in loaded.learned.values() if layer.block is not None]
     n_freed = sum(len(block.view) for block in blocks if block.start is None)

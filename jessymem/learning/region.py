@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning import overlays
 from jessymem.learning.layers import LearnedLayer
-from jessymem.learning.rows import SharedRows
+from jessymem.learning.rows import SharedRows, changed, extents_of, inserted, without
 from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.stored import StoredBlock
     from jessymem.regions.name_patterns import NamePattern
-
-T = TypeVar("T")
 
 #: What lies under learned layers.
 Base: TypeAlias = MmapRegion | RegionChain
@@ -59,7 +57,8 @@ class LearnedRegion(LayerTable):
             self.path, self.size, self.generation = base.path, base.size, base.generation
             self.name, self.edition, self.state = base.name, base.edition, base.state
         self.leads_outside = bool(shared.learned) or (base is not None and base.leads_outside)
-        self._cut_reader(_NOTHING if base is None else base.reader[0], shared.in_memory)
+        self.extents = shared.extents(n_rows)
+        self._cut_reader(_NOTHING if base is None else base.reader[0])
 
     @classmethod
     def over(
@@ -72,8 +71,8 @@ class LearnedRegion(LayerTable):
         OutOfBounds
             If the base's file was changed under its mapping.
         """
-        rows = np.zeros(0, s.LAYER) if base is None else base.private_rows()
-        empty = cls(dimension, base, SharedRows(rows, {}, {}), len(rows))
+        rows, extents = _rows_under(base)
+        empty = cls(dimension, base, SharedRows(rows, extents, {}), len(rows))
         return empty._merged(sorted(learned, key=_number))
 
     @property
@@ -101,36 +100,11 @@ class LearnedRegion(LayerTable):
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
 
-    def forget_kept(self) -> None:
-        """Drop what the base keeps for reads to come."""
-        if self._base is not None:
-            self._base.forget_kept()
-
-    def cut_outside(self, row: int, number: int) -> memoryview | None:
-        """Return a content of the base that lies outside its first file's bytes."""
-        found = self._find(row)
-        if not isinstance(found, tuple) or not found[0].leads_outside:
-            return None
-        base, base_row = found
-        return base.content_of(base_row)
-
-    def find_extents(self, rows: NDArray[Any]) -> Extents:
-        """Tell in which of `contents` the contents of rows are; learned ones have their blocks."""
-        numbers = self.rows["layer_num"][rows]
-        which = np.full(len(numbers), -1, np.int64)
-        starts, ends = np.zeros(len(numbers), np.uint64), np.zeros(len(numbers), np.uint64)
-        base = self._base
-        if base is not None:
-            taken = np.fromiter(self.learned, np.int64)
-            under = np.flatnonzero(~np.isin(numbers, taken))
-            if base.leads_outside:
-                found = base.find_extents(np.searchsorted(base.numbers, numbers[under]))
-                which[under], starts[under], ends[under] = found
-            else:
-                mine = self.rows[rows[under]]
-                which[under] = 0
-                starts[under], ends[under] = mine["content_offset"], mine["content_end"]
-        return Extents(which, starts, ends)
+    def extents_of(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
+        owners, starts, ends = self._shared.extents(len(self.rows))
+        found = np.fromiter(map(owners.__getitem__, rows.tolist()), object, len(rows))
+        return found, starts.take(rows), ends.take(rows)
 
     def edition_of(self, number: int) -> Edition | None:
         """Return the edition of the one file that has a layer; None: it is in none."""
@@ -144,7 +118,11 @@ class LearnedRegion(LayerTable):
     @property
     def learned(self) -> dict[int, LearnedLayer]:
         """Learned layers by number, in a dictionary of the caller's own."""
-        return self._seen(self._shared.learned)
+        found = self._shared.learned.copy()  # in one step: a writer may be adding to it
+        if self._shared.n_begun == len(self.rows):
+            return found
+        # Later states have added to it, or an attempt at one that was not published.
+        return {number: each for number, each in found.items() if self.has_layer(number)}
 
     def learned_layer(self, number: int) -> LearnedLayer | None:
         """Return a learned layer; None where there is none of this number."""
@@ -173,21 +151,24 @@ class LearnedRegion(LayerTable):
         """Return the dimension without some learned layers; what lies under them is seen again."""
         gone = np.array(sorted(numbers), np.int64)
         positions = np.searchsorted(self.rows["layer_num"], gone)
-        rows = self.rows.copy()
+        rows, extents = self.rows.copy(), self._seen_extents()
         is_under = np.zeros(len(gone), bool)
         if self._base is not None:
             is_under[:] = [self._base.has_layer(number) for number in gone.tolist()]
-            rows[positions[is_under]] = self._base.private_rows(gone[is_under].tolist())
+            under = positions[is_under]
+            rows[under], fresh = _rows_under(self._base, gone[is_under].tolist())
+            extents = changed(extents, under.tolist(), fresh)
         rows = np.delete(rows, positions[~is_under])
-        learned, in_memory = self.learned, self._in_memory()
+        extents = without(extents, positions[~is_under])
+        learned = self.learned
         for number in gone.tolist():
             del learned[number]
-            in_memory.pop(number, None)
-        return self._remade(rows, learned, in_memory)
+        return self._remade(rows, extents, learned)
 
     def _merged(self, given: list[LearnedLayer]) -> LearnedRegion:
         """Put `given` layers among the rows, each in the place of its number."""
         fresh, rows = _describe(given, self._base), self.rows
+        places, extents = extents_of(given), self._seen_extents()
         numbers = fresh["layer_num"]
         positions = np.searchsorted(rows["layer_num"], numbers)
         is_known = np.zeros(len(numbers), bool)
@@ -197,24 +178,25 @@ class LearnedRegion(LayerTable):
             rows = rows.copy()
         else:
             rows = np.insert(rows, positions[~is_known], fresh[~is_known])
+            new = without(places, np.flatnonzero(is_known))
+            extents = inserted(extents, positions[~is_known], new)
         if is_known.any():
-            rows[np.searchsorted(rows["layer_num"], numbers[is_known])] = fresh[is_known]
-        learned, in_memory = self.learned, self._in_memory()
+            known = np.searchsorted(rows["layer_num"], numbers[is_known])
+            rows[known] = fresh[is_known]
+            extents = changed(extents, known.tolist(), without(places, np.flatnonzero(~is_known)))
+        learned = self.learned
         for layer in given:
             learned[layer.number] = layer
-            in_memory.pop(layer.number, None)
-            if layer.block is not None:
-                in_memory[layer.number] = layer.block.view
-        return self._remade(rows, learned, in_memory)
+        return self._remade(rows, extents, learned)
 
     def _remade(
         self,
         rows: NDArray[np.void],
+        extents: Extents,
         learned: dict[int, LearnedLayer],
-        in_memory: dict[int, memoryview],
     ) -> LearnedRegion:
         """Return the dimension with other rows, in arrays of their own."""
-        shared = SharedRows(rows, learned, in_memory)
+        shared = SharedRows(rows, extents, learned)
         return LearnedRegion(self.dimension_id, self._base, shared, len(rows))
 
     # -- as a table --------------------------------------------------------------------------------
@@ -343,17 +325,10 @@ class LearnedRegion(LayerTable):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _in_memory(self) -> dict[int, memoryview]:
-        """Return contents by layer number, in a dictionary of the caller's own."""
-        return self._seen(self._shared.in_memory)
-
-    def _seen(self, shared: dict[int, T]) -> dict[int, T]:
-        """Copy what this state sees of a dictionary that it shares with others."""
-        found = shared.copy()  # in one step: a writer may be adding to it
-        if self._shared.n_begun == len(self.rows):
-            return found
-        # Later states have added to it, or an attempt at one that was not published.
-        return {number: each for number, each in found.items() if self.has_layer(number)}
+    def _seen_extents(self) -> Extents:
+        """Return where the contents of this state's rows are, and of no others."""
+        owners, starts, ends = self._shared.extents(len(self.rows))
+        return Extents(owners[: len(starts)], starts, ends)
 
     def _id(self, number: int) -> LayerId:
         return LayerId(self.dimension_id, number)
@@ -371,6 +346,23 @@ class LearnedRegion(LayerTable):
 
 def _number(layer: LearnedLayer) -> int:
     return layer.number
+
+
+def _rows_under(
+    base: Base | None, numbers: Sequence[int] | None = None
+) -> tuple[NDArray[np.void], Extents]:
+    """Return a base's rows, or those of some layers, and where their contents are; checked."""
+    if base is None:
+        return np.zeros(0, s.LAYER), extents_of([])
+    rows = base.private_rows(numbers)
+    if base.extents is None:
+        starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
+        return rows, Extents([base.reader[0]] * len(rows), starts, ends)
+    if numbers is None:
+        return rows, base.extents
+    owners, starts, ends = base.extents
+    at = base.rows_of(numbers)
+    return rows, Extents([owners[row] for row in at], starts[at], ends[at])
 
 
 def _describe(layers: list[LearnedLayer], base: Base | None) -> NDArray[np.void]:

@@ -7,21 +7,64 @@ are. Any other change makes new ones. Used under the writer lock.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from jessymem.aligned import aligned_zeros
 from jessymem.kernels import schema as s
+from jessymem.regions.table import Extents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from jessymem.learning.layers import LearnedLayer
 
 _MIN_ROWS: Final = 64
+
+
+def extents_of(layers: Sequence[LearnedLayer]) -> Extents:
+    """Return where the contents of learned layers are: each is the whole of its own view."""
+    contents = [layer.content for layer in layers]
+    ends = np.fromiter(map(len, contents), np.uint64, len(contents))
+    return Extents(contents, np.zeros(len(contents), np.uint64), ends)
+
+
+def changed(extents: Extents, at: Sequence[int], fresh: Extents) -> Extents:
+    """Return extents with those at some rows replaced."""
+    if not at:
+        return extents
+    owners, starts, ends = list(extents.owners), extents.starts.copy(), extents.ends.copy()
+    for row, owner in zip(at, fresh.owners, strict=True):
+        owners[row] = owner
+    starts[at], ends[at] = fresh.starts, fresh.ends
+    return Extents(owners, starts, ends)
+
+
+def inserted(extents: Extents, at: NDArray[np.intp], fresh: Extents) -> Extents:
+    """Return extents with further ones, each before a row; as `numpy.insert`."""
+    owners = np.insert(_as_array(extents.owners), at, _as_array(fresh.owners))
+    starts, ends = (
+        np.insert(old, at, new) for old, new in zip(extents[1:], fresh[1:], strict=True)
+    )
+    return Extents(owners.tolist(), starts, ends)
+
+
+def without(extents: Extents, at: NDArray[np.intp]) -> Extents:
+    """Return extents without those of some rows."""
+    if not len(at):
+        return extents
+    is_left = np.ones(len(extents.starts), bool)
+    is_left[at] = False
+    owners = list(compress(extents.owners, is_left.tolist()))
+    return Extents(owners, extents.starts[is_left], extents.ends[is_left])
+
+
+def _as_array(owners: Sequence[memoryview]) -> NDArray[np.object_]:
+    return np.fromiter(owners, object, len(owners))
 
 
 class SharedRows:
@@ -31,10 +74,10 @@ class SharedRows:
     ----------
     rows : ndarray of LAYER, shape (n,)
         Ascending; copied.
+    extents : Extents
+        Of these rows; copied.
     learned : dict of int to LearnedLayer
         By number; kept.
-    in_memory : dict of int to memoryview
-        The contents of those that have any; kept.
 
     Attributes
     ----------
@@ -43,7 +86,6 @@ class SharedRows:
     n_begun : int
         As `n_rows`, but counted from the moment at which they begin to be added.
     learned : dict of int to LearnedLayer
-    in_memory : dict of int to memoryview
     named : dict of bytes to list of int, or None
         The numbers of learned layers by name; None: nobody has asked for any yet.
     """
@@ -51,20 +93,27 @@ class SharedRows:
     def __init__(
         self,
         rows: NDArray[np.void],
+        extents: Extents,
         learned: dict[int, LearnedLayer],
-        in_memory: dict[int, memoryview],
     ) -> None:
-        self._rows = aligned_zeros(max(_MIN_ROWS, len(rows) * 5 // 4), s.LAYER)
-        self._rows[: len(rows)] = rows
+        n_rows = len(rows)
+        self._rows = aligned_zeros(max(_MIN_ROWS, n_rows * 5 // 4), s.LAYER)
+        self._rows[:n_rows] = rows
+        self._owners = list(extents.owners)
+        self._starts, self._ends = np.zeros((2, len(self._rows)), np.uint64)
+        self._starts[:n_rows], self._ends[:n_rows] = extents.starts, extents.ends
         self._index: NDArray[np.uint16] | None = None
-        self.n_rows = self.n_begun = len(rows)
+        self.n_rows = self.n_begun = n_rows
         self.learned = learned
-        self.in_memory = in_memory
         self.named: dict[bytes, list[int]] | None = None
 
     def rows(self, n_rows: int) -> NDArray[np.void]:
         """Return the first rows."""
         return self._rows[:n_rows]
+
+    def extents(self, n_rows: int) -> Extents:
+        """Return where the contents of the first rows are; owners go on behind them."""
+        return Extents(self._owners, self._starts[:n_rows], self._ends[:n_rows])
 
     def index(self, n_rows: int) -> NDArray[np.uint16] | None:
         """Return the index of the first rows: number to row; None where they are the same."""
@@ -88,10 +137,9 @@ class SharedRows:
         self._rows[first:end] = rows
         if self._index is not None:
             self._index[rows["layer_num"]] = np.arange(first, end, dtype=s.LAYER_INDEX)
+        self._owners[first:], self._starts[first:end], self._ends[first:end] = extents_of(layers)
         for layer in layers:
             self.learned[layer.number] = layer
-            if layer.block is not None:
-                self.in_memory[layer.number] = layer.block.view
         if self.named is not None:
             _note_names(self.named, layers)
         self.n_rows = end
@@ -109,9 +157,9 @@ class SharedRows:
             return
         last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
         self.named = None
-        for found in (self.learned, self.in_memory):
-            for number in [each for each in found if each > last]:
-                del found[number]
+        del self._owners[n_rows:]
+        for number in [each for each in self.learned if each > last]:
+            del self.learned[number]
         if self._index is not None:
             self._index[last + 1 :] = s.NO_LAYER
         self.n_rows = self.n_begun = n_rows

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from sys import getsizeof
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: So many views are kept for reads to come, of some 200 bytes each.
-_N_KEPT: Final = 16_384
-
-
 class _Origins(NamedTuple):
     """Where each row of a chain comes from."""
 
@@ -40,10 +37,11 @@ class _Origins(NamedTuple):
     starts: NDArray[np.uint64]  # in that member, checked
     ends: NDArray[np.uint64]
 
-    def cut(self, row: int) -> memoryview:
-        """Cut a view of a row's content."""
-        content: memoryview = self.members[self.which[row]].reader[0]
-        return content[int(self.starts[row]) : int(self.ends[row])]
+    @property
+    def contents(self) -> NDArray[np.object_]:
+        """The bytes of each member."""
+        contents = (member.reader[0] for member in self.members)
+        return np.fromiter(contents, object, len(self.members))
 
 
 class RegionChain(LayerTable):
@@ -79,7 +77,10 @@ class RegionChain(LayerTable):
         self.index = layout.build_index(self.rows)
         self.leads_outside = True
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
-        self._cut_reader(lowest.reader[0], {})
+        origins = self._origins
+        owners = origins.contents[origins.which].tolist()
+        self.extents = Extents(owners, origins.starts, origins.ends)
+        self._cut_reader(lowest.reader[0])
 
     @property
     def members(self) -> tuple[MmapRegion, ...]:
@@ -114,31 +115,19 @@ class RegionChain(LayerTable):
         """How long its private tables are."""
         origins = self._origins
         tables = (self.rows, self.index, origins.which, origins.rows, origins.starts, origins.ends)
-        return sum(table.nbytes for table in tables if table is not None)
+        n_owners = getsizeof(self.reader[5])
+        return n_owners + sum(table.nbytes for table in tables if table is not None)
 
     @property
     def is_viewed(self) -> bool:
         """Whether anybody holds a view of any member's bytes."""
-        self.forget_kept()
         return any(member.is_viewed for member in self.members)
 
-    def forget_kept(self) -> None:
-        """Drop what is kept for reads to come."""
-        self.reader[5].clear()
-
-    def cut_outside(self, row: int, number: int) -> memoryview | None:
-        """Return a content that lies outside the region file's bytes, and keep it."""
-        kept, view = self.reader[5], self._origins.cut(row)
-        if len(kept) < _N_KEPT:
-            kept[number] = view
-        return view
-
-    def find_extents(self, rows: NDArray[Any]) -> Extents:
-        """Tell in which of `contents` the contents of rows are."""
+    def extents_of(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
         origins = self._origins
-        return Extents(
-            origins.which[rows].astype(np.int64), origins.starts[rows], origins.ends[rows]
-        )
+        owners = origins.contents.take(origins.which.take(rows))
+        return owners, origins.starts.take(rows), origins.ends.take(rows)
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending."""

@@ -88,7 +88,7 @@ class MmapRegion(LayerTable):
         self.rows = self.layout.rows
         self.index = layout.build_index(self.rows)
         self._view = memoryview(data)
-        self._cut_reader(self._view, {})
+        self._cut_reader(self._view)
 
     @classmethod
     @clears_frames

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -181,20 +181,30 @@ def _rest(layers: Iterable[Any]) -> None:
 
 
 class Extents(NamedTuple):
-    """In which of a table's `contents` rows have theirs, and where in it."""
+    """Per row of a table, the bytes in which its content is, and where in them; checked.
 
-    which: np.typing.NDArray[np.int64]  # -1: in none, but in a block of its own
-    starts: np.typing.NDArray[Any]
-    ends: np.typing.NDArray[Any]
+    Attributes
+    ----------
+    owners : sequence of memoryview
+        A member's whole bytes, or a block. It may go on behind the table's rows.
+    starts, ends : ndarray of uint64, shape (n,)
+    """
+
+    owners: Sequence[memoryview]
+    starts: np.typing.NDArray[np.uint64]
+    ends: np.typing.NDArray[np.uint64]
 
 
 #: What one read from Python needs: views of the whole region, per row of where its content begins
-#: and ends, of layer number to row (None: they are the same); the region's length; and by layer
-#: number what is not in the region but in memory.
+#: and ends, of layer number to row (None: they are the same); the region's length; and nothing. Or,
+#: with `Extents`: those, with -1 for the length, which no content is within, and the owners.
 #: A plain tuple: a named one takes 30 ns longer to unpack, a fifth of the read.
 Reader: TypeAlias = tuple[
-    memoryview, memoryview, memoryview, memoryview | None, int, dict[int, memoryview]
+    memoryview, memoryview, memoryview, memoryview | None, int, Sequence[memoryview]
 ]
+
+#: Of contents that are not all in one region.
+_NOT_WITHIN: Final = -1
 
 
 class LayerTable(LoadedDimension):
@@ -214,11 +224,14 @@ class LayerTable(LoadedDimension):
         What single reads from Python go through.
     leads_outside : bool
         Whether contents may lie outside the region's bytes; then the rows are private, and checked.
+    extents : Extents or None
+        Where contents are that may lie outside; None: none does.
     """
 
     size: int
     generation: int
     leads_outside: bool = False
+    extents: Extents | None = None
     rows: np.typing.NDArray[Any]
     index: np.typing.NDArray[np.uint16] | None
     reader: Reader
@@ -327,12 +340,14 @@ class LayerTable(LoadedDimension):
         return sum(int(member.size) for member in self.members)
 
     @property
-    def contents(self) -> tuple[memoryview, ...]:
-        """The bytes of each of its members."""
-        return tuple(member.reader[0] for member in self.members)
+    def bounds(self) -> tuple[memoryview, memoryview]:
+        """Per row where its content begins and ends, counted from the region's first byte."""
+        return memoryview(self.rows["content_offset"]), memoryview(self.rows["content_end"])
 
-    def find_extents(self, rows: np.typing.NDArray[Any]) -> Extents:
-        """Tell in which of `contents` the contents of rows are."""
+    def extents_of(
+        self, rows: np.typing.NDArray[np.intp]
+    ) -> tuple[np.typing.NDArray[Any], np.typing.NDArray[Any], np.typing.NDArray[Any]]:
+        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
         raise NotImplementedError
 
     @property
@@ -448,16 +463,13 @@ class LayerTable(LoadedDimension):
 
     def content_of(self, row: int) -> memoryview:
         """Return a layer's bytes; raise OutOfBounds where the file was changed under its row."""
-        content, starts, ends, _, n_bytes, in_memory = self.reader
+        content, starts, ends, _, n_bytes, owners = self.reader
         start, end = starts[row], ends[row]
         if start <= end <= n_bytes:
             return content[start:end]
+        if owners:
+            return owners[row][start:end]
         number = int(self.rows[row]["layer_num"])
-        view = in_memory.get(number)
-        if view is None:
-            view = self.cut_outside(row, number)
-        if view is not None:
-            return view[:]
         raise OutOfBounds(
             f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
             f"{self.size}; {self.path} was changed while it was mapped",
@@ -465,16 +477,6 @@ class LayerTable(LoadedDimension):
             size=end - start,
             region_size=self.size,
         )
-
-    def forget_kept(self) -> None:
-        """Drop what is kept for reads to come: nobody views it."""
-
-    def cut_outside(self, row: int, number: int) -> memoryview | None:
-        """Return a content that lies outside the region's bytes; None: none does.
-
-        It is kept for reads to come, which find it as quickly as what is in the region.
-        """
-        return None
 
     def array_of(self, row: int) -> np.typing.NDArray[Any]:
         """Return a layer's content as the array that it is.
@@ -542,11 +544,18 @@ class LayerTable(LoadedDimension):
             found.setdefault(parent, []).append(child)
         return found
 
-    def _cut_reader(self, content: memoryview, in_memory: dict[int, memoryview]) -> None:
-        """Cut the views that single reads from Python go through."""
+    def _cut_reader(self, content: memoryview) -> None:
+        """Cut the views that single reads from Python go through; `content` is all of the region's.
+
+        Rows, index and extents are there by now.
+        """
         index = None if self.index is None else memoryview(self.index)
-        starts, ends = memoryview(self.rows["content_offset"]), memoryview(self.rows["content_end"])
-        self.reader = content, starts, ends, index, len(content), in_memory
+        if self.extents is None:
+            self.reader = content, *self.bounds, index, len(content), ()
+        else:
+            owners, starts, ends = self.extents
+            views = memoryview(starts), memoryview(ends)
+            self.reader = content, *views, index, _NOT_WITHIN, owners
 
 
 def address_of(array: np.typing.NDArray[Any]) -> int:
