@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -667,41 +668,51 @@ class MmapManager(LayerReader):
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
+        refused: deque[DimensionId] = deque()
         with ReadAhead(dimensions, engine.loader.path_of) as following:
             left = deque(islice(following, 1))
+
+            def load(dimension: DimensionId, simulate: bool, *, is_gathered: bool) -> None:
+                try:
+                    is_simulated = simulate and dimension in CORE_DIMENSIONS
+                    if not is_simulated or engine.loader.stands_over_simulation(dimension):
+                        engine.load(dimension, is_gathered=is_gathered)
+                        loaded.append(dimension)
+                    elif dimension in engine.snapshot:
+                        skipped.append((dimension, "is loaded"))
+                    else:
+                        engine.simulate(dimension)
+                        simulated.append(dimension)
+                        skipped.append((dimension, "simulated"))
+                except Unready:
+                    raise  # it comes back to this one
+                except JessyMemoryError as error:
+                    skipped.append((dimension, str(error)))
+                    if not isinstance(error, DimensionNotFound | DuplicateDimension):
+                        path = engine.loader.home_of(dimension)
+                        engine.record(records.of_skipped(path, error))
 
             def load_those_left() -> None:
                 others = (each for each in dimensions if each not in CORE_DIMENSIONS)
                 simulate = engine.loader.wants_simulation(others)
                 try:
                     while left:
-                        dimension = left[0]
-                        try:
-                            is_simulated = simulate and dimension in CORE_DIMENSIONS
-                            if not is_simulated or engine.loader.stands_over_simulation(dimension):
-                                engine.load(dimension, is_gathered=True)
-                                loaded.append(dimension)
-                            elif dimension in engine.snapshot:
-                                skipped.append((dimension, "is loaded"))
-                            else:
-                                engine.simulate(dimension)
-                                simulated.append(dimension)
-                                skipped.append((dimension, "simulated"))
-                        except Unready:
-                            raise  # it comes back to this one
-                        except JessyMemoryError as error:
-                            skipped.append((dimension, str(error)))
-                            if not isinstance(error, DimensionNotFound | DuplicateDimension):
-                                path = engine.loader.home_of(dimension)
-                                engine.record(records.of_skipped(path, error))
+                        load(left[0], simulate, is_gathered=True)
                         left.popleft()
                         left.extend(islice(following, 1))
                 finally:
                     engine.publish()
+                    refused.extend(engine.gathering.refused)
+                    engine.gathering.refused.clear()
+                while refused:
+                    load(refused[0], simulate, is_gathered=False)
+                    loaded.remove(refused.popleft())
                 if simulated:
                     engine.record(records.of_simulation(simulated, engine.loader.base))
 
             engine.write(load_those_left)
+        loaded.sort()
+        skipped.sort(key=itemgetter(0))
         return LoadReport(tuple(loaded), tuple(skipped), perf_counter() - start)
 
 

@@ -12,8 +12,9 @@ import pytest
 from support import naive
 from support.layout import RICH, START, check_refused, contents_of, ignored_fields, lay_out, load
 from support.naive import Draft, put, resign, set_field, set_row_field, write_plain
+from support.regions import region_file
 
-from jessymem import MmapRegion, RegionFormatError
+from jessymem import MmapManager, MmapRegion, RegionFormatError, osmem
 
 # -- hostile extensions: every checksum holds ------------------------------------------------------
 
@@ -121,6 +122,52 @@ def test_extension_rule_broken(rule, tmp_path, caplog):
 def test_row_rule_broken(rule, tmp_path, caplog):
     check_refused(*rule, tmp_path)
     assert not ignored_fields(caplog)
+
+
+CROWDED = set_row_field(set_row_field(RICH, 1, "name_offset", 0), 1, "name_size", HEAP_SIZE)
+OVERLAPPING = set_row_field(
+    RICH, 2, "content_offset", naive.get_row_field(RICH, 0, "content_offset")
+)
+
+
+def test_many_that_are_loaded_together_break_the_rules_that_one_breaks(tmp_path):
+    """Among others, whose rows are checked with theirs; those without rows have none to check."""
+    broken = [rule[0] for rule in ROW_RULES.values()]
+    broken += [CROWDED, OVERLAPPING, set_row_field(RICH, 1, "frequency", float("nan"))]
+    expected, whole = {}, {}
+    for number, raw in enumerate([*broken, RICH, lay_out()] * 2, 20):
+        at = region_file(tmp_path, f"D{number}")
+        at.parent.mkdir()
+        at.write_bytes(resign(set_field(raw, "dimension_id", number)))
+        if raw in broken:
+            with pytest.raises(RegionFormatError) as caught:
+                MmapRegion.from_file(number, at)
+            expected[number] = str(caught.value)
+        else:
+            whole[number] = MmapRegion.from_file(number, at).list_layers()
+    with MmapManager(64, base_path=tmp_path) as manager:
+        report = manager.load_all()
+        assert report.loaded == tuple(whole)
+        assert {number: why for number, why in report.skipped if number >= 20} == expected
+        assert {number: manager.list_layers(number) for number in whole} == whole
+        charged = len(whole) * osmem.page_size()
+        assert manager.get_stats().total_allocated_bytes == charged
+        assert manager.get_stats().waiting_bytes == 0
+
+
+def test_contents_may_be_in_any_order_also_where_many_are_loaded(tmp_path):
+    raw = RICH
+    for field in ("content_offset", "content_end"):
+        first, last = (naive.get_row_field(RICH, row, field) for row in (0, 2))
+        raw = set_row_field(set_row_field(raw, 0, field, last), 2, field, first)
+    for number in (20, 21):
+        at = region_file(tmp_path, f"D{number}")
+        at.parent.mkdir()
+        at.write_bytes(resign(set_field(raw, "dimension_id", number)))
+    with MmapManager(64, base_path=tmp_path) as manager:
+        assert manager.load_all().loaded == (20, 21)
+        assert manager.access_layer("L20-05") == b"first"
+        assert manager.access_layer("L21-00") == b"third" * 30
 
 
 def test_texts_of_all_rows_fit_into_the_heap_together():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+from support.calls import trace
 from support.internals import mapping_of, snapshot_of
 from support.regions import build_region, region_file
 
@@ -171,6 +172,19 @@ def test_load_all_publishes_once(base, intercept):
         assert [read(manager, number) for number in NUMBERS] == [
             b"content of %d" % number for number in NUMBERS
         ]
+
+
+def test_load_all_checks_small_tables_together(tmp_path):
+    for number in range(20, 120):
+        build_region(tmp_path, f"D{number}", b"small")
+    with MmapManager(MemoryConfig(64, tmp_path, simulation="never")) as manager:
+        calls = [name for _, name in trace(manager.load_all).calls]
+        assert "check_rows" not in calls
+        assert calls.count("are_sound") == 2
+        assert len(manager.list_dimensions()) == 100
+        manager.unload_dimension(20)
+        calls = [name for _, name in trace(lambda: manager.load_dimension(20)).calls]
+        assert calls.count("check_rows") == 1
 
 
 def test_load_all_leaves_what_it_has_loaded_when_it_is_interrupted(base, intercept):

@@ -23,6 +23,7 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
 from jessymem.engine import records
 from jessymem.engine.crystallizing import Crystallizing
+from jessymem.engine.gathering import Gathering, Loaded
 from jessymem.engine.loading import Loader
 from jessymem.engine.policies import Mark, make_policy
 from jessymem.engine.sampling import ReadSampler
@@ -103,7 +104,7 @@ class Engine:
         self.present_allocator: PoolAllocator | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
-        self._gathered: list[tuple[LoadedDimension, int]] = []  # for the next publication
+        self.gathering = Gathering()
         self._is_allocating = False
         self._is_hopeless = False  # nothing could go when it was asked for last
         self._n_spared = 0
@@ -184,11 +185,13 @@ class Engine:
         """Publish tables of dimensions, each with its region id, and what was gathered, at once."""
         self._is_hopeless = False
         gates = self.sampler.gates
-        gathered, self._gathered = self._gathered, []
+        gathered = self.gathering.take() if self.gathering else []
         self.snapshot = self.snapshot.with_published(
             Publication(each, region_id, self._mark_for(each), gates)
-            for each, region_id in (*gathered, *loaded)
+            for each, region_id in (*(each[:2] for each in gathered), *loaded)
         )
+        for each in gathered:
+            self.record(each.record)
 
     def withdraw(self, dimension: DimensionId) -> None:
         """Publish that a dimension is not loaded."""
@@ -198,19 +201,13 @@ class Engine:
         self.policy.forget(int(dimension))
         self.pinned.discard(dimension)
 
-    def publish_base(
-        self, region: MmapRegion | RegionChain, region_id: int, *, is_gathered: bool = False
-    ) -> None:
+    def publish_base(self, region: MmapRegion | RegionChain, region_id: int) -> None:
         """Publish files' layers, with those over them that are being learned.
 
-        What those have replaced is freed, or waits for its last view. Gathered, a dimension that is
-        new is published with the next publication.
+        What those have replaced is freed, or waits for its last view.
         """
         dimension = region.dimension_id
         old = self.snapshot.find(dimension)
-        if old is None and is_gathered:
-            self._gathered.append((region, region_id))
-            return
         old_ids = self._charge_ids_of(dimension)
         replaced: list[Any] = []
         fresh: LayerTable = region
@@ -248,9 +245,9 @@ class Engine:
     ) -> int:
         """Map a dimension's files and publish them; see `MmapManager.load_dimension`.
 
-        With an `edition` as they were then, where they have grown since. Gathered, they are
-        published with the next publication: once for many, unless room has to be made, since what
-        is not published cannot go.
+        With an `edition` as they were then, where they have grown since. Gathered, a dimension that
+        is new is published with the next publication: once for many, unless room has to be made,
+        since what is not published cannot go. It may be refused then; see `Gathering`.
         """
         start = perf_counter()
         old = self.snapshot.find(dimension)
@@ -258,12 +255,18 @@ class Engine:
             raise DuplicateDimension(f"{dimension} is loaded, from {old.path}", dimension=dimension)
         if old is not None:
             self.check_not_crystallizing(dimension)
+            is_gathered = False
         del old
         home = given or self.loader.path_of(dimension)
-        region, region_id = self.map(dimension, home, edition=edition)
-        self.publish_base(region, region_id, is_gathered=is_gathered)
+        region, region_id = self.map(dimension, home, edition=edition, checks_rows=not is_gathered)
         self.loader.note_home(dimension, given)
-        self.record(records.of_region("dimension_loaded", region, seconds=perf_counter() - start))
+        seconds = perf_counter() - start
+        record = records.of_region("dimension_loaded", region, seconds=seconds)
+        if is_gathered:
+            self.gathering.add(Loaded(region, region_id, record))
+        else:
+            self.publish_base(region, region_id)
+            self.record(record)
         return region_id
 
     def simulate(self, dimension: DimensionId) -> None:
@@ -325,6 +328,8 @@ class Engine:
         home: Path,
         held: Sequence[MmapRegion] = (),
         edition: Edition | None = None,
+        *,
+        checks_rows: bool = True,
     ) -> tuple[MmapRegion | RegionChain, int]:
         """Map the files that count at `home`, evicting others if that is what it takes.
 
@@ -336,11 +341,14 @@ class Engine:
             What is mapped of them already.
         edition : Edition or None
             Where the files have grown beyond it, they are mapped as they were then.
+        checks_rows : bool
+            As for `Loader.map`.
         """
 
         def use(files: RegionFiles, chain: Chain) -> tuple[MmapRegion | RegionChain, int]:
             chain = chain if edition is None else chain.up_to(edition)
-            load = partial(self.loader.map, dimension, files, chain, held)
+            take = partial(self.loader.map, checks_rows=checks_rows)
+            load = partial(take, dimension, files, chain, held)
             return self.making_room(dimension, load)
 
         with self._recording_failure(dimension, home):
@@ -419,7 +427,7 @@ class Engine:
         For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
         allocation whatever can be had is welcome.
         """
-        if self._gathered:
+        if self.gathering:
             self.publish()
         if wanted is not None and not self._could_free(n_bytes, wanted):
             return False
@@ -619,7 +627,7 @@ class Engine:
                 allocator.close()
             charge_ids = self._live_charge_ids()
             lost = [layer for loaded in self.snapshot.loaded for layer in loaded.unwritten]
-            self.snapshot, self._gathered = self._empty, []
+            self.snapshot, self.gathering = self._empty, Gathering()
             self.budget.retire(charge_ids)
         try:
             if not was_closed:
@@ -634,7 +642,7 @@ class Engine:
         self._renew_lock()
         self._kept.clear()
         self._crystallizing = []
-        self._gathered = []
+        self.gathering = Gathering()
         self._is_allocating = False
         snapshot = self.snapshot
         for loaded in snapshot.loaded:

@@ -189,11 +189,14 @@ class Loader:
         files: RegionFiles,
         chain: Chain,
         held: Sequence[MmapRegion] = (),
+        *,
+        checks_rows: bool = True,
     ) -> tuple[MmapRegion | RegionChain, int]:
         """Charge, map and check the files of a chain; return them as one, and its new region id.
 
         Those that are `held` already are not mapped again, nor charged. On any failure nothing
-        more stays charged or mapped. A charge ends with the last view on its file.
+        more stays charged or mapped. A charge ends with the last view on its file. `checks_rows` is
+        as for `layout.read_layout`, where there is one file alone.
 
         Raises
         ------
@@ -206,7 +209,9 @@ class Loader:
             nonlocal n_charged
             region = held_at(path, held, is_peeked=bool(chain.deltas))
             if region is None:
-                region = self._map_file(dimension, path, n_charged)
+                is_alone = not chain.deltas and dimension not in CORE_DIMENSIONS
+                check = checks_rows or not is_alone
+                region = self._map_file(dimension, path, n_charged, checks_rows=check)
             n_charged += osmem.round_to_pages(region.size)
             return region
 
@@ -311,11 +316,15 @@ class Loader:
         charge_id = self.new_region_id() if charge_id is None else charge_id
         return self._budget.reserve(charge_id, dimension, n_bytes, beside)
 
-    def _map_file(self, dimension: DimensionId, where: Path, beside: int) -> MmapRegion:
+    def _map_file(
+        self, dimension: DimensionId, where: Path, beside: int, *, checks_rows: bool = True
+    ) -> MmapRegion:
         charge_id = self.new_region_id()
         charge = partial(self._budget.reserve, charge_id, dimension, beside=beside)
         config = self._config
-        region = MmapRegion.admitted(dimension, where, config.taking, config.advice, charge)
+        region = MmapRegion.admitted(
+            dimension, where, config.taking, config.advice, charge, checks_rows=checks_rows
+        )
         region.charge_id = charge_id
         return region
 

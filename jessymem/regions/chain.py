@@ -92,6 +92,9 @@ class RegionChain(LayerTable):
         """Itself: nothing is learned in it."""
         return self
 
+    def take_unchecked(self) -> None:
+        """Return None: its members are checked."""
+
     @property
     def charge_ids(self) -> tuple[int, ...]:
         """What the budget counts for its members and its tables."""

@@ -7,7 +7,7 @@ and no number of the file is used before it was compared with what the file's le
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _LENGTH: Final = struct.Struct("<I")
 _MAX_U64: Final = 2**64 - 1
 NONE_DELETED: Final = np.zeros(0, s.DELETED)
+
+#: A table of more rows gains nothing from being checked with others.
+_N_FEW_ROWS: Final = 256
 
 
 class Edition(NamedTuple):
@@ -70,6 +73,15 @@ class Extension(NamedTuple):
     n_deleted: int = 0
 
 
+class Unchecked(NamedTuple):
+    """A table that is yet to be checked, and what against; it holds nothing of the region's."""
+
+    rows: Bytes
+    heap_size: int
+    total: int  # the file's length
+    content_start: int
+
+
 class Layout(NamedTuple):
     """What a region's bytes say: the header's facts and one table of checked rows.
 
@@ -90,6 +102,7 @@ class Layout(NamedTuple):
     replaces: int = 0  # the lowest generation of the deltas in whose place it is; 0: of none
     deleted: NDArray[np.uint16] = NONE_DELETED  # of a delta: numbers of layers before it, ascending
     deleted_offset: int = 0  # in the file
+    unchecked: Unchecked | None = None  # what is yet to be checked; None: nothing
 
     @property
     def is_extended(self) -> bool:
@@ -100,13 +113,21 @@ class Layout(NamedTuple):
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def read_layout(data: Bytes, source: Source, n_bytes: int | None = None) -> Layout:
+def read_layout(
+    data: Bytes, source: Source, n_bytes: int | None = None, *, checks_rows: bool = True
+) -> Layout:
     """Check a region's bytes and return its tables.
 
     `data` is the whole file, or with its length `n_bytes` all in front of the contents.
 
     An extension whose checksums fail is ignored with a warning: the plain entries are read
     instead.
+
+    Parameters
+    ----------
+    checks_rows : bool
+        False: where an extension has few rows, they are yet to be checked, with those of others
+        (`are_sound`), and not to be used before.
 
     Raises
     ------
@@ -117,6 +138,10 @@ def read_layout(data: Bytes, source: Source, n_bytes: int | None = None) -> Layo
     extension = read_extension(data, header, source)
     if extension is not None and _metadata_xxh3(data, extension) == extension.metadata_xxh3:
         layout = extended_layout(data, header, extension)
+        if not checks_rows and len(layout.rows) <= _N_FEW_ROWS and not len(layout.deleted):
+            rows = np.array(layout.rows.view(np.uint8))
+            limits = len(layout.heap), header.total_size, layout.content_start
+            return layout._replace(unchecked=Unchecked(rows, *limits))
         check_rows(layout, source)
         return layout
     if extension is not None:
@@ -365,27 +390,60 @@ def _warn_ignored(source: Source, field: str) -> None:
 # What every row of a table must obey, checked over whole columns before any row is used.
 
 
+class _Limits(NamedTuple):
+    """What rows are checked against: of one region, or of each row's."""
+
+    first: Any  # where in the rows a region's begin
+    heap_size: Any
+    total: Any  # the file's length
+    content_start: Any
+
+
 def check_rows(layout: Layout, source: Source) -> None:
     """Check every row of a table against the region; raise RegionFormatError at the first fault."""
-    for field, wrong, expected in _rules(layout):
+    limits = _Limits(slice(1), len(layout.heap), layout.header.total_size, layout.content_start)
+    for field, wrong, expected in _rules(layout.rows, limits):
         if wrong.any():
             row = int(wrong.argmax())
-            raise _broken(layout, row, field, expected, source)
+            raise _broken(layout, row, field, expected.format(**limits._asdict()), source)
     _check_overlap(layout, source)
     _check_deleted(layout, source)
 
 
-def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
+def are_sound(tables: Sequence[Unchecked]) -> list[bool]:
+    """Tell of each of many tables whether it obeys every rule.
+
+    False also where contents are only not in the order of the rows: `check_rows` looks closer, and
+    says what is wrong if anything is.
+    """
+    n_rows = np.fromiter((len(each.rows) // s.LAYER_BYTES for each in tables), np.intp, len(tables))
+    rows = np.concatenate([each.rows for each in tables]).view(s.LAYER)
+    first = np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+    of_each = np.array([each[1:] for each in tables], np.uint64)
+    limits = _Limits(first, *np.repeat(of_each, n_rows, axis=0).T)
+    wrong = np.zeros(len(rows), bool)
+    for _, is_wrong, _ in _rules(rows, limits):
+        wrong |= is_wrong
+    filled = np.flatnonzero(rows["content_end"] > rows["content_offset"])
+    starts, ends = rows["content_offset"][filled], rows["content_end"][filled]
+    wrong[filled[1:]] |= (starts[1:] < ends[:-1]) & (first[filled][1:] == first[filled][:-1])
+    found = np.ones(len(tables), bool)
+    found[np.repeat(np.arange(len(tables)), n_rows)[wrong]] = False
+    return found.tolist()
+
+
+def _rules(rows: NDArray[Any], limits: _Limits) -> Iterator[tuple[str, Any, str]]:
     """Yield (field, where it is wrong, what is expected); each relies on those before it."""
-    rows, heap_size, total = layout.rows, len(layout.heap), layout.header.total_size
+    first, heap_size, total, content_start = limits
     numbers = rows["layer_num"]
     again = np.zeros(len(rows), bool)
     again[1:] = numbers[1:] <= numbers[:-1]
+    again[first] = False
     yield "layer_num", again, "each number once, ascending"
     starts, ends = rows["content_offset"], rows["content_end"]
-    yield "content_end", ends > total, f"<= {total}, the file's length"
+    yield "content_end", ends > total, "<= {total}, the file's length"
     yield "content_offset", starts > ends, "<= content_end"
-    inside = (ends > starts) & (starts < layout.content_start)
+    inside = (ends > starts) & (starts < content_start)
     yield "content_offset", inside, "behind the metadata"
     too_long = ends - starts > s.MAX_CONTENT_BYTES
     yield "content_end", too_long, f"<= {s.MAX_CONTENT_BYTES} bytes long"
@@ -398,7 +456,7 @@ def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
     sizes = {kind: rows[f"{kind}_size"].astype("u8") for kind in kinds}
     for kind in kinds:
         past = rows[f"{kind}_offset"] + sizes[kind] > heap_size
-        yield f"{kind}_offset", past, f"inside the heap of {heap_size} bytes with its size"
+        yield f"{kind}_offset", past, "inside the heap of {heap_size} bytes with its size"
     lengths = rows["keyword_count"] * s.KEYWORD_LENGTH_BYTES
     yield "keywords_size", lengths > rows["keywords_size"], "bytes for every keyword's length"
     is_array = rows["encoding"] == s.ENCODING_ARRAY
@@ -408,8 +466,11 @@ def _rules(layout: Layout) -> Iterator[tuple[str, Any, str]]:
     too_long = rows["array_size"] > s.MAX_ARRAY_HEADER_BYTES
     yield "array_size", too_long, f"<= {s.MAX_ARRAY_HEADER_BYTES}"
     # Otherwise a small file could name its heap 65,536 times over.
-    together = np.cumsum(sum(sizes.values())) > heap_size
-    yield "name_size", together, f"all that rows point at in a heap of {heap_size} bytes"
+    pointed_at = sizes["name"] + sizes["keywords"] + sizes["array"]
+    together = np.cumsum(pointed_at)
+    together -= together[first] - pointed_at[first]
+    too_much = together > heap_size
+    yield "name_size", too_much, "all that rows point at in a heap of {heap_size} bytes"
 
 
 def _check_overlap(layout: Layout, source: Source) -> None:

@@ -70,6 +70,8 @@ class MmapRegion(LayerTable):
         state: int,
         identity: osmem.FileIdentity | None,
         n_bytes: int | None = None,  # of the file, where `data` is only what precedes the contents
+        *,
+        checks_rows: bool = True,
     ) -> None:
         self.dimension_id = dimension_id
         self.path = path
@@ -81,7 +83,8 @@ class MmapRegion(LayerTable):
         self.name_table: NameTable | None = None  # made when a layer is looked up by name
         self._bytes = data.view(np.ndarray)
         self.size = len(data) if n_bytes is None else n_bytes
-        self.layout = layout.read_layout(self._bytes, self._source, n_bytes)
+        source = self._source
+        self.layout = layout.read_layout(self._bytes, source, n_bytes, checks_rows=checks_rows)
         self.name = self.layout.header.name
         self.generation = self.layout.generation
         self.edition = self._read_edition()
@@ -140,8 +143,10 @@ class MmapRegion(LayerTable):
         load_mode: str,
         advice: str,
         admit: Callable[[int], object],
+        *,
+        checks_rows: bool = True,
     ) -> MmapRegion:
-        """Do as `from_file` does, asking `admit` first.
+        """Do as `from_file` does, asking `admit` first; `checks_rows` as for `layout.read_layout`.
 
         Raises
         ------
@@ -160,7 +165,7 @@ class MmapRegion(LayerTable):
             data, identity = take(where, admit)
         except osmem.NotMappable as error:
             empty_frames(error)
-            region = cls.admitted(dimension, where, "copy", advice, admit)
+            region = cls.admitted(dimension, where, "copy", advice, admit, checks_rows=checks_rows)
             system_calls.tell(error.operation, where.parent, error)
             return region
         except OSError as error:
@@ -176,7 +181,7 @@ class MmapRegion(LayerTable):
         except AllocationFailed as error:
             raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         try:
-            region = cls(dimension, where, data, state, identity)
+            region = cls(dimension, where, data, state, identity, checks_rows=checks_rows)
         except BaseException as error:
             del data
             empty_frames(error)
@@ -423,6 +428,13 @@ class MmapRegion(LayerTable):
     def read_form(self, row: int) -> jessymem.hints.ArrayForm | None:
         """Return what makes a layer's content an array; None where it is not an array."""
         return layout.read_form(self.layout, self.rows[row], self._source)
+
+    def take_unchecked(self) -> layout.Unchecked | None:
+        """Return what is yet to be checked of its table, which from now on is the caller's task."""
+        unchecked = self.layout.unchecked
+        if unchecked is not None:
+            self.layout = self.layout._replace(unchecked=None)
+        return unchecked
 
     @property
     def members(self) -> tuple[MmapRegion, ...]:

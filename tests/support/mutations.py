@@ -315,7 +315,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jessymem/engine/engine.py",
-        "        if self._gathered:\n            self.publish()",
+        "        if self.gathering:\n            self.publish()",
         "        if False:\n            self.publish()",
         "snapshot",
     ),
