@@ -19,7 +19,6 @@ from jessymem import osmem
 from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
 from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
-from jessymem.kernels import budget, memory
 from jessymem.kernels import schema as s
 from jessymem.locks import Hold, Lock
 from jessymem.logger import logger
@@ -127,10 +126,14 @@ class Budget:
         self._peak = 0
         self._postponed: deque[Callable[[], object]] = deque()
         self._words: NDArray[Any] | None = None
-        self.argument: memory.Words = None
+        self._kernels: Any = None  # `jessymem.kernels.budget`, where there are words
+        self.argument: Any = None
 
-    def attach(self, words: NDArray[Any], argument: memory.Words) -> None:
+    def attach(self, words: NDArray[Any], argument: Any) -> None:
         """Go on counting in an allocator's `words`, which kernels are given as `argument`."""
+        from jessymem.kernels import budget  # a reader that allocates nothing needs no kernels
+
+        self._kernels = budget
         with self.changing():
             total = sum(self._used.values())
             words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
@@ -352,7 +355,7 @@ class Budget:
         if self._words is not None:
             excess = int(self._words[s.OF_REGIONS]) - sum(self._used.values())
             if excess > 0:
-                budget.discharge(self.argument, excess)
+                self._kernels.discharge(self.argument, excess)
                 self.on_fall(int(self._words[s.USED]))
 
     def _add_up(self) -> None:
@@ -375,10 +378,11 @@ class Budget:
                 return False
             self._peak = max(self._peak, total)
             return True
-        code = budget.charge(self.argument, n_bytes, s.LIMIT)
+        charge = self._kernels.charge
+        code = charge(self.argument, n_bytes, s.LIMIT)
         if code == s.RETAINED and (trim := self.trim()) is not None:
             trim()
-            code = budget.charge(self.argument, n_bytes, s.LIMIT)
+            code = charge(self.argument, n_bytes, s.LIMIT)
         return bool(code == s.OK)
 
     def _price(

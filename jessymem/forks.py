@@ -6,10 +6,10 @@ locks whoever forks may hold.
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import sys
-import threading
 import weakref
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ def _free_imports() -> None:
     """
     bootstrap: Any = getattr(importlib, "_bootstrap", None)
     locks = getattr(bootstrap, "_module_locks", {})
-    me = threading.get_ident()
+    me = _thread.get_ident()
     for name, find in list(locks.items()):
         lock = find()
         owner = getattr(lock, "owner", None)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import _thread
 import sys
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from threading import get_ident
 from typing import Any, Final
 from weakref import ref
 

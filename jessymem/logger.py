@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from jessymem.errors import JessyWarning

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jessymem import osmem
 from jessymem.ids import DimensionId
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 #: The system is asked for so many files while as many before them are loaded.
 _N_TOGETHER: Final = 64
@@ -48,32 +49,40 @@ class ReadAhead:
     ) -> None:
         self._dimensions = dimensions
         self._path_of = path_of
-        self._wanted: SimpleQueue[Sequence[DimensionId]] = SimpleQueue()
+        self._wanted: SimpleQueue[Sequence[DimensionId]] | None = None
 
     def __enter__(self) -> Iterator[DimensionId]:
         """Begin; return the dimensions, which are to be loaded in this order."""
         if len(self._dimensions) <= _N_TOGETHER or not osmem.CAN_READ_AHEAD:
             return iter(self._dimensions)
+        # Not before many are loaded: both are a part of what a first read would wait for.
+        from queue import SimpleQueue
+        from threading import Thread
+
+        self._wanted = SimpleQueue()
         arguments = self._wanted, self._path_of
         Thread(target=_fetch, args=arguments, name="jessymem-ahead", daemon=True).start()
-        return self._passing()
+        return self._passing(self._wanted)
 
     def __exit__(self, *exception: object) -> None:
         """End the thread, which is not waited for."""
-        self._wanted.put(())
+        if self._wanted is not None:
+            self._wanted.put(())
 
-    def _passing(self) -> Iterator[DimensionId]:
+    def _passing(self, wanted: SimpleQueue[Sequence[DimensionId]]) -> Iterator[DimensionId]:
         for start in range(0, len(self._dimensions), _N_TOGETHER):
             end = start + _N_TOGETHER
             # Together: who waits for one at a time would take turns with who loads.
             if following := self._dimensions[end : end + _N_TOGETHER]:
-                self._wanted.put(following)
+                wanted.put(following)
             yield from self._dimensions[start:end]
 
 
 def _fetch(
     wanted: SimpleQueue[Sequence[DimensionId]], path_of: Callable[[DimensionId], Path]
 ) -> None:
+    from queue import Empty
+
     with suppress(Empty):
         while dimensions := wanted.get(timeout=_PATIENCE_SECONDS):
             n_fetched = 0

@@ -23,7 +23,7 @@ from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
 from jessymem.engine import records
 from jessymem.engine.crystallizing import Crystallizing
-from jessymem.engine.gathering import Gathering, Loaded
+from jessymem.engine.gathering import Gathering
 from jessymem.engine.loading import Loader
 from jessymem.engine.policies import Mark, make_policy
 from jessymem.engine.sampling import ReadSampler
@@ -190,8 +190,8 @@ class Engine:
             Publication(each, region_id, self._mark_for(each), gates)
             for each, region_id in (*(each[:2] for each in gathered), *loaded)
         )
-        for each in gathered:
-            self.record(each.record)
+        for *_, record in gathered:
+            self.record(record)
 
     def withdraw(self, dimension: DimensionId) -> None:
         """Publish that a dimension is not loaded."""
@@ -263,7 +263,7 @@ class Engine:
         seconds = perf_counter() - start
         record = records.of_region("dimension_loaded", region, seconds=seconds)
         if is_gathered:
-            self.gathering.add(Loaded(region, region_id, record))
+            self.gathering.add((region, region_id, record))
         else:
             self.publish_base(region, region_id)
             self.record(record)

@@ -7,7 +7,7 @@ pass is refused, and nothing of it is kept: a load of its own tells what is wron
 from __future__ import annotations
 
 from itertools import compress
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from jessymem.engine.records import Record
 from jessymem.ids import DimensionId
@@ -19,12 +19,8 @@ from jessymem.regions.region import MmapRegion
 _N_TOGETHER: Final = 64
 
 
-class Loaded(NamedTuple):
-    """A dimension that is mapped, and what there is to tell of it once it is published."""
-
-    region: MmapRegion | RegionChain
-    region_id: int
-    record: Record | None
+#: A dimension that is mapped, its region id, and what there is to tell once it is published.
+Loaded: TypeAlias = tuple[MmapRegion | RegionChain, int, Record | None]
 
 
 class Gathering:
@@ -47,7 +43,7 @@ class Gathering:
 
     def add(self, loaded: Loaded) -> None:
         """Take one more dimension, which nobody else holds."""
-        unchecked = loaded.region.take_unchecked()
+        unchecked = loaded[0].take_unchecked()
         if unchecked is None:
             self._checked.append(loaded)
             return
@@ -59,7 +55,7 @@ class Gathering:
         """Return what may be published, ascending by dimension; it waits no longer."""
         self._check()
         taken, self._checked = self._checked, []
-        return sorted(taken, key=lambda loaded: loaded.region.dimension_id)
+        return sorted(taken, key=lambda loaded: loaded[0].dimension_id)
 
     def _check(self) -> None:
         unchecked, self._unchecked = self._unchecked, []
@@ -69,7 +65,7 @@ class Gathering:
         sound = layout.are_sound(tables)
         self._checked += compress(found, sound)
         self.refused += (
-            loaded.region.dimension_id
+            loaded[0].dimension_id
             for loaded, is_sound in zip(found, sound, strict=True)
             if not is_sound
         )

@@ -7,10 +7,10 @@ is taken anywhere.
 
 from __future__ import annotations
 
+from _thread import _local, get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import get_ident, local
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ PERIOD: Final = 1024
 N_KEPT: Final = 4096
 
 
-class Gates(local):
+class Gates(_local):
     """Each thread's own gate: not a context variable, which copied contexts would share."""
 
     gate: Iterator[Any] = iter(())  # exhausted: a thread's first read is due

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import xxhash
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _LENGTH: Final = struct.Struct("<I")
 _MAX_U64: Final = 2**64 - 1
 NONE_DELETED: Final = np.zeros(0, s.DELETED)
+
+#: A table that is yet to be checked: its rows, copied, and of the region the size of the heap, the
+#: file's length and where contents begin.
+Unchecked: TypeAlias = "tuple[Bytes, int, int, int]"
 
 #: A table of more rows gains nothing from being checked with others.
 _N_FEW_ROWS: Final = 256
@@ -71,15 +75,6 @@ class Extension(NamedTuple):
     replaces: int = 0
     deleted_offset: int = 0
     n_deleted: int = 0
-
-
-class Unchecked(NamedTuple):
-    """A table that is yet to be checked, and what against; it holds nothing of the region's."""
-
-    rows: Bytes
-    heap_size: int
-    total: int  # the file's length
-    content_start: int
 
 
 class Layout(NamedTuple):
@@ -141,7 +136,7 @@ def read_layout(
         if not checks_rows and len(layout.rows) <= _N_FEW_ROWS and not len(layout.deleted):
             rows = np.array(layout.rows.view(np.uint8))
             limits = len(layout.heap), header.total_size, layout.content_start
-            return layout._replace(unchecked=Unchecked(rows, *limits))
+            return layout._replace(unchecked=(rows, *limits))
         check_rows(layout, source)
         return layout
     if extension is not None:
@@ -390,22 +385,15 @@ def _warn_ignored(source: Source, field: str) -> None:
 # What every row of a table must obey, checked over whole columns before any row is used.
 
 
-class _Limits(NamedTuple):
-    """What rows are checked against: of one region, or of each row's."""
-
-    first: Any  # where in the rows a region's begin
-    heap_size: Any
-    total: Any  # the file's length
-    content_start: Any
-
-
 def check_rows(layout: Layout, source: Source) -> None:
     """Check every row of a table against the region; raise RegionFormatError at the first fault."""
-    limits = _Limits(slice(1), len(layout.heap), layout.header.total_size, layout.content_start)
-    for field, wrong, expected in _rules(layout.rows, limits):
+    heap_size, total = len(layout.heap), layout.header.total_size
+    rules = _rules(layout.rows, slice(1), heap_size, total, layout.content_start)
+    for field, wrong, expected in rules:
         if wrong.any():
             row = int(wrong.argmax())
-            raise _broken(layout, row, field, expected.format(**limits._asdict()), source)
+            told = expected.format(heap_size=heap_size, total=total)
+            raise _broken(layout, row, field, told, source)
     _check_overlap(layout, source)
     _check_deleted(layout, source)
 
@@ -416,13 +404,12 @@ def are_sound(tables: Sequence[Unchecked]) -> list[bool]:
     False also where contents are only not in the order of the rows: `check_rows` looks closer, and
     says what is wrong if anything is.
     """
-    n_rows = np.fromiter((len(each.rows) // s.LAYER_BYTES for each in tables), np.intp, len(tables))
-    rows = np.concatenate([each.rows for each in tables]).view(s.LAYER)
+    n_rows = np.fromiter((len(rows) // s.LAYER_BYTES for rows, *_ in tables), np.intp, len(tables))
+    rows = np.concatenate([rows for rows, *_ in tables]).view(s.LAYER)
     first = np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
     of_each = np.array([each[1:] for each in tables], np.uint64)
-    limits = _Limits(first, *np.repeat(of_each, n_rows, axis=0).T)
     wrong = np.zeros(len(rows), bool)
-    for _, is_wrong, _ in _rules(rows, limits):
+    for _, is_wrong, _ in _rules(rows, first, *np.repeat(of_each, n_rows, axis=0).T):
         wrong |= is_wrong
     filled = np.flatnonzero(rows["content_end"] > rows["content_offset"])
     starts, ends = rows["content_offset"][filled], rows["content_end"][filled]
@@ -432,9 +419,20 @@ def are_sound(tables: Sequence[Unchecked]) -> list[bool]:
     return found.tolist()
 
 
-def _rules(rows: NDArray[Any], limits: _Limits) -> Iterator[tuple[str, Any, str]]:
-    """Yield (field, where it is wrong, what is expected); each relies on those before it."""
-    first, heap_size, total, content_start = limits
+def _rules(
+    rows: NDArray[Any], first: Any, heap_size: Any, total: Any, content_start: Any
+) -> Iterator[tuple[str, Any, str]]:
+    """Yield (field, where it is wrong, what is expected); each relies on those before it.
+
+    Parameters
+    ----------
+    rows : ndarray of LAYER
+        Of one region, or of several.
+    first : slice, or ndarray of intp
+        Where the region's rows begin; of several, for each row.
+    heap_size, total, content_start : int, or ndarray of uint64
+        As the region's `Unchecked`; of several, for each row.
+    """
     numbers = rows["layer_num"]
     again = np.zeros(len(rows), bool)
     again[1:] = numbers[1:] <= numbers[:-1]
