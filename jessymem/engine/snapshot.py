@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from jessymem.aligned import aligned_copy, aligned_zeros
+from jessymem.engine.parents import Parents
 from jessymem.engine.policies import Mark
 from jessymem.engine.sampling import Gates
 from jessymem.errors import DimensionNotFound, LayerNotFound
@@ -150,10 +151,14 @@ class Snapshot:
     totals : Totals
     """
 
-    __slots__ = ("_chunks", "directory", "readers", "totals")
+    __slots__ = ("_chunks", "_parents", "directory", "readers", "totals")
 
     def __init__(
-        self, addresses: NDArray[np.int64], chunks: tuple[_Chunk, ...], totals: Totals
+        self,
+        addresses: NDArray[np.int64],
+        chunks: tuple[_Chunk, ...],
+        totals: Totals,
+        parents: Parents,
     ) -> None:
         # Read-only for good: there is no writeable array below it.
         self.directory: NDArray[np.int64] = np.asarray(_Directory(addresses, chunks)).view(
@@ -162,6 +167,7 @@ class Snapshot:
         self.readers = _Readers(chunks)
         self.totals = totals
         self._chunks = chunks
+        self._parents = parents
 
     @classmethod
     def empty(cls, capacities: dict[DimensionId, int]) -> Snapshot:
@@ -170,7 +176,7 @@ class Snapshot:
         for dimension, capacity in capacities.items():
             core.rows[dimension]["dimension"] = dimension
             core.rows[dimension]["capacity"] = capacity
-        return cls(np.array([core.address], s.DIRECTORY), (core,), Totals())
+        return cls(np.array([core.address], s.DIRECTORY), (core,), Totals(), Parents())
 
     def with_published(self, publications: Iterable[Publication]) -> Snapshot:
         """Return the state with each of `publications` for its dimension."""
@@ -194,6 +200,8 @@ class Snapshot:
             if at not in fresh:
                 chunks += [_NOTHING] * (at + 1 - len(chunks))
                 fresh[at] = chunks[at] = chunks[at].copy()
+            if slot is not None:
+                self._parents.note(slot.loaded)
             row = dimension & _ROW_MASK
             totals = totals.changed(fresh[at].slots[row], -1).changed(slot, 1)
             fresh[at].put(row, slot)
@@ -201,7 +209,7 @@ class Snapshot:
         addresses[: len(self.directory)] = self.directory
         for at, chunk in fresh.items():
             addresses[at] = chunk.address
-        return Snapshot(addresses, tuple(chunks), totals)
+        return Snapshot(addresses, tuple(chunks), totals, self._parents)
 
     # -- what is loaded ----------------------------------------------------------------------------
 
@@ -296,7 +304,8 @@ class Snapshot:
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return the loaded layers that name `parent`, ascending."""
-        return tuple(child for each in self.loaded for child in each.children_of(parent))
+        found = (self.slot_of(each) for each in self._parents.candidates(parent))
+        return tuple(child for slot in found if slot for child in slot.loaded.children_of(parent))
 
 
 def _path_of(publication: Publication) -> ReadPath | None:

@@ -75,6 +75,11 @@ class EvictedRegion(LoadedDimension):
         """Of each of its regions the table of names, where it was made before."""
         return self._name_tables
 
+    @property
+    def parents(self) -> NDArray[np.uint32]:
+        """The parents that its layers name, packed, each once; 0: one names none."""
+        return np.unique(self._parents)
+
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
         named = self._children[self._parents == int(parent)]

@@ -133,6 +133,11 @@ class LoadedDimension(ABC):
         """The tables of its names; None stands for names that are in no table, or not yet."""
         return (None,)
 
+    @property
+    @abstractmethod
+    def parents(self) -> np.typing.NDArray[np.uint32]:
+        """The parents that its layers name, packed, each once; 0: one names none."""
+
     @abstractmethod
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row; what it leads to must outlive the row."""
@@ -528,6 +533,11 @@ class LayerTable(LoadedDimension):
             for keyword in dict.fromkeys(self.keywords_of(row)):
                 found.setdefault(keyword, []).append(row)
         return found
+
+    @property
+    def parents(self) -> np.typing.NDArray[np.uint32]:
+        """The parents that its layers name, packed, each once; 0: one names none."""
+        return np.unique(self.rows["parent"])
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
