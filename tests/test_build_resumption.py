@@ -154,9 +154,15 @@ def test_content_that_changed_under_the_old_time_is_noticed(source, data):
 def test_times_that_are_too_near_are_not_believed(source, data, opened, monkeypatch):
     monkeypatch.setattr(receipts, "_UNSURE_NS", 3600 * 10**9)
     jessymem.build(source, data)
+    first = receipts.read_receipt(data / "D15").looked_ns
     opened.clear()
     assert outcomes(jessymem.build(source, data)) == {"D15": "unchanged", "D16": "unchanged"}
     assert sorted(opened) == ["a/x", "a/y", "b/z"]
+    later = receipts.read_receipt(data / "D15").looked_ns
+    monkeypatch.setattr(receipts, "_UNSURE_NS", later - first)
+    opened.clear()
+    jessymem.build(source, data)  # what was read then is sure now
+    assert opened == []
 
 
 def test_other_options_are_another_build(source, data):
@@ -253,6 +259,7 @@ HOSTILE = {
     "no checksum": lambda text: text.replace('"xxh3"', '"xxh4"'),
     "another checksum": lambda text: text.replace('"name": "a"', '"name": "b"'),
     "cut": lambda text: text[:-20],
+    "longer than any": lambda text: text + " " * 2**26,
 }
 
 

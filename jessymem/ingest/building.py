@@ -193,7 +193,8 @@ class Plan:
             receipts.remove_receipt(folder)
             return
         found = receipts.read_receipt(folder)
-        if found is None or found.edition != region.edition or found.built != built:
+        is_told = found is not None and found.tells_of(planned.source, planned.name)
+        if found is None or found.edition != region.edition or not is_told:
             receipt = receipts.Receipt(region.edition, built, planned.looked_ns)
             receipts.write_receipt(folder, receipt)
 

@@ -70,8 +70,8 @@ def describe(source: Source, name: str) -> dict[str, Any] | None:
 def read_receipt(folder: Path) -> Receipt | None:
     """Read what lies beside a region file; None where there is nothing to be believed."""
     try:
-        raw, n_bytes = osmem.read_start(folder / RECEIPT_FILE, _MAX_BYTES)
-        record = json.loads(raw) if n_bytes <= _MAX_BYTES else None
+        raw = osmem.read_file(folder / RECEIPT_FILE, _admit).data
+        record = json.loads(bytes(raw))
         if not isinstance(record, dict) or record.pop("xxh3", None) != _checksum(record):
             return None
         edition = Edition(*map(int, record["edition"]))
@@ -81,6 +81,11 @@ def read_receipt(folder: Path) -> Receipt | None:
     if not isinstance(built, dict) or type(looked_ns) is not int:
         return None
     return Receipt(edition, built, looked_ns)
+
+
+def _admit(n_bytes: int) -> None:
+    if n_bytes > _MAX_BYTES:
+        raise ValueError(f"{n_bytes:,} bytes are no receipt")
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:

@@ -137,19 +137,30 @@ class Spool:
         self._n_written += len(view)
 
     def _read(self, start: int, n_bytes: int) -> bytearray:
-        found = bytearray()
+        found = bytearray(n_bytes)
         try:
             assert self._file is not None
             os.lseek(self._file, start, os.SEEK_SET)
-            while len(found) < n_bytes:
-                read = partial(os.read, self._file, n_bytes - len(found))
-                part = osmem.call("read", self._folder, read)
-                if not part:
-                    raise OSError("the file is shorter than what was written to it")
-                found += part
+            with memoryview(found) as view:
+                n_read = 0
+                while n_read < n_bytes:
+                    read = partial(_read_into, self._file, view[n_read:])
+                    step = osmem.call("read", self._folder, read)
+                    if not step:
+                        raise OSError("the file is shorter than what was written to it")
+                    n_read += step
         except OSError as error:
             raise RegionIOError.from_os_error(error, "read spooled", self._folder) from error
         return found
+
+
+def _read_into(file: int, view: memoryview) -> int:
+    """Read into a buffer; return how many bytes."""
+    if hasattr(os, "readv"):
+        return os.readv(file, [view])
+    part = os.read(file, len(view))
+    view[: len(part)] = part
+    return len(part)
 
 
 def _open_unnamed(folder: Path) -> Descriptor:
