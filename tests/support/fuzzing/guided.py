@@ -82,7 +82,7 @@ def write_seeds(folder: Path) -> int:
     from support.fuzzing.run import CORPUS
 
     folder.mkdir()
-    valid = (files.bases(), texts.descriptions(), texts.MANIFESTS)
+    valid = (files.bases(), texts.descriptions(), texts.MANIFESTS, texts.RECORDS)
     seeds = [bytes([i]) + raw for i, raws in enumerate(valid) for raw in raws]
     for i, target in enumerate(TARGETS):
         found = sorted(CORPUS.glob(f"*.{target.suffix}"))

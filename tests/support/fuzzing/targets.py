@@ -35,7 +35,11 @@ from jessymem import (
     RegionBuilder,
     RegionFormatError,
 )
-from jessymem.ingest.manifest import read_manifest
+from jessymem.ingest.columns import Columns
+from jessymem.ingest.folders import SourceFile
+from jessymem.ingest.manifest import parse_record, read_manifest
+from jessymem.ingest.receipts import read_receipt
+from jessymem.ingest.tables import JsonLines, SeparatedValues
 from jessymem.kernels import schema as s
 from jessymem.regions import arrays
 from jessymem.regions.files import RegionFiles
@@ -121,6 +125,41 @@ def check_manifest(raw: bytes, path: Path) -> str:
         assert isinstance(name, str) and all(isinstance(word, str) for word in entry.keywords)
         assert entry.layer is None or 0 <= entry.layer <= 65_535
     return "read"
+
+
+# -- records and rows ------------------------------------------------------------------------------
+
+
+def check_record(raw: bytes, path: Path) -> str:
+    """Check what is read of a file, whichever kind it is taken for."""
+    path.with_name("build.json").write_bytes(raw)
+    assert read_receipt(path.parent) is None  # its checksum was never right
+    n_read = 0
+    for ending in ("json", "jsonl", "csv"):
+        file = path.with_suffix(f".{ending}")
+        file.write_bytes(raw)
+        try:
+            if ending == "json":
+                parse_record(file, raw, "array")
+            else:
+                found = SourceFile.of(file.name, file, file.stat())
+                make = (
+                    JsonLines
+                    if ending == "jsonl"
+                    else functools.partial(SeparatedValues, delimiter=",")
+                )
+                for layer in make(found, Columns()).plan(DimensionId(15)):
+                    assert layer.layer_id.dimension == 15 and isinstance(layer.name, str)
+                    layer.draft(layer.form)
+            n_read += 1
+        except JessyMemoryError as error:
+            assert str(file) in str(error) and len(str(error)) < 20_000
+        except ValueError as error:  # what `draft` says of a name, as a plan would
+            assert "UTF-8" in str(error) or "keywords" in str(error)
+        finally:
+            file.unlink()
+    path.with_name("build.json").unlink()
+    return "read" if n_read else "refused"
 
 
 # -- references ------------------------------------------------------------------------------------
@@ -360,9 +399,10 @@ def check_chain(made: list[tuple[str, bytes]], path: Path) -> str:
 
 
 TARGETS = (
-    Target("region", "mmap", 77, files.mutate, check_region),
+    Target("region", "mmap", 75, files.mutate, check_region),
     Target("description", "description", 15, texts.mutate_description, check_description),
     Target("manifest", "toml", 3, texts.mutate_manifest, check_manifest),
+    Target("record", "record", 2, texts.mutate_record, check_record),
     Target("reference", "reference", 2, make_reference, check_reference),
     Target("beside", "beside", 1, make_beside, check_beside),
     Target("chain", "chain", 2, make_chain, check_chain),

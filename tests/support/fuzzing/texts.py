@@ -110,6 +110,28 @@ def mutate_manifest(rng: random.Random) -> bytes:
     return raw
 
 
+# -- rows, and what exports and builds note --------------------------------------------------------
+
+RECORDS = (
+    b"""{"name": "notes", "layers": {"a": {"layer": 3, "name": "A", "frequency": 1.5, "depth": 1,
+"keywords": ["k"], "parent": "L07-00", "encoding": "npy"}, "b": {"parent": 0}}}""",
+    b'{"text": "a", "name": "n", "tags": ["x", "y"]}\n{"text": null, "tags": "x, y"}\n',
+    b'{"layers": {}}',
+    b'text,name,keywords\n"a ""b"", c",n,"x, y"\nd,,\n',
+    b'{"edition": [1, 2, 3], "built": {"files": []}, "looked_ns": 1, "xxh3": "0"}',
+)
+_JSON = [b"{", b"}", b"[", b"]", b'"', b",", b":", b"\n", b"\r", b"null", b"true", b"NaN", b"1e999"]
+_JSON += [b"-1", b"65536", b"9" * 5000, b"[" * 2000, b'{"a":' * 500, b"\\ud800", b"\\u0000", b"\0"]
+_JSON += [b"layers", b"text", b"layer", b"L07-00", b"\xff", b"\xef\xbb\xbf", b'""', b"1.5", b"inf"]
+
+
+def mutate_record(rng: random.Random) -> bytes:
+    raw = rng.choice(RECORDS)
+    for _ in range(rng.choice([0, 1, 1, 2])):
+        raw = _mutate_text(raw, rng, _JSON, RECORDS)
+    return raw
+
+
 # -- arguments -------------------------------------------------------------------------------------
 
 _NAN = math.nan
