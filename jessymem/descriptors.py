@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Final
+from weakref import ref
 
 
 class Descriptor(int):
     """An open file, which is closed when nobody holds this any more.
 
-    That end can be interrupted; so who has no more use for it closes it, and what is interrupted
-    there is made up for by the end.
+    Who has no more use for it closes it. What is interrupted there, or at its end, is made up for
+    by the end of its `_Token`, of which nothing in Python hears.
     """
 
     #: What closes it.
@@ -20,6 +24,16 @@ class Descriptor(int):
     def fileno(self) -> int:
         """Return the number; who asks may have to do with files of Python's."""
         return int(self)
+
+    def secured(self) -> Descriptor:
+        """Return itself, to be closed whatever is interrupted from here on."""
+        self._token = token = _Token()
+        # `next` takes the reference for a default.
+        closing = ref(token, partial(next, self._closer()))
+        # One step for the interpreter, as in `jessymem.locks`.
+        keys = map(ref, (token,), (_closing.pop,))
+        deque(map(_closing.__setitem__, keys, (closing,)), 0)
+        return self
 
     def __enter__(self) -> Descriptor:
         """Return itself: it is open."""
@@ -38,13 +52,26 @@ class Descriptor(int):
             self._close()
 
     def _close(self) -> object:
-        if "closed" in self.__dict__ or self < 0:
-            return None
-        # One step for the interpreter: no interrupt finds it closed and not known to be.
-        return next(map(self._end, map(self.__dict__.setdefault, ("closed",), (int(self),))))
+        return None if self < 0 else next(self._closer(), None)
+
+    def _closer(self) -> Iterator[Any]:
+        """Return what closes it when it is asked for its first item, and never again."""
+        closes: Iterator[Any] = map(self._end, (int(self),))
+        closes = self.__dict__.setdefault("_closes", closes)
+        return closes
+
+
+class _Token:
+    """A part of a descriptor, which ends with it."""
+
+    __slots__ = ("__weakref__",)
+
+
+#: What closes them, kept until both references are told of a token's end.
+_closing: Final[dict[ref[_Token], ref[_Token]]] = {}
 
 
 def open_descriptor(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> Descriptor:
     """Open a file or a directory with `os.open`; raise OSError."""
     # One step for the interpreter: no interrupt finds a descriptor that nobody holds.
-    return next(map(Descriptor, map(os.open, (path,), (flags,), (mode,))))
+    return next(map(Descriptor, map(os.open, (path,), (flags,), (mode,)))).secured()

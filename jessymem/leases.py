@@ -79,7 +79,7 @@ def take(file: Descriptor) -> Lease:
     fault = _fault()
     if fault is not None:
         raise OSError(errno.ENOTSUP, fault)
-    descriptor = next(map(Descriptor, map(os.dup, (file.fileno(),))))
+    descriptor = next(map(Descriptor, map(os.dup, (file.fileno(),)))).secured()
     _guard().lease(descriptor)
     return Lease(_guard(), descriptor)
 

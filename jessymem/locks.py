@@ -61,7 +61,8 @@ class Lock:
     def __init__(self) -> None:
         # In the order in which they came, with the thread, and what is released at the claim's end.
         self._claims: dict[ref[_Claim], tuple[int, Any, Any]] = {}
-        _locks.add(ref(self, _locks.discard))
+        # In one step of C: a reference that is not in there yet could not be taken out.
+        deque(map(_locks.add, map(ref, (self,), (_locks.discard,))), 0)
 
     def hold(self) -> Hold:
         """Wait for the lock; return what holds it."""

@@ -181,7 +181,8 @@ class HeldCalls(PlainCalls):
     def open(self, path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> Descriptor:
         """Open a file or a directory."""
         arguments = os.fsencode(path), flags | os.O_CLOEXEC, mode
-        return self._do(path, self._open, *arguments)  # type: ignore[no-any-return]
+        descriptor: Descriptor = self._do(path, self._open, *arguments)
+        return descriptor.secured()
 
     def stat(self, path: str | os.PathLike[str]) -> Status:
         """Look which file a path leads to."""

@@ -22,7 +22,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial, wraps
+from functools import wraps
 from itertools import chain, count, repeat
 from operator import call, getitem, setitem
 from time import sleep
@@ -138,8 +138,8 @@ class PlainState:
         self._keep = keep
         self._follow = follow
         self._lessee = 0
-        number = next(_versions)
-        _states[number] = ref(self, partial(_forget, number))
+        # In one step of C: a reference that is not in there yet could not be taken out.
+        deque(map(_states.add, map(ref, (self,), (_states.discard,))), 0)
         if _jit.forms_of(_jit.MEMORY):  # else who makes them finds this among the states
             self.close()
 
@@ -298,17 +298,13 @@ class PlainState:
 
 
 #: Those that there are.
-_states: Final[dict[int, ref[PlainState]]] = {}
-
-
-def _forget(number: int, _: object) -> None:
-    _states.pop(number, None)
+_states: Final[set[ref[PlainState]]] = set()
 
 
 @_jit.on_switch(_jit.MEMORY)
 def _close_all() -> None:
     """Let compiled kernels take over everywhere, before any of them can be called."""
-    for each in list(_states.values()):
+    for each in _states.copy():
         state = each()
         if state is not None:
             state.close()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import random
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -39,8 +41,8 @@ STRIDE = 11
 #: And so many bytecodes of each verb.
 N_OPCODES = 25
 FOLDERS = (PACKAGE, CONTEXTS)
-#: Python has no way to go on with a `__del__`.
-WITHOUT = ("__del__",)
+#: Of a timer, in the slow run.
+N_INTERRUPTS = 5_000
 #: Layers that are learned before, and stay.
 N_LEARNED = 3
 
@@ -66,7 +68,7 @@ def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager, of: str 
         raise Struck
 
     try:
-        n_seen = at_line(n_th, call, strike, folders=FOLDERS, without=WITHOUT, of=of)
+        n_seen = at_line(n_th, call, strike, folders=FOLDERS, of=of)
     except Struck:
         # Whoever handles or keeps the exception keeps its frames, but no lock.
         assert not wants_a_lock(manager), f"struck at {where}"
@@ -245,7 +247,7 @@ def strike_everywhere(
     case.put_back()
     before = state_of(case)
     if n_times is not None:
-        n_all = at_line(0, call, lambda frame: None, folders=FOLDERS, without=WITHOUT, of=of)
+        n_all = at_line(0, call, lambda frame: None, folders=FOLDERS, of=of)
         step = max(n_all // n_times, 1)
         case.put_back()
     n_th, n_struck = 1 + VERBS.index(verb) * 13 % step, 0
@@ -283,6 +285,50 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(verb, case):
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_interrupt_at_any_bytecode_leaves_nothing_behind(verb, case):
     strike_everywhere(case, verb, of="opcode")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timers")
+def test_thousands_of_interrupts_at_any_time_leave_nothing_behind(case):
+    """Where the test above chooses the bytecode, here the interpreter does, by its own rules."""
+    rng = random.Random(1)
+    is_armed = False
+
+    def strike(number: int, frame: FrameType | None) -> None:
+        nonlocal is_armed
+        if is_armed:
+            is_armed = False
+            raise Struck
+
+    def interrupt(call: Callable[[], Any]) -> bool:
+        nonlocal is_armed
+        try:
+            is_armed = True
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 3e-3))
+            call()
+            is_armed = False
+        except Struck:
+            return True
+        return False
+
+    for verb in VERBS:
+        getattr(case, verb)()
+        case.put_back()
+    before = state_of(case)
+    replaced = signal.signal(signal.SIGALRM, strike)
+    try:
+        n_struck = dict.fromkeys(VERBS, 0)
+        while sum(n_struck.values()) < N_INTERRUPTS:
+            verb = rng.choice(VERBS)
+            n_struck[verb] += interrupt(getattr(case, verb))
+            case.put_back()
+            assert state_of(case) == before, verb
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, replaced)
+    assert min(n_struck.values()) > 0
+    check_nothing_is_held(case)
+    assert allocator_of(case.manager).validate() == []
 
 
 def test_an_interrupt_of_what_follows_an_error_leaves_no_layer_on_its_way_to_disk(case):
