@@ -486,6 +486,21 @@ def replace_file(source: Path, target: Path) -> None:
     call("rename", target, rename, os.fspath(source))
 
 
+def rename_new(source: Path, target: Path) -> None:
+    """Rename `source` to a name that nobody has, as far as the system can see to that.
+
+    Raises FileExistsError where somebody has it.
+    """
+    calls = calls_in(target.parent)
+
+    def rename() -> None:
+        alone = partial(calls.rename_new, source, target)
+        if not attempt("rename alone", target, alone, target.parent):
+            calls.replace(source, target)
+
+    call("rename", target, rename, os.fspath(source))
+
+
 def remove_file(path: Path) -> None:
     """Remove a file; one that is gone already is no error."""
     with suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ import os
 import sys
 from _io import FileIO
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from jessymem.descriptors import Descriptor, open_descriptor
@@ -31,6 +32,7 @@ _MACHINES: Final = ("x86_64", "aarch64")
 
 _LIST_DIRECTORY: Final = {"x86_64": 217, "aarch64": 61}  # the number of getdents64(2)
 _DIRECTORY_BYTES: Final = 2**15
+_RENAME: Final = {"x86_64": 316, "aarch64": 276}  # of renameat2(2)
 
 #: File systems whose answers come out of this machine's memory, by their number in statfs(2): ext2
 #: to ext4, XFS, Btrfs, bcachefs, F2FS, ZFS, tmpfs, ramfs, and overlays, as in containers.
@@ -105,6 +107,18 @@ class PlainCalls:
         """Rename a file over another."""
         os.replace(source, target)
 
+    def rename_new(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+        """Rename a file to a name that nobody has; FileExistsError where one has.
+
+        Who is stopped in between leaves it under both names.
+        """
+        if os.name == "nt":
+            os.rename(source, target)
+            return
+        os.link(source, target, follow_symlinks=False)
+        with suppress(OSError):
+            os.unlink(source)
+
     def remove(self, path: str | os.PathLike[str]) -> None:
         """Remove a file."""
         os.unlink(path)
@@ -165,6 +179,10 @@ class HeldCalls(PlainCalls):
         self._read = find("read", c_ssize_t, c_int, c_void_p, c_size_t)
         self._write = find("write", c_ssize_t, c_int, c_char_p, c_size_t)
         self._rename = find("rename", c_int, c_char_p, c_char_p)
+        # Of its own: the C library has a name for it only since 2018.
+        self._renameat2 = library["syscall"]
+        self._renameat2.restype = c_long
+        self._renameat2.argtypes = c_long, c_int, c_char_p, c_int, c_char_p, c_uint
         self._unlink = find("unlink", c_int, c_char_p)
         self._fchmod = find("fchmod", c_int, c_int, c_uint)
         self._flock = find("flock", c_int, c_int, c_int)
@@ -174,6 +192,7 @@ class HeldCalls(PlainCalls):
         self._statfs = ctypes.CDLL(None, use_errno=True).statfs
         self._statfs.argtypes = c_char_p, c_void_p
         self._listing = _LIST_DIRECTORY[os.uname().machine]
+        self._renaming = _RENAME[os.uname().machine]
         here = os.stat("/")
         if self.stat("/")[:4] != (here.st_uid, here.st_gid, here.st_mode, here.st_ino):
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -262,6 +281,16 @@ class HeldCalls(PlainCalls):
         """Rename a file over another."""
         self._do(source, self._rename, os.fsencode(source), os.fsencode(target))
 
+    def rename_new(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+        """Rename a file to a name that nobody has, in one step where the system can."""
+        names = _HERE, os.fsencode(source), _HERE, os.fsencode(target)
+        try:
+            self._do(target, self._renameat2, self._renaming, *names, _NOT_OVER_ANOTHER)
+        except FileExistsError:
+            raise
+        except OSError:
+            super().rename_new(source, target)
+
     def remove(self, path: str | os.PathLike[str]) -> None:
         """Remove a file."""
         self._do(path, self._unlink, os.fsencode(path))
@@ -291,6 +320,7 @@ def _error(number: int, path: _Which = None) -> OSError:
 
 _HERE: Final = -100  # AT_FDCWD
 _NO_LINK: Final = 0x100  # AT_SYMLINK_NOFOLLOW
+_NOT_OVER_ANOTHER: Final = 1  # RENAME_NOREPLACE
 _OPEN_FILE: Final = 0x1000  # AT_EMPTY_PATH
 _BASIC_STATUS: Final = 0x7FF
 

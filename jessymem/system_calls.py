@@ -89,6 +89,11 @@ CALLS: Final = {
     "write": SystemCall("write"),
     "sync": SystemCall("sync the file"),
     "rename": SystemCall("give the file its name"),
+    "rename alone": SystemCall(
+        "give a file its name only where no other has it",
+        "what has the name is replaced: only the lock keeps two writers apart",
+        (*_LACKING, errno.EPERM),
+    ),
     "sync directory": SystemCall(
         "sync a directory",
         "the name may not outlive a power failure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -328,6 +329,59 @@ def test_who_replaces_it_again_and_again_gets_an_error_and_nothing_is_lost(tmp_p
         assert names_in(tmp_path) == ["region.mmap"]
         assert manager.get_layer_info(made).state is LayerState.ACTIVE
         assert manager.crystallize_dimension(D20) == [made]
+
+
+@pytest.mark.parametrize("step", ["create", "sync", "read", "rename", "sync directory"])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_writer_without_its_lock_file_replaces_nothing(tmp_path, step, is_new):
+    """Somebody removes the lock file, and another writer comes in the middle of a write."""
+    if not is_new:
+        build(tmp_path).close()
+    with MmapManager(8, base_path=tmp_path) as mine, MmapManager(8, base_path=tmp_path) as other:
+        if not is_new:
+            mine.load_dimension(D20)
+            other.load_dimension(D20)
+        mine.create_proto_dimension(D20, b"mine", layer=11)
+        other.create_proto_dimension(D20, b"other", layer=12)
+        told = []
+
+        def act(operation: str, path: str, *details: object) -> None:
+            if operation == step and path.startswith(str(tmp_path / "D20")):
+                osmem.intercept = None
+                (tmp_path / "D20" / ".region.mmap.lock").unlink()
+                told.extend(other.crystallize_dimension(D20))
+
+        osmem.intercept = act
+        try:
+            told.extend(mine.crystallize_dimension(D20))
+        except RegionIOError:  # the other has removed what was being written
+            assert mine.get_layer_info(LayerId(D20, 11)).state is LayerState.ACTIVE
+            told.extend(mine.crystallize_dimension(D20))
+        finally:
+            osmem.intercept = None
+        assert told == [LayerId(D20, 12), LayerId(D20, 11)]
+    with load(tmp_path) as manager:
+        assert bytes(manager.access_layer(LayerId(D20, 11))) == b"mine"
+        assert bytes(manager.access_layer(LayerId(D20, 12))) == b"other"
+
+
+def test_a_system_that_renames_over_anything_is_told_of_once(tmp_path, caplog):
+    def refuse(operation: str, path: str, *details: object) -> None:
+        if operation == "rename alone":
+            raise OSError(errno.ENOSYS, "no such call")
+
+    with build(tmp_path) as manager:
+        osmem.intercept = refuse
+        try:
+            learn(manager, 11)
+            learn(manager, 12)
+        finally:
+            osmem.intercept = None
+    assert [each.operation for each in caplog.records if each.event == "step_skipped"] == [
+        "rename alone"
+    ]
+    with load(tmp_path) as other:
+        check(other, [*range(N_FIRST), 11, 12])
 
 
 def test_deltas_that_were_followed_stay_whatever_name_they_were_opened_under(tmp_path):

@@ -115,6 +115,32 @@ def test_what_is_refused_is_refused_alike(folder, held):
     assert refusals(held) == refusals(PLAIN)
 
 
+def test_a_name_that_another_has_is_given_to_nobody(folder, held):
+    for calls in (held, PLAIN):
+        new = folder / type(calls).__name__
+        (folder / "source").write_bytes(b"new")
+        for taken in ("file", "link", "lost", "directory"):
+            with pytest.raises(FileExistsError):
+                calls.rename_new(folder / "source", folder / taken)
+        assert (folder / "file").read_bytes() == b"0123456789"
+        calls.rename_new(folder / "source", new)
+        assert new.read_bytes() == b"new" and not (folder / "source").exists()
+        with pytest.raises(FileNotFoundError):
+            calls.rename_new(folder / "source", folder / "other")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL])
+def test_a_system_that_renames_over_anything_makes_a_second_name_first(
+    number, folder, held, monkeypatch
+):
+    monkeypatch.setattr(held, "_renameat2", lambda *arguments: -1)
+    monkeypatch.setattr(held, "_errno", lambda: number)
+    with pytest.raises(FileExistsError):
+        held.rename_new(folder / "file", folder / "link")
+    held.rename_new(folder / "file", folder / "new")
+    assert (folder / "new").read_bytes() == b"0123456789" and not (folder / "file").exists()
+
+
 def test_a_lock_keeps_others_out(folder, held):
     mine, others = (held.open(folder / "file", os.O_RDWR) for _ in range(2))
     held.lock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)

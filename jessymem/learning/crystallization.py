@@ -220,7 +220,8 @@ def _write_after(
     A `deleted` layer is not there afterwards.
 
     Others, who ask for no lock, may replace or remove the files that a delta follows while it is
-    written. Then it leads nowhere: it is taken back, and what is there by then is looked at.
+    written. Then it leads nowhere: it is taken back, and what is there by then is looked at. So it
+    is where another writer, after the lock file was removed, has got the name first.
 
     Raises
     ------
@@ -232,7 +233,13 @@ def _write_after(
         present = _look(engine, files)
         if deleted is not None:
             _check_there(engine, present.files, deleted)
-        written = _write(engine, files, present, layers, deleted=gone)
+        try:
+            written = _write(engine, files, present, layers, deleted=gone)
+        except RegionIOError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            empty_frames(error)
+            continue
         if files.still_has(written.before):
             return written
         files.take_back(written.path)
@@ -280,7 +287,7 @@ def _write(
     for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
-    put = files.put_delta if planned.before else files.put
+    put = files.put_delta if planned.before else partial(files.put, replaces=current is not None)
     return Written(put(planned.pieces, generation), planned.before, layers)
 
 

@@ -530,11 +530,13 @@ class RegionFiles:
             self._listing = self._found = None
             self._opened = None
 
-    def put(self, pieces: list[Any], generation: int) -> Path:
+    def put(self, pieces: list[Any], generation: int, *, replaces: bool = True) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
 
         Within `writing` only. The bytes are written beside, synced, read back, renamed into place,
-        and the directory is synced; its own name was when it was made.
+        and the directory is synced; its own name was when it was made. Without `replaces` it is an
+        error (EEXIST) where a region file is there by then: another writer has taken no notice of
+        the lock, or others have removed it.
 
         Returns
         -------
@@ -547,14 +549,18 @@ class RegionFiles:
             Up to the renaming nothing has changed, and the temporary file is gone. If a directory
             cannot be synced, the new file is in place, but may not outlive a power failure.
         """
-        path = self._put_at(self._file, pieces, generation, self._beside(generation))
+        instead = self._beside(generation) if replaces else None
+        path = self._put_at(self._file, pieces, generation, instead, replaces=replaces)
         self._remove_alternates(generation)
         return self.target if path == self._file else path
 
     def put_delta(self, pieces: list[Any], generation: int) -> Path:
-        """Make a delta of `pieces` beside the region file, durably; otherwise as `put`."""
+        """Make a delta of `pieces` beside the region file, durably; otherwise as `put`.
+
+        It never replaces another one.
+        """
         name = f"{self._file.stem}.d{generation}{self._file.suffix}"
-        return self._put_at(self._file.with_name(name), pieces, generation)
+        return self._put_at(self._file.with_name(name), pieces, generation, replaces=False)
 
     def check_base(self) -> None:
         """Raise InvalidAccess where the region file is a delta itself; within `writing` only."""
@@ -679,12 +685,18 @@ class RegionFiles:
             yield
 
     def _put_at(
-        self, path: Path, pieces: list[Any], generation: int, instead: Path | None = None
+        self,
+        path: Path,
+        pieces: list[Any],
+        generation: int,
+        instead: Path | None = None,
+        *,
+        replaces: bool,
     ) -> Path:
         """Make a file of `pieces` under the name `path`, durably; return the name that it got.
 
-        That is `instead`, if given, where the system does not let a mapped file be replaced. Raises
-        as `put`.
+        That is `instead`, if given, where the system does not let a mapped file be replaced.
+        Without `replaces` nobody may have the name. Raises as `put`.
         """
         # Two writers at once are those only who lost the lock; each has a time of its own.
         moment = time.perf_counter_ns() // 64 % 2**32
@@ -693,9 +705,13 @@ class RegionFiles:
         self.written_generation = None
         try:
             written = self._write(temporary, pieces)
-            path = self._rename(temporary, path, instead, written, pieces)
+            give = osmem.replace_file if replaces else osmem.rename_new
+            path = self._rename(temporary, path, instead, written, pieces, give)
             self.written_generation = generation
         except BaseException:
+            # Another writer may have that number by now.
+            self._taken.add(generation)
+            self._listing = None
             with suppress(OSError):  # the error that led here says more
                 osmem.remove_file(temporary)
             raise
@@ -731,6 +747,7 @@ class RegionFiles:
         instead: Path | None,
         written: osmem.FileIdentity,
         pieces: list[Any],
+        give: Callable[[Path, Path], None],
     ) -> Path:
         """Give the written file its name; return which that is, `path` or `instead`.
 
@@ -739,7 +756,7 @@ class RegionFiles:
         """
         with self._as_region_error("rename"):
             try:
-                osmem.replace_file(temporary, path)
+                give(temporary, path)
             except OSError as error:
                 # A network file system may tell of a rename that was done as failed, when it has
                 # tried it again.
