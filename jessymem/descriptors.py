@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 from weakref import ref
+
+#: What systems answer where this process, or all together, have too many files open.
+OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Descriptor(int):
@@ -69,6 +73,29 @@ class _Token:
 
 #: What closes them, kept until both references are told of a token's end.
 _closing: Final[dict[ref[_Token], ref[_Token]]] = {}
+
+
+def are_spare(n_wanted: int) -> bool:
+    """Tell whether so many more files could be opened now; if in doubt, yes."""
+    held: list[Descriptor] = []
+    try:
+        held.append(open_descriptor(os.sep, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+        while len(held) < n_wanted:
+            held.append(next(map(Descriptor, map(os.dup, (held[0],)))))
+    except OSError as error:
+        return error.errno not in OUT_OF_DESCRIPTORS
+    finally:
+        for each in held:
+            each.close()
+    return True
+
+
+def limit() -> int:
+    """Return how many files this process may have open; 0: nobody knows."""
+    try:
+        return max(os.sysconf("SC_OPEN_MAX"), 0)
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def open_descriptor(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> Descriptor:

@@ -20,6 +20,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from weakref import ref
 
 import numpy as np
 
-from jessymem.descriptors import Descriptor, open_descriptor
+from jessymem.descriptors import OUT_OF_DESCRIPTORS, Descriptor, open_descriptor
 from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit
 from jessymem.logger import WARNING, logger
@@ -74,7 +75,8 @@ class Lease:
 def take(file: Descriptor) -> Lease:
     """Lease an open file; raise OSError where the system, or this user, cannot.
 
-    EAGAIN: somebody has the file open for writing.
+    EAGAIN: somebody has the file open for writing. ENOLCK: no thread that would react can be
+    started.
     """
     fault = _fault()
     if fault is not None:
@@ -85,9 +87,13 @@ def take(file: Descriptor) -> Lease:
 
 
 def prepare() -> None:
-    """Compile and start what reacts, before a lock of ours is held that would wait for it."""
-    if _fault() is None:
-        _guard().start()
+    """Compile and start what reacts, before a lock of ours is held that would wait for it.
+
+    Where that is refused, the first lease will say so.
+    """
+    with suppress(OSError):
+        if _fault() is None:
+            _guard().start()
 
 
 def _fault() -> str | None:
@@ -96,7 +102,9 @@ def _fault() -> str | None:
         return "this system has no leases"
     try:
         seconds = int(_BREAK_TIME.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+            raise
         return "this system does not tell how long it waits for a lease's end"
     if seconds < MIN_BREAK_SECONDS:
         return f"this system waits {seconds} s for a lease's end, which is too short"
@@ -126,6 +134,9 @@ class _Guard:
         self._lock = threading.Lock()
         self._leave: Callable[..., Any] = leases.leave
         self._thread: threading.Thread | None = None
+        # What the one thread tells the other by, who waits for that; kept for the next attempt.
+        self._told: Descriptor | None = None
+        self._is_telling = False
         renew_in_forked_children(self)
 
     # -- leases ------------------------------------------------------------------------------------
@@ -173,7 +184,13 @@ class _Guard:
     # -- threads -----------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Start both threads unless they run; return the id of the one that is to be told."""
+        """Start both threads unless they run; return the id of the one that is to be told.
+
+        Raises
+        ------
+        OSError
+            ENOLCK where no thread can be started; or why the system lets them not speak.
+        """
         if self._thread is None:
             _jit.promote(_jit.GUARDING)
             self._leave = _jit.entry_of(self._kernels.leave, self._words, 0)
@@ -183,16 +200,15 @@ class _Guard:
         return self._thread.native_id or 0
 
     def _start_threads(self) -> threading.Thread:
-        told = os.eventfd(0, os.EFD_CLOEXEC)
-        self._words[self._kernels.TOLD] = told
+        if self._told is None:
+            self._told = next(map(Descriptor, map(os.eventfd, (0,), (os.EFD_CLOEXEC,))))
+            self._words[self._kernels.TOLD] = self._told
+        if not self._is_telling:
+            _start(self._tell, "jessymem leases' log", self._told)
+            self._is_telling = True
         ready = threading.Event()
-        server = threading.Thread(target=self._serve, args=(ready,), daemon=True)
-        server.name = "jessymem leases"
-        server.start()
+        server = _start(self._serve, "jessymem leases", ready)
         ready.wait()
-        threading.Thread(
-            target=self._tell, args=(told,), name="jessymem leases' log", daemon=True
-        ).start()
         return server
 
     def _serve(self, ready: threading.Event) -> None:
@@ -223,9 +239,11 @@ class _Guard:
         """Lease anew what a child has mapped; its parent's leases are its parent's."""
         self._lock = threading.Lock()
         is_used, self._thread = self._thread is not None, None
+        told, self._told, self._is_telling = self._told, None, False
+        if told is not None:
+            told.close()
         if not is_used:
             return
-        os.close(int(self._words[self._kernels.TOLD]))
         for row in range(int(self._words[self._kernels.N_ROWS])):
             at = self._place_of(row)
             if self._words[at] in (self._kernels.HELD, self._kernels.COPYING):
@@ -244,6 +262,16 @@ class _Guard:
             os.dup2(nothing, inherited, inheritable=False)  # the parent's lease is not ours to end
             if self._kernels.protect(self._words, at):
                 self._words[at] = self._kernels.COPIED
+
+
+def _start(run: Callable[..., None], name: str, argument: object) -> threading.Thread:
+    """Start a thread that ends with the process; raise OSError where none can be started."""
+    thread = threading.Thread(target=run, args=(argument,), name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(errno.ENOLCK, str(error)) from None
+    return thread
 
 
 def _signal_number() -> int:

@@ -85,3 +85,12 @@ def test_a_hint_fails_for_nobody(tmp_path):
     assert not osmem.read_ahead(tmp_path, 4096)
     for name in ("empty", "written"):
         osmem.read_ahead(tmp_path / name, 4096)
+
+
+def test_without_a_thread_they_are_passed_on_all_the_same(tmp_path, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with ReadAhead(DIMENSIONS, lambda dimension: tmp_path / str(dimension)) as following:
+        assert list(following) == DIMENSIONS

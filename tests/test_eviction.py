@@ -52,15 +52,38 @@ for dimension in range(20, 120):
     assert bytes(manager.access_layer(f"L{dimension}-00")) == b"%d" % dimension
 """
 
+#: What opens files for a moment, and can evict nothing itself.
+SPARE_DESCRIPTORS = """
+import os, resource, sys
+import numpy as np
+from jessymem import MemoryConfig, MmapManager, RegionBuilder
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+manager = MmapManager(MemoryConfig(64, sys.argv[1], guard=sys.argv[2], simulation="never"))
+assert len(manager.load_all().loaded) == 100
+manager.crystallize_proto_dimension(manager.create_proto_dimension(119, b"x", layer=5))
+manager.crystallize_proto_dimension(manager.create_proto_dimension(200, b"x"))
+manager.fold(119)
+refs = [manager.ref(f"L{number}-00") for number in (20, 119)]
+assert [bytes(ref.get()) for ref in refs] == [b"20", b"119"]
+builder = RegionBuilder(300, "x")
+builder.add_layer(0, b"x")
+builder.build_to_file(sys.argv[1] + "/D300/region.mmap")
+assert manager.get_stats().evictions >= 30
+"""
+
 
 @pytest.mark.skipif(not HAS_PROC, reason="needs a limit for descriptors")
-def test_out_of_descriptors_the_coldest_goes(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "guard"),
+    [(FEW_DESCRIPTORS, ""), (SPARE_DESCRIPTORS, "none"), (SPARE_DESCRIPTORS, "lease")],
+)
+def test_out_of_descriptors_the_coldest_goes(tmp_path, code, guard):
     for number in range(20, 120):
         builder = RegionBuilder(number, "x")
         builder.add_layer(0, b"%d" % number)
         builder.build_to_file(tmp_path / f"D{number}" / "region.mmap")
     found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FEW_DESCRIPTORS, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path), guard],
         capture_output=True,
         text=True,
         timeout=120,

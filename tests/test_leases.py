@@ -172,6 +172,46 @@ def test_a_system_that_does_not_wait_is_not_trusted(tmp_path, path, monkeypatch,
         assert manager.get_layer_info("L20-01").location == ContentLocation.HEAP
 
 
+REFUSED = """
+import errno, os, sys, threading
+from jessymem import MemoryConfig, MmapManager
+refused, start, eventfd = sys.argv[2], threading.Thread.start, os.eventfd
+
+def refuse_thread(thread):
+    if thread.name == refused:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+def refuse_eventfd(*arguments):
+    raise OSError(errno.EPERM, "not here")
+
+def guarded():
+    manager = MmapManager(MemoryConfig(base_path=sys.argv[1], guard="lease", simulation="never"))
+    manager.load_dimension("D20")
+    assert bytes(manager.access_layer("L20-01"))[:3] == bytes(range(3))
+    return manager
+
+threading.Thread.start = refuse_thread
+if refused == "eventfd":
+    os.eventfd = refuse_eventfd
+manager = guarded()
+n_open = len(os.listdir("/proc/self/fd"))
+for _ in range(3):
+    guarded().close()
+    assert len(os.listdir("/proc/self/fd")) == n_open
+threading.Thread.start, os.eventfd = start, eventfd
+leased = guarded()
+assert len(os.listdir("/proc/self/fd")) > n_open
+"""
+
+
+@pytest.mark.parametrize("refused", ["jessymem leases", "jessymem leases' log", "eventfd"])
+def test_where_no_thread_can_be_started_files_are_copied_and_nothing_is_leaked(
+    tmp_path, path, refused
+):
+    run_python(REFUSED, str(tmp_path), refused)
+
+
 def test_more_files_than_can_be_leased_are_copied(tmp_path, path, monkeypatch):
     with MmapManager(MemoryConfig(base_path=tmp_path, guard="lease")) as manager:
         build_region(tmp_path, "D21")

@@ -101,6 +101,25 @@ def test_many_threads_and_jobs_find_the_same(mixed, finely, needle, n_workers):
     assert manager.count(needle, workers=n_workers) == len(expected)
 
 
+@pytest.mark.parametrize("n_threads", [0, 1, 3])
+def test_as_many_threads_as_the_system_lets_start(mixed, finely, monkeypatch, n_threads):
+    manager, contents = mixed
+    start, started = threading.Thread.start, []
+
+    def refuse_more(thread):
+        if len(started) == n_threads:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    expected = hits_in(contents, b"x")
+    monkeypatch.setattr(threading.Thread, "start", refuse_more)
+    assert list(manager.find(b"x", workers=5)) == expected
+    assert len(started) == n_threads
+    assert manager.count(b"x", workers=5) == len(expected)
+    assert not any(thread.is_alive() for thread in started)
+
+
 @given(case=hard_cases(), job_bytes=st.integers(1, 2000), capacity=st.integers(1, 50))
 @settings(
     max_examples=15 if _jit.is_disabled() else 60,
@@ -311,14 +330,15 @@ def scan_threads():
 
 
 def test_small_scans_make_no_thread(mixed, monkeypatch):
-    monkeypatch.setattr(workers, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(workers, "Thread", None)
     assert mixed[0].count(b"x", ["D16"], workers=8) == 40
 
 
-def test_threads_are_gone_afterwards(mixed, finely):
-    seen = []
-    mixed[0].count(b"x", workers=3, progress=lambda *_: seen.append(len(scan_threads())))
-    assert max(seen) > 0 and scan_threads() == []
+def test_threads_are_gone_afterwards(mixed, finely, monkeypatch):
+    start, started = threading.Thread.start, []
+    monkeypatch.setattr(threading.Thread, "start", lambda each: (started.append(each), start(each)))
+    mixed[0].count(b"x", workers=3)
+    assert len(started) >= 3 and scan_threads() == []
 
 
 def test_as_many_threads_as_cpus(monkeypatch):

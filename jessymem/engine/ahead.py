@@ -61,7 +61,10 @@ class ReadAhead:
 
         self._wanted = SimpleQueue()
         arguments = self._wanted, self._path_of
-        Thread(target=_fetch, args=arguments, name="jessymem-ahead", daemon=True).start()
+        try:
+            Thread(target=_fetch, args=arguments, name="jessymem-ahead", daemon=True).start()
+        except RuntimeError:  # there is no thread to be had
+            return iter(self._dimensions)
         return self._passing(self._wanted)
 
     def __exit__(self, *exception: object) -> None:

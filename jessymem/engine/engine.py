@@ -9,7 +9,6 @@ that the garbage collector ran) waits for neither: see `writing` and `afterwards
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,6 +17,7 @@ from time import monotonic, perf_counter, sleep
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakMethod, ref
 
+from jessymem import descriptors
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
@@ -68,6 +68,10 @@ _N_IN_VAIN: Final = 2
 #: Where nothing could go, so many allocations do not ask again, as long as nothing else is loaded.
 _N_SPARED: Final = 255
 
+#: So many files can be opened beside those that are mapped, as far as others can be evicted.
+_N_SPARE_DESCRIPTORS: Final = 12
+_N_FILES_A_MAP: Final = 4  # with its lease, its deltas, and what others open
+
 _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 
 
@@ -99,7 +103,7 @@ class Engine:
         self.snapshot = self._empty = Snapshot.empty(SLOTS)
         self._renew_lock()
         self.pinned: set[DimensionId] = set()
-        self.n_evictions = self.n_reloads = 0
+        self.n_evictions = self.n_reloads = self._n_maps = 0
         self.is_closed = False
         self.present_allocator: PoolAllocator | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
@@ -351,16 +355,29 @@ class Engine:
             load = partial(take, dimension, files, chain, held)
             return self.making_room(dimension, load)
 
+        self._spare_descriptors(dimension)
         with self._recording_failure(dimension, home):
             while True:
                 try:
                     return self.loader.use_newest(dimension, home, use)
                 except RegionIOError as error:
                     # Each mapping holds a descriptor.
-                    is_out_of_them = error.errno in (errno.EMFILE, errno.ENFILE)
+                    is_out_of_them = error.errno in descriptors.OUT_OF_DESCRIPTORS
                     if not is_out_of_them or not self.make_room(1, wanted=dimension):
                         raise
                     empty_frames(error)
+
+    def _spare_descriptors(self, wanted: DimensionId) -> None:
+        """Evict the coldest, if any may go, until what opens files for a moment could do so.
+
+        Writes, references and imports do, and could evict nothing themselves.
+        """
+        self._n_maps += 1
+        if self._n_maps < descriptors.limit() // _N_FILES_A_MAP:
+            return  # it could hardly be: then the load itself fails, and evicts
+        while not descriptors.are_spare(_N_SPARE_DESCRIPTORS):
+            if not self.make_room(1, wanted=wanted):
+                return  # no reason to refuse what can be mapped
 
     def making_room(self, dimension: DimensionId, load: Callable[[], T]) -> T:
         """Return what `load` does, evicting others where their memory is what it lacks."""

@@ -243,8 +243,8 @@ def _write_after(
         if files.still_has(written.before):
             return written
         files.take_back(written.path)
-    error = OSError(errno.ESTALE, "others replace it whenever something is added")
-    raise RegionIOError.from_os_error(error, "add to", files.target, files.dimension)
+    reason = OSError(errno.ESTALE, "others replace it whenever something is added")
+    raise RegionIOError.from_os_error(reason, "add to", files.target, files.dimension)
 
 
 def _write(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from threading import Event, Lock
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -85,9 +85,9 @@ class Workers:
         """Do all `jobs`, of `n_bytes` together, and yield what they come to, in their order.
 
         At once where that `is_awaited`, else now and then: to wake this thread takes as long as to
-        scan a MiB. Close the iterator: whatever way it ends, no thread is left. `work` is no
-        closure: the frame of one, in the traceback of an error that somebody keeps, would hold what
-        is scanned.
+        scan a MiB. Where the system lets no thread start, this one does them. Close the iterator:
+        whatever way it ends, no thread is left. `work` is no closure: the frame of one, in the
+        traceback of an error that somebody keeps, would hold what is scanned.
 
         Raises
         ------
@@ -97,16 +97,19 @@ class Workers:
             What `work` or the progress callback raises.
         """
         self._check()
-        if n_bytes < _SMALL_BYTES:
-            for job in jobs:
-                result = work(job)
-                self._note(job.n_bytes)
-                yield result
-            return
-        queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited)
-        with self._threads() as threads:
-            futures = [threads.submit(queue.run) for _ in range(self.n_workers)]
-            is_over = False
+        if n_bytes >= _SMALL_BYTES:
+            queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited)
+            yield from self._results_of(queue)
+        # What is left: of few bytes all; of more what no thread could be started for.
+        for job in jobs:
+            result = work(job)
+            self._note(job.n_bytes)
+            yield result
+
+    def _results_of(self, queue: _JobQueue[R]) -> Generator[R, None, None]:
+        """Have threads do the jobs of a queue, if any can be started; yield as `results`."""
+        with self._threads(queue) as n_started:
+            is_over = not n_started
             while not is_over:
                 queue.changed.wait(_POLL_SECONDS)
                 queue.changed.clear()
@@ -117,8 +120,8 @@ class Workers:
                 self._check()
                 for _, result in done:
                     yield result
-            for future in futures:
-                future.result()
+            if queue.error is not None:
+                raise queue.error
 
     def _check(self) -> None:
         """Raise CancelledError if the scan is cancelled."""
@@ -133,14 +136,28 @@ class Workers:
         self._check()
 
     @contextmanager
-    def _threads(self) -> Iterator[ThreadPoolExecutor]:
-        """Have threads within; at the end they are told to stop, and waited for."""
-        threads = ThreadPoolExecutor(self.n_workers, "jessymem-scan")
+    def _threads(self, queue: _JobQueue[Any]) -> Iterator[int]:
+        """Have threads within that do the jobs of a queue, and tell how many could be started.
+
+        At the end they are told to stop, and waited for.
+        """
+        names = [f"jessymem-scan-{number}" for number in range(self.n_workers)]
+        threads = [Thread(target=queue.run, name=name) for name in names]
+        n_started = 0
         try:
-            yield threads
+            for thread in threads:
+                try:
+                    thread.start()
+                except RuntimeError:  # the system, or a limit of this user, has no more
+                    break
+                n_started += 1
+            queue.give_up(self.n_workers - n_started)
+            yield n_started
         finally:
             self.stop[0] = 1
-            threads.shutdown()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
             self.stop[0] = 0
 
 
@@ -153,6 +170,8 @@ class _JobQueue(Generic[R]):
         Set when a thread has nothing more to do, or has done a job that somebody waits for.
     n_running : int
         Threads that are still running.
+    error : BaseException or None
+        What the first one that failed has raised.
     """
 
     def __init__(
@@ -165,6 +184,7 @@ class _JobQueue(Generic[R]):
     ) -> None:
         self.changed = Event()
         self.n_running = n_workers
+        self.error: BaseException | None = None
         self._work = work
         self._jobs = enumerate(jobs)
         self._stop = stop
@@ -184,13 +204,19 @@ class _JobQueue(Generic[R]):
                 self._done[position] = job, self._work(job)
                 if self._is_awaited:
                     self.changed.set()
-        except BaseException:
+        except BaseException as error:
             self._stop[0] = 1
-            raise
+            if self.error is None:
+                self.error = error
         finally:
             with self._lock:
                 self.n_running -= 1
             self.changed.set()
+
+    def give_up(self, n_threads: int) -> None:
+        """Count no longer on so many threads, which could not be started."""
+        with self._lock:
+            self.n_running -= n_threads
 
     def take(self) -> list[tuple[Job, R]]:
         """Return the next jobs that are done without a gap, each with what it came to."""
