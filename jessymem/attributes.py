@@ -50,9 +50,11 @@ def keep(source: Path, file: Descriptor, attempt: Attempt, calls: PlainCalls) ->
         old = calls.stat(source)
     except FileNotFoundError:
         return
-    directory = source.parent
+    directory, n_tried = source.parent, 0
 
     def try_to(operation: str, do: Callable[[], Any]) -> bool:
+        nonlocal n_tried
+        n_tried += 1
         return attempt(operation, source, do, directory)
 
     new = calls.fstat(file)
@@ -71,7 +73,8 @@ def keep(source: Path, file: Descriptor, attempt: Attempt, calls: PlainCalls) ->
         has_group = False  # the mode of a file with an access list has what any of it allows
     if not has_group:
         mode = mode & 0o707 | (mode & 0o007) << 3
-    if stat.S_IMODE(calls.fstat(file).st_mode) != mode:
+    # What was changed may have changed the mode.
+    if stat.S_IMODE((calls.fstat(file) if n_tried else new).st_mode) != mode:
         try_to("set mode", partial(calls.set_mode, file, mode))
 
 

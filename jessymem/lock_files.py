@@ -254,6 +254,8 @@ def _remove(path: Path, inode: tuple[int, int], calls: PlainCalls) -> None:
 def _hold_by_filelock(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
+    if not path.parent.exists():  # it would make the directory
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     lock = FileLock(path, timeout=timeout, poll_interval=_POLL_SECONDS)
     try:
         seam.call("lock", path, lock.acquire)

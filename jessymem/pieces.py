@@ -9,9 +9,19 @@ from typing import Any, Final
 #: the third are put together first, into buffers of the fourth and of no more than the last in all.
 _WRITE_CHUNK_BYTES: Final = 2**30
 _N_BUFFERS: Final = 1_000
-_SHORT_PIECE_BYTES: Final = 2**14
+_SHORT_PIECE_BYTES: Final = 2**16
 _BUFFER_BYTES: Final = 2**18
 _GATHERED_BYTES: Final = 2**24
+
+
+def gather(pieces: list[Any]) -> list[Any]:
+    """Return the bytes of `pieces` in few of them, where that takes little memory.
+
+    For who goes through them more than once.
+    """
+    if sum(map(len, pieces)) > _GATHERED_BYTES:
+        return pieces
+    return list(_gathered(pieces))
 
 
 def _gathered(pieces: Iterable[Any]) -> Iterator[memoryview]:

@@ -79,6 +79,10 @@ class PlainCalls:
         """Look which file is open."""
         return os.fstat(descriptor)
 
+    def birth_of(self, path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+        """Tell a file from all others that there ever were at a path; None: that is not known."""
+        return None
+
     def read_link(self, path: str | os.PathLike[str]) -> str:
         """Return where a link leads."""
         return os.readlink(path)
@@ -122,6 +126,10 @@ class PlainCalls:
     def remove(self, path: str | os.PathLike[str]) -> None:
         """Remove a file."""
         os.unlink(path)
+
+    def make_directory(self, path: str | os.PathLike[str]) -> None:
+        """Make a directory."""
+        os.mkdir(path)
 
     def set_mode(self, descriptor: int, mode: int) -> None:
         """Set the mode of an open file."""
@@ -168,6 +176,8 @@ class HeldCalls(PlainCalls):
         self._errno = ctypes.get_errno
         self._buffer = ctypes.create_string_buffer
         self._bytes = ctypes.c_char
+        self._pointer = ctypes.byref
+        self._status_buffer = ctypes.c_char * 256
         HeldDescriptor._end = find("close", c_int, c_int)
         # The result becomes a `HeldDescriptor` before the interpreter goes on.
         self._open = find("open", HeldDescriptor, c_char_p, c_int, c_uint)
@@ -184,10 +194,13 @@ class HeldCalls(PlainCalls):
         self._renameat2.restype = c_long
         self._renameat2.argtypes = c_long, c_int, c_char_p, c_int, c_char_p, c_uint
         self._unlink = find("unlink", c_int, c_char_p)
+        self._mkdir = find("mkdir", c_int, c_char_p, c_uint)
         self._fchmod = find("fchmod", c_int, c_int, c_uint)
         self._flock = find("flock", c_int, c_int, c_int)
         # Of struct statx: uid, gid, mode, ino, size; mtime; dev.
         self._status = Struct("<20xIIH2xQQ64xqI4x8xII").unpack_from
+        # Of the same: mask, ino, btime, dev.
+        self._birth = Struct("<I28xQ40xqI44xII").unpack_from
         # The one call that may have to wait for another machine.
         self._statfs = ctypes.CDLL(None, use_errno=True).statfs
         self._statfs.argtypes = c_char_p, c_void_p
@@ -215,6 +228,15 @@ class HeldCalls(PlainCalls):
         """Look which file is open."""
         return self._look(None, descriptor, b"", _OPEN_FILE)
 
+    def birth_of(self, path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+        """Return device, inode and time of birth of what lies at a path, if all are known."""
+        buffer = self._status_buffer()
+        asked = _HERE, os.fsencode(path), _NO_LINK, _BIRTH | _BASIC_STATUS, buffer
+        self._do(path, self._statx, *asked)
+        known, inode, seconds, rest_ns, major, minor = self._birth(buffer)
+        is_known = known & _BIRTH and seconds  # a file system that was made from an image tells 0
+        return (major, minor, inode, seconds, rest_ns) if is_known else None
+
     def kind_of(self, path: str | os.PathLike[str]) -> int | None:
         """Return the number of a path's file system, without the GIL; None where nothing is there.
 
@@ -230,7 +252,7 @@ class HeldCalls(PlainCalls):
         return int.from_bytes(buffer.raw[:4], sys.byteorder)
 
     def _look(self, path: _Which, descriptor: int, name: bytes, flags: int) -> Status:
-        buffer = self._buffer(256)
+        buffer = self._status_buffer()
         self._do(path, self._statx, descriptor, name, flags, _BASIC_STATUS, buffer)
         uid, gid, mode, inode, n_bytes, seconds, rest_ns, major, minor = self._status(buffer)
         device, modified_ns = os.makedev(major, minor), seconds * 10**9 + rest_ns
@@ -248,10 +270,10 @@ class HeldCalls(PlainCalls):
         with self.open(path, os.O_RDONLY | os.O_DIRECTORY) as directory:
             arguments = self._listing, directory, buffer, _DIRECTORY_BYTES
             while n_bytes := self._do(path, self._syscall, *arguments):
-                found, at = buffer.raw[:n_bytes], 0
+                found, at = memoryview(buffer)[:n_bytes].tobytes(), 0
                 while at < n_bytes:  # struct linux_dirent64: inode, offset, length, kind, name
-                    length = int.from_bytes(found[at + 16 : at + 18], sys.byteorder)
-                    names.append(os.fsdecode(found[at + 19 : at + length].partition(b"\0")[0]))
+                    length = found[at + 16] + (found[at + 17] << 8)
+                    names.append(os.fsdecode(found[at + 19 : found.index(0, at + 19)]))
                     at += length
         return [name for name in names if name not in (".", "..")]
 
@@ -267,8 +289,8 @@ class HeldCalls(PlainCalls):
 
     def read(self, descriptor: int, buffer: Any) -> int:
         """Read into a buffer; return how many bytes."""
-        into = (self._bytes * len(buffer)).from_buffer(buffer)
-        return self._do(None, self._read, descriptor, into, len(buffer))  # type: ignore[no-any-return]
+        first = self._bytes.from_buffer(buffer)  # a type for each length takes longer than the call
+        return self._do(None, self._read, descriptor, self._pointer(first), len(buffer))  # type: ignore[no-any-return]
 
     def write(self, descriptor: int, buffers: Sequence[memoryview]) -> int:
         """Write some of `buffers`, in order; return how many bytes."""
@@ -294,6 +316,10 @@ class HeldCalls(PlainCalls):
     def remove(self, path: str | os.PathLike[str]) -> None:
         """Remove a file."""
         self._do(path, self._unlink, os.fsencode(path))
+
+    def make_directory(self, path: str | os.PathLike[str]) -> None:
+        """Make a directory."""
+        self._do(path, self._mkdir, os.fsencode(path), 0o777)
 
     def set_mode(self, descriptor: int, mode: int) -> None:
         """Set the mode of an open file."""
@@ -323,6 +349,7 @@ _NO_LINK: Final = 0x100  # AT_SYMLINK_NOFOLLOW
 _NOT_OVER_ANOTHER: Final = 1  # RENAME_NOREPLACE
 _OPEN_FILE: Final = 0x1000  # AT_EMPTY_PATH
 _BASIC_STATUS: Final = 0x7FF
+_BIRTH: Final = 0x800  # STATX_BTIME
 
 PLAIN: Final = PlainCalls()
 
@@ -353,6 +380,7 @@ def make_ready() -> None:
 def prepare(directory: str | os.PathLike[str]) -> None:
     """Look, once, how calls in a directory are made, be it that it is to be made yet.
 
+    Also in those above it of which one is to be made, and in the one above them, where its name is.
     That asks for nothing which could be answered late, but without the GIL, since the directory
     may lie on another machine.
     """
@@ -360,11 +388,13 @@ def prepare(directory: str | os.PathLike[str]) -> None:
     if level in _by_directory:
         return
     make_ready()
-    calls, looked_at = PLAIN, [level]
+    missing = []
     if _held is not None:
         while (kind := _held.kind_of(level)) is None:
+            missing.append(level)
             level = os.path.dirname(level) or "."
-            looked_at.append(level)
-        if kind in _LOCAL:
-            calls = _held
-    _by_directory.update(dict.fromkeys(looked_at, calls))
+        above = os.path.dirname(os.path.abspath(level))
+        found = {level: kind, above: kind if above == level else _held.kind_of(above)}
+        for each, number in (*found.items(), *((each, kind) for each in missing)):
+            _by_directory.setdefault(each, _held if number in _LOCAL else PLAIN)
+    _by_directory.setdefault(os.fspath(directory), PLAIN)

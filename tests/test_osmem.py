@@ -3,16 +3,20 @@
 import errno
 import mmap
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.system import HAS_PROC, mappings_of, open_files, opened_since
-from support.system_calls import Calls
+from support.system_calls import Calls, intercepted
 
 from jessymem import AllocationFailed, RegionBuilder, osmem
 from jessymem.kernels import schema
+from jessymem.short_calls import PlainCalls, calls_in
 
 POSIX = os.name == "posix"
 KIB = 1024
@@ -397,24 +401,63 @@ def test_a_directory_that_cannot_be_made_leaves_none_above_it(tmp_path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
-class Nowhere(type(Path())):
-    """A path on a drive that is not there, as on Windows: its outermost parent is itself."""
+def test_a_name_is_made_durable_once_for_each_directory(tmp_path):
+    store = tmp_path / "store"
+    osmem.prepare_writing(store / "D20")
+    if calls_in(tmp_path).birth_of(tmp_path) is None:
+        pytest.skip("nobody tells here when a directory was made")
+
+    def steps(name: str) -> list[str]:
+        calls = Calls()
+        with intercepted(calls):
+            osmem.make_directory(store / name)
+        return calls.operations
+
+    make, sync = "make directory", "sync directory"
+    assert steps("D20") == [sync, make, sync, make]
+    assert steps("D21") == [make]
+    store.rename(tmp_path / "gone")
+    store.mkdir()
+    assert steps("D22") == [sync, make]
+    shutil.rmtree(store)
+    assert steps("D22") == [make, sync, make]
+    with fails_at(sync), pytest.raises(osmem.NameNotSynced):
+        shutil.rmtree(store)
+        osmem.make_directory(store / "D20")
+    assert steps("D20")[-3:] == [make, sync, make]
+
+
+@contextmanager
+def fails_at(wanted: str) -> Iterator[None]:
+    def fail(operation: str, *details: object) -> None:
+        if operation == wanted:
+            raise OSError(errno.EIO, "no medium")
+
+    with intercepted(fail):
+        yield
+
+
+class Nowhere(PlainCalls):
+    """Calls on a drive that is not there, as on Windows: its outermost parent is itself."""
 
     n_asked = 0
 
-    def exists(self, **how):
-        Nowhere.n_asked += 1
-        if Nowhere.n_asked > 50:
+    def stat(self, path):
+        self.n_asked += 1
+        if self.n_asked > 50:
             raise RuntimeError("goes round in circles")
-        return False
-
-    def mkdir(self, **how):
         raise FileNotFoundError(errno.ENOENT, "no such drive")
 
+    make_directory = stat
 
-def test_a_path_whose_root_is_missing_ends():
+
+def test_a_path_whose_root_is_missing_ends(monkeypatch):
+    nowhere = Nowhere()
+    monkeypatch.setattr(osmem, "calls_in", lambda directory: nowhere)
+    monkeypatch.setattr(osmem, "sync_name", lambda path, made_here: None)
     with pytest.raises(FileNotFoundError):
-        osmem.make_directory(Nowhere("/drive/below"))
+        osmem.make_directory(Path("/drive/below"))
+    assert 0 < nowhere.n_asked < 10
 
 
 @pytest.mark.skipif(not POSIX, reason="directories are not synced elsewhere")

@@ -95,6 +95,9 @@ def test_a_file_is_written_read_and_moved(folder, held):
     assert (folder / "file").read_bytes() == b"ab\0c" and not path.exists()
     held.remove(folder / "file")
     assert not (folder / "file").exists()
+    held.make_directory(folder / "made")
+    (folder / "like").mkdir()
+    assert (folder / "made").stat().st_mode == (folder / "like").stat().st_mode
     assert not opened_since(descriptors)
 
 
@@ -109,6 +112,8 @@ def test_what_is_refused_is_refused_alike(folder, held):
             answer(lambda: calls.set_mode(_CLOSED, 0o600)),
             answer(lambda: calls.lock(_CLOSED, fcntl.LOCK_EX)),
             answer(lambda: calls.remove(folder / "nothing")),
+            answer(lambda: calls.make_directory(folder / "file")),
+            answer(lambda: calls.make_directory(folder / "nothing" / "below")),
             answer(lambda: calls.replace(folder / "nothing", folder / "file"))[:3],
         ]
 
@@ -210,8 +215,9 @@ def test_a_directory_is_looked_at_once_and_with_those_above_that_are_missing(
     assert calls_in(missing) is PLAIN
     osmem.prepare_writing(missing)
     osmem.prepare_writing(missing)
-    assert asked == [str(missing), str(tmp_path / "a"), str(tmp_path)]
-    for directory in (missing, tmp_path / "a", tmp_path):
+    # Where the name of the first one is that is there, is looked at too: it will be synced.
+    assert asked == list(map(str, (missing, *list(missing.parents)[:3])))
+    for directory in (missing, *list(missing.parents)[:3]):
         assert calls_in(directory) is calls_in(missing)
     assert calls_in(tmp_path / "other") is PLAIN
 
@@ -284,6 +290,31 @@ def test_a_crystallization_lets_go_three_times_between_the_bytes_and_their_publi
             )
         assert region_of(manager, "D20").generation > old
     assert ready and len(places) <= 3, places
+
+
+@needs_one_core
+def test_a_layer_beside_a_file_lets_go_three_times_in_all(tmp_path):
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, bytes(200_000))
+    builder.build_to_file(tmp_path / "D20" / "region.mmap")
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        for _ in range(3):  # one file, two of them, a chain
+            layer = learned(manager)
+            places = places_of_handovers(partial(manager.crystallize_proto_dimension, layer))
+            assert len(places) <= 3, places
+        assert len(list((tmp_path / "D20").iterdir())) == 4
+
+
+@needs_one_core
+def test_the_first_write_lets_go_for_its_syncs_and_a_mapping_alone(tmp_path):
+    with MmapManager(64, base_path=tmp_path / "new" / "store") as manager:
+        layer = learned(manager)
+        syncs = Calls()
+        with intercepted(syncs):
+            places = places_of_handovers(partial(manager.crystallize_proto_dimension, layer))
+    n_syncs = sum(operation.startswith("sync") for operation in syncs.operations)
+    assert len(places) <= n_syncs + 1, places
 
 
 @needs_one_core

@@ -212,7 +212,7 @@ class Loader:
                 is_alone = not chain.deltas and dimension not in CORE_DIMENSIONS
                 check = checks_rows or not is_alone
                 region = self._map_file(dimension, path, n_charged, checks_rows=check)
-            n_charged += osmem.round_to_pages(region.size)
+            n_charged += region.n_charged_bytes
             return region
 
         opened = files.open_chain(chain, take)
@@ -225,8 +225,9 @@ class Loader:
         where: Path,
         before: Sequence[MmapRegion],
         loaded: MmapRegion | RegionChain | None,
+        written: osmem.FileIdentity | None,
     ) -> tuple[MmapRegion | RegionChain, int]:
-        """Charge, map and check a file that was written after others; otherwise as `map`.
+        """Charge and map a file that was written after others; otherwise as `map`.
 
         Parameters
         ----------
@@ -234,9 +235,11 @@ class Loader:
             The files that it follows; none: it is the region file.
         loaded : MmapRegion, RegionChain or None
             What is loaded of the dimension.
+        written : FileIdentity or None
+            Which file it was; if it still is, it need not be checked.
         """
-        n_before = sum(osmem.round_to_pages(region.size) for region in before)
-        members = [*before, self._map_file(dimension, where, n_before)]
+        n_before = sum([region.n_charged_bytes for region in before])
+        members = [*before, self._map_file(dimension, where, n_before, written)]
         held = () if loaded is None else loaded.members
         below = self._simulated_below(dimension, members, held)
         return self.assemble([*below, *members], before=loaded)
@@ -284,7 +287,7 @@ class Loader:
                     osmem.keep_with(member.data, charge)
                     member.charge_id = charge.id
                     charged.append(member)
-                n_charged += osmem.round_to_pages(member.size)
+                n_charged += member.n_charged_bytes
             if opened is None:
                 opened = members[0] if len(members) == 1 else RegionChain(members, before)
             for table in {id(each): each for each in (*members, opened)}.values():
@@ -317,13 +320,25 @@ class Loader:
         return self._budget.reserve(charge_id, dimension, n_bytes, beside)
 
     def _map_file(
-        self, dimension: DimensionId, where: Path, beside: int, *, checks_rows: bool = True
+        self,
+        dimension: DimensionId,
+        where: Path,
+        beside: int,
+        written: osmem.FileIdentity | None = None,
+        *,
+        checks_rows: bool = True,
     ) -> MmapRegion:
         charge_id = self.new_region_id()
         charge = partial(self._budget.reserve, charge_id, dimension, beside=beside)
         config = self._config
         region = MmapRegion.admitted(
-            dimension, where, config.taking, config.advice, charge, checks_rows=checks_rows
+            dimension,
+            where,
+            config.taking,
+            config.advice,
+            charge,
+            written,
+            checks_rows=checks_rows,
         )
         region.charge_id = charge_id
         return region

@@ -19,6 +19,7 @@ from weakref import ref
 
 import xxhash
 
+from jessymem import osmem
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.engine import Engine
@@ -40,7 +41,7 @@ from jessymem.learning.checks import check_writable, is_in_memory_alone
 from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.overlays import is_same
 from jessymem.learning.region import Base, name_of_new
-from jessymem.logger import logger
+from jessymem.logger import INFO, logger
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
@@ -148,11 +149,14 @@ class Written(NamedTuple):
         Those that it follows, the region file first; none where it is the region file.
     layers : list of LearnedLayer
         What was learned and is in there now.
+    identity : FileIdentity or None
+        Which file it is.
     """
 
     path: Path
     before: tuple[MmapRegion, ...]
     layers: list[LearnedLayer]
+    identity: osmem.FileIdentity | None
 
 
 class Present(NamedTuple):
@@ -288,7 +292,8 @@ def _write(
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
     put = files.put_delta if planned.before else partial(files.put, replaces=current is not None)
-    return Written(put(planned.pieces, generation), planned.before, layers)
+    path = put(planned.pieces, generation)
+    return Written(path, planned.before, layers, files.written_identity)
 
 
 def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> int:
@@ -338,10 +343,10 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
 
     `done` has the `id` of each layer that is in the files now; under the writer lock.
     """
-    path, before = written.path, written.before
+    path, before, identity = written.path, written.before, written.identity
     loaded = engine.snapshot.get(dimension)
     try:
-        load = partial(engine.loader.follow, dimension, path, before, loaded.base)
+        load = partial(engine.loader.follow, dimension, path, before, loaded.base, identity)
         engine.publish_base(*engine.making_room(dimension, load))
     except (LimitExceeded, AllocationFailed) as error:
         is_headroom = isinstance(error, LimitExceeded) and error.limit != engine.budget.limit_bytes
@@ -463,6 +468,8 @@ def _publish_deleted(engine: Engine, dimension: DimensionId, written: Written) -
 def _log(
     event: str, dimension: DimensionId, path: Path, ids: list[LayerId], n_bytes: int, start: float
 ) -> None:
+    if not logger.isEnabledFor(INFO):
+        return
     logger.info(
         "%s %s: %d layers, %d bytes, %s",
         event,

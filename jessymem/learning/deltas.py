@@ -31,12 +31,14 @@ class Plan(NamedTuple):
     @property
     def n_chain_bytes(self) -> int:
         """How much of the budget the files take together, in bytes."""
-        sizes = (self.n_bytes, *(region.size for region in self.before))
-        return sum(map(osmem.round_to_pages, sizes))
+        n_before = sum([region.n_charged_bytes for region in self.before])
+        return osmem.round_to_pages(self.n_bytes) + n_before
 
 
 def is_missing(loaded: Base, found: Base) -> bool:
     """Tell whether deltas that are loaded are no longer on disk, nor in what took their place."""
+    if found is loaded:
+        return False
     files = [member for member in loaded.members if member.path is not None]
     if files[0].edition != found.members[0].edition:
         return False  # another region file: it stands for itself
@@ -76,7 +78,7 @@ def plan(
     deleted : collection of int
         Numbers of layers that are to be gone.
     """
-    if current is None or not all(each.layout.is_extended for each in current.members):
+    if current is None or not all(each.generation for each in current.members):  # one is plain
         return None
     base, *older = current.members
     if base.path is None:  # simulated
@@ -98,6 +100,6 @@ def plan(
         n_bytes, pieces = lay_out(
             [*gathered, *new], follows=follows, replaces=replaces, deleted=sorted(gone)
         )
-    if n_bytes + sum(each.size for each in older[:n_left]) > limit:
+    if n_bytes + sum([each.size for each in older[:n_left]]) > limit:
         return None
     return Plan(current.members[: n_left + 1], n_bytes, pieces)

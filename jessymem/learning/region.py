@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from jessymem.aligned import aligned_copy
 from jessymem.core_dimensions import core_dimensions
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
@@ -19,6 +20,7 @@ from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.name_table import NameTable
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.rows import insert_rows
 from jessymem.regions.table import Extents, LayerTable
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class LearnedRegion(LayerTable):
         """
         rows, extents = _rows_under(base)
         empty = cls(dimension, base, SharedRows(rows, extents, {}), len(rows))
-        return empty._merged(sorted(learned, key=_number))
+        return empty.with_layers(learned)
 
     @property
     def base(self) -> Base | None:
@@ -136,12 +138,11 @@ class LearnedRegion(LayerTable):
         given = sorted(layers, key=_number)
         if not given:
             return self
-        n_rows, shared = len(self.rows), self._shared
-        is_above = not n_rows or given[0].number > int(self.rows["layer_num"][-1])
-        if is_above and shared.has_space(n_rows, len(given)):
-            shared.append(_describe(given, self._base), given)
+        fresh, shared = _describe(given, self._base), self._shared
+        if shared.has_space(len(self.rows), fresh):
+            shared.append(fresh, given)
             return LearnedRegion(self.dimension_id, self._base, shared, shared.n_rows)
-        return self._merged(given)
+        return self._merged(given, fresh)
 
     def drop_unpublished(self) -> None:
         """Forget what was added behind this state's rows; under the writer lock."""
@@ -151,7 +152,7 @@ class LearnedRegion(LayerTable):
         """Return the dimension without some learned layers; what lies under them is seen again."""
         gone = np.array(sorted(numbers), np.int64)
         positions = np.searchsorted(self.rows["layer_num"], gone)
-        rows, extents = self.rows.copy(), self._seen_extents()
+        rows, extents = aligned_copy(self.rows), self._seen_extents()
         is_under = np.zeros(len(gone), bool)
         if self._base is not None:
             is_under[:] = [self._base.has_layer(number) for number in gone.tolist()]
@@ -165,9 +166,9 @@ class LearnedRegion(LayerTable):
             del learned[number]
         return self._remade(rows, extents, learned)
 
-    def _merged(self, given: list[LearnedLayer]) -> LearnedRegion:
-        """Put `given` layers among the rows, each in the place of its number."""
-        fresh, rows = _describe(given, self._base), self.rows
+    def _merged(self, given: list[LearnedLayer], fresh: NDArray[np.void]) -> LearnedRegion:
+        """Put `given` layers, with `fresh` rows, among those, each in the place of its number."""
+        rows = self.rows
         places, extents = extents_of(given), self._seen_extents()
         numbers = fresh["layer_num"]
         positions = np.searchsorted(rows["layer_num"], numbers)
@@ -175,9 +176,9 @@ class LearnedRegion(LayerTable):
         inside = positions < len(rows)
         is_known[inside] = rows["layer_num"][positions[inside]] == numbers[inside]
         if is_known.all():
-            rows = rows.copy()
+            rows = aligned_copy(rows)
         else:
-            rows = np.insert(rows, positions[~is_known], fresh[~is_known])
+            rows = insert_rows(rows, positions[~is_known], fresh[~is_known])
             new = without(places, np.flatnonzero(is_known))
             extents = inserted(extents, positions[~is_known], new)
         if is_known.any():

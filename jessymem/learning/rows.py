@@ -1,9 +1,4 @@
-"""`SharedRows`: arrays that successive states of one dimension share while layers are only added.
-
-A state sees so many rows as there were when it was published; what is written behind them is seen
-by later states alone. So adding a layer above the highest number copies nothing, however many there
-are. Any other change makes new ones. Used under the writer lock.
-"""
+"""`SharedRows`: the rows of a dimension in which layers are learned, and those layers."""
 
 from __future__ import annotations
 
@@ -12,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from jessymem.aligned import aligned_zeros
 from jessymem.kernels import schema as s
+from jessymem.regions.rows import GrowingRows
 from jessymem.regions.table import Extents
 
 if TYPE_CHECKING:
@@ -67,7 +62,7 @@ def _as_array(owners: Sequence[memoryview]) -> NDArray[np.object_]:
     return np.fromiter(owners, object, len(owners))
 
 
-class SharedRows:
+class SharedRows(GrowingRows):
     """Rows, index and learned layers, with space for more.
 
     Parameters
@@ -81,10 +76,6 @@ class SharedRows:
 
     Attributes
     ----------
-    n_rows : int
-        How many rows are taken.
-    n_begun : int
-        As `n_rows`, but counted from the moment at which they begin to be added.
     learned : dict of int to LearnedLayer
     named : dict of bytes to list of int, or None
         The numbers of learned layers by name; None: nobody has asked for any yet.
@@ -97,52 +88,25 @@ class SharedRows:
         learned: dict[int, LearnedLayer],
     ) -> None:
         n_rows = len(rows)
-        self._rows = aligned_zeros(max(_MIN_ROWS, n_rows * 5 // 4), s.LAYER)
-        self._rows[:n_rows] = rows
-        self._owners = list(extents.owners)
+        super().__init__(rows, max(_MIN_ROWS - n_rows, n_rows // 4))
+        self._owners = list(extents.owners[:n_rows])
         self._starts, self._ends = np.zeros((2, len(self._rows)), np.uint64)
         self._starts[:n_rows], self._ends[:n_rows] = extents.starts, extents.ends
-        self._index: NDArray[np.uint16] | None = None
-        self.n_rows = self.n_begun = n_rows
         self.learned = learned
         self.named: dict[bytes, list[int]] | None = None
-
-    def rows(self, n_rows: int) -> NDArray[np.void]:
-        """Return the first rows."""
-        return self._rows[:n_rows]
 
     def extents(self, n_rows: int) -> Extents:
         """Return where the contents of the first rows are; owners go on behind them."""
         return Extents(self._owners, self._starts[:n_rows], self._ends[:n_rows])
 
-    def index(self, n_rows: int) -> NDArray[np.uint16] | None:
-        """Return the index of the first rows: number to row; None where they are the same."""
-        last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
-        if last == n_rows - 1:
-            return None
-        if self._index is None:
-            numbers = self._rows["layer_num"][: self.n_rows]
-            self._index = np.full(s.MAX_LAYERS, s.NO_LAYER, s.LAYER_INDEX)
-            self._index[numbers] = np.arange(self.n_rows, dtype=s.LAYER_INDEX)
-        return self._index[: last + 1]
-
-    def has_space(self, n_rows: int, n_more: int) -> bool:
-        """Tell whether more rows fit behind the first `n_rows`, and those are the last ones."""
-        return self.n_begun == n_rows and n_rows + n_more <= len(self._rows)
-
     def append(self, rows: NDArray[np.void], layers: list[LearnedLayer]) -> None:
         """Add layers whose numbers are above all that there are, ascending."""
-        first, end = self.n_rows, self.n_rows + len(rows)
-        self.n_begun = end
-        self._rows[first:end] = rows
-        if self._index is not None:
-            self._index[rows["layer_num"]] = np.arange(first, end, dtype=s.LAYER_INDEX)
-        self._owners[first:], self._starts[first:end], self._ends[first:end] = extents_of(layers)
+        at = self.extend(rows)
+        self._owners[at.start :], self._starts[at], self._ends[at] = extents_of(layers)
         for layer in layers:
             self.learned[layer.number] = layer
         if self.named is not None:
             _note_names(self.named, layers)
-        self.n_rows = end
 
     def keep_names(self) -> None:
         """Make `named`, to which layers are added from then on."""
@@ -155,7 +119,7 @@ class SharedRows:
         """Forget what was added, or begun to be, behind the first `n_rows`; nobody has seen it."""
         if self.n_begun == n_rows:
             return
-        last = int(self._rows["layer_num"][n_rows - 1]) if n_rows else -1
+        last = self.last_number(n_rows)
         self.named = None
         del self._owners[n_rows:]
         for number in [each for each in self.learned if each > last]:

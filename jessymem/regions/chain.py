@@ -8,19 +8,17 @@ from there to whichever file has the content.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import chain
-from sys import getsizeof
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 import jessymem
-from jessymem.aligned import aligned_zeros
+from jessymem.aligned import aligned_copy
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.regions import layout
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.rows import Columns, GrowingRows, lay_over, newest
 from jessymem.regions.table import Extents, LayerTable
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 class _Origins(NamedTuple):
     """Where each row of a chain comes from."""
 
-    numbers: NDArray[np.uint16]
     members: tuple[MmapRegion, ...]
     which: NDArray[np.uint8]  # of the members
     rows: NDArray[np.uint16]  # in that member
@@ -40,8 +37,7 @@ class _Origins(NamedTuple):
     @property
     def contents(self) -> NDArray[np.object_]:
         """The bytes of each member."""
-        contents = (member.reader[0] for member in self.members)
-        return np.fromiter(contents, object, len(self.members))
+        return _contents_of(self.members)
 
 
 class RegionChain(LayerTable):
@@ -53,6 +49,11 @@ class RegionChain(LayerTable):
         The lowest first.
     before : MmapRegion, RegionChain or None
         What is known of all but the last of them: then only that one's rows are read.
+
+    Raises
+    ------
+    OutOfBounds
+        If a file was changed under its mapping.
     """
 
     def __init__(
@@ -66,20 +67,12 @@ class RegionChain(LayerTable):
         self.edition, self.generation, self.state = newest.edition, newest.generation, newest.state
         self.flags = newest.layout.flags
         self.size = lowest.size
-        known = before if isinstance(before, RegionChain) else None
-        if known is not None and (
-            known.members != self._members[:-1] or _shows_what_is_below(self._members)
-        ):
-            known = None
-        self._origins, rows = _merge(self._members, known)
-        self.rows = aligned_zeros(len(rows), s.LAYER)
-        self.rows[:] = rows
-        self.index = layout.build_index(self.rows)
+        self._table = self._table_after(before)
+        n_rows = self._table.n_rows
+        self.rows, self.index = self._table.rows(n_rows), self._table.index(n_rows)
+        origins = self._origins = _Origins(self._members, *self._table.origins(n_rows))
         self.leads_outside = True
-        self.table_charge: Any = None  # a `jessymem.budget.Charge`
-        origins = self._origins
-        owners = origins.contents[origins.which].tolist()
-        self.extents = Extents(owners, origins.starts, origins.ends)
+        self.extents = Extents(self._table.owners, origins.starts, origins.ends)
         self._cut_reader(lowest.reader[0])
 
     @property
@@ -98,15 +91,14 @@ class RegionChain(LayerTable):
     @property
     def charge_ids(self) -> tuple[int, ...]:
         """What the budget counts for its members and its tables."""
-        members = chain.from_iterable(member.charge_ids for member in self.members)
-        own = () if self.table_charge is None else (self.table_charge.id,)
-        return (*members, *own)
+        found = [each.charge_id for each in self._members if each.charge_id is not None]
+        return (*found, *[charge.id for charge in self.table_charges])
 
     @property
     def table_charges(self) -> tuple[Any, ...]:
         """What its private tables cost, and its members'."""
-        members = chain.from_iterable(member.table_charges for member in self.members)
-        return (*members, *(() if self.table_charge is None else (self.table_charge,)))
+        parts: tuple[Any, ...] = (*self._members, self)
+        return tuple([each.table_charge for each in parts if each.table_charge is not None])
 
     @property
     def created_at(self) -> int:
@@ -116,10 +108,21 @@ class RegionChain(LayerTable):
     @property
     def table_bytes(self) -> int:
         """How long its private tables are."""
-        origins = self._origins
-        tables = (self.rows, self.index, origins.which, origins.rows, origins.starts, origins.ends)
-        n_owners = getsizeof(self.reader[5])
-        return n_owners + sum(table.nbytes for table in tables if table is not None)
+        return self._table.n_bytes
+
+    @property
+    def table_charge(self) -> Any:
+        """What the budget counts for its tables, a `jessymem.budget.Charge`; None: nothing."""
+        return self._table.charge
+
+    @table_charge.setter
+    def table_charge(self, charge: Any) -> None:
+        self._table.charge = charge
+
+    @property
+    def content_address(self) -> int:
+        """From where the offsets of contents are counted: the lowest one's first byte."""
+        return self._members[0].content_address
 
     @property
     def is_viewed(self) -> bool:
@@ -134,7 +137,7 @@ class RegionChain(LayerTable):
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending."""
-        return np.array(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
+        return aligned_copy(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
 
     @property
     def has_simulated(self) -> bool:
@@ -173,14 +176,14 @@ class RegionChain(LayerTable):
 
     def numbers_named(self, name: bytes) -> list[int]:
         """Return the numbers of the layers that have a name, ascending."""
-        origins, found = self._origins, []
+        origins, numbers, found = self._origins, self.numbers, []
         for which, member in enumerate(self.members):
             for there in member.rows_named(name):
-                row = int(np.searchsorted(origins.numbers, member.rows[there]["layer_num"]))
+                row = int(np.searchsorted(numbers, member.rows[there]["layer_num"]))
                 if row == len(origins.which):
                     continue
                 if (origins.which[row], origins.rows[row]) == (which, there):  # it is the newest
-                    found.append(int(origins.numbers[row]))
+                    found.append(int(numbers[row]))
         return sorted(found)
 
     def rows_matching(self, pattern: jessymem.hints.NamePattern) -> NDArray[np.bool_]:
@@ -230,7 +233,7 @@ class RegionChain(LayerTable):
     ) -> list[jessymem.hints.LayerDraft]:
         """Return the layers that come from a member or a later one; otherwise as `drafts`."""
         origins = self._origins
-        left = ~np.isin(origins.numbers, np.fromiter(without, np.int64, len(without)))
+        left = ~np.isin(self.numbers, np.fromiter(without, np.int64, len(without)))
         found: list[jessymem.hints.LayerDraft] = []
         for which, member in enumerate(self.members):
             if which >= first and member.path is not None:
@@ -264,6 +267,27 @@ class RegionChain(LayerTable):
         origins = self._origins
         return self.members[origins.which[row]], int(origins.rows[row])
 
+    def _table_after(self, before: MmapRegion | RegionChain | None) -> _ChainRows:
+        """Return the table of the members, which goes on from what is known, if it is of them."""
+        members, last = self._members, len(self._members) - 1
+        is_known = isinstance(before, RegionChain) and before.members[:last] == members[:last]
+        if is_known and not len(members[last].layout.deleted):
+            known: RegionChain = before  # type: ignore[assignment]
+            fresh, is_longer = _columns_of(members, last), len(known.members) == last
+            if is_longer and known._table.has_space(len(known.rows), fresh[0]):
+                known._table.append(fresh, members[last])
+                return known._table
+            laid = lay_over(known.columns, fresh)
+            # Of members that the last one has taken the place of, nothing may be left.
+            if is_longer or np.count_nonzero(laid[1] >= last) == len(fresh[0]):
+                return _ChainRows(laid, members)
+        tables: list[Columns] = []
+        for at, member in enumerate(members):
+            if len(member.layout.deleted):
+                tables = [_without(member.layout.deleted, table, members) for table in tables]
+            tables.append(_columns_of(members, at))
+        return _ChainRows(lay_over(tables[0], newest(tables[1:])), members)
+
 
 def _without(
     deleted: NDArray[np.uint16], columns: tuple[NDArray[Any], ...], members: tuple[MmapRegion, ...]
@@ -275,48 +299,72 @@ def _without(
     return tuple(column[left] for column in columns)
 
 
-def _shows_what_is_below(members: tuple[MmapRegion, ...]) -> bool:
-    """Tell whether the newest of members deletes what a simulation may have too."""
-    return members[0].path is None and len(members[-1].layout.deleted) > 0
+class _ChainRows(GrowingRows):
+    """The rows of a chain, and of each where it comes from.
 
-
-def _merge(
-    members: tuple[MmapRegion, ...], before: RegionChain | None
-) -> tuple[_Origins, NDArray[np.void]]:
-    """Lay the members' rows over each other, in a copy that is checked.
-
-    Parameters
+    Attributes
     ----------
-    before : RegionChain or None
-        What all but the last of them are together, if that is known.
-
-    Raises
-    ------
-    OutOfBounds
-        If a file was changed under its mapping.
+    owners : list of memoryview
+        Per row, the bytes of its member.
+    charge : jessymem.budget.Charge or None
+        What it costs.
     """
-    origin = members[0].content_address
-    tables: list[tuple[NDArray[Any], ...]] = [] if before is None else [before.columns]
-    first = 0 if before is None else len(members) - 1
-    for number, member in enumerate(members[first:], first):
-        rows = member.private_rows()
-        starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
-        shift = np.uint64((member.content_address - origin) % 2**64)  # it wraps around
+
+    def __init__(self, columns: Columns, members: tuple[MmapRegion, ...]) -> None:
+        rows, *origins = columns
+        n_rows = len(rows)
+        n_spare = max(s.MAX_DELTAS, n_rows // 8)
+        last = int(rows["layer_num"][-1]) if n_rows else -1
+        super().__init__(rows, n_spare, min(last + 1 + n_spare, s.MAX_LAYERS))
+        self._origins = [aligned_copy(each, np.zeros(n_spare, each.dtype)) for each in origins]
+        self.index(n_rows)
+        self.owners: list[memoryview] = _contents_of(members)[origins[0]].tolist()
+        self.charge: Any = None
+
+    def origins(self, n_rows: int) -> Columns:
+        """Return the further columns of the first rows, as `_Origins` has them."""
+        return tuple([each[:n_rows] for each in self._origins])
+
+    def has_space(self, n_rows: int, rows: NDArray[np.void]) -> bool:
+        """Tell whether rows can be added, as `GrowingRows`, and need no index that is not there."""
+        if not super().has_space(n_rows, rows):
+            return False
+        n_after = n_rows + len(rows)
+        return self._index is not None or int(rows["layer_num"][-1]) == n_after - 1
+
+    def append(self, columns: Columns, member: MmapRegion) -> None:
+        """Add rows of a member whose numbers are above all that there are."""
+        rows, *origins = columns
+        places = self.extend(rows)
+        for column, given in zip(self._origins, origins, strict=True):
+            column[places] = given
+        self.owners[places.start :] = [member.reader[0]] * len(rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """How long all of it is, with the space for more."""
+        tables = (self._rows, self._index, *self._origins)
+        n_owners = len(self._rows) * _OWNER_BYTES
+        return n_owners + sum([table.nbytes for table in tables if table is not None])
+
+
+#: What a list takes for an item, with the space that it leaves for more.
+_OWNER_BYTES: Final = 9
+
+
+def _contents_of(members: tuple[MmapRegion, ...]) -> NDArray[np.object_]:
+    return np.fromiter((member.reader[0] for member in members), object, len(members))
+
+
+def _columns_of(members: tuple[MmapRegion, ...], at: int) -> Columns:
+    """Return the columns of one of some members."""
+    member = members[at]
+    rows = member.private_rows()
+    starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
+    if at:
+        away = member.content_address - members[0].content_address
+        shift = np.uint64(away % 2**64)  # it wraps around
         rows["content_offset"] += shift
         rows["content_end"] += shift
-        which = np.full(len(rows), number, np.uint8)
-        if len(member.layout.deleted):
-            tables = [_without(member.layout.deleted, table, members) for table in tables]
-        tables.append((rows, which, np.arange(len(rows), dtype=np.uint16), starts, ends))
-    rows, which, there, starts, ends = (
-        np.concatenate(column) for column in zip(*tables, strict=True)
-    )
-    order = np.lexsort((which, rows["layer_num"]))
-    numbers = rows["layer_num"][order]
-    is_newest = np.ones(len(order), bool)
-    is_newest[:-1] = numbers[1:] != numbers[:-1]
-    order = order[is_newest]
-    origins = _Origins(
-        numbers[is_newest], members, which[order], there[order], starts[order], ends[order]
-    )
-    return origins, rows[order]
+    which, there = np.full(len(rows), at, np.uint8), np.arange(len(rows), dtype=np.uint16)
+    return rows, which, there, starts, ends

@@ -48,6 +48,7 @@ class Chain(NamedTuple):
     base: Path
     base_edition: Edition | None = None  # None: there are no deltas, or the file has no edition
     deltas: tuple[Delta, ...] = ()  # each follows the one before, the first one the base
+    base_identity: osmem.FileIdentity | None = None  # where there are deltas
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -88,7 +89,10 @@ def choose(base: Edition | None, replaces: int, deltas: Iterable[Delta]) -> Choi
         All that are whole. Each is of a higher generation than what it follows, so none leads back
         to itself.
     """
-    found = sorted(deltas, key=lambda delta: delta.edition)
+    found = sorted(deltas, key=_edition)
+    editions = [base, *map(_edition, found)]
+    if len(found) <= s.MAX_DELTAS and all(map(_follows, found, editions)):  # all in one line
+        return Choice(tuple(found), (), (), ())
     leading: dict[Edition, list[Delta]] = {} if base is None else {base: []}
     best: list[Delta] = []
     for delta in found:
@@ -101,8 +105,9 @@ def choose(base: Edition | None, replaces: int, deltas: Iterable[Delta]) -> Choi
     if base is not None and replaces:
         spans.append(range(replaces, base.generation))
     replaced, forked, stale = [], [], []
+    chosen = set(map(id, best))
     for delta in found:
-        if delta in best:
+        if id(delta) in chosen:
             continue
         if any(delta.edition.generation in span for span in spans):
             replaced.append(delta)
@@ -111,6 +116,14 @@ def choose(base: Edition | None, replaces: int, deltas: Iterable[Delta]) -> Choi
         else:
             stale.append(delta)
     return Choice(tuple(best), tuple(replaced), tuple(forked), tuple(stale))
+
+
+def _edition(delta: Delta) -> Edition:
+    return delta.edition
+
+
+def _follows(delta: Delta, before: Edition | None) -> bool:
+    return delta.follows == before
 
 
 def peek_delta(

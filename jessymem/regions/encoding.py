@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import xxhash
@@ -17,13 +16,11 @@ from jessymem.regions import faults
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.layout import Edition, Extension
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _ENTRY: Final = struct.Struct("<HBfI")  # LAYER_ENTRY
 _EXTENT: Final = struct.Struct("<QI")  # LAYER_EXTENT
 _LENGTH: Final = struct.Struct("<I")
 _CHECKSUM: Final = struct.Struct("<Q")
+_ROW: Final = struct.Struct("<QQQIfHBBIIIIIII")  # LAYER
 
 
 def write_layout(
@@ -50,33 +47,29 @@ def write_layout(
     RegionFormatError
         If the metadata would pass MAX_METADATA_BYTES.
     """
-    drafts = sorted(drafts, key=lambda draft: draft.layer)
+    drafts = sorted(drafts, key=_layer)
     keywords = [_join_keywords(draft.keywords) for draft in drafts]
     entries_size = len(drafts) * s.MIN_ENTRY_BYTES + sum(map(len, keywords))
     table_offset = _align(s.HEADER_BYTES + entries_size)
     heap_offset = table_offset + len(drafts) * s.LAYER_BYTES
-    rows, heap = _fill_table(dimension, drafts, keywords)
+    heap_size = sum(map(_heap_bytes, drafts, keywords))
     gone = np.array(deleted, s.DELETED).tobytes()
-    deleted_offset = heap_offset + len(heap)
+    deleted_offset = heap_offset + heap_size
     content_start = _align(deleted_offset + len(gone))
     if content_start > s.MAX_METADATA_BYTES:
         raise _too_much(dimension, content_start)
-    contents, total_size = _place_contents(drafts, rows, content_start)
+    entries, rows, heap, contents, total_size = _lay_out(drafts, keywords, content_start)
     metadata = bytearray(content_start - s.HEADER_BYTES)
-    entries = _join_entries(drafts, keywords, rows)
-    metadata[: len(entries)] = entries
-    at = table_offset - s.HEADER_BYTES
-    metadata[at : at + rows.nbytes] = rows.tobytes()
-    at = heap_offset - s.HEADER_BYTES
-    metadata[at : at + len(heap)] = heap
-    at = deleted_offset - s.HEADER_BYTES
-    metadata[at : at + len(gone)] = gone
+    parts = (s.HEADER_BYTES, entries), (table_offset, rows), (heap_offset, heap)
+    for start, part in (*parts, (deleted_offset, gone)):
+        at = start - s.HEADER_BYTES
+        metadata[at : at + len(part)] = part
     extension = Extension(
         generation=generation,
         created_at=created_at,
         table_offset=table_offset,
         heap_offset=heap_offset,
-        heap_size=len(heap),
+        heap_size=heap_size,
         content_start=content_start,
         metadata_xxh3=xxhash.xxh3_64_intdigest(metadata),
         follows_generation=follows.generation if follows else 0,
@@ -94,19 +87,11 @@ def write_layout(
 def _encode_header(
     dimension: DimensionId, name: bytes, total_size: int, n_layers: int, extension: Extension
 ) -> bytes:
-    record = np.zeros(1, s.EXTENSION)
-    record["extension_magic"] = s.EXTENSION_MAGIC
-    for field, value in extension._asdict().items():
-        record[field] = value
-    header = np.zeros(1, s.HEADER)
-    header["dimension_id"] = dimension
-    header["dimension_name_len"] = len(name)
-    header["dimension_name"] = name
-    header["total_size"] = total_size
-    header["layer_count"] = n_layers
-    header["magic"] = s.MAGIC
-    header["reserved"] = record.tobytes()
-    raw = header.tobytes()[: s.CHECKED_HEADER_BYTES]
+    padding, checksum = bytes(s.EXTENSION["padding"].itemsize), 0
+    record = np.array((s.EXTENSION_MAGIC, *extension, padding, checksum), s.EXTENSION)
+    reserved = record.tobytes()
+    facts = dimension, len(name), name.ljust(s.MAX_NAME_BYTES, b"\0"), total_size, n_layers
+    raw = np.array((*facts, s.MAGIC, reserved), s.HEADER).tobytes()[: s.CHECKED_HEADER_BYTES]
     return raw + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(raw))
 
 
@@ -117,66 +102,55 @@ def _too_much(dimension: DimensionId, n_bytes: int) -> RegionFormatError:
     return faults.broken(source, "metadata", s.HEADER_BYTES, expected, n_bytes)
 
 
-def _fill_table(
-    dimension: DimensionId, drafts: Sequence[LayerDraft], keywords: Sequence[bytes]
-) -> tuple[NDArray[Any], bytes]:
-    """Make the rows, all but their extents, and the heap that they point into."""
-    rows = np.zeros(len(drafts), s.LAYER)
-    texts = {
-        "name": [draft.name for draft in drafts],
-        "keywords": keywords,
-        "array": [draft.array_header for draft in drafts],
-    }
-    sizes = {kind: np.array([len(text) for text in texts[kind]], "u8") for kind in texts}
-    ends = np.cumsum(sum(sizes.values()))
-    if len(drafts) and int(ends[-1]) > s.MAX_METADATA_BYTES:
-        raise _too_much(dimension, int(ends[-1]))
-    starts = ends - sum(sizes.values())
-    for kind, n_bytes in sizes.items():
-        rows[f"{kind}_offset"] = np.where(n_bytes, starts, 0) if kind == "array" else starts
-        rows[f"{kind}_size"] = n_bytes
-        starts = starts + n_bytes
-    rows["layer_num"] = [draft.layer for draft in drafts]
-    rows["depth"] = [draft.depth for draft in drafts]
-    rows["frequency"] = [draft.frequency for draft in drafts]
-    rows["encoding"] = [draft.encoding for draft in drafts]
-    rows["keyword_count"] = [len(draft.keywords) for draft in drafts]
-    rows["parent"] = [int(draft.parent or 0) for draft in drafts]
-    rows["content_xxh3"] = [_checksum(draft) for draft in drafts]
-    return rows, b"".join(chain.from_iterable(zip(*texts.values(), strict=True)))
+def _lay_out(
+    drafts: Sequence[LayerDraft], keywords: Sequence[bytes], content_start: int
+) -> tuple[bytes, bytes, bytes, list[Any], int]:
+    """Return plain entries, rows, heap, and the pieces of contents, each aligned, with their end.
+
+    One pass over all: of many layers, each column for itself would take as long, and of a single
+    one ten times as long.
+    """
+    entries: list[bytes] = []
+    rows: list[bytes] = []
+    heap: list[bytes] = []
+    pieces: list[Any] = []
+    end, in_heap = content_start, 0
+    for draft, block in zip(drafts, keywords, strict=True):
+        name, array, content = draft.name, draft.array_header, draft.content
+        n_bytes, n_keywords = len(content), len(draft.keywords)
+        start = _align(end) if n_bytes else end
+        pieces += (bytes(start - end), content)
+        end = start + n_bytes
+        entries += (
+            _ENTRY.pack(draft.layer, draft.depth, draft.frequency, n_keywords),
+            block,
+            _EXTENT.pack(start, n_bytes),
+        )
+        heap += (name, block, array)
+        keywords_at = in_heap + len(name)
+        array_at = keywords_at + len(block)
+        row = (
+            *(start, end, _checksum(draft), int(draft.parent or 0), draft.frequency, draft.layer),
+            *(draft.depth, draft.encoding, n_keywords, in_heap, len(name), keywords_at, len(block)),
+            *(array_at if array else 0, len(array)),
+        )
+        rows.append(_ROW.pack(*row))
+        in_heap = array_at + len(array)
+    return b"".join(entries), b"".join(rows), b"".join(heap), pieces, end
+
+
+def _layer(draft: LayerDraft) -> int:
+    return draft.layer
+
+
+def _heap_bytes(draft: LayerDraft, keywords: bytes) -> int:
+    return len(draft.name) + len(keywords) + len(draft.array_header)
 
 
 def _checksum(draft: LayerDraft) -> int:
     if draft.content_xxh3 is not None:
         return draft.content_xxh3
     return xxhash.xxh3_64_intdigest(draft.content)
-
-
-def _place_contents(
-    drafts: Sequence[LayerDraft], rows: NDArray[Any], content_start: int
-) -> tuple[list[Any], int]:
-    """Give every content its aligned offset in `rows`; return the pieces and their end."""
-    pieces: list[Any] = []
-    end = content_start
-    for i, draft in enumerate(drafts):
-        start = _align(end) if len(draft.content) else end
-        pieces += [bytes(start - end), draft.content]
-        end = start + len(draft.content)
-        rows[i]["content_offset"] = start
-        rows[i]["content_end"] = end
-    return pieces, end
-
-
-def _join_entries(
-    drafts: Sequence[LayerDraft], keywords: Sequence[bytes], rows: NDArray[Any]
-) -> bytes:
-    starts = rows["content_offset"].tolist()
-    return b"".join(
-        _ENTRY.pack(draft.layer, draft.depth, draft.frequency, len(draft.keywords))
-        + block
-        + _EXTENT.pack(start, len(draft.content))
-        for draft, block, start in zip(drafts, keywords, starts, strict=True)
-    )
 
 
 def _join_keywords(keywords: Sequence[bytes]) -> bytes:

@@ -12,9 +12,9 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -35,6 +35,7 @@ from jessymem.errors import (
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.logger import logger
+from jessymem.pieces import gather
 from jessymem.regions import faults
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import (
@@ -56,7 +57,7 @@ T = TypeVar("T")
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
 
-# So many files' first bytes are remembered together.
+# So many files' first bytes are remembered together, and what so many names say.
 _N_PEEKED: Final = 4_096
 
 _DELTA_NAME: Final = re.compile(r"\.d[1-9][0-9]*\.")
@@ -86,13 +87,40 @@ def held_at(path: Path, held: Sequence[MmapRegion], *, is_peeked: bool) -> MmapR
     no inode that would vouch for it.
     """
     found = osmem.identity_at(path) if held else None
+    return None if found is None else _held_as(found, held, is_peeked=is_peeked)
+
+
+def _held_as(
+    found: osmem.FileIdentity, held: Iterable[MmapRegion], *, is_peeked: bool
+) -> MmapRegion | None:
+    """Return the one of some regions that is a certain file, as `held_at`."""
     for region in held:
         mine = region.identity
-        if mine is None or found is None:
+        if mine is None or mine[:3] != found[:3]:
             continue
-        is_same_inode = is_peeked and region.state == s.REGION_MAPPED and mine[:3] == found[:3]
-        if mine == found or is_same_inode:
+        if mine == found or (is_peeked and region.state == s.REGION_MAPPED):
             return region
+    return None
+
+
+class _Name(NamedTuple):
+    """What the name of a file says that lies beside a region file."""
+
+    kind: str  # "d": of a delta; "g": of a generation; "": of what killed writers left
+    generation: int
+    path: Path
+
+
+@lru_cache(_N_PEEKED)
+def _read_name(file: str, short_name: str, name: str) -> _Name | None:
+    """Tell what a name beside a region file says; None: it has nothing to do with that."""
+    beside = Path(file)
+    stem, suffix = re.escape(beside.stem), re.escape(beside.suffix)
+    found = re.fullmatch(rf"{stem}\.([gd])([1-9][0-9]{{0,18}}){suffix}", name)
+    if found:
+        return _Name(found[1], int(found[2]), beside.with_name(name))
+    if re.fullmatch(rf"\.{re.escape(short_name)}\.[0-9]+-[0-9a-f]{{8}}\.tmp", name):
+        return _Name("", 0, beside.with_name(name))
     return None
 
 
@@ -121,6 +149,7 @@ class Listing(NamedTuple):
     ignored: list[tuple[Path, str]]  # what is called like a generation and may not count, and why
     ignored_deltas: list[tuple[Path, str]]
     taken: set[int]  # the generations of those that count, and of all deltas
+    has_file: bool  # whether the region file is there
 
 
 class Found(NamedTuple):
@@ -165,6 +194,8 @@ class RegionFiles:
         self._peeked: Peeked = {} if peeked is None else peeked
         #: The generation that the last `put` has given its name, also if it failed afterwards.
         self.written_generation: int | None = None
+        #: Which file that is, as it was read back.
+        self.written_identity: osmem.FileIdentity | None = None
         # What this write has found and made.
         self._alternates: list[Alternate] = []
         self._listing: Listing | None = None
@@ -187,8 +218,8 @@ class RegionFiles:
             return True
         if path.parent != self._file.parent:
             return False
-        match = self._generation_name.fullmatch(path.name)
-        return match is not None and match[1] == "g"
+        found = self._read(path.name)
+        return found is not None and found.kind == "g"
 
     def exists(self) -> bool:
         """Tell whether the region has any file; if in doubt, yes."""
@@ -258,7 +289,7 @@ class RegionFiles:
         ignored = dict(listing.ignored_deltas)
         if not listing.deltas and not ignored:
             return Found(Chain(base), (), (), (), (), is_clear=not listing.ignored)
-        edition, replaces = None, 0
+        edition, replaces, identity = None, 0, None
         try:
             identity = osmem.identify(base)
             edition, replaces = self._peek(base, identity, partial(peek_edition, base))
@@ -272,22 +303,24 @@ class RegionFiles:
         for generation, path, delta_identity in listing.deltas:
             if delta_identity is None:
                 raise ChainChanged
-            peek = partial(peek_delta, self.dimension, path, generation, delta_identity)
-            try:
-                fault = self._broken.get(path)
-                if fault is None:
+            fault = self._broken.get(path)
+            if fault is None:
+                peek = partial(peek_delta, self.dimension, path, generation, delta_identity)
+                try:
                     whole.append(self._peek(path, delta_identity, peek))
                     continue
-                damaged.append(Alternate(generation, path))
-            except FileNotFoundError:
-                raise ChainChanged from None
-            except OSError as error:
-                raise RegionIOError.from_os_error(error, "read", path, self.dimension) from error
-            except RegionFormatError as error:
-                fault = error.message
-                damaged.append(Alternate(generation, path))
-            except NoDelta as error:
-                fault = str(error)
+                except FileNotFoundError:
+                    raise ChainChanged from None
+                except OSError as error:
+                    raise RegionIOError.from_os_error(
+                        error, "read", path, self.dimension
+                    ) from error
+                except RegionFormatError as error:
+                    fault = error.message
+                except NoDelta as error:
+                    ignored[path] = str(error)
+                    continue
+            damaged.append(Alternate(generation, path))
             ignored[path] = fault
         if self.dimension in IMMUTABLE:
             ignored.update((delta.path, f"{self.dimension} never changes") for delta in whole)
@@ -296,7 +329,7 @@ class RegionFiles:
         ignored.update((delta.path, "others lead further") for delta in choice.forked)
         ignored.update((delta.path, "what it follows is not there") for delta in choice.stale)
         return Found(
-            Chain(base, edition, choice.chosen),
+            Chain(base, edition, choice.chosen, identity),
             tuple(delta.path for delta in choice.replaced),
             tuple(delta.path for delta in choice.stale),
             tuple(ignored.items()),
@@ -362,11 +395,7 @@ class RegionFiles:
         """
 
         def use(chain: Chain) -> MmapRegion | RegionChain:
-            def find(path: Path) -> MmapRegion:
-                found = held_at(path, held, is_peeked=bool(chain.deltas))
-                return found or (take or self.open)(path)
-
-            return self.open_chain(chain, find, known)
+            return self.open_chain(chain, take or self.open, known, held)
 
         return self.use_newest(use, tidy=False)
 
@@ -375,10 +404,12 @@ class RegionFiles:
         chain: Chain,
         take: Callable[[Path], MmapRegion],
         known: MmapRegion | RegionChain | None = None,
+        held: Sequence[MmapRegion] = (),
     ) -> MmapRegion | RegionChain:
         """Open the files of a chain, each by `take`, and lay them over each other.
 
-        `known` is returned where they are just its members.
+        Those that are `held` already are not opened again, and `known` is returned where they are
+        just its members.
 
         Raises
         ------
@@ -388,15 +419,22 @@ class RegionFiles:
         Exception
             What `take` raises for the region file.
         """
-        base = take(chain.base)
         if not chain.deltas:
-            return base
+            return held_at(chain.base, held, is_peeked=False) or take(chain.base)
+        same = {each.identity: each for each in held}
+
+        def find(path: Path, identity: osmem.FileIdentity | None) -> MmapRegion:
+            if identity is None:
+                return take(path)
+            return same.get(identity) or _held_as(identity, held, is_peeked=True) or take(path)
+
+        base = find(chain.base, chain.base_identity)
         if base.layout.is_extended and base.edition != chain.base_edition:
             raise ChainChanged
         regions = [base]
         for delta in chain.deltas:
             try:
-                region = take(delta.path)
+                region = find(delta.path, delta.identity)
             except DimensionNotFound as error:
                 empty_frames(error)
                 raise ChainChanged from None
@@ -518,7 +556,8 @@ class RegionFiles:
         try:
             with self._locked(timeout):
                 self._is_writing, self._adds = True, adds
-                self._tidy()
+                if not self._tidy().has_file:  # it would vouch for its directory
+                    self._sync_name_of_directory()
                 yield
         except BaseException:
             with suppress(OSError):  # the error that led here says more
@@ -646,11 +685,7 @@ class RegionFiles:
 
     def is_owned(self) -> bool:
         """Tell whether the region file is this user's: so will be what is written beside it."""
-        if os.name == "nt":
-            return True
-        with suppress(OSError):
-            return os.stat(self.target).st_uid == os.geteuid()
-        return False
+        return osmem.is_owned(self.target)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -664,8 +699,6 @@ class RegionFiles:
         with ExitStack() as lock:
             for n_left in reversed(range(_LOCK_ATTEMPTS)):
                 try:
-                    with self._as_region_error("make the directory of"):
-                        self._made += osmem.make_directory(directory)
                     with self._as_region_error("lock"):
                         lock.enter_context(osmem.locked(self._lock, timeout))
                     break
@@ -675,14 +708,18 @@ class RegionFiles:
                             f"{self.dimension}: this thread is in the middle of writing "
                             f"{self.target}"
                         ) from None
-                    if error.errno != errno.ENOENT or not n_left:
+                    if error.errno not in _NO_DIRECTORY or not n_left:
                         raise
-            if not osmem.exists(self._file):  # it would vouch for its directory
-                with self._as_region_error("sync the directories above"):
-                    refusal = osmem.sync_name(directory, made_here=bool(self._made))
-                if refusal is not None:
-                    system_calls.tell("sync directory", directory, refusal)
+                    empty_frames(error)
+                with self._as_region_error("make the directory of"):
+                    self._made += osmem.make_directory(directory)
             yield
+
+    def _sync_name_of_directory(self) -> None:
+        with self._as_region_error("sync the directories above"):
+            refusal = osmem.sync_name(self._file.parent, made_here=bool(self._made))
+        if refusal is not None:
+            system_calls.tell("sync directory", self._file.parent, refusal)
 
     def _put_at(
         self,
@@ -698,16 +735,17 @@ class RegionFiles:
         That is `instead`, if given, where the system does not let a mapped file be replaced.
         Without `replaces` nobody may have the name. Raises as `put`.
         """
+        pieces = gather(pieces)
         # Two writers at once are those only who lost the lock; each has a time of its own.
         moment = time.perf_counter_ns() // 64 % 2**32
         name = f".{self._short_name}.{os.getpid()}-{moment:08x}.tmp"
         temporary = self._file.with_name(name)
-        self.written_generation = None
+        self.written_generation = self.written_identity = None
         try:
             written = self._write(temporary, pieces)
             give = osmem.replace_file if replaces else osmem.rename_new
             path = self._rename(temporary, path, instead, written, pieces, give)
-            self.written_generation = generation
+            self.written_generation, self.written_identity = generation, written
         except BaseException:
             # Another writer may have that number by now.
             self._taken.add(generation)
@@ -785,8 +823,8 @@ class RegionFiles:
             return found is not None
         return found.n_bytes == written.n_bytes and osmem.holds(path, pieces)
 
-    def _tidy(self) -> None:
-        """Remove leftovers, fold back what can be; under the lock."""
+    def _tidy(self) -> Listing:
+        """Remove leftovers, fold back what can be; under the lock. Return what there was."""
         self._listing = listing = self._list()
         leftovers, self._alternates, self._taken = (
             listing.leftovers,
@@ -806,6 +844,7 @@ class RegionFiles:
                 # Also where it had its name already: who gave it that may not have synced it.
                 osmem.sync_directory(self._file.parent)
                 self._remove_alternates(generation)
+        return listing
 
     def _remove_alternates(self, generation: int) -> None:
         """Remove those that do not count beside `generation`; one that is mapped may have to stay.
@@ -831,18 +870,21 @@ class RegionFiles:
         except OSError as error:
             return str(error)
 
-    def _add_delta(self, listing: Listing, generation: int, beside: Path) -> None:
+    def _add_deltas(self, listing: Listing, names: list[_Name]) -> None:
         """Put what has the name of a delta into a listing.
 
         Without one that counts the chain would be another one: an error is no reason to ignore it.
         """
-        identity = None
-        with self._as_region_error("look at what lies beside"), suppress(FileNotFoundError):
-            identity = osmem.look_beside(self.target, beside)
-        if isinstance(identity, str):
-            listing.ignored_deltas.append((beside, identity))
-        else:
-            listing.deltas.append(Beside(generation, beside, identity))
+        with self._as_region_error("look at what lies beside"):
+            for _, generation, beside in names:
+                try:
+                    identity = osmem.look_beside(self.target, beside)
+                except FileNotFoundError:
+                    identity = None
+                if isinstance(identity, str):
+                    listing.ignored_deltas.append((beside, identity))
+                else:
+                    listing.deltas.append(Beside(generation, beside, identity))
 
     def _beside(self, generation: int) -> Path:
         return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")
@@ -927,53 +969,63 @@ class RegionFiles:
                 if not may_be_unknown and error.errno not in _NO_DIRECTORY:
                     raise
                 names = []
-        found = Listing([], [], [], [], [], [], set())
+        own, lock = self._file.name, self._lock.name
+        beginnings = f"{self._file.stem}.", f".{self._short_name}."
+        found = Listing([], [], [], [], [], [], set(), own in names)
+        deltas: list[_Name] = []
         for name in names:
-            if name == self._file.name:
+            if name == own or not name.startswith(beginnings):  # as of many in a common directory
                 continue
-            match = self._generation_name.fullmatch(name)
-            if match:
-                is_delta = match[1] == "d"
-                beside = self._file.with_name(name)
-                generation = int(match[2])
-                if is_delta:
-                    found.taken.add(generation)
-                    self._add_delta(found, generation, beside)
-                elif (fault := self._fault_of(beside)) is None:
-                    found.taken.add(generation)
-                    found.alternates.append(Alternate(generation, beside))
-                else:
-                    found.ignored.append((beside, fault))
-            elif self._leftover_name.fullmatch(name):
-                found.leftovers.append(self._file.with_name(name))
-            elif name == self._lock.name:
+            if name == lock:
                 found.locks.append(self._lock)
+                continue
+            says = self._read(name)
+            if says is None:
+                continue
+            kind, generation, beside = says
+            if kind == "d":
+                found.taken.add(generation)
+                deltas.append(says)
+            elif not kind:
+                found.leftovers.append(beside)
+            elif (fault := self._fault_of(beside)) is None:
+                found.taken.add(generation)
+                found.alternates.append(Alternate(generation, beside))
+            else:
+                found.ignored.append((beside, fault))
+        if deltas:
+            self._add_deltas(found, deltas)
         found.alternates.sort(reverse=True)
         found.deltas.sort(reverse=True)
         return found
 
-    # Where nothing lies beside a region file, no pattern need be made; that would take as long as
-    # mapping it.
+    def _read(self, name: str) -> _Name | None:
+        """Tell what a name beside the region file says."""
+        return _read_name(os.fspath(self._file), self._short_name, name)
 
-    @computed_once
-    def _generation_name(self) -> re.Pattern[str]:
-        stem, suffix = re.escape(self._file.stem), re.escape(self._file.suffix)
-        return re.compile(rf"{stem}\.([gd])([1-9][0-9]{{0,18}}){suffix}")
+    def _as_region_error(self, operation: str) -> _RegionErrors:
+        return _RegionErrors(self, operation)
 
-    @computed_once
-    def _leftover_name(self) -> re.Pattern[str]:
-        name = re.escape(self._short_name)
-        return re.compile(rf"\.{name}\.[0-9]+-[0-9a-f]{{8}}\.tmp")
 
-    @contextmanager
-    def _as_region_error(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, RegionIOError):
-                raise
-            if isinstance(error, osmem.NameNotSynced):
-                operation = "sync the directories above"
-            raise RegionIOError.from_os_error(
-                error, operation, self.target, self.dimension
-            ) from error
+class _RegionErrors:
+    """Raises a RegionIOError in the place of each other OSError."""
+
+    __slots__ = ("_files", "_operation")
+
+    def __init__(self, files: RegionFiles, operation: str) -> None:
+        self._files = files
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise another error where there was one."""
+        if not isinstance(error, OSError) or isinstance(error, RegionIOError):
+            return
+        files, operation = self._files, self._operation
+        if isinstance(error, osmem.NameNotSynced):
+            operation = "sync the directories above"
+        raise RegionIOError.from_os_error(
+            error, operation, files.target, files.dimension
+        ) from error

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_U64: Final = 2**64 - 1
+_N_HELD: Final = 100  # so many numbers are taken one by one
 NONE_DELETED: Final = np.zeros(0, s.DELETED)
 
 #: A table that is yet to be checked: its rows, copied, and of the region the size of the heap, the
@@ -109,14 +110,19 @@ class Layout(NamedTuple):
 
 
 def read_layout(
-    data: Bytes, source: Source, n_bytes: int | None = None, *, checks_rows: bool = True
+    data: Bytes,
+    source: Source,
+    n_bytes: int | None = None,
+    *,
+    checks_rows: bool = True,
+    is_own: bool = False,
 ) -> Layout:
     """Check a region's bytes and return its tables.
 
     `data` is the whole file, or with its length `n_bytes` all in front of the contents.
 
     An extension whose checksums fail is ignored with a warning: the plain entries are read
-    instead.
+    instead. What `is_own` was just written and read back: that its rows are in order was seen to.
 
     Parameters
     ----------
@@ -131,6 +137,8 @@ def read_layout(
     """
     header = read_header(data, source, n_bytes)
     extension = read_extension(data, header, source)
+    if extension is not None and is_own:
+        return extended_layout(data, header, extension)
     if extension is not None and _metadata_xxh3(data, extension) == extension.metadata_xxh3:
         layout = extended_layout(data, header, extension)
         if not checks_rows and len(layout.rows) <= _N_FEW_ROWS and not len(layout.deleted):
@@ -321,13 +329,28 @@ def read_form(layout: Layout, row: Any, source: Source) -> ArrayForm | None:
     return form
 
 
+def empty_index(n_numbers: int) -> NDArray[np.uint16]:
+    """Return an index that leads to no row; NumPy would give up the GIL to fill it."""
+    nowhere = s.NO_LAYER.to_bytes(s.LAYER_INDEX.itemsize, "little")
+    return np.frombuffer(bytearray(nowhere) * n_numbers, s.LAYER_INDEX)
+
+
+def fill_index(index: NDArray[np.uint16], numbers: NDArray[np.uint16], first: int) -> None:
+    """Let layer numbers lead to rows, the first of them to row `first`."""
+    if len(numbers) > _N_HELD:
+        index[numbers] = np.arange(first, first + len(numbers), dtype=s.LAYER_INDEX)
+        return
+    for row, number in enumerate(numbers.tolist(), first):  # NumPy would give up the GIL
+        index[number] = row
+
+
 def build_index(rows: NDArray[Any]) -> NDArray[np.uint16] | None:
     """Map layer_num to row where numbers have gaps; None where each row is its number."""
     numbers = rows["layer_num"].copy()  # read once: a mapped file may be rewritten meanwhile
     if len(numbers) == 0 or int(numbers[-1]) == len(numbers) - 1:
         return None
-    index = np.full(int(numbers.max()) + 1, s.NO_LAYER, s.LAYER_INDEX)
-    index[numbers] = np.arange(len(numbers), dtype=s.LAYER_INDEX)
+    index = empty_index(int(numbers.max()) + 1)
+    fill_index(index, numbers, 0)
     return index
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import jessymem
 from jessymem import osmem, system_calls
+from jessymem.aligned import aligned_copy
 from jessymem.computed_once import computed_once
 from jessymem.config import ADVICE_MODES, LOAD_MODES
 from jessymem.errors import (
@@ -60,6 +61,10 @@ class MmapRegion(LayerTable):
     dimension_id : DimensionId
     path : pathlib.Path or None
         None: the region was never a file.
+    n_charged_bytes : int
+        Its length in whole pages.
+    is_own : bool
+        Whether this process had just written it, and read it back.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class MmapRegion(LayerTable):
         state: int,
         identity: osmem.FileIdentity | None,
         n_bytes: int | None = None,  # of the file, where `data` is only what precedes the contents
+        written: osmem.FileIdentity | None = None,
         *,
         checks_rows: bool = True,
     ) -> None:
@@ -83,8 +89,12 @@ class MmapRegion(LayerTable):
         self.name_table: NameTable | None = None  # made when a layer is looked up by name
         self._bytes = data.view(np.ndarray)
         self.size = len(data) if n_bytes is None else n_bytes
+        self.n_charged_bytes = osmem.round_to_pages(self.size)
+        self.is_own = written is not None and written == identity
         source = self._source
-        self.layout = layout.read_layout(self._bytes, source, n_bytes, checks_rows=checks_rows)
+        self.layout = layout.read_layout(
+            self._bytes, source, n_bytes, checks_rows=checks_rows, is_own=self.is_own
+        )
         self.name = self.layout.header.name
         self.generation = self.layout.generation
         self.edition = self._read_edition()
@@ -143,10 +153,13 @@ class MmapRegion(LayerTable):
         load_mode: str,
         advice: str,
         admit: Callable[[int], object],
+        written: osmem.FileIdentity | None = None,
         *,
         checks_rows: bool = True,
     ) -> MmapRegion:
         """Do as `from_file` does, asking `admit` first; `checks_rows` as for `layout.read_layout`.
+
+        If it is the file that was just `written`, and read back, its rows are not checked again.
 
         Raises
         ------
@@ -165,7 +178,8 @@ class MmapRegion(LayerTable):
             data, identity = take(where, admit)
         except osmem.NotMappable as error:
             empty_frames(error)
-            region = cls.admitted(dimension, where, "copy", advice, admit, checks_rows=checks_rows)
+            mode, check = "copy", checks_rows
+            region = cls.admitted(dimension, where, mode, advice, admit, written, checks_rows=check)
             system_calls.tell(error.operation, where.parent, error)
             return region
         except OSError as error:
@@ -181,12 +195,14 @@ class MmapRegion(LayerTable):
         except AllocationFailed as error:
             raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         try:
-            region = cls(dimension, where, data, state, identity, checks_rows=checks_rows)
+            facts = dimension, where, data, state, identity
+            region = cls(*facts, written=written, checks_rows=checks_rows)
         except BaseException as error:
             del data
             empty_frames(error)
             raise
-        osmem.drop_pages(data)
+        if not region.is_own:  # nothing was touched to check it
+            osmem.drop_pages(data)
         osmem.advise(data, advice)
         return region
 
@@ -445,7 +461,7 @@ class MmapRegion(LayerTable):
     def charge_ids(self) -> tuple[int, ...]:
         """What the budget counts for its bytes and its tables."""
         own = () if self.charge_id is None else (self.charge_id,)
-        return own + tuple(charge.id for charge in self.table_charges)
+        return own if self.table_charge is None else (*own, self.table_charge.id)
 
     @property
     def table_charges(self) -> tuple[Any, ...]:
@@ -479,7 +495,7 @@ class MmapRegion(LayerTable):
         OutOfBounds
             If the file was changed under its mapping.
         """
-        rows = np.array(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
+        rows = aligned_copy(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
         starts, ends, found = rows["content_offset"], rows["content_end"], rows["layer_num"]
         wrong = (starts > ends) | (ends > self.size)
         wrong[1:] |= found[1:] <= found[:-1]

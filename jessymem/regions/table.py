@@ -336,8 +336,8 @@ class LayerTable(LoadedDimension):
     @property
     def n_charged(self) -> int:
         """What the budget counts for it, in bytes."""
-        n_files = sum(osmem.round_to_pages(member.size) for member in self.members)
-        return n_files + sum(int(charge.n_bytes) for charge in self.table_charges)
+        n_files: int = sum([member.n_charged_bytes for member in self.members])
+        return n_files + sum([int(charge.n_bytes) for charge in self.table_charges])
 
     @property
     def n_file_bytes(self) -> int:
@@ -387,10 +387,10 @@ class LayerTable(LoadedDimension):
 
     # -- for the manager ---------------------------------------------------------------------------
 
-    @property
+    @computed_once
     def content_address(self) -> int:
         """From where the offsets of contents are counted."""
-        return address_of(np.asarray(self.reader[0]))
+        return address_of(np.frombuffer(self.reader[0], np.uint8))
 
     def describe_into(self, slot: Any) -> None:
         """Fill one REGION row's addresses and lengths; the table must outlive the row."""
