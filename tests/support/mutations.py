@@ -54,6 +54,24 @@ MUTATIONS = [
         "if atomics.load(words, first + word_id) == 0:",
         "bitmap",
     ),
+    # -- tables that grow, files that are this process's own, names that are durable
+    Mutation(
+        "jessymem/regions/rows.py", "fresh[0] > numbers[-1]", "fresh[0] >= numbers[-1]", "rows"
+    ),
+    Mutation("jessymem/regions/rows.py", "self.n_begun != n_rows or", "", "rows chain"),
+    Mutation("jessymem/regions/rows.py", "< self._n_numbers", "<= self._n_numbers", "rows"),
+    Mutation(
+        "jessymem/regions/region.py",
+        "written is not None and written == identity",
+        "written is not None",
+        "chain",
+    ),
+    Mutation(
+        "jessymem/osmem.py",
+        "_durable_names.get(path) == birth",
+        "path in _durable_names",
+        "osmem",
+    ),
     # -- names and deleted layers
     Mutation(
         "jessymem/regions/name_table.py",
@@ -271,7 +289,7 @@ MUTATIONS = [
     ),
     Mutation(
         "jessymem/osmem.py",
-        "return found == expected",
+        "return buffer == expected",
         "return True",
         "osmem region_files builder",
     ),
@@ -282,7 +300,12 @@ MUTATIONS = [
         "osmem region_files",
     ),
     Mutation("jessymem/short_calls.py", "> MAX_HELD_BYTES", "> 2**40", "short_calls"),
-    Mutation("jessymem/short_calls.py", "if kind in _LOCAL", "if kind", "short_calls"),
+    Mutation(
+        "jessymem/short_calls.py",
+        "_held if number in _LOCAL else PLAIN",
+        "_held if number else PLAIN",
+        "short_calls",
+    ),
     Mutation("jessymem/short_calls.py", "PyDLL(None, use", "CDLL(None, use", "short_calls"),
     Mutation(
         "jessymem/osmem.py", "-(-n_bytes // page) * page", "n_bytes // page * page", "osmem stats"
