@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from signal import SIGINT
 from typing import Any, Final, NoReturn
 
@@ -24,9 +25,11 @@ def load_main() -> Callable[..., Any]:
         With exit code 130, on Ctrl-C meanwhile.
     """
     try:
+        if find_spec("rich") is None:  # which most commands import, and only when they run
+            return refuse
         from jessymem.terminal.commands import main
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("click", "rich"):
+        if (error.name or "").partition(".")[0] != "click":
             raise
         return refuse
     except KeyboardInterrupt:

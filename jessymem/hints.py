@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
     from jessymem.regions.name_patterns import NamePattern
+    from jessymem.scanning.batches import HitBatch
+    from jessymem.scanning.searching import SearchPattern
     from jessymem.scanning.workers import CancelToken
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "CancelToken",
     "Content",
     "ContentOrArray",
+    "HitBatch",
     "LayerDraft",
     "LayersLike",
     "NamePattern",
+    "SearchPattern",
     "Store",
 ]
 
@@ -39,9 +43,11 @@ _HOME_OF: Final = {
     "CancelToken": "jessymem.scanning.workers",
     "Content": "jessymem.regions.drafts",
     "ContentOrArray": "jessymem.regions.drafts",
+    "HitBatch": "jessymem.scanning.batches",
     "LayerDraft": "jessymem.regions.drafts",
     "LayersLike": "jessymem.engine.locations",
     "NamePattern": "jessymem.regions.name_patterns",
+    "SearchPattern": "jessymem.scanning.searching",
     "Store": "jessymem.kernels.store",
 }
 

@@ -5,7 +5,7 @@ Each call binds one snapshot and takes all that it needs from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -430,26 +430,40 @@ class LayerReader(LayerMapping):
     @clears_frames
     def find(
         self,
-        needle: jessymem.hints.Buffer | str,
+        needle: jessymem.hints.Buffer | str | jessymem.hints.SearchPattern,
         dimensions: DimensionsLike | None = None,
         limit: int | None = None,
         *,
+        ignore_case: bool = False,
+        word: bool = False,
+        layers: jessymem.hints.LayersLike | None = None,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> jessymem.Hits:
-        """Find every position in the layers' contents at which some bytes are.
+        """Find every position in the layers' contents at which some bytes, or a pattern, are.
 
-        Contents are searched as they are stored. A find lies within one layer; finds may overlap.
+        Contents are searched as they are stored. A find lies within one layer. Finds of bytes may
+        overlap; those of a pattern do not, and are never empty.
 
         Parameters
         ----------
-        needle : bytes-like or str
-            At least one byte; a string is encoded as UTF-8.
+        needle : bytes-like, str or re.Pattern
+            At least one byte; a string is encoded as UTF-8. A pattern is compiled from bytes, by
+            `re` or another engine that has the same ``finditer``; it is searched for by that
+            engine, in the caller's thread.
         dimensions : DimensionId, int or str, or iterable of them, optional
             Which to search; by default all that are loaded. Evicted ones are mapped again.
         limit : int, optional
             Stop after so many finds, the first in order.
+        ignore_case : bool
+            Whether capital and small letters are the same: those of ASCII, as in `bytes.lower`; in
+            a string also any others that have one capital and one small form.
+        word : bool
+            Whether a letter, a digit or an underscore just before or behind makes it no find.
+            Beyond ASCII, letters and digits in UTF-8 are told by `str.isalnum`.
+        layers : array of packed ids, or iterable of LayerId, int or str, optional
+            Which to search, instead of dimensions.
         workers : int, optional
             Threads; by default one for each CPU that the process may use. A small store is searched
             in the caller's.
@@ -471,32 +485,74 @@ class LayerReader(LayerMapping):
         ------
         DimensionNotFound
             If one of `dimensions` is not loaded; or as `access_layer`.
+        LayerNotFound
+            If one of `layers` is not loaded.
+        TypeError
+            If a pattern was compiled from text; or if it is of another engine than `re`, with
+            `ignore_case` or `word`.
         concurrent.futures.CancelledError
             If `cancel` was set.
         """
-        from jessymem.scanning.scans import find
+        from jessymem.scanning.scans import Question, find
         from jessymem.scanning.workers import Workers
 
-        threads = Workers(workers, progress, cancel)
-        return find(self._engine, needle, dimensions, threads, limit)
+        question = Question(needle, ignore_case, word, dimensions, layers)
+        return find(self._engine, question, Workers(workers, progress, cancel), limit)
+
+    @clears_frames
+    def find_batches(
+        self,
+        needle: jessymem.hints.Buffer | str | jessymem.hints.SearchPattern,
+        dimensions: DimensionsLike | None = None,
+        limit: int | None = None,
+        *,
+        ignore_case: bool = False,
+        word: bool = False,
+        layers: jessymem.hints.LayersLike | None = None,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> Iterator[jessymem.hints.HitBatch]:
+        """Find what `find` finds, and yield it as it is found, some thousand finds at a time.
+
+        Parameters
+        ----------
+        needle, dimensions, limit, ignore_case, word, layers, workers, progress, cancel
+            As `find`.
+
+        Yields
+        ------
+        HitBatch
+            `Hits` that follow each other, none of them empty; each has ``content(layer)``, the
+            bytes of a layer as they were searched. The search goes on as batches are taken: what
+            is searched stays in memory until the iterator is at its end, or closed.
+        """
+        from jessymem.scanning.scans import Question, find_batches
+        from jessymem.scanning.workers import Workers
+
+        question = Question(needle, ignore_case, word, dimensions, layers)
+        return find_batches(self._engine, question, Workers(workers, progress, cancel), limit)
 
     @clears_frames
     def count(
         self,
-        needle: jessymem.hints.Buffer | str,
+        needle: jessymem.hints.Buffer | str | jessymem.hints.SearchPattern,
         dimensions: DimensionsLike | None = None,
         *,
+        ignore_case: bool = False,
+        word: bool = False,
+        layers: jessymem.hints.LayersLike | None = None,
         workers: int | None = None,
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> int:
-        """Return at how many positions in the layers' contents some bytes are.
+        """Return at how many positions in the layers' contents some bytes, or a pattern, are.
 
         Those that `find` would return, without a list of them.
 
         Parameters
         ----------
-        needle, dimensions, workers, progress, cancel
+        needle, dimensions, ignore_case, word, layers, workers, progress, cancel
             As `find`.
 
         Raises
@@ -504,10 +560,11 @@ class LayerReader(LayerMapping):
         concurrent.futures.CancelledError
             As `find`.
         """
-        from jessymem.scanning.scans import count
+        from jessymem.scanning.scans import Question, count
         from jessymem.scanning.workers import Workers
 
-        return count(self._engine, needle, dimensions, Workers(workers, progress, cancel))
+        question = Question(needle, ignore_case, word, dimensions, layers)
+        return count(self._engine, question, Workers(workers, progress, cancel))
 
     @overload
     def scan(

@@ -208,6 +208,7 @@ SPAN: Final = np.dtype(
 )
 
 N_PROBES: Final = 3  # bytes of a needle that are compared first
+CASE_BIT: Final = 0x20  # set in the small letters of ASCII, and not in the capitals
 
 # What is searched for, and how.
 NEEDLE: Final = np.dtype(
@@ -216,9 +217,11 @@ NEEDLE: Final = np.dtype(
         ("n_bytes", "i8"),
         ("offsets", "i8", (N_PROBES,)),  # in the needle, of the bytes that are compared first
         ("values", "i8", (N_PROBES,)),  # those bytes
+        ("folds", "i8", (N_PROBES,)),  # what is set in a byte before it is compared with one
         ("critical", "i8"),  # of its critical factorization: where the right part begins
         ("period", "i8"),  # how far a full match lets the needle be moved
         ("is_periodic", "i8"),  # whether that period is the whole needle's
+        ("is_folded", "i8"),  # whether its ASCII letters, all small, stand for capitals too
     ]
 )
 

@@ -3,7 +3,8 @@
 Three bytes of the needle, the rarest where that is known, are compared at 64 positions together;
 where all three are, the rest is. Where that happens too often to pay, the two-way algorithm
 (Crochemore and Perrin, "Two-way string-matching", J. ACM 38, 1991) is used for the rest of the
-stretch: at most two comparisons a byte, and no memory. Works on SPAN rows that `jessymem.scanning`
+stretch: at most two comparisons a byte, and no memory. The letters of a needle that is *folded* are
+small ones of ASCII, and stand for capitals too. Works on SPAN rows that `jessymem.scanning`
 has made and vouches for. Needle and search are given to inner kernels as addresses.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from jessymem.kernels import atomics, memory, vectors
 from jessymem.kernels._jit import SEARCHING, Int, kernel, on_promotion
 from jessymem.kernels.schema import (
+    CASE_BIT,
     HIT,
     HITS_FULL,
     N_PROBES,
@@ -40,6 +42,8 @@ _WORDS_AT_LEAST: Final = 1_024
 
 _HIT_BYTES: Final = HIT.itemsize
 
+_CAPITALS: Final = ord("A"), ord("Z")
+
 
 def _offset(dtype: np.dtype[Any], name: str) -> int:
     return int(dtype.fields[name][1])  # type: ignore[index]
@@ -50,7 +54,7 @@ _N_BYTES: Final = _offset(NEEDLE, "n_bytes")
 _CRITICAL: Final = _offset(NEEDLE, "critical")
 _PERIOD: Final = _offset(NEEDLE, "period")
 _IS_PERIODIC: Final = _offset(NEEDLE, "is_periodic")
-_VALUE: Final = _offset(NEEDLE, "values")
+_IS_FOLDED: Final = _offset(NEEDLE, "is_folded")
 _AT: Final = _offset(SEARCH, "at")
 _MATCHED: Final = _offset(SEARCH, "matched")
 _HITS: Final = _offset(SEARCH, "hits")
@@ -74,6 +78,30 @@ def count_equal(address: Int, other: Int, n_bytes: Int) -> Int:
     while at < n_bytes and memory.load_u8(address + at) == memory.load_u8(other + at):
         at += 1
     return at
+
+
+@kernel(inline=True)
+def load_folded(address: Int, fold: Int) -> Int:
+    """Load the byte at `address`, a capital with the bits of `fold` set: CASE_BIT, or none."""
+    value = memory.load_u8(address)
+    if _CAPITALS[0] <= value <= _CAPITALS[1]:
+        value |= fold
+    return value
+
+
+@kernel(inline=True)
+def count_equal_folded(address: Int, other: Int, n_bytes: Int, fold: Int) -> Int:
+    """Return how far the bytes at `address`, folded, are those at `other`: up to `n_bytes`."""
+    at = np.int64(0)
+    while at < n_bytes and load_folded(address + at, fold) == memory.load_u8(other + at):
+        at += 1
+    return at
+
+
+@kernel(inline=True)
+def fold_of(needle: Int) -> Int:
+    """Return what is set in a capital before it is compared with a needle."""
+    return np.int64(CASE_BIT) if memory.load_i64(needle + _IS_FOLDED) != 0 else np.int64(0)
 
 
 @kernel(inline=True)
@@ -109,10 +137,10 @@ def skip_misses(needle: Int, address: Int, end: Int) -> Int:
 @kernel(inline=True)
 def match_rest(needle: Int, address: Int, n_positions: Int) -> Int:
     """Return the mask of up to 15 positions, compared one by one with the needle's first byte."""
-    mask = np.int64(0)
+    mask, fold = np.int64(0), fold_of(needle)
     first = memory.load_u8(memory.load_i64(needle + _ADDRESS))
     for i in range(n_positions):
-        if memory.load_u8(address + i) == first:
+        if load_folded(address + i, fold) == first:
             mask |= np.int64(1) << np.int64(i)
     return mask
 
@@ -152,6 +180,7 @@ def search_by_vectors(needle: Int, search: Int, end: Int) -> Int:
     content = memory.load_i64(search + _CONTENT)
     start = at = memory.load_i64(search + _AT)
     wanted, n_bytes = memory.load_i64(needle + _ADDRESS), memory.load_i64(needle + _N_BYTES)
+    fold = fold_of(needle)
     looked_at = at  # up to here blocks are known to hold something
     n_words = np.int64(-_WORDS_AT_LEAST)
     while at < end and n_words <= _WORDS_PER_BYTE * (at - start):
@@ -166,8 +195,12 @@ def search_by_vectors(needle: Int, search: Int, end: Int) -> Int:
             mask ^= np.int64(1) << np.int64(i)
             n_equal = n_bytes
             if n_bytes > N_PROBES or n_positions < vectors.FEW:
-                n_equal = count_equal(content + at + i, wanted, n_bytes)
-                n_words += 1 + n_equal // WORD_BYTES
+                if fold != 0:
+                    n_equal = count_equal_folded(content + at + i, wanted, n_bytes, fold)
+                    n_words += 1 + n_equal
+                else:
+                    n_equal = count_equal(content + at + i, wanted, n_bytes)
+                    n_words += 1 + n_equal // WORD_BYTES
             if n_equal == n_bytes and note_hit(search, at + i):
                 memory.store_i64(search + _AT, at + i + 1)
                 return np.int64(HITS_FULL)
@@ -203,18 +236,18 @@ def search_linearly(needle: Int, search: Int, end: Int) -> Int:
     wanted, n_bytes = memory.load_i64(needle + _ADDRESS), memory.load_i64(needle + _N_BYTES)
     critical, period = memory.load_i64(needle + _CRITICAL), memory.load_i64(needle + _PERIOD)
     n_kept = n_bytes - period if memory.load_i64(needle + _IS_PERIODIC) != 0 else np.int64(0)
-    code = np.int64(OK)
+    code, fold = np.int64(OK), fold_of(needle)
     while at < end and code == OK:
         address = content + at
         i = max(critical, matched)
-        while i < n_bytes and memory.load_u8(wanted + i) == memory.load_u8(address + i):
+        while i < n_bytes and memory.load_u8(wanted + i) == load_folded(address + i, fold):
             i += 1
         if i < n_bytes:
             at += i - critical + 1
             matched = np.int64(0)
             continue
         i = critical - 1
-        while i >= matched and memory.load_u8(wanted + i) == memory.load_u8(address + i):
+        while i >= matched and memory.load_u8(wanted + i) == load_folded(address + i, fold):
             i -= 1
         if i < matched and note_hit(search, at):
             code = np.int64(HITS_FULL)

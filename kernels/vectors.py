@@ -3,6 +3,8 @@
 The plain functions say what is computed; their compiled forms compare whole vectors, which LLVM
 brings to whatever width the machine has. Called by `search`. The probes of a NEEDLE are compared
 all at once, so what is read from an address on reaches as far as the last of their offsets does.
+Where a probe is a letter that is searched for in either case, the bit of its case is set in what is
+read before the two are compared.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ ANY: Final = 256
 
 _OFFSETS: Final = word_of(NEEDLE, "offsets")
 _VALUES: Final = word_of(NEEDLE, "values")
+_FOLDS: Final = word_of(NEEDLE, "folds")
 
 
 def _match(builder: Any, address: Any, needle: Any, n_positions: int, n_vectors: int = 1) -> Any:
@@ -48,12 +51,17 @@ def _match(builder: Any, address: Any, needle: Any, n_positions: int, n_vectors:
         single = builder.insert_element(undefined, builder.trunc(value, byte), lane(0))
         return builder.shuffle_vector(single, undefined, all_first)
 
-    def equal(first: Any, value: Any, start: int) -> Any:
+    def equal(first: Any, value: Any, fold: Any, start: int) -> Any:
         block = builder.inttoptr(builder.add(first, word(start)), vector.as_pointer())
-        return builder.icmp_unsigned("==", builder.load(block, align=1), value)
+        there = builder.or_(builder.load(block, align=1), fold)
+        return builder.icmp_unsigned("==", there, value)
 
     probes = [
-        (builder.add(address, field(_OFFSETS, i)), spread(field(_VALUES, i)))
+        (
+            builder.add(address, field(_OFFSETS, i)),
+            spread(field(_VALUES, i)),
+            spread(field(_FOLDS, i)),
+        )
         for i in range(N_PROBES)
     ]
     found = [
@@ -89,7 +97,8 @@ def _compare(address: Int, needle: Int, n_positions: int) -> NDArray[np.bool_]:
     found = np.ones(n_positions, np.bool_)
     for i in range(N_PROBES):
         bytes_there = ctypes.string_at(int(address) + words[_OFFSETS + i], n_positions)
-        found &= np.frombuffer(bytes_there, np.uint8) == words[_VALUES + i]
+        folded = np.frombuffer(bytes_there, np.uint8) | np.uint8(words[_FOLDS + i])
+        found &= folded == words[_VALUES + i]
     return found
 
 

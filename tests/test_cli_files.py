@@ -227,12 +227,15 @@ def test_discover_shows_a_broken_file_and_fails(store):
     assert record["error"]["type"] == "RegionFormatError"
 
 
-@pytest.mark.parametrize("command", [("discover",), ("verify",), ("find", "x")])
-def test_nothing_to_read_fails(tmp_path, command):
-    result = run(*command, "--data", tmp_path / "none", exit_code=1)
+@pytest.mark.parametrize(
+    ("command", "exit_code"), [(("discover",), 1), (("verify",), 1), (("find", "x"), 2)]
+)
+def test_nothing_to_read_fails(tmp_path, command, exit_code):
+    result = run(*command, "--data", tmp_path / "none", exit_code=exit_code)
     assert error_of(result) == f"Error: no region files under {tmp_path / 'none'}"
     assert result.stdout == ""
-    json.loads(run(*command, "--data", tmp_path / "none", "--json", exit_code=1).stdout)
+    as_json = run(*command, "--data", tmp_path / "none", "--json", exit_code=exit_code)
+    json.loads(as_json.stdout)
 
 
 # -- inspect ---------------------------------------------------------------------------------------

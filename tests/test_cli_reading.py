@@ -156,13 +156,13 @@ def test_contexts_of_what_is_not_there(store):
 
 def test_find_shows_layer_offset_and_what_is_around(store):
     assert run("find", "2 of", "--data", store).stdout.splitlines() == [
-        f"L01-02:{at}: layer 2 of emotion" for at in (6, 25, 44)
+        f"L01-02 part 2:{at}: layer 2 of emotion" for at in (6, 25, 44)
     ]
     assert run("find", "2 of", "--data", store, "--limit", 1).stdout.count("\n") == 1
     assert run("find", "2 of", "D20", "D01", "--data", store).stdout.count("\n") == 3
     assert run("find", "layer 1 of emotion\n", "--data", store).stdout.splitlines() == [
-        r"L01-01:0: layer 1 of emotion\nlayer 1 of emotion",
-        r"L01-01:19: layer 1 of emotion\n",
+        r"L01-01 part 1:0: layer 1 of emotion\nlayer 1 of emotion",
+        r"L01-01 part 1:19: layer 1 of emotion\n",
     ]
 
 
@@ -195,14 +195,18 @@ def test_find_as_json(store):
         "hits": [
             {
                 "layer": "L01-00",
+                "name": "part 0",
                 "offset": 8,
+                "n_bytes": 2,
                 "before": "layer 0 ",
                 "found": "of",
                 "after": " emotion",
             },
             {
                 "layer": "L01-01",
+                "name": "part 1",
                 "offset": 8,
+                "n_bytes": 2,
                 "before": "layer 1 ",
                 "found": "of",
                 "after": " emotion",
@@ -213,10 +217,10 @@ def test_find_as_json(store):
 
 def test_find_goes_on_where_a_file_cannot_be_read(store):
     (store / "D01" / "region.mmap").write_bytes(b"no region")
-    result = run("find", "--hex", "050505", "--data", store, exit_code=1)
+    result = run("find", "--hex", "050505", "--data", store, exit_code=2)
     assert "D01" in error_of(result)
     assert result.stdout.count("L20-05") == 4
-    result = run("find", "--hex", "050505", "D02", "D20", "--data", store, exit_code=1)
+    result = run("find", "--hex", "050505", "D02", "D20", "--data", store, exit_code=2)
     assert "D02: no region file" in error_of(result)
 
 

@@ -57,7 +57,7 @@ def test_the_readme_example_runs(tmp_path):
         ("learning.md", 1),
         ("names.md", 1),
         ("arrays.md", 2),
-        ("scanning.md", 2),
+        ("scanning.md", 3),
         ("compiled.md", 3),
     ],
 )

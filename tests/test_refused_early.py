@@ -178,7 +178,7 @@ class Interrupting:
 
 sys.meta_path.insert(0, Interrupting())
 from jessymem.cli import main
-main(["--version"])
+main(["discover"])
 """
 
 

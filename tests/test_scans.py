@@ -18,6 +18,7 @@ from support.internals import (
     make_room_for_blocks,
     mapping_of,
     region_of,
+    search_by_kernels,
     set_needles_of_a_job,
     set_search_job,
     set_small_scan_bytes,
@@ -42,7 +43,7 @@ from jessymem import (
 )
 from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
-from jessymem.scanning import searching, workers
+from jessymem.scanning import needles, workers
 from jessymem.scanning.needles import Needle
 from jessymem.scanning.spans import Spans
 
@@ -50,10 +51,11 @@ from jessymem.scanning.spans import Spans
 @pytest.fixture
 def finely(monkeypatch):
     """Cut even small stores into many jobs, done by threads that hand over a few finds each."""
+    search_by_kernels(monkeypatch)
     set_small_scan_bytes(monkeypatch, 0)
     set_search_job(monkeypatch, 700)
     set_needles_of_a_job(monkeypatch, 1)
-    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", 100)
+    monkeypatch.setattr(needles, "MAX_HITS_AT_ONCE", 100)
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_as_many_threads_as_the_system_lets_start(mixed, finely, monkeypatch, n_
 def test_random_stores(memory_path, finely, monkeypatch, case, job_bytes, capacity):
     contents, needle = case
     set_search_job(monkeypatch, job_bytes)
-    monkeypatch.setattr(searching, "MAX_HITS_AT_ONCE", capacity)
+    monkeypatch.setattr(needles, "MAX_HITS_AT_ONCE", capacity)
     layers = {LayerId(20 + i % 2, 3 * i): content for i, content in enumerate(contents)}
     for dimension in {each.dimension for each in layers}:
         builder = RegionBuilder(dimension, "random")
@@ -203,7 +205,7 @@ def test_a_limit_ends_the_scan(mixed, finely, monkeypatch, small):
     set_small_scan_bytes(monkeypatch, 2**30 if small else 0)
     wait_without_polls(monkeypatch)  # nobody has to wait for a poll
     first, told = threading.Event(), []
-    search_on = searching.search.search_on
+    search_on = needles.search.search_on
 
     def search_after_the_first(spans, needle, search, stop):
         if search["span"][0] > 2:
@@ -214,7 +216,7 @@ def test_a_limit_ends_the_scan(mixed, finely, monkeypatch, small):
         told.append(numbers)
         first.set()
 
-    monkeypatch.setattr(searching.search, "search_on", search_after_the_first)
+    monkeypatch.setattr(needles.search, "search_on", search_after_the_first)
     assert len(manager.find(b"\x01", limit=5, workers=2, progress=progress)) == 5
     assert told[0][0] < told[0][1]
     assert not small or len(told) == 1
@@ -270,8 +272,8 @@ def test_hits_outlive_the_manager(mixed):
     [
         ((b"",), {}, ValueError, "at least one byte"),
         (("",), {}, ValueError, "at least one byte"),
-        ((7,), {}, TypeError, "bytes or a string, not int"),
-        ((None,), {}, TypeError, "bytes or a string, not NoneType"),
+        ((7,), {}, TypeError, "a needle is bytes, a string or a pattern, not int"),
+        ((None,), {}, TypeError, "a needle is bytes, a string or a pattern, not NoneType"),
         ((b"x", b"D15"), {}, TypeError, "a dimension is a number or text"),
         ((b"x", "L15-00"), {}, ValueError, "not a dimension"),
         ((b"x", [0]), {}, ValueError, "1 to 65535"),
@@ -423,7 +425,7 @@ def test_cancelling_does_not_wait_for_a_job(mixed, finely, monkeypatch):
         stopped.append(True)
         return s.OK
 
-    monkeypatch.setattr(searching.search, "search_on", search_on)
+    monkeypatch.setattr(needles.search, "search_on", search_on)
     with pytest.raises(CancelledError):
         manager.count(b"x", workers=2, cancel=event)
     assert stopped and scan_threads() == []
@@ -433,7 +435,7 @@ def test_an_error_in_a_thread_comes_out(mixed, finely, monkeypatch):
     def search_on(*_):
         raise MemoryError("no more")
 
-    monkeypatch.setattr(searching.search, "search_on", search_on)
+    monkeypatch.setattr(needles.search, "search_on", search_on)
     with pytest.raises(MemoryError, match="no more"):
         mixed[0].count(b"x", workers=2)
     assert scan_threads() == []
@@ -645,7 +647,7 @@ def test_a_large_one_compiles():
 from jessymem import MmapManager
 from jessymem.kernels import _jit
 with MmapManager(base_path="nowhere") as manager:
-    manager.create_proto_dimension(40, b"ab" * 2**20)
+    manager.create_proto_dimension(40, b"ab" * 2**22)
     print(manager.count(b"ab"), _jit.is_promoted(_jit.SEARCHING))
 """
-    assert run_python(code) == f"{2**20} True"
+    assert run_python(code) == f"{2**22} True"

@@ -347,3 +347,43 @@ def test_a_layer_that_ends_with_its_mapping(tmp_path):
         needle, _wanted = as_needle(b"end")
         assert search_all(spans, needle) == [(0, mmap.PAGESIZE - 3)]
         del array, spans
+
+
+# -- either case -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", range(256))
+def test_a_capital_is_folded_and_nothing_else(value):
+    content = np.array([value], np.uint8)
+    expected = bytes([value]).lower()[0]
+    assert int(search.load_folded(content.ctypes.data, s.CASE_BIT)) == expected
+    assert int(search.load_folded(content.ctypes.data, 0)) == value
+
+
+@given(case=hard_cases(), data=st.data())
+@settings(max_examples=N_EXAMPLES, deadline=None)
+def test_folded_finds_are_those_in_small_letters(case, data):
+    contents, wanted = case
+    forms = st.sampled_from([bytes, bytes.upper, bytes.swapcase])
+    contents = [data.draw(forms)(content) for content in contents]
+    spans, _kept = as_spans(contents)
+    wanted = wanted.lower()
+    needle, _wanted = as_needle(wanted, is_folded=True)
+    in_small_letters = [content.lower() for content in contents]
+    assert search_all(spans, needle, 7) == expected(in_small_letters, wanted)
+    assert count_all(spans, needle) == len(expected(in_small_letters, wanted))
+
+
+@given(case=hard_cases())
+@settings(max_examples=N_EXAMPLES, deadline=None)
+def test_the_linear_way_folds_too(case):
+    contents, wanted = case
+    content, wanted = contents[0].upper(), wanted.lower()
+    (span,), _kept = as_spans([content])
+    needle, _wanted = as_needle(wanted, is_folded=True)
+    state, hits = np.zeros(1, s.SEARCH), np.zeros(len(content) + 1, s.HIT)
+    state["address"], state["hits"] = span["address"], hits.ctypes.data
+    state["capacity"] = 10_000
+    search.search_linearly(needle.ctypes.data, state.ctypes.data, len(content) - len(wanted) + 1)
+    found = hits[: int(state["n_hits"][0])]["offset"].tolist()
+    assert found == find_all(content.lower(), wanted)

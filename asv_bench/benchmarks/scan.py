@@ -1,5 +1,7 @@
 """Every byte of many layers: where a needle is, and what a user's own kernel makes of them."""
 
+import re
+
 import numpy as np
 
 from .common import (
@@ -16,6 +18,12 @@ from .common import (
 )
 
 WORKERS = [1, 2]
+
+
+def compile_searches():
+    """Compile what searches, which else waits until there has been enough to search."""
+    jit = module("kernels._jit")
+    jit.promote(jit.SEARCHING)
 
 
 def skip_beyond_cpus(n_threads):
@@ -35,6 +43,7 @@ class Find_TextOfNMB(Texts):
         skip_beyond_cpus(n_threads)
         self.manager = kept(open_store, base, text_dimensions(n_mb))
         skip_unless(self.manager, "count")
+        compile_searches()
         self.needle = module("bench.data").NEEDLES[needle][0]
         if self.time_count(base, n_mb, needle, n_threads):
             raise AssertionError(f"{self.needle!r} is in the text")
@@ -54,11 +63,59 @@ class FindFrequent_TextOf16MB(Texts):
     def setup(self, base, needle):
         self.manager = kept(open_store, base, text_dimensions(16))
         skip_unless(self.manager, "find")
+        compile_searches()
         self.time_find(base, needle)
 
     @named("find in 16 MiB")
     def time_find(self, base, needle):
         self.manager.find(needle)
+
+
+class FindAnyCase_TextOfNMB(Texts):
+    """Letters of either case, beside the same bytes in small letters; and a regular expression."""
+
+    params = STORE_MB
+    param_names = ["MB"]
+    version = "1"
+    timeout = 300
+
+    def setup(self, base, n_mb):
+        self.manager = kept(open_store, base, text_dimensions(n_mb))
+        skip_unless(self.manager, "find_batches")
+        compile_searches()
+        self.pattern = re.compile(rb"(?i)raise \w+error")
+        self.time_count(base, n_mb)
+
+    @named("count a word in either case")
+    def time_count(self, base, n_mb):
+        self.manager.count(b"NotImplemented", ignore_case=True)
+
+    @named("count a word in either case, whole words only")
+    def time_count_words(self, base, n_mb):
+        self.manager.count(b"NotImplemented", ignore_case=True, word=True)
+
+    @named("count a regular expression")
+    def time_count_pattern(self, base, n_mb):
+        self.manager.count(self.pattern)
+
+
+class FindLines_TextOf16MB(Texts):
+    """Each find as a line of text, as the command writes it where nothing is coloured."""
+
+    version = "1"
+
+    def setup(self, base):
+        self.manager = kept(open_store, base, text_dimensions(16))
+        skip_unless(self.manager, "find_batches")
+        compile_searches()
+        lines = module("terminal.hit_lines")
+        self.titles, self.hit_lines = lines.Titles(self.manager), lines.hit_lines
+        self.time_lines(base)
+
+    @named("lines of finds in 16 MiB")
+    def time_lines(self, base):
+        for batch in self.manager.find_batches(b"self."):
+            self.hit_lines(batch, self.titles, is_coloured=False)
 
 
 class Sum_TextOfNMB(Texts):

@@ -12,6 +12,7 @@ from jessymem.bench import data, loops
 from jessymem.bench.setting import NotThere, Setting, require_cpus
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, race
+from jessymem.kernels import _jit
 
 
 def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
@@ -22,6 +23,7 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
             raise NotThere("this version has no scans")
         for dimension in dimensions:
             manager.load_dimension(dimension)
+        _jit.promote(_jit.SEARCHING)
         flat = b"".join(manager.access_layer(layer) for layer in manager.list_layers())
         for name, needles in data.NEEDLES.items():
             yield f"scan.{name}", _slowest(setting, manager, flat, needles)

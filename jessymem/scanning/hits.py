@@ -11,6 +11,9 @@ import numpy as np
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 
+#: A find that has a length of its own.
+MATCH: Final = np.dtype([*s.HIT.descr, ("n_bytes", "i8")])
+
 _N_SHOWN: Final = 3
 _N_TOGETHER: Final = 4_096
 
@@ -32,19 +35,25 @@ class Hit(NamedTuple):
 class Hits(Sequence[Hit]):
     """Finds in ascending order by layer, then by offset; an immutable sequence of `Hit`.
 
-    Sixteen bytes each; a `Hit` is made when one is asked for.
+    Sixteen bytes each, and eight more where each has its own length; a `Hit` is made when one is
+    asked for.
 
     Parameters
     ----------
     array : ndarray of HIT, shape (n,)
         It becomes read-only.
+    lengths : int or ndarray of int64, shape (n,)
+        How long they are, in bytes: all the same, or each.
     """
 
-    __slots__ = ("_array",)
+    __slots__ = ("_array", "_lengths")
 
-    def __init__(self, array: np.typing.NDArray[Any]) -> None:
+    def __init__(
+        self, array: np.typing.NDArray[Any], lengths: int | np.typing.NDArray[np.int64] = 0
+    ) -> None:
         array.flags.writeable = False
         self._array = array
+        self._lengths = lengths
 
     @property
     def array(self) -> np.typing.NDArray[Any]:
@@ -53,6 +62,11 @@ class Hits(Sequence[Hit]):
         Fields ``layer``, the packed layer id, and ``offset``, both int64.
         """
         return self._array
+
+    @property
+    def lengths(self) -> np.typing.NDArray[np.int64]:
+        """How long each find is, in bytes: a read-only array of int64, shape ``(n,)``."""
+        return np.broadcast_to(np.asarray(self._lengths, np.int64), len(self._array))
 
     def __len__(self) -> int:
         """Return how many finds there are."""
@@ -65,7 +79,8 @@ class Hits(Sequence[Hit]):
     def __getitem__(self, index: int | slice) -> Hit | Hits:
         """Return one find, or those of a slice."""
         if isinstance(index, slice):
-            return Hits(self._array[index])
+            lengths = self._lengths
+            return Hits(self._array[index], lengths if isinstance(lengths, int) else lengths[index])
         layer, offset = self._array[index].item()
         return Hit(LayerId.from_packed(layer), offset)
 
@@ -82,13 +97,16 @@ class Hits(Sequence[Hit]):
         """Tell whether `other` has the same finds."""
         if not isinstance(other, Hits):
             return NotImplemented
-        return bool(np.array_equal(self._array, other._array))
+        return bool(
+            np.array_equal(self._array, other._array)
+            and np.array_equal(self.lengths, other.lengths)
+        )
 
     __hash__ = None  # type: ignore[assignment]  # as long as it may be
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as the array."""
-        return Hits, (self._array,)
+        """Pickle as the arrays."""
+        return Hits, (self._array, self._lengths)
 
     def __repr__(self) -> str:
         """Show how many there are, and the first few."""
@@ -97,6 +115,11 @@ class Hits(Sequence[Hit]):
         return f"<{len(self):,} hits: {', '.join(shown)}{more}>" if shown else "<0 hits>"
 
 
-def join_hits(parts: list[np.typing.NDArray[Any]]) -> Hits:
-    """Put finds together that follow each other."""
-    return Hits(np.concatenate(parts) if parts else np.zeros(0, s.HIT))
+def join_hits(parts: list[np.typing.NDArray[Any]], n_bytes: int) -> Hits:
+    """Put finds together that follow each other: HITs of one length, or MATCHes."""
+    found = np.concatenate(parts) if parts else np.zeros(0, s.HIT)
+    if found.dtype != MATCH:
+        return Hits(found, n_bytes)
+    array = np.empty(len(found), s.HIT)
+    array["layer"], array["offset"] = found["layer"], found["offset"]
+    return Hits(array, found["n_bytes"].copy())

@@ -1,104 +1,120 @@
-"""A search at work: `find` and `count` over the spans of one state."""
+"""A search at work: what is wanted, and finds and their number over the spans of one state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
-import numpy as np
-
-from jessymem.kernels import _jit, search, vectors
-from jessymem.kernels import schema as s
-from jessymem.scanning.needles import Needle
+from jessymem.scanning.needles import Needle, Word
 from jessymem.scanning.spans import Job, Spans
 from jessymem.scanning.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-R = TypeVar("R")
+    from jessymem.scanning.patterns import Pattern
 
-#: Finds that a thread writes down before it hands them over.
-MAX_HITS_AT_ONCE: Final = 65_536
+R = TypeVar("R")
 
 _WITHOUT_END: Final = 2**62
 
-#: A job is small enough to share the work evenly, and large enough to be worth handing out.
+#: A job is small enough to share the work evenly, and large enough to be worth handing out; where
+#: one thread does all, it looks up now and then.
 _JOBS_PER_WORKER: Final = 16
 _JOB_BYTES: Final = (256 * 1024, 8 * 2**20)
+_JOB_BYTES_OF_ONE: Final = 2**20
 #: No shorter than so many needles: where the needle recurs, a job may read one beyond its end.
 _JOB_NEEDLES: Final = 4
 
+Wanted: TypeAlias = "Needle | Pattern"
 
-def find_in(
-    spans: Spans, needle: Needle, workers: Workers, limit: int | None
-) -> tuple[list[NDArray[Any]], int]:
-    """Return the first `limit` finds as arrays of HIT that follow each other, and their number."""
-    n_wanted = _WITHOUT_END if limit is None else limit
-    parts: list[NDArray[Any]] = []
-    n_found = 0
-    work = partial(_find_in_job, spans, needle, workers, n_wanted)
-    is_limited = limit is not None
-    with closing(_search(spans, needle, workers, work, is_awaited=is_limited)) as results:
+
+class SearchPattern(Protocol):
+    """A compiled regular expression: of `re`, or of another engine that offers the same."""
+
+    def finditer(self, string: Any, /) -> Iterator[Any]:
+        """Yield matches with a ``span()``; also takes from where to where in the bytes."""
+        ...
+
+
+def as_wanted(needle: Any, *, ignore_case: bool, word: bool) -> Wanted:
+    """Return what is searched for.
+
+    Raises
+    ------
+    TypeError
+        If `needle` is neither text nor bytes nor a compiled pattern of bytes.
+    ValueError
+        If it is empty.
+    """
+    if callable(getattr(needle, "finditer", None)):
+        from jessymem.scanning.patterns import Pattern
+
+        return Pattern(needle, ignore_case=ignore_case, word=word)
+    if isinstance(needle, str):
+        if ignore_case and not needle.isascii():
+            from jessymem.scanning.patterns import Pattern, fold_text
+
+            return Pattern(fold_text(needle), ignore_case=True, word=word)
+        needle = needle.encode()
+    try:
+        wanted = memoryview(needle).tobytes()
+    except TypeError:
+        kind = type(needle).__name__
+        raise TypeError(f"a needle is bytes, a string or a pattern, not {kind}") from None
+    return (Word if word else Needle)(wanted, ignore_case=ignore_case)
+
+
+def length_of(wanted: Wanted) -> int:
+    """Return how long its finds are, in bytes; 0 where each has its own length."""
+    return wanted.n_bytes if isinstance(wanted, Needle) else 0
+
+
+def finds_in(
+    spans: Spans, wanted: Wanted, workers: Workers, limit: int | None, *, is_awaited: bool
+) -> Generator[NDArray[Any], None, None]:
+    """Yield the first `limit` finds, as arrays of `wanted.dtype` that follow each other."""
+    n_left = _WITHOUT_END if limit is None else limit
+    work = partial(_find_in_job, spans, wanted, workers, n_left)
+    with closing(_search(spans, wanted, workers, work, is_awaited=is_awaited)) as results:
         for found in results:
             for part in found:
-                parts.append(part[: n_wanted - n_found])
-                n_found += len(parts[-1])
-            if n_found >= n_wanted:
-                break
-    return parts, n_found
+                yield part[:n_left]
+                n_left -= min(len(part), n_left)
+            if not n_left:
+                return
 
 
-def count_in(spans: Spans, needle: Needle, workers: Workers) -> int:
+def count_in(spans: Spans, wanted: Wanted, workers: Workers) -> int:
     """Return how many finds there are."""
-    work = partial(_count_in_job, spans, needle, workers)
-    with closing(_search(spans, needle, workers, work, is_awaited=False)) as results:
+    work = partial(_count_in_job, spans, wanted, workers)
+    with closing(_search(spans, wanted, workers, work, is_awaited=False)) as results:
         return sum(results)
 
 
 def _search(
-    spans: Spans, needle: Needle, workers: Workers, work: Callable[[Job], R], *, is_awaited: bool
+    spans: Spans, wanted: Wanted, workers: Workers, work: Callable[[Job], R], *, is_awaited: bool
 ) -> Generator[R, None, None]:
-    n_steps = (spans.n_bytes + needle.n_bytes) // vectors.MANY
-    _jit.promote_for(n_steps, _jit.SEARCHING)
-    needle.aim_at(spans)
-    smallest, largest = (max(bound, _JOB_NEEDLES * needle.n_bytes) for bound in _JOB_BYTES)
-    jobs = spans.jobs(_JOBS_PER_WORKER * workers.n_workers, (smallest, largest), is_whole=False)
-    return workers.results(work, jobs, spans.n_bytes, is_awaited=is_awaited)
+    is_threaded = wanted.prepare(spans)
+    least, most = _JOB_BYTES
+    if isinstance(wanted, Needle):
+        least, most = (max(bound, _JOB_NEEDLES * wanted.n_bytes) for bound in _JOB_BYTES)
+    if not is_threaded:
+        most = max(least, min(most, _JOB_BYTES_OF_ONE))
+    n_jobs = _JOBS_PER_WORKER * workers.n_workers
+    jobs = spans.jobs(n_jobs, (least, most), is_whole=not wanted.is_cut_anywhere)
+    return workers.results(
+        work, jobs, spans.n_bytes, is_awaited=is_awaited, is_threaded=is_threaded
+    )
 
 
 def _find_in_job(
-    spans: Spans, needle: Needle, workers: Workers, limit: int, job: Job
+    spans: Spans, wanted: Wanted, workers: Workers, limit: int, job: Job
 ) -> list[NDArray[Any]]:
-    """Return the first `limit` finds that begin in a job."""
-    state = _state_of(job)
-    hits = np.empty(min(MAX_HITS_AT_ONCE, limit), s.HIT)
-    state["hits"] = hits.ctypes.data
-    parts: list[NDArray[Any]] = []
-    n_found, is_full = 0, True
-    while is_full and n_found < limit:
-        state["n_hits"] = 0
-        state["capacity"] = min(MAX_HITS_AT_ONCE, limit - n_found)
-        code = search.search_on(spans.rows, needle.record, state, workers.stop)
-        is_full = code == s.HITS_FULL
-        n_hits = int(state["n_hits"][0])
-        if n_hits:
-            parts.append(hits[:n_hits].copy())
-        n_found += n_hits
-    return parts
+    return wanted.find(spans, job, workers.stop, limit)
 
 
-def _count_in_job(spans: Spans, needle: Needle, workers: Workers, job: Job) -> int:
-    """Return how many finds begin in a job."""
-    state = _state_of(job)
-    state["capacity"] = _WITHOUT_END
-    search.search_on(spans.rows, needle.record, state, workers.stop)
-    return int(state["n_hits"][0])
-
-
-def _state_of(job: Job) -> NDArray[Any]:
-    state = np.zeros(1, s.SEARCH)
-    state["span"], state["at"], state["last_span"], state["last_end"] = job[:4]
-    return state
+def _count_in_job(spans: Spans, wanted: Wanted, workers: Workers, job: Job) -> int:
+    return wanted.count(spans, job, workers.stop)

@@ -10,6 +10,7 @@ import numpy as np
 from jessymem.engine.locations import Located
 from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId
+from jessymem.kernels import memory
 from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable, address_of
 
@@ -61,7 +62,7 @@ class Spans:
         rows["row_address"] = first_rows[at] + locations["row"] * s.LAYER_BYTES
         return cls(rows, tables)
 
-    def pieces(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
+    def samples(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""
         ends = np.cumsum(self.rows["n_bytes"])
         starts = np.arange(n_pieces) * self.n_bytes // n_pieces
@@ -71,6 +72,33 @@ class Spans:
         found["address"] += skipped
         found["n_bytes"] = np.minimum(found["n_bytes"] - skipped, n_bytes)
         return found
+
+    def view(self, span: int) -> memoryview:
+        """Return a layer's bytes, which stay in memory with it."""
+        address, n_bytes = int(self.rows["address"][span]), int(self.rows["n_bytes"][span])
+        return memoryview(memory.array_at(self, address, n_bytes, np.uint8))  # type: ignore[arg-type]
+
+    def view_of(self, job: Job) -> tuple[memoryview, int]:
+        """Return what reaches from the first to the last byte of a job's layers, and its address.
+
+        Between the layers may be no memory at all: what lies within them may be read, nothing else.
+        """
+        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
+        rows = rows[rows["n_bytes"] > 0]
+        if not len(rows):
+            return memoryview(b""), 0
+        first, end = int(rows["address"].min()), int((rows["address"] + rows["n_bytes"]).max())
+        return memoryview(memory.array_at(self, first, end - first, np.uint8)), first  # type: ignore[arg-type]
+
+    def pieces_of(self, job: Job) -> Iterator[tuple[tuple[int, int, int], int, int]]:
+        """Yield address, length and layer of each of a job's layers, and from where to where."""
+        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
+        columns = rows["address"].tolist(), rows["n_bytes"].tolist(), rows["layer"].tolist()
+        for i, row in enumerate(zip(*columns, strict=True), job.span):
+            start = job.at if i == job.span else 0
+            end = min(row[1], job.last_end) if i == job.last_span else row[1]
+            if start < end:
+                yield row, start, end
 
     def jobs(self, n_jobs: int, bounds: tuple[int, int], *, is_whole: bool) -> Iterator[Job]:
         """Cut the work into about `n_jobs`, in order; with `is_whole` between layers.
@@ -111,3 +139,8 @@ def packed_ids(snapshot: Snapshot, dimensions: Iterable[DimensionId]) -> NDArray
             if table is not None
         ]
     )
+
+
+def dimensions_of(packed: NDArray[np.int64]) -> list[DimensionId]:
+    """Return the dimensions that layers are of, ascending."""
+    return [DimensionId(each) for each in np.unique(packed >> s.LAYER_BITS).tolist()]

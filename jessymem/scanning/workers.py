@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +23,10 @@ R = TypeVar("R")
 _SMALL_BYTES: Final = 2**20
 #: How often the caller's thread looks at what was done, unless somebody waits for it.
 _POLL_SECONDS: Final = 0.05
+#: How often a thread that waits for room looks whether it is to stop.
+_ROOM_SECONDS: Final = 0.05
+#: Jobs that each thread may be ahead of who takes what they come to.
+_N_AHEAD: Final = 4
 
 
 class CancelToken(Protocol):
@@ -80,14 +84,21 @@ class Workers:
         self._n_expected += n_bytes
 
     def results(
-        self, work: Callable[[Job], R], jobs: Iterator[Job], n_bytes: int, *, is_awaited: bool
+        self,
+        work: Callable[[Job], R],
+        jobs: Iterator[Job],
+        n_bytes: int,
+        *,
+        is_awaited: bool,
+        is_threaded: bool = True,
     ) -> Generator[R, None, None]:
         """Do all `jobs`, of `n_bytes` together, and yield what they come to, in their order.
 
-        At once where that `is_awaited`, else now and then: to wake this thread takes as long as to
-        scan a MiB. Where the system lets no thread start, this one does them. Close the iterator:
-        whatever way it ends, no thread is left. `work` is no closure: the frame of one, in the
-        traceback of an error that somebody keeps, would hold what is scanned.
+        At once where that `is_awaited`, and then threads wait for who takes it; else now and then:
+        to wake this thread takes as long as to scan a MiB. Where work is not for threads, or the
+        system lets none start, it is done here. Close the iterator: whatever way it ends, no thread
+        is left. `work` is no closure: the frame of one, in the traceback of an error that somebody
+        keeps, would hold what is scanned.
 
         Raises
         ------
@@ -96,8 +107,8 @@ class Workers:
         Exception
             What `work` or the progress callback raises.
         """
-        self._check()
-        if n_bytes >= _SMALL_BYTES:
+        self.check()
+        if n_bytes >= _SMALL_BYTES and is_threaded:
             queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited)
             yield from self._results_of(queue)
         # What is left: of few bytes all; of more what no thread could be started for.
@@ -117,13 +128,13 @@ class Workers:
                 done = queue.take()
                 if done:
                     self._note(sum(job.n_bytes for job, _ in done))
-                self._check()
+                self.check()
                 for _, result in done:
                     yield result
             if queue.error is not None:
                 raise queue.error
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise CancelledError if the scan is cancelled."""
         if self._cancel is not None and self._cancel.is_set():
             raise CancelledError("the scan was cancelled")
@@ -133,7 +144,7 @@ class Workers:
         self._n_done += n_bytes
         if self._progress is not None:
             self._progress(self._n_done, self._n_expected)
-        self._check()
+        self.check()
 
     @contextmanager
     def _threads(self, queue: _JobQueue[Any]) -> Iterator[int]:
@@ -190,6 +201,7 @@ class _JobQueue(Generic[R]):
         self._stop = stop
         self._is_awaited = is_awaited
         self._lock = Lock()
+        self._room = Semaphore(_N_AHEAD * n_workers)
         self._done: dict[int, tuple[Job, R]] = {}
         self._n_taken = 0
 
@@ -197,6 +209,8 @@ class _JobQueue(Generic[R]):
         """Do jobs until there are none, or all are to stop; who fails stops the others."""
         try:
             while not self._stop[0]:
+                if self._is_awaited and not self._room.acquire(timeout=_ROOM_SECONDS):
+                    continue
                 with self._lock:
                     position, job = next(self._jobs, (-1, None))
                 if job is None:
@@ -224,6 +238,8 @@ class _JobQueue(Generic[R]):
         while self._n_taken in self._done:
             taken.append(self._done.pop(self._n_taken))
             self._n_taken += 1
+        if taken and self._is_awaited:
+            self._room.release(len(taken))
         return taken
 
 

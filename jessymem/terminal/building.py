@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from jessymem.ingest.building import build as build_files
-from jessymem.terminal import pictures, records, wording
+from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.shell import SourcePath, data_option, json_option, write_json
 
 
@@ -81,7 +81,7 @@ def build(
     regular file, and folders without files. A file that no manager with default settings could
     load is written, with a warning.
     """  # noqa: D301 - as above
-    with pictures.show_progress() as progress:
+    with screens.show_progress() as progress:
         task = progress.add_task("building", total=None)
 
         def advance(n_done: int, n_all: int) -> None:
@@ -106,5 +106,5 @@ def build(
         return
     for line in wording.skipped_lines(report.skipped):
         click.echo(line, err=True)
-    pictures.Screen().print(pictures.built_table(report.dimensions))
+    screens.Screen().print(pictures.built_table(report.dimensions))
     click.echo(wording.built_line(report, data))

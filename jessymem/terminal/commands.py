@@ -7,12 +7,29 @@ from typing import Final
 import click
 
 from jessymem._version import __version__
-from jessymem.terminal import building, exporting, files, measuring, reading, searching
 from jessymem.terminal.shell import Commands
+
+#: Where each command is.
+_HOMES: Final = {
+    "bench": "measuring",
+    "build": "building",
+    "cat": "reading",
+    "contexts": "reading",
+    "demo": "measuring",
+    "discover": "files",
+    "export": "exporting",
+    "find": "searching",
+    "fold": "files",
+    "inspect": "files",
+    "rm": "files",
+    "verify": "files",
+    "warmup": "measuring",
+}
 
 
 @click.group(
     cls=Commands,
+    homes=_HOMES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", prog_name="jessymem")
@@ -30,23 +47,3 @@ def main() -> None:
                  2  the command was not understood
                130  it was interrupted
     """  # noqa: D301 - the mark with which click keeps lines as they are
-
-
-_COMMANDS: Final = (
-    building.build,
-    exporting.export,
-    files.discover,
-    files.inspect,
-    files.verify,
-    reading.cat,
-    files.fold,
-    files.rm,
-    reading.contexts,
-    searching.find,
-    measuring.warmup,
-    measuring.demo,
-    measuring.bench,
-)
-
-for _command in _COMMANDS:
-    main.add_command(_command)

@@ -9,7 +9,7 @@ import click
 from jessymem.ids import DimensionId
 from jessymem.ingest.exporting import export as export_files
 from jessymem.ingest.writers import WRITERS
-from jessymem.terminal import pictures, records, wording
+from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.shell import (
     FOLDER,
     data_option,
@@ -57,7 +57,7 @@ def export(
     does not allow, is written with %2F and the like, and two of one name get their numbers.
     safetensors, arrow and parquet need the extras safetensors and arrow.
     """  # noqa: D301 - the mark with which click keeps lines as they are
-    with pictures.show_progress() as progress:
+    with screens.show_progress() as progress:
         task = progress.add_task("exporting", total=None)
 
         def advance(n_done: int, n_all: int) -> None:
@@ -69,5 +69,5 @@ def export(
     if as_json:
         write_json(records.export_record(report))
         return
-    pictures.Screen().print(pictures.exported_table(report.dimensions))
+    screens.Screen().print(pictures.exported_table(report.dimensions))
     click.echo(wording.exported_line(report, out))

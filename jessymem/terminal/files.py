@@ -11,7 +11,7 @@ from jessymem import inspection
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.regions.region import VERIFY_LEVELS
-from jessymem.terminal import pictures, records, wording
+from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.completion import complete_dimension, complete_layer, complete_target
 from jessymem.terminal.shell import (
     data_option,
@@ -42,7 +42,7 @@ def discover(data: Path, as_json: bool) -> None:
     if as_json:
         write_json([records.finding_record(finding) for finding in findings])
     elif findings:
-        pictures.Screen().print(pictures.regions_table(findings))
+        screens.Screen().print(pictures.regions_table(findings))
     fail_unless_found(findings, data)
 
 
@@ -61,7 +61,7 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
     if as_json:
         write_json(records.region_record(region))
         return
-    screen = pictures.Screen()
+    screen = screens.Screen()
     max_layers = None if show_all else _MAX_LAYERS_SHOWN
     screen.print(pictures.region_view(region, screen, max_layers))
 
@@ -86,7 +86,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
     chosen = [inspection.resolve_target(target, data) for target in targets]
     chosen = chosen or inspection.find_regions(data)
     findings = []
-    with pictures.show_progress() as progress:
+    with screens.show_progress() as progress:
         for target in progress.track(chosen, description="verifying"):
             findings += inspection.examine(target, level)
     n_intact = sum(finding.error is None for finding in findings)
@@ -119,7 +119,7 @@ def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None
     chosen = dimensions or tuple(files.dimension for files in files_under(data))
     outcomes: list[tuple[DimensionId, bool]] = []
     errors: list[JessyMemoryError] = []
-    with reader_of(chosen, data, read_only=False) as manager, pictures.show_progress() as progress:
+    with reader_of(chosen, data, read_only=False) as manager, screens.show_progress() as progress:
         for dimension in progress.track(sorted(set(chosen)), description="folding"):
             try:
                 outcomes.append((dimension, manager.fold(dimension)))

@@ -12,7 +12,7 @@ import click
 from jessymem import warming
 from jessymem.bench.run import FAMILIES, run_bench
 from jessymem.demo.run import STEPS, run_demo
-from jessymem.terminal import pictures, records, wording
+from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.shell import FOLDER, json_option, write_json
 
 #: How steps are called that take long and measure nothing.
@@ -26,7 +26,7 @@ def warmup(as_json: bool) -> None:
 
     Later processes find them in the cache on disk; nothing else is touched.
     """
-    with pictures.show_progress() as progress:
+    with screens.show_progress() as progress:
         progress.add_task("compiling", total=None)
         report = warming.warmup()
     if as_json:
@@ -52,10 +52,10 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
         if data is None:
             temporary = tempfile.TemporaryDirectory(prefix="jessymem-", ignore_cleanup_errors=True)
             data = Path(stack.enter_context(temporary))
-        progress = stack.enter_context(pictures.show_progress(is_live=False))
+        progress = stack.enter_context(screens.show_progress(is_live=False))
         task = progress.add_task("demo", total=len(STEPS))
 
-        refresher = pictures.Refresher(progress)
+        refresher = screens.Refresher(progress)
         stack.callback(refresher.stop)
 
         def announce(step: str) -> None:
@@ -69,7 +69,7 @@ def demo(strict: bool, data: Path | None, as_json: bool) -> None:
     if as_json:
         write_json(records.demo_record(report))
     else:
-        pictures.Screen().print(pictures.demo_view(report, kept))
+        screens.Screen().print(pictures.demo_view(report, kept))
     if report.differing or (strict and report.missed):
         raise click.exceptions.Exit(1)
 
@@ -100,7 +100,7 @@ def bench(
     evidence, among those that are known to be; docs/performance.md has that list.
     """
     chosen = [family for family in FAMILIES if not only or family in only]
-    with pictures.show_progress(is_live=False) as progress:
+    with screens.show_progress(is_live=False) as progress:
         task = progress.add_task("bench", total=len(chosen))
 
         def announce(family: str) -> None:
@@ -111,7 +111,7 @@ def bench(
     if as_json:
         write_json(records.bench_record(report))
     else:
-        screen = pictures.Screen()
+        screen = screens.Screen()
         screen.print(pictures.bench_view(report, screen))
     if check and report.missed:
         raise click.exceptions.Exit(1)

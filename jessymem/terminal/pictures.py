@@ -6,19 +6,15 @@ the cursor, set a colour, or turn the reading direction.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from threading import Event, Thread
 from typing import Final
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -35,14 +31,11 @@ from jessymem.inspection import (
     extension_state,
 )
 from jessymem.kernels import schema as s
-from jessymem.manager import MmapManager
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
-from jessymem.scanning.hits import Hits
 from jessymem.terminal.wording import (
     count,
-    excerpt,
     show_amount,
     show_kind,
     show_ratio,
@@ -53,76 +46,11 @@ from jessymem.terminal.wording import (
 )
 from jessymem.units import show_bytes
 
-#: The width of what is not a terminal.
-_UNCUT: Final = 10_000
-
 _YIELDING_COLUMNS: Final = ("Name", "From", "Keywords", "What", "Peer")
 
 _KIND_STYLES: Final = {"metadata": "cyan", "contents": "green", "padding": "bright_black"}
 _KIND_BLOCKS: Final = {"metadata": "\u2588", "contents": "\u2593", "padding": "\u2591"}
 _KIND_LETTERS: Final = {"metadata": "#", "contents": "=", "padding": "."}
-
-
-class Screen(Console):
-    """A console that guesses at nothing, and leaves a closed pipe to the command.
-
-    Where it is no terminal, lines are as long as they are, unless COLUMNS says otherwise.
-    """
-
-    def __init__(self, *, is_error: bool = False) -> None:
-        super().__init__(stderr=is_error, highlight=False, markup=False, emoji=False)
-        if not self.is_terminal and "COLUMNS" not in os.environ:
-            self.width = _UNCUT
-
-    def on_broken_pipe(self) -> None:
-        """Raise, where rich would end the process with an error."""
-        raise BrokenPipeError
-
-
-class Refresher:
-    """Refreshes a progress that is not live, from a thread, between `start` and `stop`."""
-
-    _SECONDS = 0.1
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._ended: Event | None = None
-
-    def start(self) -> None:
-        """Begin to refresh it."""
-        self._ended = ended = Event()
-        if not self._progress.disable:
-            Thread(target=self._run, args=(ended,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Leave it as it is; nothing to do where it was not begun."""
-        if self._ended is not None:
-            self._ended.set()
-
-    def _run(self, ended: Event) -> None:
-        while not ended.wait(self._SECONDS):
-            self._progress.refresh()
-
-
-@contextmanager
-def show_progress(*, is_live: bool = True) -> Iterator[Progress]:
-    """Show progress on stderr: gone afterwards, and silent where nobody watches.
-
-    With `is_live` False no thread refreshes it, which would disturb what is being timed.
-    """
-    screen = Screen(is_error=True)
-    progress = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=screen,
-        transient=True,
-        auto_refresh=is_live,
-        disable=not screen.is_terminal,
-    )
-    with progress if screen.is_terminal else nullcontext():
-        yield progress
 
 
 def _cell(text: object, style: str = "") -> Text:
@@ -293,24 +221,6 @@ def _layers_table(
             cells.insert(3, f"{layer.offset:,}")
         table.add_row(*cells)
     return table
-
-
-# -- finds -----------------------------------------------------------------------------------------
-
-
-def hit_lines(manager: MmapManager, hits: Hits, n_bytes: int) -> Iterator[Text]:
-    """Show where bytes of length `n_bytes` were found: layer, offset, and what is around."""
-    for hit in hits:
-        content = manager.access_layer(hit.layer_id)
-        before, found, after = map(visible, excerpt(content, hit.offset, n_bytes))
-        yield Text.assemble(
-            (str(hit.layer_id), "cyan"),
-            ":",
-            (str(hit.offset), "green"),
-            f": {before}",
-            (found, "bold red"),
-            after,
-        )
 
 
 # -- the demo --------------------------------------------------------------------------------------

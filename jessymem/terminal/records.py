@@ -17,13 +17,10 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
 from jessymem.ingest.reports import BuildReport, ExportReport
 from jessymem.inspection import Finding, byte_use, creation_time, extension_state
-from jessymem.manager import MmapManager
 from jessymem.regions.arrays import descr_of
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo, shortest
 from jessymem.regions.region import MmapRegion
-from jessymem.scanning.hits import Hits
-from jessymem.terminal.wording import excerpt
 from jessymem.warming import WarmupReport
 
 
@@ -136,23 +133,6 @@ def contexts_record(contexts: ContextCollection) -> list[dict[str, Any]]:
         }
         for context in contexts
     ]
-
-
-def hit_records(manager: MmapManager, hits: Hits, n_bytes: int) -> list[dict[str, Any]]:
-    """Describe where bytes of length `n_bytes` were found, each with what is around."""
-    found = []
-    for hit in hits:
-        before, there, after = excerpt(manager.access_layer(hit.layer_id), hit.offset, n_bytes)
-        found.append(
-            {
-                "layer": str(hit.layer_id),
-                "offset": hit.offset,
-                "before": before,
-                "found": there,
-                "after": after,
-            }
-        )
-    return found
 
 
 def warmup_record(report: WarmupReport) -> dict[str, Any]:

@@ -6,27 +6,52 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from glob import has_magic
+from importlib import import_module
 from pathlib import Path
 from signal import SIGINT
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from jessymem.config import MemoryConfig, as_path
 from jessymem.errors import ConfigError, JessyMemoryError, JessyWarning
 from jessymem.ids import DimensionId, LayerId, is_layer_id
-from jessymem.inspection import Finding
 from jessymem.terminal.wording import one_line, visible
+
+if TYPE_CHECKING:
+    from jessymem.inspection import Finding
 
 
 class Commands(click.Group):
     """Commands whose errors and warnings are a line on stderr, for which a closed pipe is no error.
 
-    Ctrl-C ends them with exit code 130.
+    Ctrl-C ends them with exit code 130. A command's module is imported when the command is asked
+    for.
+
+    Parameters
+    ----------
+    homes : dict
+        By the name of a command, the module of this package that has it.
     """
+
+    def __init__(self, *arguments: Any, homes: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._homes = homes
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(self._homes)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command."""
+        home = self._homes.get(name)
+        if home is None:
+            return None
+        command: click.Command = getattr(import_module(f"jessymem.terminal.{home}"), name)
+        return command
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         """Read the arguments."""
@@ -148,13 +173,13 @@ def fail_on(findings: Iterable[Finding]) -> None:
     fail_with(finding.error for finding in findings if finding.error is not None)
 
 
-def fail_with(errors: Iterable[JessyMemoryError]) -> None:
-    """Name each error on stderr; where there is any, end with exit code 1."""
+def fail_with(errors: Iterable[JessyMemoryError], exit_code: int = 1) -> None:
+    """Name each error on stderr; where there is any, end with an exit code."""
     errors = list(errors)
     for error in errors:
         click.echo(f"Error: {one_line(str(error))}", err=True)
     if errors:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(exit_code)
 
 
 def _show_warning(message: Warning | str, *rest: Any, **options: Any) -> None:

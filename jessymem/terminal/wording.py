@@ -6,15 +6,18 @@ import codecs
 import unicodedata
 from collections.abc import Sequence
 from math import isfinite
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jessymem.bench.table import Line, NotRun, Row
-from jessymem.demo.measurements import Measurement
-from jessymem.ingest.folders import Skipped
-from jessymem.ingest.reports import BuildReport, BuiltDimension, ExportReport
-from jessymem.regions.metadata import LayerInfo
 from jessymem.units import show_bytes
-from jessymem.warming import WarmupReport
+
+if TYPE_CHECKING:
+    from jessymem.bench.table import Line, Row
+    from jessymem.demo.measurements import Measurement
+    from jessymem.ingest.folders import Skipped
+    from jessymem.ingest.reports import BuildReport, BuiltDimension, ExportReport
+    from jessymem.regions.metadata import LayerInfo
+    from jessymem.warming import WarmupReport
+
 
 _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
 
@@ -22,8 +25,8 @@ _HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 _JOINERS: Final = "\u200c\u200d"
 
 #: What is shown around a find.
-_CONTEXT_CHARS: Final = 30
-_MAX_FOUND_CHARS: Final = 60
+CONTEXT_BYTES: Final = 30
+MAX_FOUND_CHARS: Final = 60
 
 _MAX_LINE_CHARS: Final = 500
 _MAX_SKIPPED_SHOWN: Final = 20
@@ -57,11 +60,11 @@ def excerpt(content: memoryview, start: int, n_bytes: int) -> tuple[str, str, st
     Nothing is made visible yet; what is not UTF-8 is U+FFFD, and what is long is cut.
     """
     end = start + n_bytes
-    before = _decode_torn(content[max(start - _CONTEXT_CHARS, 0) : start]).rpartition("\n")[2]
+    before = _decode_torn(content[max(start - CONTEXT_BYTES, 0) : start]).rpartition("\n")[2]
     found = str(content[start:end], "utf-8", "replace")
-    if len(found) > _MAX_FOUND_CHARS:
-        found = f"{found[: _MAX_FOUND_CHARS // 2]} ... {found[-_MAX_FOUND_CHARS // 2 :]}"
-    after = _decode_torn(content[end : end + _CONTEXT_CHARS]).partition("\n")[0]
+    if len(found) > MAX_FOUND_CHARS:
+        found = f"{found[: MAX_FOUND_CHARS // 2]} ... {found[-MAX_FOUND_CHARS // 2 :]}"
+    after = _decode_torn(content[end : end + CONTEXT_BYTES]).partition("\n")[0]
     return before, found, after
 
 
@@ -99,6 +102,8 @@ def show_amount(amount: float, unit: str) -> str:
 
 def show_ratio(row: Row) -> str:
     """Write what is compared with a row's target."""
+    from jessymem.bench.table import NotRun
+
     if isinstance(row.outcome, NotRun):
         return ""
     if row.line.of == "ours":

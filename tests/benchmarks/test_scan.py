@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import mmap
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
@@ -21,6 +24,7 @@ import pytest
 from jessymem import LayerId, MmapManager, RegionBuilder
 from jessymem.demo.library import library_folder, library_sources
 from jessymem.kernels import _jit
+from jessymem.terminal.hit_lines import Titles, hit_lines
 
 MIB = 2**20
 N_DIMENSIONS = 4
@@ -35,6 +39,7 @@ FREQUENT = (b" self", b"the ", b"        ")
 class Text(NamedTuple):
     """The same text in all forms."""
 
+    base: Path
     manager: MmapManager
     whole: bytes
     mapped: mmap.mmap
@@ -70,8 +75,9 @@ def text(request, tmp_path_factory) -> Iterator[Text]:
     with (base / "whole").open("rb") as file, MmapManager(512, base_path=base) as manager:
         for i in range(N_DIMENSIONS):
             manager.load_dimension(20 + i)
+        _jit.promote(_jit.SEARCHING)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        yield Text(manager, whole, mapped, words)
+        yield Text(base, manager, whole, mapped, words)
 
 
 def region_path(base: Path, number: int) -> Path:
@@ -162,6 +168,95 @@ def test_count_one_byte(benchmark, text, n_workers):
 @pytest.mark.benchmark(group="scan: count one byte")
 def test_bytes_count_one_byte(benchmark, text):
     assert run(benchmark, text, lambda: text.whole.count(b"e")) > 0
+
+
+# -- as people search ------------------------------------------------------------------------------
+
+WORD = b"NotImplemented"
+EXPRESSIONS = (rb"self\.\w+ = None", rb"(?i)raise \w+error", rb"[A-Z]{3}_[A-Z]{3}_\w+")
+
+
+@pytest.mark.parametrize("n_workers", N_WORKERS)
+@pytest.mark.benchmark(group="scan: count a word in either case")
+def test_count_in_either_case(benchmark, text, n_workers):
+    count = text.manager.count
+    n_found = run(benchmark, text, lambda: count(WORD, ignore_case=True, workers=n_workers))
+    assert n_found == text.whole.lower().count(WORD.lower())
+
+
+@pytest.mark.benchmark(group="scan: count a word in either case")
+def test_bytes_count_in_small_letters(benchmark, text):
+    wanted = WORD.lower()
+    assert run(benchmark, text, lambda: text.whole.lower().count(wanted)) > 0
+
+
+@pytest.mark.benchmark(group="scan: count a word in either case")
+def test_re_findall_in_either_case(benchmark, text):
+    pattern = re.compile(WORD, re.IGNORECASE)
+    assert run(benchmark, text, lambda: len(pattern.findall(text.whole))) > 0
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_count_an_expression(benchmark, text, expression):
+    mark_needle(benchmark, expression, "count")
+    pattern = re.compile(expression)
+    n_found = run(benchmark, text, lambda: text.manager.count(pattern))
+    assert n_found == len(pattern.findall(text.whole))
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_re_findall_an_expression(benchmark, text, expression):
+    mark_needle(benchmark, expression, "count")
+    pattern = re.compile(expression)
+    run(benchmark, text, lambda: len(pattern.findall(text.whole)))
+
+
+@pytest.mark.benchmark(group="scan: finds as lines in a file")
+def test_lines_in_a_file(benchmark, text, tmp_path):
+    titles = Titles(text.manager)
+
+    def write():
+        with (tmp_path / "lines").open("wb") as file:
+            n_lines = 0
+            for batch in text.manager.find_batches(b"self."):
+                file.write(hit_lines(batch, titles, is_coloured=False))
+                n_lines += len(batch)
+        return n_lines
+
+    n_lines = run(benchmark, text, write)
+    assert (tmp_path / "lines").read_bytes().count(b"\n") == n_lines
+    if not benchmark.disabled:
+        millions = n_lines / benchmark.stats.stats.median / 1e6
+        benchmark.extra_info["million lines/s"] = round(millions, 2)
+
+
+#: Each counts the same: lines with what is wanted, of which no line has two.
+COMMANDS = {
+    "jessymem": [sys.executable, "-m", "jessymem", "find", "-c", "raise NotImpl", "--data"],
+    "grep": ["grep", "-rc", "--include=*.txt", "raise NotImpl"],
+    "rg": ["rg", "-c", "--no-ignore", "raise NotImpl"],
+}
+
+
+@pytest.fixture(scope="module")
+def tree(text, tmp_path_factory) -> Path:
+    """The same layers as files."""
+    folder = tmp_path_factory.mktemp("tree")
+    for layer in text.manager.list_layers():
+        path = folder / str(layer.dimension) / f"{layer}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.manager.access_layer(layer))
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.benchmark(group="scan: a command that counts")
+def test_count_by_a_command(benchmark, text, tree, name):
+    if shutil.which(COMMANDS[name][0]) is None:
+        pytest.skip(f"there is no {name}")
+    where = text.base if name == "jessymem" else tree
+    command = [*COMMANDS[name], str(where)]
+    run(benchmark, text, lambda: subprocess.run(command, capture_output=True, check=False))
 
 
 @pytest.mark.parametrize("n_workers", N_WORKERS)

@@ -29,7 +29,7 @@ from jessymem.kernels import schema as s
 from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
-from jessymem.scanning import applying, scans, searching, workers
+from jessymem.scanning import applying, needles, scans, searching, workers
 
 # -- a manager -------------------------------------------------------------------------------------
 
@@ -328,6 +328,12 @@ def set_search_job(monkeypatch: Any, n_bytes: int) -> None:
 
 def set_needles_of_a_job(monkeypatch: Any, n_needles: int) -> None:
     monkeypatch.setattr(searching, "_JOB_NEEDLES", n_needles)
+
+
+def search_by_kernels(monkeypatch: Any) -> None:
+    """Let no needle be searched for by `re`, whether or not kernels are compiled."""
+    monkeypatch.setattr(needles, "_MAX_PLAIN_BYTES", 0)
+    monkeypatch.setattr(needles, "_MAX_OVERLAPPING_BYTES", 0)
 
 
 def set_applied_job(monkeypatch: Any, n_bytes: int) -> None:

@@ -29,7 +29,7 @@ def as_spans(contents, first_layer=0):
     return spans, arrays
 
 
-def as_needle(needle, offsets=None):
+def as_needle(needle, offsets=None, *, is_folded=False):
     """Return a NEEDLE that is compared at `offsets` first, and what keeps it."""
     array = np.frombuffer(needle, np.uint8)
     last = len(needle) - 1
@@ -38,6 +38,9 @@ def as_needle(needle, offsets=None):
     record = np.zeros(1, s.NEEDLE)
     record["address"], record["n_bytes"] = array.ctypes.data, len(needle)
     record["offsets"][0], record["values"][0] = offsets, array[offsets]
+    if is_folded:
+        record["is_folded"] = 1
+        record["folds"] = s.CASE_BIT * ((record["values"] >= 97) & (record["values"] <= 122))
     search.factorize(record)
     return record, array
 
