@@ -14,7 +14,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from functools import partial
+from functools import cache, partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -298,16 +298,17 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
     file, identity = _open_regular(path)
     with file:
         kept = admit(identity.n_bytes)
-        target = _private_mapping(identity.n_bytes)
-        target.kept = kept
-        view = memoryview(target)[: identity.n_bytes]
+        memory = FilledMemory(identity.n_bytes)
+        memory.mapping.kept = kept
+        view = memory.view
         n_read = 0
         while n_read < len(view):
             step = call("read", path, partial(PLAIN.read, file, view[n_read:]))
             if not step:
                 raise OSError(errno.EIO, "the file became shorter while it was read")
             n_read += step
-        return FileBytes(np.frombuffer(view.toreadonly(), np.uint8), identity)
+        del view
+        return FileBytes(memory.finished(), identity)
 
 
 def read_start(path: Path, n_bytes: int) -> tuple[bytes, int]:
@@ -357,14 +358,68 @@ def private_memory(n_bytes: int) -> PrivateMemory:
     return PrivateMemory(mapping, np.frombuffer(mapping, np.uint8).ctypes.data)
 
 
+class FilledMemory:
+    """Private memory that is filled once and then only read, by its owner too.
+
+    No object that leads to the bytes can write to them, nor can anything in this process, once they
+    are finished; on Windows the owner could.
+
+    Attributes
+    ----------
+    mapping : Mapping
+        Who owns the memory.
+    view : memoryview
+        To fill it by, until it is finished; it keeps nothing alive.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        protect = _find_protect()
+        self.mapping = _private_mapping(n_bytes, is_read_only=protect is not None)
+        if protect is None:
+            self.view = memoryview(self.mapping)[:n_bytes]
+            return
+        import ctypes
+
+        address = np.frombuffer(self.mapping, np.uint8).ctypes.data
+        self._protect = partial(protect, address, len(self.mapping))
+        if self._protect(mmap.PROT_READ | mmap.PROT_WRITE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        raw = (ctypes.c_ubyte * n_bytes).from_address(address)
+        self.view = memoryview(np.frombuffer(raw, np.uint8))
+
+    def finished(self) -> NDArray[np.uint8]:
+        """Return the bytes; the read-only array owns them."""
+        self.view = memoryview(b"")
+        if hasattr(self, "_protect"):
+            self._protect(mmap.PROT_READ)
+        return np.frombuffer(memoryview(self.mapping).toreadonly()[: self._n_bytes], np.uint8)
+
+
+@cache
+def _find_protect() -> Callable[[int, int, int], int] | None:
+    """Return mprotect(2), as Python may call it; None: there is none."""
+    if os.name == "nt":
+        return None
+    import ctypes
+
+    try:
+        protect = ctypes.PyDLL(None, use_errno=True).mprotect
+    except (AttributeError, OSError):
+        return None
+    protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return protect
+
+
 def private_copy(pieces: Iterable[Any], n_bytes: int) -> NDArray[np.uint8]:
     """Copy `pieces` into page-aligned private memory of `n_bytes`; the read-only array owns it."""
-    target = _private_mapping(n_bytes)
+    memory = FilledMemory(n_bytes)
     at = 0
     for piece in pieces:
-        target[at : at + len(piece)] = piece
+        memory.view[at : at + len(piece)] = memoryview(piece).cast("B")
         at += len(piece)
-    return np.frombuffer(memoryview(target).toreadonly()[:n_bytes], np.uint8)
+    return memory.finished()
 
 
 def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
@@ -723,10 +778,12 @@ def _map_whole(file: Descriptor, path: Path, n_bytes: int) -> FileMapping:
     return mapping
 
 
-def _private_mapping(n_bytes: int) -> Mapping:
+def _private_mapping(n_bytes: int, *, is_read_only: bool = False) -> Mapping:
     """Map anonymous memory that a forked child does not share; at least one page."""
     length = max(round_to_pages(n_bytes), page_size())
     flags = () if os.name == "nt" else (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)
+    if is_read_only:
+        flags = (*flags, mmap.PROT_READ)
     try:
         return call("map private", "", lambda: Mapping(-1, length, *flags))
     except OSError as error:

@@ -7,14 +7,16 @@ since numba makes it (docs/compiled.md).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from support.system import HAS_PROC
 
-from jessymem import LayerId, MmapManager, MmapRegion, RegionBuilder
+from jessymem import LayerId, MemoryConfig, MmapManager, MmapRegion, RegionBuilder, osmem
 from jessymem.kernels import _jit, layer_array, layer_bytes
 
 GRID = np.arange(12.0).reshape(3, 4)
@@ -101,3 +103,43 @@ def test_what_compiled_code_returns_is_as_read_only_as_numba_lets_it_be(manager)
         for_good = np.frombuffer(memoryview(found).toreadonly(), found.dtype)
         with pytest.raises(ValueError, match="WRITEABLE"):
             for_good.flags.writeable = True
+
+
+def owner_of(view: Any) -> Any:
+    """Return what a view leads to in the end: the memory that it is cut from."""
+    while not isinstance(view, osmem.Mapping):
+        view = view.base if isinstance(view, np.ndarray) else view.obj
+    return view
+
+
+@pytest.mark.skipif(os.name == "nt", reason="what owns a copy could write to it")
+@pytest.mark.parametrize("mode", ["map", "copy"])
+def test_not_even_what_owns_the_bytes_of_a_file_can_write_to_them(manager, mode):
+    base = manager.config.base_path
+    config = MemoryConfig(8, base, load_mode=mode, simulation="always")
+    with MmapManager(config) as reader:
+        reader.load_core_dimensions()
+        reader.load_dimension("D20")
+        for layer in ("L20-00", "L20-01", "L01-00"):
+            view = reader.access_layer(layer)
+            before = bytes(view)
+            with pytest.raises(TypeError):
+                owner_of(view)[0 : len(view)] = bytes(len(view))
+            with pytest.raises(BufferError):
+                owner_of(view).close()
+            assert reader.access_layer(layer) == before
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="needs /proc/self/maps")
+def test_the_pages_of_a_copy_can_only_be_read(tmp_path):
+    data = osmem.private_copy([b"abc", bytearray(b"def")], 6)
+    assert bytes(data) == b"abcdef" and not data.flags.writeable
+    address = data.ctypes.data
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[:2] for line in maps]
+    for extent, rights in ranges:
+        start, end = (int(each, 16) for each in extent.split("-"))
+        if start <= address < end:
+            assert rights == "r--p"
+            return
+    raise AssertionError("no such mapping")
