@@ -63,7 +63,7 @@ class Query:
         if self.keywords is not None:
             named = np.zeros(len(rows), bool)
             for keyword in self.keywords:
-                named[region.rows_by_keyword.get(keyword, [])] = True
+                named[region.rows_with_keyword(keyword)] = True
             chosen &= named
         if self.name is not None:
             chosen &= region.rows_matching(self.name)

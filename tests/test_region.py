@@ -84,10 +84,24 @@ def test_it_tells_what_it_is(region, path):
         assert bytes(region.content_of(region.find_row(info.layer_id))) == LAYERS[number]
         assert info.name == f"layer {number}"
         assert (info.depth, info.keywords) == (number, ("word", f"k{number}"))
-    assert region.rows_by_keyword == {"word": [0, 1, 2], "k0": [0], "k2": [1], "k5": [2]}
+    found = {word: list(region.rows_with_keyword(word)) for word in ("word", "k0", "k2", "k5", "k")}
+    assert found == {"word": [0, 1, 2], "k0": [0], "k2": [1], "k5": [2], "k": []}
 
 
-@pytest.mark.parametrize("name", ["rows_by_keyword", "metadata", "children_by_parent"])
+def test_what_is_looked_up_by_takes_a_few_bytes_for_each():
+    builder = RegionBuilder("D07", "Technical")
+    for number in range(300):
+        words = [f"{word} of {number}" for word in range(20)]
+        builder.add_layer(number, b"", keywords=words, parent=LayerId(6, number // 2))
+    region = builder.build_to_memory()
+    assert region.keyword_index.n_bytes == 300 * 20 * 10
+    assert region.children_by_parent.n_bytes == 300 * 6
+    assert list(region.rows_with_keyword("3 of 217")) == [217]
+    assert region.children_of(LayerId(6, 100)) == (LayerId(7, 200), LayerId(7, 201))
+    assert region.children_of(LayerId(8, 100)) == ()
+
+
+@pytest.mark.parametrize("name", ["keyword_index", "metadata", "children_by_parent"])
 def test_no_region_waits_for_what_another_computes(name, monkeypatch):
     busy, free = make_builder().build_to_memory(), make_builder().build_to_memory()
     inside, go_on = threading.Event(), threading.Event()

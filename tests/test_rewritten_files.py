@@ -46,7 +46,7 @@ def questions_to(region: MmapRegion) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield all that can be asked of a region that is mapped."""
     yield "list_layers", region.list_layers
     yield "metadata", lambda: region.metadata
-    yield "rows_by_keyword", lambda: region.rows_by_keyword
+    yield "keyword_index", lambda: region.keyword_index
     yield "children_by_parent", lambda: region.children_by_parent
     yield "drafts", region.drafts
     yield "repr", lambda: repr(region)
@@ -123,7 +123,7 @@ def test_a_file_may_be_rewritten_between_any_two_lines_of_a_load(file):
 QUESTIONS = [
     "list_layers",
     "drafts",
-    "rows_by_keyword",
+    "keyword_index",
     "verify_integrity full",
     "get_layer_info L15-05",
     "read_array L15-05",

@@ -115,7 +115,7 @@ def test_keywords_in_any_script():
     raw = lay_out((0, b"", {"keywords": SCRIPTS}))
     for region in (plain, load(raw)):
         assert region.get_layer_info("L01-00").keywords == tuple(SCRIPTS)
-        assert region.rows_by_keyword[SCRIPTS[1]][0] == 0
+        assert region.rows_with_keyword(SCRIPTS[1])[0] == 0
         assert region.verify_integrity()
     assert naive.read_plain(raw).layers[0].keywords == tuple(text.encode() for text in SCRIPTS)
 

@@ -22,6 +22,7 @@ from jessymem.computed_once import computed_once
 from jessymem.errors import LayerNotFound, OutOfBounds, clears_frames
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
+from jessymem.regions.indexes import NumberIndex, index_of_words, key_of
 from jessymem.regions.layout import Edition
 from jessymem.regions.name_table import NameTable
 
@@ -526,12 +527,16 @@ class LayerTable(LoadedDimension):
         return LayerId.from_packed(packed) if packed >> s.LAYER_BITS else None
 
     @computed_once
-    def rows_by_keyword(self) -> dict[str, list[int]]:
-        """Rows per keyword, ascending; made when first asked for, in O(keywords of the region)."""
-        found: dict[str, list[int]] = {}
-        for row in range(len(self.rows)):
-            for keyword in dict.fromkeys(self.keywords_of(row)):
-                found.setdefault(keyword, []).append(row)
+    def keyword_index(self) -> NumberIndex:
+        """Rows by keyword; made when first asked for, in O(keywords of the region)."""
+        return index_of_words(map(self.keywords_of, range(len(self.rows))))
+
+    def rows_with_keyword(self, keyword: str) -> np.typing.NDArray[np.uint16]:
+        """Return the rows of layers that have a keyword, ascending."""
+        found = self.keyword_index.find(key_of(keyword))
+        # One tells for all: that two keywords of one region share a key, nobody will see.
+        if len(found) and keyword not in self.keywords_of(int(found[0])):
+            return found[:0]
         return found
 
     @property
@@ -541,18 +546,14 @@ class LayerTable(LoadedDimension):
 
     def children_of(self, parent: LayerId) -> tuple[LayerId, ...]:
         """Return this region's layers that name `parent`, ascending."""
-        return tuple(self.children_by_parent.get(int(parent), ()))
+        numbers = self.children_by_parent.find(int(parent))
+        return tuple(LayerId.in_order(self.dimension_id, numbers.tolist()))
 
     @computed_once
-    def children_by_parent(self) -> dict[int, list[LayerId]]:
-        """Layers per packed parent, ascending; made when first asked for."""
-        rows = self.rows
-        named = rows[rows["parent"] != 0]
-        found: dict[int, list[LayerId]] = {}
-        children = LayerId.in_order(self.dimension_id, named["layer_num"].tolist())
-        for parent, child in zip(named["parent"].tolist(), children, strict=True):
-            found.setdefault(parent, []).append(child)
-        return found
+    def children_by_parent(self) -> NumberIndex:
+        """Numbers of layers by packed parent; made when first asked for."""
+        named = self.rows[self.rows["parent"] != 0]
+        return NumberIndex(named["parent"], named["layer_num"])
 
     def _cut_reader(self, content: memoryview) -> None:
         """Cut the views that single reads from Python go through; `content` is all of the region's.

@@ -90,7 +90,7 @@ def check_layers(region: MmapRegion, raw: bytes) -> None:
     for start, end in sorted(extents):
         assert start >= end_of_last
         end_of_last = end
-    for question in (lambda: region.metadata, lambda: region.rows_by_keyword):
+    for question in (lambda: region.metadata, lambda: region.keyword_index):
         is_refused(ask(question), raw)
     region.describe_into(np.zeros(1, s.REGION)[0])
 
