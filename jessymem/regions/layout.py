@@ -36,7 +36,7 @@ NONE_DELETED: Final = np.zeros(0, s.DELETED)
 
 #: A table that is yet to be checked: its rows, copied, and of the region the size of the heap, the
 #: file's length and where contents begin.
-Unchecked: TypeAlias = "tuple[Bytes, int, int, int]"
+Unchecked: TypeAlias = tuple["np.typing.NDArray[np.uint8]", int, int, int]
 
 #: A table of more rows gains nothing from being checked with others.
 _N_FEW_ROWS: Final = 256
