@@ -241,6 +241,11 @@ class PoolAllocator:
         ndarray of int64, shape (n,)
             Packed offsets: `MmapOffset.from_packed` tells what is in one, and every call that takes
             an MmapOffset takes an element too.
+
+        Raises
+        ------
+        AllocationFailed, LimitExceeded
+            As `allocate`.
         """
         try:
             wanted = as_sizes(sizes)
