@@ -399,6 +399,7 @@ def offered(tmp_path):
 def test_completion_knows_dimensions_and_layers(offered):
     grown = [("D15", "Name of D15"), ("D16", "Name of D16")]
     assert offered("fold", "D1") == grown
+    assert offered("export", "D1") == grown
     assert offered("find", "needle", "d1") == grown
     assert offered("verify", "D15", "D2") == [("D200", "Name of D200")]
     assert offered("inspect", "D") == [*grown, ("D200", "Name of D200")]
