@@ -244,8 +244,8 @@ class PoolAllocator:
 
         Raises
         ------
-        AllocationFailed, LimitExceeded
-            As `allocate`.
+        LimitExceeded, AllocationFailed, InvalidAccess
+            As said above; no block is taken then.
         """
         try:
             wanted = as_sizes(sizes)
