@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
     from jessymem.regions.name_patterns import NamePattern
+    from jessymem.regions.name_table import NameTable
     from jessymem.scanning.batches import HitBatch
     from jessymem.scanning.searching import SearchPattern
     from jessymem.scanning.workers import CancelToken
@@ -33,6 +34,7 @@ __all__ = [
     "LayerDraft",
     "LayersLike",
     "NamePattern",
+    "NameTable",
     "SearchPattern",
     "Store",
 ]
@@ -47,6 +49,7 @@ _HOME_OF: Final = {
     "LayerDraft": "jessymem.regions.drafts",
     "LayersLike": "jessymem.engine.locations",
     "NamePattern": "jessymem.regions.name_patterns",
+    "NameTable": "jessymem.regions.name_table",
     "SearchPattern": "jessymem.scanning.searching",
     "Store": "jessymem.kernels.store",
 }

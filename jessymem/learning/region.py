@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+import jessymem
 from jessymem.aligned import aligned_copy
 from jessymem.core_dimensions import core_dimensions
 from jessymem.ids import DimensionId, LayerId
@@ -18,7 +19,6 @@ from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
-from jessymem.regions.name_table import NameTable
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.rows import insert_rows
 from jessymem.regions.table import Extents, LayerTable
@@ -240,7 +240,7 @@ class LearnedRegion(LayerTable):
         super().keep_names(charge)
 
     @property
-    def name_tables(self) -> tuple[NameTable | None, ...]:
+    def name_tables(self) -> tuple[jessymem.hints.NameTable | None, ...]:
         """The tables of the base's names; what is learned is in none."""
         return (*super().name_tables, None)
 

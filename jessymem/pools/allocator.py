@@ -245,7 +245,7 @@ class PoolAllocator:
         Raises
         ------
         LimitExceeded, AllocationFailed, InvalidAccess
-            As said above; no block is taken then.
+            As `allocate`; no block is taken then.
         """
         try:
             wanted = as_sizes(sizes)

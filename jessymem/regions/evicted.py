@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import jessymem
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
-from jessymem.regions.name_table import NameTable
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LoadedDimension
 
@@ -71,7 +71,7 @@ class EvictedRegion(LoadedDimension):
         return any(table is None or table.has(digest) for table in self.name_tables)
 
     @property
-    def name_tables(self) -> tuple[NameTable | None, ...]:
+    def name_tables(self) -> tuple[jessymem.hints.NameTable | None, ...]:
         """Of each of its regions the table of names, where it was made before."""
         return self._name_tables
 

@@ -37,7 +37,6 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
-from jessymem.regions.name_table import NameTable, rows_named
 from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
@@ -86,7 +85,7 @@ class MmapRegion(LayerTable):
         self.identity = identity
         self.charge_id: int | None = None  # of its bytes
         self.table_charge: Any = None  # a `jessymem.budget.Charge`
-        self.name_table: NameTable | None = None  # made when a layer is looked up by name
+        self.name_table: jessymem.hints.NameTable | None = None  # made when it is asked for
         self._bytes = data.view(np.ndarray)
         self.size = len(data) if n_bytes is None else n_bytes
         self.n_charged_bytes = osmem.round_to_pages(self.size)
@@ -420,6 +419,8 @@ class MmapRegion(LayerTable):
 
     def rows_named(self, name: bytes) -> list[int]:
         """Return the rows of layers that have a name, ascending."""
+        from jessymem.regions.name_table import NameTable, rows_named
+
         return rows_named(self.layout, self.name_table or NameTable(self.layout), name)
 
     def numbers_named(self, name: bytes) -> list[int]:
@@ -428,6 +429,8 @@ class MmapRegion(LayerTable):
 
     def keep_names(self, charge: Callable[[int], Any]) -> None:
         """Make its table of names, and keep it if it may be charged."""
+        from jessymem.regions.name_table import NameTable  # whoever asks has imported it
+
         if self.name_table is None:
             table = NameTable(self.layout)
             table.charge = charge(table.n_bytes)

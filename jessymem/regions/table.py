@@ -24,7 +24,6 @@ from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 from jessymem.regions.indexes import NumberIndex, index_of_words, key_of
 from jessymem.regions.layout import Edition
-from jessymem.regions.name_table import NameTable
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -130,7 +129,7 @@ class LoadedDimension(ABC):
         return True
 
     @property
-    def name_tables(self) -> tuple[NameTable | None, ...]:
+    def name_tables(self) -> tuple[jessymem.hints.NameTable | None, ...]:
         """The tables of its names; None stands for names that are in no table, or not yet."""
         return (None,)
 
@@ -272,7 +271,7 @@ class LayerTable(LoadedDimension):
             member.keep_names(charge)
 
     @property
-    def name_tables(self) -> tuple[NameTable | None, ...]:
+    def name_tables(self) -> tuple[jessymem.hints.NameTable | None, ...]:
         """Of each of its regions the table of names, where there is one yet."""
         return tuple(member.name_table for member in self.members)
 
