@@ -448,7 +448,7 @@ class MmapRegion(LayerTable):
         """Return what makes a layer's content an array; None where it is not an array."""
         return layout.read_form(self.layout, self.rows[row], self._source)
 
-    def take_unchecked(self) -> layout.Unchecked | None:
+    def take_unchecked(self) -> tuple[Any, int, int, int] | None:
         """Return what is yet to be checked of its table, which from now on is the caller's task."""
         unchecked = self.layout.unchecked
         if unchecked is not None:
