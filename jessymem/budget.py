@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from jessymem import osmem
@@ -22,6 +22,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.locks import Hold, Lock
 from jessymem.logger import logger
+from jessymem.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,11 +6,12 @@ Names and layers are read from a file when somebody asks for them: most processe
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from jessymem.config import MIB
 from jessymem.ids import DimensionId
 from jessymem.locks import outside
+from jessymem.named_tuples import NamedTuple
 
 CORE_DIMENSIONS: Final = tuple(map(DimensionId, range(1, 15)))
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from jessymem import forks
 from jessymem.descriptors import Descriptor
+from jessymem.named_tuples import NamedTuple
 from jessymem.short_calls import PlainCalls, Status
 
 if os.name != "nt":

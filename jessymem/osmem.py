@@ -17,13 +17,14 @@ from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from jessymem import attributes, lock_files, short_calls, system_calls
 from jessymem.descriptors import Descriptor, open_descriptor
 from jessymem.errors import AllocationFailed
+from jessymem.named_tuples import NamedTuple
 from jessymem.pieces import batches, parts, without_first
 from jessymem.short_calls import PLAIN, Status, calls_in
 

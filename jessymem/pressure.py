@@ -8,11 +8,12 @@ again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from jessymem.config import MemoryConfig
 from jessymem.kernels import schema as s
 from jessymem.logger import ERROR, INFO, WARNING, logger
+from jessymem.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,9 +15,10 @@ import sys
 from _io import FileIO
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from jessymem.descriptors import Descriptor, open_descriptor
+from jessymem.named_tuples import NamedTuple
 
 try:
     import fcntl

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from jessymem.logger import WARNING, logger
+from jessymem.named_tuples import NamedTuple
 
 #: What systems answer that have no such call, or not for this file system.
 _LACKING: Final = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)

@@ -101,6 +101,29 @@ def test_a_first_read_imports_only_what_it_needs(imported):
     assert [name for name in imported if name in left_out] == []
 
 
+def test_a_first_read_makes_no_class_that_takes_long(store):
+    """Those of `typing.NamedTuple` are compiled, a tenth of a millisecond each."""
+    made = run_python(
+        """
+import sys
+import typing
+import numpy
+
+def refuse(cls, name, *arguments):
+    raise AssertionError(name)
+
+typing.NamedTupleMeta.__new__ = refuse
+from jessymem import MmapManager
+manager = MmapManager(280, base_path=sys.argv[1])
+manager.load_dimension("D01")
+print(len(manager.access_layer("L01-01")))
+""",
+        store,
+        COVERAGE_PROCESS_CONFIG="",  # which makes some of its own
+    )
+    assert int(made) > 0
+
+
 def test_modules_that_are_not_entered_exist():
     """So that the list above goes on to mean something where they are renamed."""
     from importlib.util import find_spec

@@ -11,7 +11,7 @@ copies its chunk and the list of chunks, whatever else is loaded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from jessymem.engine.sampling import Gates
 from jessymem.errors import DimensionNotFound, LayerNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.regions.table import LayerTable, LoadedDimension, address_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from there to whichever file has the content.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -16,6 +16,7 @@ import jessymem
 from jessymem.aligned import aligned_copy
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.rows import Columns, GrowingRows, lay_over, newest

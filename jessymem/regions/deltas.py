@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from jessymem import osmem
 from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.regions import faults, layout
 from jessymem.regions.faults import Source
 from jessymem.regions.layout import Edition

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 
 #: What a file holds may be long; the error's `got` has it whole.
 MAX_SHOWN_CHARS: Final = 200

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import xxhash
 
@@ -35,6 +35,7 @@ from jessymem.errors import (
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.logger import logger
+from jessymem.named_tuples import NamedTuple
 from jessymem.pieces import gather
 from jessymem.regions import faults
 from jessymem.regions.chain import RegionChain

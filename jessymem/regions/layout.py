@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import xxhash
@@ -19,6 +19,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.locks import before_import
 from jessymem.logger import logger
+from jessymem.named_tuples import NamedTuple
 from jessymem.regions import faults
 from jessymem.regions.faults import Source as Source
 

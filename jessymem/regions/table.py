@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from jessymem.computed_once import computed_once
 from jessymem.errors import LayerNotFound, OutOfBounds, clears_frames
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.regions.indexes import NumberIndex, index_of_words, key_of
 from jessymem.regions.layout import Edition
 
