@@ -10,10 +10,13 @@ removed, and what was in it compiled again. Whatever goes wrong, a kernel is com
 from __future__ import annotations
 
 import os
+import pickle
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -141,10 +144,39 @@ class _File(IndexDataCacheFile):
         self.folder = folder
         self.index_path = os.path.join(folder, f"{name}.nbi")
 
+    def load(self, key: Any) -> Any:
+        """Return what belongs to a key, None where nothing does; raise where it is damaged."""
+        found = super().load(key)  # type: ignore[no-untyped-call]
+        if found is None:
+            return None
+        label, content = found
+        if label != self._label(key):
+            raise ValueError("it holds another kernel, or is for another signature")
+        return content
+
     def write(self, key: Any, content: Any) -> None:
         """Write what belongs to a key; raise OSError where that is not possible."""
         os.makedirs(self.folder, exist_ok=True)
-        self.save(key, content)  # type: ignore[no-untyped-call]
+        self.save(key, (self._label(key), content))  # type: ignore[no-untyped-call]
+
+    def _label(self, key: Any) -> tuple[str, str]:
+        """Return what a file says of its content, which under another name would run as well."""
+        return os.path.basename(self.index_path), repr(key)
+
+    # As numba reads them; but what is no file is not waited for.
+
+    def _load_index(self) -> Any:
+        try:
+            file = BytesIO(_read(self.index_path))
+        except FileNotFoundError:
+            return {}
+        if pickle.load(file) != self._version:
+            return {}
+        stamp, overloads = pickle.loads(file.read())
+        return overloads if stamp == self._source_stamp else {}
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(_read(os.path.join(self.folder, name)))
 
     def damaged_path(self, key: Any) -> str:
         """Return which file is damaged, where what belongs to a key could not be read."""
@@ -163,6 +195,16 @@ class _File(IndexDataCacheFile):
                 except OSError:
                     return False
         return True
+
+
+def _read(path: str) -> bytes:
+    """Return a file's bytes; ValueError where it is a pipe, a device or a directory."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        return file.read()
 
 
 def _roots() -> list[str]:

@@ -103,6 +103,28 @@ def test_a_damaged_file_is_named_and_mended_once(cache, kind, how):
     assert run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache)) == ["1 0 True"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_not_waited_for(cache, kind, make):
+    (path,) = cache.rglob(f"parse.parse_entries.*.{kind}")
+    path.unlink()
+    make(path)
+    (told, count) = run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache))
+    assert told.split("|")[:3] == ["kernel_cache_failed", "True", str(path)]
+    assert count == "1 1 True"
+    assert run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache)) == ["1 0 True"]
+
+
+def test_a_file_of_another_kernel_is_not_run(cache):
+    (path,) = cache.rglob("parse.parse_entries.*.nbc")
+    (other,) = cache.rglob("parse.parse_entry.*.nbc")
+    shutil.copy(other, path)
+    (told, count) = run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache))
+    assert told.split("|")[:3] == ["kernel_cache_failed", "True", str(path)]
+    assert count == "1 1 True"
+
+
 def test_a_damaged_file_that_cannot_be_removed_is_told_of(cache):
     (path,) = cache.rglob("parse.parse_entries.*.nbi")
     name = damage(path, "truncated")
