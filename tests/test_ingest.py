@@ -23,7 +23,7 @@ from jessymem.ingest import contents
 from jessymem.ingest.building import plan_build, region_path
 from jessymem.ingest.contents import read_content
 from jessymem.ingest.folders import SourceFolder, natural_key
-from jessymem.ingest.manifest import Manifest
+from jessymem.ingest.manifest import Manifest, read_manifest
 from jessymem.ingest.numbering import number_folders
 from jessymem.kernels import schema as s
 
@@ -683,3 +683,26 @@ def test_failing_write_is_an_error_and_leaves_nothing(plan, data, intercept):
         planned.write()
     assert osmem.intercept is fail
     assert not data.exists() or files_under(data) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a." * 50_000 + "b = 1", "dots"),
+        ("[" + "a ." * 20_000 + "b]", "dots"),
+        ("x = {" + "\"a\" . 'b' ." * 10_000 + "b = 1}", "dots"),
+        ('name = "' + "x" * 2**20 + '"', "bytes"),
+    ],
+    ids=["key", "table", "inline", "length"],
+)
+def test_a_manifest_that_would_take_long_to_read(tmp_path, text, fault):
+    (tmp_path / "dimension.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"dimension\.toml: not TOML: .*{fault}"):
+        read_manifest(tmp_path / "dimension.toml")
+
+
+def test_a_manifest_may_have_many_dots(tmp_path):
+    lines = ['name = "' + "One of two. " * 5_000 + '"']
+    lines += [f'[layers."a.b.{number}.md"]' for number in range(500)]
+    (tmp_path / "dimension.toml").write_text("\n".join(lines))
+    assert len(read_manifest(tmp_path / "dimension.toml").layers) == 500

@@ -22,6 +22,7 @@ and key.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,15 @@ from jessymem.ids import LayerId
 from jessymem.kernels.schema import MAX_LAYER
 
 MANIFEST_FILE: Final = "dimension.toml"
+
+#: Longer ones are not read; one that an export wrote for as many layers as there may be is shorter.
+MAX_BYTES: Final = 64 * 2**20
+
+# Each dot of a key is a table in the one before it: to read many takes the square of the time, and
+# more memory than there is.
+_MAX_DOTS: Final = 100
+_PIECE: Final = r"""(?:(?<![\w-])[\w-]++|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
+_DEEP_KEY: Final = re.compile(rf"(?:{_PIECE}[ \t]*+\.[ \t]*+){{{_MAX_DOTS + 1}}}")
 
 _LAYER_KEYS: Final = ("name", "layer", "frequency", "depth", "keywords", "parent", "encoding")
 
@@ -155,15 +165,23 @@ def _of_table(manifest: Manifest, table: dict[str, Any]) -> Manifest:
 
 
 def _parse(manifest: Manifest) -> dict[str, Any]:
+    def admit(n_bytes: int) -> None:
+        if n_bytes > MAX_BYTES:
+            raise _no_toml(manifest, f"{n_bytes:,} bytes are more than {MAX_BYTES:,}")
+
     try:
-        text = str(memoryview(osmem.read_file(manifest.path).data), "utf-8")
+        text = str(memoryview(osmem.read_file(manifest.path, admit).data), "utf-8")
+        if _DEEP_KEY.search(text):
+            raise _no_toml(manifest, f"a key has more than {_MAX_DOTS} dots")
         return tomllib.loads(text.replace("\r\n", "\n"))
     except OSError as error:
         raise RegionIOError.from_os_error(error, "read", manifest.path) from error
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
-        raise ConfigError(
-            f"{manifest.path}: not TOML: {error}", field=MANIFEST_FILE, value=None
-        ) from None
+        raise _no_toml(manifest, str(error)) from None
+
+
+def _no_toml(manifest: Manifest, fault: str) -> ConfigError:
+    return ConfigError(f"{manifest.path}: not TOML: {fault}", field=MANIFEST_FILE, value=None)
 
 
 def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
