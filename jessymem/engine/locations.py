@@ -19,6 +19,7 @@ from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
 from jessymem.ids import LayerId, LayerLike, as_integer
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
+from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
@@ -178,23 +179,30 @@ def cut_views(located: Located) -> list[memoryview | None]:
     """Return a fresh view of each layer of a batch, None where it is missing."""
     snapshot, locations = located.snapshot, located.locations
     tables = [snapshot.table_at(slot) for slot in located.slots]
-    starts, ends = locations["offset"], locations["offset"] + locations["size"]
-    contents = dict(zip(located.slots, (table.reader[0] for table in tables), strict=True))
-    owners: Iterable[Any] = map(contents.get, locations["slot"].tolist())
-    if any(table.extents is not None for table in tables):
-        if len(tables) == 1 and not located.n_missing:
-            found, starts, ends = tables[0].extents_of(locations["row"].astype(np.intp))
-        else:
-            found, starts = np.fromiter(owners, object, len(locations)), starts.copy()
-            for table, mine in zip(tables, _split(located), strict=True):
-                if table.extents is not None:
-                    rows = locations["row"][mine].astype(np.intp)
-                    found[mine], starts[mine], ends[mine] = table.extents_of(rows)
-        owners = found.tolist()
-    bounds = zip(owners, starts.tolist(), ends.tolist(), strict=True)
-    if not located.n_missing:
-        return [owner[start:end] for owner, start, end in bounds]
-    return [None if owner is None else owner[start:end] for owner, start, end in bounds]
+    if not located.n_missing and all(table.extents is None for table in tables):
+        contents = dict(zip(located.slots, (table.reader[0] for table in tables), strict=True))
+        starts, ends = locations["offset"], locations["offset"] + locations["size"]
+        slots = locations["slot"].tolist()
+        bounds = zip(slots, starts.tolist(), ends.tolist(), strict=True)
+        return [contents[slot][start:end] for slot, start, end in bounds]
+    if len(tables) == 1 and not located.n_missing:
+        return _cut(tables[0], locations)
+    found: list[memoryview | None] = [None] * len(locations)
+    for table, mine in zip(tables, _split(located), strict=True):
+        for at, view in zip(mine.tolist(), _cut(table, locations[mine]), strict=True):
+            found[at] = view
+    return found
+
+
+def _cut(table: LayerTable, locations: NDArray[Any]) -> list[memoryview | None]:
+    """Return a fresh view of each of some layers of a table."""
+    if table.extents is None:
+        content = table.reader[0]
+        starts, ends = locations["offset"], locations["offset"] + locations["size"]
+        return [content[x:y] for x, y in zip(starts.tolist(), ends.tolist(), strict=True)]
+    owners, which, starts, ends = table.extents_of(locations["row"].astype(np.intp))
+    bounds = zip(which.tolist(), starts.tolist(), ends.tolist(), strict=True)
+    return [owners[each][start:end] for each, start, end in bounds]
 
 
 def _split(located: Located) -> list[NDArray[np.intp]]:

@@ -21,7 +21,7 @@ from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.rows import insert_rows
-from jessymem.regions.table import Extents, LayerTable
+from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,11 +102,10 @@ class LearnedRegion(LayerTable):
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
 
-    def extents_of(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
+    def extents_of(self, rows: NDArray[np.intp]) -> ExtentsOfRows:
+        """Return where the contents of some rows are; see `LayerTable`."""
         owners, starts, ends = self._shared.extents(len(self.rows))
-        found = np.fromiter(map(owners.__getitem__, rows.tolist()), object, len(rows))
-        return found, starts.take(rows), ends.take(rows)
+        return owners, rows, starts.take(rows), ends.take(rows)
 
     def edition_of(self, number: int) -> Edition | None:
         """Return the edition of the one file that has a layer; None: it is in none."""

@@ -20,7 +20,7 @@ from jessymem.named_tuples import NamedTuple
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.rows import Columns, GrowingRows, lay_over, newest
-from jessymem.regions.table import Extents, LayerTable
+from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,9 +36,9 @@ class _Origins(NamedTuple):
     ends: NDArray[np.uint64]
 
     @property
-    def contents(self) -> NDArray[np.object_]:
+    def contents(self) -> list[memoryview]:
         """The bytes of each member."""
-        return _contents_of(self.members)
+        return [member.reader[0] for member in self.members]
 
 
 class RegionChain(LayerTable):
@@ -130,11 +130,11 @@ class RegionChain(LayerTable):
         """Whether anybody holds a view of any member's bytes."""
         return any(member.is_viewed for member in self.members)
 
-    def extents_of(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
+    def extents_of(self, rows: NDArray[np.intp]) -> ExtentsOfRows:
+        """Return where the contents of some rows are; see `LayerTable`."""
         origins = self._origins
-        owners = origins.contents.take(origins.which.take(rows))
-        return owners, origins.starts.take(rows), origins.ends.take(rows)
+        which = origins.which.take(rows)
+        return origins.contents, which, origins.starts.take(rows), origins.ends.take(rows)
 
     def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
         """Return a copy of the rows, or of those of some layers, ascending."""

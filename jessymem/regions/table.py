@@ -201,6 +201,14 @@ class Extents(NamedTuple):
     ends: np.typing.NDArray[np.uint64]
 
 
+#: The same of some rows: owners, which of them is each row's, where contents begin and end there.
+ExtentsOfRows: TypeAlias = tuple[
+    Sequence[memoryview],
+    np.typing.NDArray[Any],
+    np.typing.NDArray[np.uint64],
+    np.typing.NDArray[np.uint64],
+]
+
 #: What one read from Python needs: views of the whole region, per row of where its content begins
 #: and ends, of layer number to row (None: they are the same); the region's length; and nothing. Or,
 #: with `Extents`: those, with -1 for the length, which no content is within, and the owners.
@@ -350,10 +358,8 @@ class LayerTable(LoadedDimension):
         """Per row where its content begins and ends, counted from the region's first byte."""
         return memoryview(self.rows["content_offset"]), memoryview(self.rows["content_end"])
 
-    def extents_of(
-        self, rows: np.typing.NDArray[np.intp]
-    ) -> tuple[np.typing.NDArray[Any], np.typing.NDArray[Any], np.typing.NDArray[Any]]:
-        """Return where contents of some rows are: owners, starts and ends, as in `extents`."""
+    def extents_of(self, rows: np.typing.NDArray[np.intp]) -> ExtentsOfRows:
+        """Return where the contents of some rows are, of a table with `extents`."""
         raise NotImplementedError
 
     @property
