@@ -84,7 +84,7 @@ class KernelCache(_Cache):
         self._damaged.clear()
         for file in self._files:
             try:
-                found = file.load(key)  # type: ignore[no-untyped-call]
+                found = file.load(key)
                 if found is not None:
                     made = CompileResult._rebuild(target_context, *found)  # type: ignore[no-untyped-call]
                     self._used = file.folder
@@ -181,7 +181,7 @@ class _File(IndexDataCacheFile):
     def damaged_path(self, key: Any) -> str:
         """Return which file is damaged, where what belongs to a key could not be read."""
         try:
-            name: str = self._load_index()[key]  # type: ignore[no-untyped-call]
+            name: str = self._load_index()[key]
         except Exception:
             return self.index_path
         return os.path.join(self.folder, name)

@@ -267,8 +267,8 @@ MUTATIONS = [
     # -- files
     Mutation(
         "jessymem/regions/files.py",
-        "if self._generation_of(alternate.path) ==",
-        "if self._generation_of(alternate.path) !=",
+        "if self._generation_beside(alternate) ==",
+        "if self._generation_beside(alternate) !=",
         "region_files",
     ),
     Mutation(
