@@ -501,11 +501,13 @@ def holds(path: Path, pieces: Iterable[Any]) -> bool:
         def take(buffer: memoryview) -> int:
             return next(takes)(partial(calls.read, file, buffer))
 
-        pieces = list(pieces)
-        buffer = bytearray(min(sum(map(len, pieces)), _READ_CHUNK_BYTES))
-        chunks = parts(pieces, _READ_CHUNK_BYTES)
-        is_same = all(_follows(take, chunk, buffer) for chunk in chunks)
-        return is_same and not take(memoryview(bytearray(1)))
+        buffer = bytearray()
+        for chunk in parts(pieces, _READ_CHUNK_BYTES):
+            if len(buffer) < len(chunk):
+                buffer = bytearray(len(chunk))
+            if not _follows(take, chunk, buffer):
+                return False
+        return not take(memoryview(bytearray(1)))
 
 
 def _do(action: Callable[[], R]) -> R:

@@ -14,12 +14,13 @@ _BUFFER_BYTES: Final = 2**18
 _GATHERED_BYTES: Final = 2**24
 
 
-def gather(pieces: list[Any]) -> list[Any]:
+def gather(pieces: Iterable[Any]) -> Iterable[Any]:
     """Return the bytes of `pieces` in few of them, where that takes little memory.
 
-    For who goes through them more than once.
+    For who goes through them more than once. What is no list is made while it is gone through, and
+    stays as it is.
     """
-    if sum(map(len, pieces)) > _GATHERED_BYTES:
+    if not isinstance(pieces, list) or sum(map(len, pieces)) > _GATHERED_BYTES:
         return pieces
     return list(_gathered(pieces))
 

@@ -570,7 +570,7 @@ class RegionFiles:
             self._listing = self._found = None
             self._opened = None
 
-    def put(self, pieces: list[Any], generation: int, *, replaces: bool = True) -> Path:
+    def put(self, pieces: Iterable[Any], generation: int, *, replaces: bool = True) -> Path:
         """Replace the region file by `pieces`, durably: old bytes or new ones, never a mixture.
 
         Within `writing` only. The bytes are written beside, synced, read back, renamed into place,
@@ -594,7 +594,7 @@ class RegionFiles:
         self._remove_alternates(generation)
         return self.target if path == self._file else path
 
-    def put_delta(self, pieces: list[Any], generation: int) -> Path:
+    def put_delta(self, pieces: Iterable[Any], generation: int) -> Path:
         """Make a delta of `pieces` beside the region file, durably; otherwise as `put`.
 
         It never replaces another one.
@@ -725,7 +725,7 @@ class RegionFiles:
     def _put_at(
         self,
         path: Path,
-        pieces: list[Any],
+        pieces: Iterable[Any],
         generation: int,
         instead: Path | None = None,
         *,
@@ -760,7 +760,7 @@ class RegionFiles:
             self._is_name_durable = osmem.sync_directory(self._file.parent)
         return path
 
-    def _write(self, temporary: Path, pieces: list[Any]) -> osmem.FileIdentity:
+    def _write(self, temporary: Path, pieces: Iterable[Any]) -> osmem.FileIdentity:
         """Write, sync and read back a temporary file; return which file that was."""
         with self._as_region_error("create"):
             file = osmem.create_file(temporary)
@@ -785,7 +785,7 @@ class RegionFiles:
         path: Path,
         instead: Path | None,
         written: osmem.FileIdentity,
-        pieces: list[Any],
+        pieces: Iterable[Any],
         give: Callable[[Path, Path], None],
     ) -> Path:
         """Give the written file its name; return which that is, `path` or `instead`.
@@ -814,7 +814,7 @@ class RegionFiles:
         return path
 
     @staticmethod
-    def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: list[Any]) -> bool:
+    def _has_arrived(path: Path, written: osmem.FileIdentity, pieces: Iterable[Any]) -> bool:
         """Tell whether the file that was written has a name: itself, not a link to it.
 
         Some file systems make up inode numbers, or times, anew: there the bytes tell.
