@@ -187,6 +187,15 @@ VERBS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Let the collector look at what was frozen here, once; then at none of it in other tests."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch):
     shown = sys.unraisablehook
@@ -202,7 +211,6 @@ def case(tmp_path: Path, monkeypatch):
         builder.build_to_file(tmp_path / f"D{number}" / "region.mmap")
     case = Case(tmp_path)
     yield case
-    gc.unfreeze()
     case.manager.close()
 
 

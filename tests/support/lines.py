@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from inspect import CO_GENERATOR
 from itertools import pairwise
@@ -83,10 +83,18 @@ def at_line(
     before = sys.gettrace()  # coverage's
     sys.settrace(watch)
     try:
-        call()
+        next(_apart(call))
     finally:
         sys.settrace(before)
     return n_seen
+
+
+def _apart(call: Callable[[], Any]) -> Iterator[Any]:
+    """Make a call where what it leaves as the exception being handled is a generator's own.
+
+    What is raised by a trace function may leave one, where the interpreter itself raises none.
+    """
+    yield call()
 
 
 @cache
