@@ -148,7 +148,8 @@ def test_demo_builds_the_core_and_a_dimension_per_package(real):
         package, module = contexts
         folder = library_folder()
         assert package.content == (folder / package.name).read_bytes()
-        assert module.content == (folder / "json" / "decoder.py").read_bytes()
+        second = sorted((folder / "json").glob("*.py"))[1]  # another one from Python 3.14 on
+        assert module.content == second.read_bytes()
         assert (package.name, package.depth, package.parent) == ("json/__init__.py", 1, None)
         assert (module.depth, module.parent) == (1, package.layer_id)
         assert module.keywords == ("json", "decoder")
