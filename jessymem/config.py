@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from jessymem import osmem
-from jessymem.errors import ConfigError
+from jessymem.errors import ConfigError, shown
 from jessymem.ids import as_integer
 from jessymem.kernels.schema import N_POOL_IDS, POOL_BYTES_LIMIT
 
@@ -35,7 +35,7 @@ USER_MB: Final = 32
 
 
 def _config_error(field: str, value: Any, expected: str) -> ConfigError:
-    return ConfigError(f"{field} must be {expected}, not {value!r}", field=field, value=value)
+    return ConfigError(f"{field} must be {expected}, not {shown(value)}", field=field, value=value)
 
 
 def _as_int(field: str, value: Any, at_least: int) -> int:

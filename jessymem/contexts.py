@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, Final, cast, overload
 
 from jessymem.content_views import as_content_view
+from jessymem.errors import shown
 from jessymem.ids import LayerId, LayerLike, as_layer_id
 from jessymem.regions.table import LayerTable
 
@@ -98,7 +99,7 @@ class LoadedContext:
 
     def __repr__(self) -> str:
         """Say in one line what it is, and how it begins."""
-        name = f" {self.name!r}" if self.name else ""
+        name = f" {shown(self.name)}" if self.name else ""
         begin = "" if self.is_binary else f": {self.text_prefix(_N_SHOWN)!r}"
         more = "..." if begin and self.content.nbytes > _N_SHOWN else ""
         return f"<LoadedContext {self.layer_id}{name}, {self.content.nbytes:,} bytes{begin}{more}>"
@@ -151,13 +152,13 @@ class NavigationPath:
     def __post_init__(self) -> None:
         """Read every id."""
         if isinstance(self.layer_sequence, str | bytes):
-            raise TypeError(f"a path is a sequence of layer ids, not {self.layer_sequence!r}")
+            raise TypeError(f"a path is a sequence of layer ids, not {shown(self.layer_sequence)}")
         layers = tuple(as_layer_id(item) for item in self.layer_sequence)
         object.__setattr__(self, "layer_sequence", layers)
         for name in ("frequency", "confidence"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Real):
-                raise TypeError(f"{name} is a number, not {value!r}")
+                raise TypeError(f"{name} is a number, not {shown(value)}")
 
     def __len__(self) -> int:
         """Return how many layers it visits."""
@@ -171,7 +172,7 @@ class NavigationPath:
 def flatten_paths(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) -> list[LayerId]:
     """Return the ids that paths and single ids come to, in order."""
     if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
-        raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {paths!r}")
+        raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {shown(paths)}")
     wanted: list[LayerId] = []
     for item in paths:
         if isinstance(item, NavigationPath):
@@ -265,7 +266,7 @@ class ContextCollection(Sequence[LoadedContext]):
             return "".join(_parts(self._contexts, describe, None))
         max_chars = operator.index(max_chars)
         if max_chars < 0:
-            raise ValueError(f"max_chars is 0 or more, not {max_chars}")
+            raise ValueError(f"max_chars is 0 or more, not {shown(max_chars)}")
         parts: list[str] = []
         n_chars = 0
         for part in _parts(self._contexts, describe, max_chars + 1):

@@ -19,6 +19,19 @@ _SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _IMPORTERS: Final = "<frozen importlib"
 
 
+#: So much of a caller's value is shown.
+_MAX_SHOWN: Final = 500
+
+
+def shown(value: object) -> str:
+    """Return a caller's value as a message shows it: whatever it is, and not at any length."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of too many digits, or what a class of theirs raises
+        return f"what cannot be shown, of type {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 4]} ..."
+
+
 class JessyMemoryError(Exception):
     """Base of every error of this package.
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
+from jessymem.errors import shown
 from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
 
 _DIMENSION: Final = re.compile(r"D0*([0-9]{1,5})", re.IGNORECASE)
@@ -44,7 +45,7 @@ class DimensionId(int):
             return cls.parse(number)
         value = as_integer(number, "a dimension number")
         if not 1 <= value <= MAX_DIMENSION:
-            raise ValueError(f"a dimension number is 1 to {MAX_DIMENSION}, not {value}")
+            raise ValueError(f"a dimension number is 1 to {MAX_DIMENSION}, not {shown(value)}")
         return super().__new__(cls, value)
 
     @classmethod
@@ -58,7 +59,7 @@ class DimensionId(int):
         """
         match = _DIMENSION.fullmatch(_as_text(text))
         if match is None:
-            raise ValueError(f"not a dimension: {text!r} (expected something like 'D01')")
+            raise ValueError(f"not a dimension: {shown(text)} (expected something like 'D01')")
         return cls(int(match[1]))
 
     @property
@@ -120,7 +121,7 @@ class LayerId(int):
             return cls.parse(dimension)
         number = as_integer(layer, "a layer number")
         if not 0 <= number <= MAX_LAYER:
-            raise ValueError(f"a layer number is 0 to {MAX_LAYER}, not {number}")
+            raise ValueError(f"a layer number is 0 to {MAX_LAYER}, not {shown(number)}")
         return super().__new__(cls, as_dimension_id(dimension) << LAYER_BITS | number)
 
     @classmethod
@@ -134,7 +135,7 @@ class LayerId(int):
         """
         match = _LAYER.fullmatch(_as_text(text))
         if match is None:
-            raise ValueError(f"not a layer: {text!r} (expected something like 'L01-05')")
+            raise ValueError(f"not a layer: {shown(text)} (expected something like 'L01-05')")
         return cls(int(match[1]), int(match[2]))
 
     @classmethod
@@ -195,7 +196,7 @@ def as_dimension_id(value: DimensionLike) -> DimensionId:
 def as_dimension_ids(value: DimensionsLike) -> frozenset[DimensionId]:
     """Take one dimension, or several; return the ids, or raise ValueError or TypeError."""
     if isinstance(value, bytes):
-        raise TypeError(f"a dimension is a number or text such as 'D01', not {value!r}")
+        raise TypeError(f"a dimension is a number or text such as 'D01', not {shown(value)}")
     if isinstance(value, str) or not isinstance(value, Iterable):
         return frozenset((as_dimension_id(value),))
     return frozenset(as_dimension_id(item) for item in value)

@@ -138,7 +138,7 @@ class MmapManager(LayerReader):
             fit its slot and the headroom.
         """
         dimension = as_dimension_id(dimension_id)
-        home = None if path is None else osmem.as_path(path).absolute()
+        home = None if path is None else osmem.absolute(osmem.as_path(path))
         return self._engine.write(self._engine.load, dimension, home)
 
     @clears_frames

@@ -23,7 +23,7 @@ import numpy as np
 
 from jessymem import attributes, lock_files, short_calls, system_calls
 from jessymem.descriptors import Descriptor, open_descriptor
-from jessymem.errors import AllocationFailed
+from jessymem.errors import AllocationFailed, RegionIOError, shown
 from jessymem.named_tuples import NamedTuple
 from jessymem.pieces import batches, parts, without_first
 from jessymem.short_calls import PLAIN, Status, calls_in
@@ -140,8 +140,16 @@ def as_path(value: str | os.PathLike[str]) -> Path:
     except UnicodeEncodeError:
         is_name = False
     if not is_name:
-        raise ValueError(f"no file can be called {os.fspath(path)!r}")
+        raise ValueError(f"no file can be called {shown(os.fspath(path))}")
     return path
+
+
+def absolute(path: Path) -> Path:
+    """Return where a path leads from here; raise RegionIOError where "here" is gone."""
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "find the working directory, for", path) from None
 
 
 def page_size() -> int:

@@ -18,6 +18,7 @@ from jessymem.errors import (
     LayerNotFound,
     RegionFormatError,
     clears_frames,
+    shown,
 )
 from jessymem.ids import (
     DimensionId,
@@ -231,7 +232,7 @@ class LayerReader(LayerMapping):
         from jessymem.engine.locations import as_packed, located_in, raise_missing
 
         if not isinstance(missing, str) or missing not in ("raise", "skip"):
-            raise ValueError(f"missing is 'raise' or 'skip', not {missing!r}")
+            raise ValueError(f"missing is 'raise' or 'skip', not {shown(missing)}")
         wanted = flatten_paths(paths)
         packed = as_packed(wanted)
         with located_in(self._engine, packed, is_strict=missing == "raise") as located:

@@ -70,7 +70,7 @@ class LayerRef:
         if isinstance(path, str) and "://" in path:
             self._path = path
         else:
-            self._path = os.fspath(osmem.as_path(path).absolute())
+            self._path = os.fspath(osmem.absolute(osmem.as_path(path)))
         self._edition = Edition(*(as_integer(each, "edition") for each in edition))
         self._layer_id = as_layer_id(layer_id)
         if load_mode != "map":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jessymem.engine.engine import Engine
+from jessymem.errors import shown
 from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
 from jessymem.regions.table import LayerTable
 
@@ -72,7 +73,7 @@ class Query:
 
 def _as_pattern(value: str) -> NamePattern:
     if not isinstance(value, str):
-        raise TypeError(f"name is a pattern of names, as text, not {value!r}")
+        raise TypeError(f"name is a pattern of names, as text, not {shown(value)}")
     from jessymem.regions.name_patterns import NamePattern
 
     return NamePattern(value)
@@ -80,23 +81,23 @@ def _as_pattern(value: str) -> NamePattern:
 
 def _as_keywords(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"keywords are a sequence of strings, not {value!r}")
+        raise TypeError(f"keywords are a sequence of strings, not {shown(value)}")
     keywords = tuple(value)
     for keyword in keywords:
         if not isinstance(keyword, str):
-            raise TypeError(f"a keyword is a string, not {keyword!r}")
+            raise TypeError(f"a keyword is a string, not {shown(keyword)}")
     return keywords
 
 
 def _as_range(name: str, value: Range) -> Range:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise TypeError(f"{name} is a pair (low, high), not {value!r}")
+        raise TypeError(f"{name} is a pair (low, high), not {shown(value)}")
     low, high = value
     for bound in (low, high):
         if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
-            raise TypeError(f"{name} is a pair of numbers, not {value!r}")
+            raise TypeError(f"{name} is a pair of numbers, not {shown(value)}")
     if not low <= high:
-        raise ValueError(f"{name} is (low, high) with low <= high, not {value!r}")
+        raise ValueError(f"{name} is (low, high) with low <= high, not {shown(value)}")
     return low, high
 
 

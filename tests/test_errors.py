@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.internals import snapshot_of
+from support.processes import run_python
 
 import jessymem
 from jessymem import (
@@ -35,12 +36,13 @@ from jessymem import (
     MmapRegion,
     NavigationPath,
     OutOfBounds,
+    PoolConfig,
     RegionBuilder,
     RegionFormatError,
     RegionIOError,
     RegionNotFound,
 )
-from jessymem.errors import clears_frames
+from jessymem.errors import clears_frames, shown
 
 # Each class, the Python error that it also is, and the details that it carries.
 ERRORS = [
@@ -377,3 +379,53 @@ def test_an_error_clears_the_frames_of_its_cause_too():
         outer()
     assert caught.value.__cause__ is not None
     assert watched[0]() is None
+
+
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("value", [10**5000, Unshowable(), [10**5000], "x" * 100_000], ids=range(4))
+def test_a_message_shows_whatever_a_caller_gives(value, tmp_path):
+    text = shown(value)
+    assert 0 < len(text) <= 500
+    with MmapManager(8, base_path=tmp_path) as manager:
+        for refuse in (
+            lambda: LayerId(15, value),
+            lambda: DimensionId(value),
+            lambda: MemoryConfig(value),
+            lambda: MemoryConfig(8, advice=value),
+            lambda: PoolConfig(value, 4096),
+            lambda: manager.locate_many(["L15-00"], missing=value),
+            lambda: manager.create_proto_dimension(20, b"", depth=value),
+            lambda: manager.create_proto_dimension(20, b"", layer=value),
+            lambda: manager.select(keywords=value),
+            lambda: manager.find(b"a", progress=value),
+        ):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                refuse()
+            assert "digits" not in str(caught.value) and len(str(caught.value)) < 1_000
+
+
+def test_where_the_working_directory_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = """
+import os, sys
+from jessymem import LayerRef, MmapManager, RegionIOError
+os.chdir(sys.argv[1])
+os.rmdir(sys.argv[1])
+manager = MmapManager(64, base_path="/")
+for ask in (
+    lambda: MmapManager(64),
+    lambda: LayerRef("x", (1, 1, 1), "L20-00"),
+    lambda: manager.load_dimension(20, "x"),
+):
+    try:
+        ask()
+    except RegionIOError as error:
+        print(error.operation.split(",")[0], error.path)
+"""
+    lines = run_python(code, str(gone)).splitlines()
+    assert [line.rpartition(" ")[0] for line in lines] == ["find the working directory"] * 3

@@ -18,9 +18,12 @@ from jessymem import (
     LoadedContext,
     MemoryConfig,
     MmapManager,
+    MmapRegion,
     NavigationPath,
+    PoolAllocator,
     PoolConfig,
     RegionBuilder,
+    RegionNotFound,
 )
 
 CONTENT = b"layer 1 of emotion\n" * 2
@@ -170,3 +173,35 @@ def test_other_peoples_views_travel_no_more_than_before():
         for travel in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot pickle"):
                 travel(memoryview(theirs))
+
+
+def test_a_region_travels_as_path_and_edition(tmp_path):
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, b"content" * 1_000)
+    in_memory = builder.build_to_memory()
+    region = builder.build_to_file(tmp_path / "region.mmap")
+    for mode in ("map", "copy"):
+        mine = MmapRegion.from_file("D20", region.path, load_mode=mode)
+        mine.read_content(0, 5)
+        raw = pickle.dumps(mine)
+        assert len(raw) < 500
+        again = pickle.loads(raw)
+        assert again is not mine and again.state == mine.state
+        assert again.read_content(0, again.size) == mine.read_content(0, mine.size)
+        assert not again.data.flags.writeable
+        with pytest.raises(ValueError):
+            again.data.flags.writeable = True
+        assert copy.copy(mine) is mine and copy.deepcopy(mine) is mine
+    builder.build_to_file(tmp_path / "region.mmap")
+    with pytest.raises(RegionNotFound, match="generation 1"):
+        pickle.loads(raw)
+    with pytest.raises(TypeError, match="never a file"):
+        pickle.dumps(in_memory)
+    assert copy.deepcopy(in_memory) is in_memory
+
+
+def test_a_pool_does_not_travel():
+    allocator = PoolAllocator([(1, 4096)], limit_mb=8)
+    for take in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            take(allocator.pools[0])

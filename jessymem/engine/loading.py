@@ -54,7 +54,7 @@ class Loader:
     """
 
     def __init__(self, config: MemoryConfig, budget: Budget) -> None:
-        self.base = Path(os.fspath(config.base_path)).absolute()
+        self.base = osmem.absolute(Path(os.fspath(config.base_path)))
         self._config = config
         self._budget = budget
         self._region_ids = count(1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.engine.snapshot import Snapshot
-from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds
+from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds, shown
 from jessymem.ids import LayerId, LayerLike, as_integer
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
@@ -62,7 +62,7 @@ def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
             raise ValueError(f"ids in an array have one axis, not {layer_ids.ndim}")
         return np.ascontiguousarray(layer_ids, np.int64)
     if isinstance(layer_ids, str | bytes) or not isinstance(layer_ids, Iterable):
-        raise TypeError(f"layer ids are an array or a sequence, not {layer_ids!r}")
+        raise TypeError(f"layer ids are an array or a sequence, not {shown(layer_ids)}")
     found = list(layer_ids)
     try:
         return np.fromiter(map(operator.index, found), np.int64, len(found))
@@ -134,7 +134,7 @@ def _locate_plain(
 def is_strict(missing: str) -> bool:
     """Tell whether what is missing is to be raised, or raise ValueError."""
     if not isinstance(missing, str) or missing not in ("raise", "mark"):
-        raise ValueError(f"missing is 'raise' or 'mark', not {missing!r}")
+        raise ValueError(f"missing is 'raise' or 'mark', not {shown(missing)}")
     return missing == "raise"
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jessymem import osmem
-from jessymem.errors import ConfigError, RegionIOError
+from jessymem.errors import ConfigError, RegionIOError, shown
 from jessymem.ids import LayerId
 from jessymem.kernels.schema import MAX_LAYER
 
@@ -187,7 +187,7 @@ def _no_toml(manifest: Manifest, fault: str) -> ConfigError:
 def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
     where = f'layers."{file}"'
     if not isinstance(table, dict):
-        raise manifest.error(where, table, f"expected a table, got {table!r}")
+        raise manifest.error(where, table, f"expected a table, got {shown(table)}")
     for key in table.keys() - set(_LAYER_KEYS):
         known = ", ".join(_LAYER_KEYS)
         raise manifest.error(f"{where}.{key}", table[key], f"no such key; there are {known}")
@@ -198,9 +198,11 @@ def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
     layer = take("layer", int, "an integer", None)
     keywords = take("keywords", list, "a list of strings", [])
     if layer is not None and not 0 <= layer <= MAX_LAYER:
-        raise manifest.error(f"{where}.layer", layer, f"expected 0 to {MAX_LAYER}, got {layer}")
+        raise manifest.error(
+            f"{where}.layer", layer, f"expected 0 to {MAX_LAYER}, got {shown(layer)}"
+        )
     if not all(isinstance(keyword, str) for keyword in keywords):
-        expected = f"expected a list of strings, got {keywords!r}"
+        expected = f"expected a list of strings, got {shown(keywords)}"
         raise manifest.error(f"{where}.keywords", keywords, expected)
     parent = take("parent", int | str, "a layer such as 'L07-00' or 0", None)
     if isinstance(parent, str):
@@ -210,7 +212,7 @@ def _entry(manifest: Manifest, file: str, table: Any) -> LayerEntry:
             raise manifest.error(f"{where}.parent", parent, str(error)) from None
     encoding = take("encoding", str, "a string", None)
     if encoding not in (None, *ENCODINGS):
-        expected = f"expected one of {', '.join(ENCODINGS)}, got {encoding!r}"
+        expected = f"expected one of {', '.join(ENCODINGS)}, got {shown(encoding)}"
         raise manifest.error(f"{where}.encoding", encoding, expected)
     return LayerEntry(
         name=take("name", str, "a string", None),
@@ -235,5 +237,5 @@ def _take(
     """Return a key's value, or `default` where it is not there; a bool is not a number."""
     value = table.get(key, default)
     if key in table and (isinstance(value, bool) or not isinstance(value, types)):
-        raise manifest.error(f"{where}{key}", value, f"expected {expected}, got {value!r}")
+        raise manifest.error(f"{where}{key}", value, f"expected {expected}, got {shown(value)}")
     return value

@@ -11,7 +11,7 @@ import numpy as np
 from jessymem import osmem
 from jessymem.engine.engine import Engine
 from jessymem.engine.records import log_learning
-from jessymem.errors import DuplicateLayer
+from jessymem.errors import DuplicateLayer, shown
 from jessymem.ids import DimensionId, LayerId, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.learning.checks import check_writable
@@ -72,7 +72,7 @@ def prepare_crystallizing(engine: Engine, dimension: DimensionId) -> None:
 def read_items(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Request]:
     """Check what `create_proto_layers` was given."""
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
-        raise TypeError(f"items are a sequence of mappings or pairs, not {items!r}")
+        raise TypeError(f"items are a sequence of mappings or pairs, not {shown(items)}")
     return [_read_item(item) for item in items]
 
 
@@ -90,7 +90,7 @@ def _read_item(item: Mapping[str, Any] | Sequence[Any]) -> Request:
     elif isinstance(item, tuple | list) and len(item) == 2:
         dimension, content, options = as_dimension_id(item[0]), item[1], {}
     else:
-        raise TypeError(f"an item is a mapping or (dimension_id, content), not {item!r}")
+        raise TypeError(f"an item is a mapping or (dimension_id, content), not {shown(item)}")
     number = options.pop("layer", None)
     who = dimension if number is None else LayerId(dimension, number)
     draft = make_draft(who, as_content_or_array(content, who, is_copied=False), **options)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from jessymem.errors import shown
 from jessymem.kernels.schema import REQUEST_BYTES_LIMIT
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def as_size(value: Any, at_least: int = 1) -> int:
         raise TypeError("a size is an integer, not a bool")
     n_bytes = index(value)
     if n_bytes < at_least:
-        raise ValueError(f"a size is at least {at_least} bytes, not {n_bytes}")
+        raise ValueError(f"a size is at least {at_least} bytes, not {shown(n_bytes)}")
     return min(n_bytes, REQUEST_BYTES_LIMIT)
 
 

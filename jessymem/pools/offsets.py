@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import index
 from typing import Any, Final, SupportsIndex
 
+from jessymem.errors import shown
 from jessymem.kernels import schema as s
 
 # What no handle can say (any offset, no generation) is a negative integer: the three numbers side
@@ -43,7 +44,7 @@ class MmapOffset(int):
         """Pack the three numbers."""
         numbers = (index(pool_id), index(offset), index(generation))
         if not (0 <= numbers[0] <= _WIDE_MASK and 0 <= numbers[1] <= _WIDE_MASK):
-            raise ValueError(f"pool_id and offset must be 0 or more, not {numbers[:2]}")
+            raise ValueError(f"pool_id and offset must be 0 or more, not {shown(numbers[:2])}")
         if not -1 <= numbers[2] <= s.HANDLE_GENERATION_MASK:
             raise ValueError(f"generation must be -1 to {s.HANDLE_GENERATION_MASK}")
         return int.__new__(cls, _pack(*numbers))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from jessymem.kernels import schema as s
 from jessymem.pools.table import PoolTable
 
@@ -39,6 +41,10 @@ class MmapPool:
     def utilization(self) -> float:
         """Used / total blocks, 0 to 1."""
         return self.used_blocks / self.total_blocks
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a pickle, or a copy, would come without the memory."""
+        raise TypeError("an MmapPool cannot be pickled: its memory belongs to this process")
 
     def __repr__(self) -> str:
         """Show size and use."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from jessymem.errors import shown
 from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
 from jessymem.kernels import schema as s
 from jessymem.regions.arrays import describe_array
@@ -187,7 +188,7 @@ def _as_frequency(value: object, who: LayerId | DimensionId) -> float:
     except OverflowError:  # an integer beyond every float
         frequency = math.inf
     if not abs(frequency) <= _MAX_FREQUENCY:  # NaN included
-        raise ValueError(f"{who}: the frequency is finite as a 32-bit float, not {value}")
+        raise ValueError(f"{who}: the frequency is finite as a 32-bit float, not {shown(value)}")
     return frequency
 
 
@@ -197,13 +198,13 @@ def _as_depth(value: Any, who: LayerId | DimensionId) -> int:
     except TypeError:
         raise TypeError(f"{who}: the depth is an integer, not {type(value).__name__}") from None
     if not 0 <= depth <= 255:
-        raise ValueError(f"{who}: the depth is 0 to 255, not {value}")
+        raise ValueError(f"{who}: the depth is 0 to 255, not {shown(value)}")
     return depth
 
 
 def _as_keywords(value: Iterable[str], who: LayerId | DimensionId) -> tuple[bytes, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise TypeError(f"{who}: keywords are a sequence of strings, not {value!r}")
+        raise TypeError(f"{who}: keywords are a sequence of strings, not {shown(value)}")
     keywords = tuple(encode_text(keyword, f"{who}: a keyword") for keyword in value)
     if len(keywords) > s.MAX_KEYWORDS:
         raise ValueError(f"{who}: {len(keywords):,} keywords; the format allows {s.MAX_KEYWORDS:,}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jessymem.errors import shown
 from jessymem.ids import LayerId
 
 
@@ -86,7 +87,7 @@ class LayerInfo:
         kind = self.encoding
         if self.dtype is not None and self.shape is not None:
             kind = f"array {self.dtype} {'x'.join(map(str, self.shape))}".rstrip()
-        name = f" {self.name!r}" if self.name else ""
+        name = f" {shown(self.name)}" if self.name else ""
         parts = [f"{self.layer_id}{name}", f"{self.size:,} bytes", kind]
         parts += [f"frequency={shortest(self.frequency)}", f"depth={self.depth}"]
         if self.keywords:

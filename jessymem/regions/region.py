@@ -23,8 +23,10 @@ from jessymem.errors import (
     OutOfBounds,
     RegionFormatError,
     RegionIOError,
+    RegionNotFound,
     clears_frames,
     empty_frames,
+    shown,
 )
 from jessymem.ids import (
     DimensionId,
@@ -45,7 +47,7 @@ VERIFY_LEVELS: Final = ("header", "metadata", "full")
 def check_load_mode(load_mode: str) -> str:
     """Return a way to open files; raise ValueError where there is no such mode."""
     if load_mode not in LOAD_MODES:
-        raise ValueError(f"load_mode is one of {', '.join(LOAD_MODES)}, not {load_mode!r}")
+        raise ValueError(f"load_mode is one of {', '.join(LOAD_MODES)}, not {shown(load_mode)}")
     return load_mode
 
 
@@ -102,6 +104,23 @@ class MmapRegion(LayerTable):
         self._view = memoryview(data)
         self._cut_reader(self._view)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as path and edition; who unpickles it maps the file anew.
+
+        Raises
+        ------
+        TypeError
+            If it was never a file.
+        """
+        if self.path is None:
+            raise TypeError(
+                f"{self.dimension_id} cannot be pickled: it was never a file, and its memory "
+                "belongs to this process"
+            )
+        mode = "copy" if self.state == s.REGION_COPIED else "map"
+        where = os.fspath(osmem.absolute(self.path))
+        return _open_again, (int(self.dimension_id), where, tuple(self.edition), mode)
+
     @classmethod
     @clears_frames
     def from_file(
@@ -141,7 +160,7 @@ class MmapRegion(LayerTable):
         where = osmem.as_path(path)
         check_load_mode(load_mode)
         if advice not in ADVICE_MODES:
-            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {advice!r}")
+            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {shown(advice)}")
         return cls.admitted(dimension, where, load_mode, advice, osmem.admit_all)
 
     @classmethod
@@ -254,7 +273,7 @@ class MmapRegion(LayerTable):
 
         check_load_mode(load_mode)
         if advice not in ADVICE_MODES:
-            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {advice!r}")
+            raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {shown(advice)}")
         dimension = None if dimension_id is None else as_dimension_id(dimension_id)
         return open_url(url, dimension, load_mode, advice, storage_options, cache)
 
@@ -350,7 +369,7 @@ class MmapRegion(LayerTable):
         from jessymem.regions.verification import verify_layout
 
         if level not in VERIFY_LEVELS:
-            raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {level!r}")
+            raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {shown(level)}")
         on_disk = osmem.mapped_file_bytes(self.data)
         if on_disk is not None and on_disk != self.size:
             raise RegionFormatError(
@@ -610,3 +629,18 @@ class MmapRegion(LayerTable):
     @property
     def _source(self) -> faults.Source:
         return faults.Source(self.dimension_id, str(self.path) if self.path else "memory")
+
+
+def _open_again(
+    dimension: int, path: str, edition: tuple[int, int, int], load_mode: str
+) -> MmapRegion:
+    """Map what was pickled; raise RegionNotFound where another edition is there by now."""
+    region = MmapRegion.from_file(dimension, path, load_mode=load_mode)
+    if region.edition != edition:
+        raise RegionNotFound(
+            f"{region.dimension_id}: generation {edition[0]} with {edition[2]} bytes of {path} is "
+            f"gone, generation {region.edition[0]} with {region.edition[2]} bytes is there",
+            dimension=region.dimension_id,
+            generation=edition[0],
+        )
+    return region

@@ -172,6 +172,21 @@ class LoadedDimension(ABC):
         """
         return base, []
 
+    def __copy__(self) -> LoadedDimension:
+        """Return itself: nothing changes it."""
+        return self
+
+    def __deepcopy__(self, known: object) -> LoadedDimension:
+        """Return itself: nothing changes it, and its bytes are the file's."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Refuse: a pickle would come without the memory."""
+        raise TypeError(
+            f"{self.dimension_id} cannot be pickled: its memory belongs to this process; a manager "
+            "can be, and what `MmapManager.ref` returns"
+        )
+
     def drop_unpublished(self) -> None:  # noqa: B027  # most have nothing to drop
         """Forget what was added to this dimension for a state that was not published."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from jessymem.errors import shown
 from jessymem.ids import LayerId
 from jessymem.kernels import _jit, atomics, memory
 from jessymem.kernels import schema as s
@@ -62,11 +63,11 @@ class Applied:
 
     def __init__(self, kernel: Callable[..., Any], dtype: DTypeLike) -> None:
         if not callable(kernel):
-            raise TypeError(f"a kernel is a function, not {kernel!r}")
+            raise TypeError(f"a kernel is a function, not {shown(kernel)}")
         if isinstance(kernel, type | BuiltinFunctionType | np.ufunc):
             raise TypeError(
-                f"a kernel is a function written in Python, which is compiled: {kernel!r} is not;"
-                " call it in one, as in `def kernel(content, row): return len(content)`"
+                f"a kernel is a function written in Python, which is compiled: {shown(kernel)} is"
+                " not; call it in one, as in `def kernel(content, row): return len(content)`"
             )
         self.dtype = np.dtype(dtype)
         if self.dtype.kind not in "biufc" or not self.dtype.isnative:

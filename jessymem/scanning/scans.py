@@ -11,6 +11,7 @@ import numpy as np
 from jessymem.engine import locations
 from jessymem.engine.engine import Engine
 from jessymem.engine.snapshot import Snapshot
+from jessymem.errors import shown
 from jessymem.ids import DimensionId, DimensionsLike, as_dimension_ids, as_integer
 from jessymem.kernels import schema as s
 from jessymem.scanning.batches import HitBatch
@@ -97,7 +98,7 @@ def _finds(
     """Yield the first `limit` finds, as arrays that follow each other, and where they are."""
     left = None if limit is None else as_integer(limit, "limit")
     if left is not None and left < 0:
-        raise ValueError(f"limit is a number of finds, not {limit!r}")
+        raise ValueError(f"limit is a number of finds, not {shown(limit)}")
     with closing(_states(engine, question.dimensions, question.layers, workers)) as states:
         for spans in states:
             is_waiting = is_awaited or left is not None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from jessymem.errors import shown
 from jessymem.ids import as_integer
 from jessymem.scanning.spans import Job
 
@@ -68,11 +69,13 @@ class Workers:
     ) -> None:
         self.n_workers = count_cpus() if workers is None else as_integer(workers, "workers")
         if self.n_workers < 1:
-            raise ValueError(f"workers is a number of threads, at least 1, not {workers!r}")
+            raise ValueError(f"workers is a number of threads, at least 1, not {shown(workers)}")
         if progress is not None and not callable(progress):
-            raise TypeError(f"progress is called with two numbers; it cannot be {progress!r}")
+            raise TypeError(f"progress is called with two numbers; it cannot be {shown(progress)}")
         if cancel is not None and not callable(getattr(cancel, "is_set", None)):
-            raise TypeError(f"cancel has a method is_set, as a threading.Event; not {cancel!r}")
+            raise TypeError(
+                f"cancel has a method is_set, as a threading.Event; not {shown(cancel)}"
+            )
         self.stop = np.zeros(1, np.int64)
         self._progress = progress
         self._cancel = cancel
