@@ -10,7 +10,7 @@ from typing import Any, Final, cast, overload
 
 from jessymem.content_views import as_content_view
 from jessymem.errors import shown
-from jessymem.ids import LayerId, LayerLike, as_layer_id
+from jessymem.ids import LayerId, LayerLike, as_layer_id, items_of
 from jessymem.regions.table import LayerTable
 
 #: A character is at most four bytes of UTF-8.
@@ -153,7 +153,7 @@ class NavigationPath:
         """Read every id."""
         if isinstance(self.layer_sequence, str | bytes):
             raise TypeError(f"a path is a sequence of layer ids, not {shown(self.layer_sequence)}")
-        layers = tuple(as_layer_id(item) for item in self.layer_sequence)
+        layers = tuple(map(as_layer_id, items_of(self.layer_sequence, "layer ids")))
         object.__setattr__(self, "layer_sequence", layers)
         for name in ("frequency", "confidence"):
             value = getattr(self, name)
@@ -174,7 +174,7 @@ def flatten_paths(paths: NavigationPath | Iterable[LayerLike | NavigationPath]) 
     if isinstance(paths, str | bytes) or not isinstance(paths, Iterable):
         raise TypeError(f"paths are a sequence of layer ids or NavigationPaths, not {shown(paths)}")
     wanted: list[LayerId] = []
-    for item in paths:
+    for item in items_of(paths, "paths"):
         if isinstance(item, NavigationPath):
             wanted.extend(item)
         else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from jessymem.errors import shown
 from jessymem.kernels.schema import LAYER_BITS, MAX_DIMENSION, MAX_LAYER
+
+T = TypeVar("T")
 
 _DIMENSION: Final = re.compile(r"D0*([0-9]{1,5})", re.IGNORECASE)
 _LAYER: Final = re.compile(r"L0*([0-9]{1,5})-0*([0-9]{1,5})", re.IGNORECASE)
@@ -199,7 +201,7 @@ def as_dimension_ids(value: DimensionsLike) -> frozenset[DimensionId]:
         raise TypeError(f"a dimension is a number or text such as 'D01', not {shown(value)}")
     if isinstance(value, str) or not isinstance(value, Iterable):
         return frozenset((as_dimension_id(value),))
-    return frozenset(as_dimension_id(item) for item in value)
+    return frozenset(map(as_dimension_id, items_of(value, "dimensions")))
 
 
 def as_layer_id(value: LayerLike) -> LayerId:
@@ -231,6 +233,14 @@ def as_integer(value: object, what: str) -> int:
     except TypeError:
         pass
     raise TypeError(f"{what} is an integer, not {type(value).__name__}")
+
+
+def items_of(values: Iterable[T], what: str) -> list[T]:
+    """Return what a sequence has; raise TypeError, naming `what` it is, where it gives nothing."""
+    try:
+        return list(values)
+    except NotImplementedError:  # a buffer of several axes
+        raise TypeError(f"{what} have one axis, not as {type(values).__name__} has it") from None
 
 
 def _as_text(value: object) -> str:

@@ -128,7 +128,7 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
         with _hold_by_filelock(path, timeout, seam):
             yield
         return
-    lock = _acquire(path, timeout, seam)
+    lock = _acquire_or_tell(path, timeout, seam)
     try:
         yield
     finally:
@@ -144,6 +144,15 @@ def _unlock(file: LockFile, calls: PlainCalls) -> None:
         with suppress(OSError):
             calls.lock(file.descriptor, fcntl.LOCK_UN)
     file.descriptor.close()
+
+
+def _acquire_or_tell(path: Path, timeout: float, seam: Seam) -> Lock:
+    """Return the lock; the error that there is none names its file, which may be in the way."""
+    try:
+        return _acquire(path, timeout, seam)
+    except OSError as error:
+        number, reason = error.errno or 0, error.strerror or str(error)
+    raise OSError(number, f"{reason}: {path.name}")
 
 
 def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
@@ -261,7 +270,8 @@ def _hold_by_filelock(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
     try:
         seam.call("lock", path, lock.acquire)
     except Timeout:
-        raise TimeoutError(errno.ETIMEDOUT, "others are writing there") from None
+        reason = f"others are writing there: {path.name}"
+        raise TimeoutError(errno.ETIMEDOUT, reason) from None
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jessymem.engine.engine import Engine
 from jessymem.errors import shown
-from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
+from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids, items_of
 from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _as_pattern(value: str) -> NamePattern:
 def _as_keywords(value: Iterable[str]) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"keywords are a sequence of strings, not {shown(value)}")
-    keywords = tuple(value)
+    keywords = tuple(items_of(value, "keywords"))
     for keyword in keywords:
         if not isinstance(keyword, str):
             raise TypeError(f"a keyword is a string, not {shown(keyword)}")

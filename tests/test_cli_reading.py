@@ -279,3 +279,15 @@ def test_find_agrees_with_grep(tmp_path, needle):
     found = json.loads(result.stdout)
     assert [(hit["layer"], hit["offset"]) for hit in found["hits"]] == expected
     assert expected or needle in ("zqzq", "\u00e9")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes stdout")
+@pytest.mark.parametrize("command", ["cat", "contexts"])
+def test_without_a_stdout_it_is_one_line(tmp_path, command):
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, b"content")
+    builder.build_to_file(tmp_path / "D20" / "region.mmap")
+    script = '"$0" -c "from jessymem.cli import main; main()" "$@" >&-'
+    arguments = [sys.executable, command, "--data", str(tmp_path), "L20-00"]
+    found = subprocess.run(["sh", "-c", script, *arguments], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (1, "Error: there is no stdout to write to\n")

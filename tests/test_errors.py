@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+import time
 import traceback
 import weakref
 from pathlib import Path
@@ -429,3 +430,44 @@ for ask in (
 """
     lines = run_python(code, str(gone)).splitlines()
     assert [line.rpartition(" ")[0] for line in lines] == ["find the working directory"] * 3
+
+
+def test_what_has_two_axes_is_no_sequence(tmp_path):
+    flat = memoryview(np.zeros((3, 4), np.int32))
+    with MmapManager(8, base_path=tmp_path) as manager:
+        for refuse in (
+            lambda: manager.locate_many(flat),
+            lambda: manager.load_contexts(flat),
+            lambda: manager.select(keywords=flat),
+            lambda: manager.find(b"a", dimensions=flat),
+            lambda: manager.create_proto_layers(flat),
+            lambda: manager.create_proto_dimension(20, b"", keywords=flat),
+            lambda: manager.allocate_many(flat),
+            lambda: manager.deallocate_many(flat),
+            lambda: NavigationPath(flat),
+        ):
+            with pytest.raises(TypeError, match="one axis"):
+                refuse()
+        with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+            manager.find("\ud800")
+
+
+def test_a_clock_before_1970(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: -5)
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, b"x" * 20_000)
+    builder.build_to_file(tmp_path / "D20" / "region.mmap")
+    with MmapManager(8, base_path=tmp_path) as manager:
+        manager.load_dimension("D20")
+        layer = manager.create_proto_dimension("D20", b"learned")
+        manager.crystallize_proto_dimension(layer)
+        assert manager.access_layer(layer) == b"learned"
+
+
+def test_the_error_of_a_lock_names_its_file(tmp_path):
+    (tmp_path / ".region.mmap.lock").mkdir()
+    builder = RegionBuilder("D20", "Name")
+    builder.add_layer(0, b"x")
+    with pytest.raises(RegionIOError, match=r"cannot lock .*\.region\.mmap\.lock") as caught:
+        builder.build_to_file(tmp_path / "region.mmap")
+    assert caught.value.operation == "lock"

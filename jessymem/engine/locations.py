@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds, shown
-from jessymem.ids import LayerId, LayerLike, as_integer
+from jessymem.ids import LayerId, LayerLike, as_integer, items_of
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable
@@ -63,7 +63,7 @@ def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
         return np.ascontiguousarray(layer_ids, np.int64)
     if isinstance(layer_ids, str | bytes) or not isinstance(layer_ids, Iterable):
         raise TypeError(f"layer ids are an array or a sequence, not {shown(layer_ids)}")
-    found = list(layer_ids)
+    found = items_of(layer_ids, "layer ids")
     try:
         return np.fromiter(map(operator.index, found), np.int64, len(found))
     except (TypeError, OverflowError):

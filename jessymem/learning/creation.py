@@ -12,7 +12,7 @@ from jessymem import osmem
 from jessymem.engine.engine import Engine
 from jessymem.engine.records import log_learning
 from jessymem.errors import DuplicateLayer, shown
-from jessymem.ids import DimensionId, LayerId, as_dimension_id
+from jessymem.ids import DimensionId, LayerId, as_dimension_id, items_of
 from jessymem.kernels import schema as s
 from jessymem.learning.checks import check_writable
 from jessymem.learning.layers import LearnedLayer, naming
@@ -73,7 +73,7 @@ def read_items(items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[Reque
     """Check what `create_proto_layers` was given."""
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
         raise TypeError(f"items are a sequence of mappings or pairs, not {shown(items)}")
-    return [_read_item(item) for item in items]
+    return [_read_item(item) for item in items_of(items, "items")]
 
 
 def _read_item(item: Mapping[str, Any] | Sequence[Any]) -> Request:

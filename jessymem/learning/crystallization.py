@@ -270,7 +270,7 @@ def _write(
     new = [_merged(LayerId(dimension, layer.number), current, layer) for layer in layers]
     on_disk = None if current is None or present.is_lost else current.generation
     generation = files.next_generation(present.generation, on_disk)
-    created_at = time.time_ns()
+    created_at = max(time.time_ns(), 0)  # a clock may be set before 1970
     lay_out = partial(
         write_layout,
         dimension,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jessymem.errors import shown
+from jessymem.ids import items_of
 from jessymem.kernels.schema import REQUEST_BYTES_LIMIT
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def as_lengths(shape: Any) -> tuple[int, ...]:
 
 
 def _as_integers(values: Any, name: str) -> NDArray[Any]:
-    items = values if isinstance(values, np.ndarray) else list(values)
+    items = values if isinstance(values, np.ndarray) else items_of(values, name)
     if items is not values and not {bool, np.bool_}.isdisjoint(map(type, items)):
         raise TypeError(f"{name} are integers, not bools")
     array = np.array(items)

@@ -334,7 +334,7 @@ class RegionBuilder:
                 self._name,
                 list(self._drafts.values()),
                 generation=generation,
-                created_at=time.time_ns(),
+                created_at=max(time.time_ns(), 0),
             )
             path = files.put(self._readable(pieces), generation)
             files.remove_deltas()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.errors import shown
-from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id, items_of
 from jessymem.kernels import schema as s
 from jessymem.regions.arrays import describe_array
 
@@ -205,7 +205,8 @@ def _as_depth(value: Any, who: LayerId | DimensionId) -> int:
 def _as_keywords(value: Iterable[str], who: LayerId | DimensionId) -> tuple[bytes, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"{who}: keywords are a sequence of strings, not {shown(value)}")
-    keywords = tuple(encode_text(keyword, f"{who}: a keyword") for keyword in value)
+    words = items_of(value, f"{who}: keywords")
+    keywords = tuple(encode_text(keyword, f"{who}: a keyword") for keyword in words)
     if len(keywords) > s.MAX_KEYWORDS:
         raise ValueError(f"{who}: {len(keywords):,} keywords; the format allows {s.MAX_KEYWORDS:,}")
     return keywords

@@ -58,7 +58,10 @@ def as_wanted(needle: Any, *, ignore_case: bool, word: bool) -> Wanted:
             from jessymem.scanning.patterns import Pattern, fold_text
 
             return Pattern(fold_text(needle), ignore_case=True, word=word)
-        needle = needle.encode()
+        try:
+            needle = needle.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a needle cannot be written as UTF-8: {error}") from None
     try:
         wanted = memoryview(needle).tobytes()
     except TypeError:

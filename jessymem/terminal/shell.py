@@ -161,6 +161,8 @@ def write_json(value: Any) -> None:
 
 def write_content(content: memoryview | bytes) -> None:
     """Write content as it is; on a terminal as text, with control characters made visible."""
+    if sys.stdout is None:  # it was closed before this process began
+        raise click.ClickException("there is no stdout to write to")
     if sys.stdout.isatty():
         click.echo(visible(str(content, "utf-8", "replace"), keep="\n\t"), nl=False)
         return
@@ -190,7 +192,8 @@ def _show_warning(message: Warning | str, *rest: Any, **options: Any) -> None:
 def _end_interrupted() -> NoReturn:
     """End with exit code 130; whoever was to read the output may have been interrupted too."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         _abandon_stdout()
     raise click.exceptions.Exit(128 + SIGINT)  # as a shell has it
@@ -204,7 +207,7 @@ def _tolerate_names(stream: Any) -> None:
 
 def _abandon_stdout() -> None:
     """Point stdout at nothing: what is still buffered would fail again when the process ends."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
