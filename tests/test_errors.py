@@ -448,8 +448,9 @@ def test_what_has_two_axes_is_no_sequence(tmp_path):
         ):
             with pytest.raises(TypeError, match="one axis"):
                 refuse()
-        with pytest.raises(ValueError, match="cannot be written as UTF-8"):
-            manager.find("\ud800")
+        for folds in (False, True):
+            with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+                manager.find("\ud800", ignore_case=folds)
 
 
 def test_a_clock_before_1970(tmp_path, monkeypatch):

@@ -47,21 +47,22 @@ def as_wanted(needle: Any, *, ignore_case: bool, word: bool) -> Wanted:
     TypeError
         If `needle` is neither text nor bytes nor a compiled pattern of bytes.
     ValueError
-        If it is empty.
+        If it is empty, or holds what cannot be written as UTF-8.
     """
     if callable(getattr(needle, "finditer", None)):
         from jessymem.scanning.patterns import Pattern
 
         return Pattern(needle, ignore_case=ignore_case, word=word)
     if isinstance(needle, str):
+        try:
+            encoded = needle.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a needle cannot be written as UTF-8: {error}") from None
         if ignore_case and not needle.isascii():
             from jessymem.scanning.patterns import Pattern, fold_text
 
             return Pattern(fold_text(needle), ignore_case=True, word=word)
-        try:
-            needle = needle.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"a needle cannot be written as UTF-8: {error}") from None
+        needle = encoded
     try:
         wanted = memoryview(needle).tobytes()
     except TypeError:
