@@ -87,7 +87,7 @@ def clears_frames(method: Callable[P, R]) -> Callable[P, R]:
     """Make the errors of a public method hold no region, however long someone keeps them.
 
     One that comes from importing what the method needs, where the system has no descriptor or no
-    memory left, becomes a `RegionIOError`.
+    memory left, or where a library of numba's cannot be loaded, becomes a `RegionIOError`.
     """
 
     @functools.wraps(method)
@@ -123,10 +123,13 @@ def _as_failed_import(error: BaseException) -> RegionIOError | None:
     if step is None:
         return None
     number = next((n for each in _chain(error) for n in _SHORT_OF if _tells_of(each, n)), None)
-    if number is None:
-        return None
     name = getattr(error, "name", None) or getattr(error, "filename", None) or "a module"
-    reason = OSError(number, os.strerror(number))
+    if number is not None:
+        reason = OSError(number, os.strerror(number))
+    elif isinstance(error, OSError) and error.errno is None:  # a module's own words: no library
+        reason = OSError(str(error))
+    else:
+        return None
     return RegionIOError.from_os_error(reason, "import", name)
 
 

@@ -472,3 +472,23 @@ def test_the_error_of_a_lock_names_its_file(tmp_path):
     with pytest.raises(RegionIOError, match=r"cannot lock .*\.region\.mmap\.lock") as caught:
         builder.build_to_file(tmp_path / "region.mmap")
     assert caught.value.operation == "lock"
+
+
+def test_where_a_library_of_numba_s_cannot_be_loaded():
+    code = """
+import sys
+import jessymem
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "llvmlite":
+            raise OSError("Could not find/load shared object file")
+
+sys.meta_path.insert(0, Broken())
+try:
+    jessymem.warmup()
+except jessymem.RegionIOError as error:
+    print(error.operation, "shared object" in str(error))
+"""
+    lines = run_python(code, NUMBA_DISABLE_JIT="0").splitlines()
+    assert lines == ["import True"]
