@@ -29,6 +29,7 @@ from jessymem import (
     ImmutableDimension,
     InvalidAccess,
     JessyMemoryError,
+    JessyWarning,
     LayerId,
     LayerNotFound,
     LimitExceeded,
@@ -42,6 +43,7 @@ from jessymem import (
     RegionFormatError,
     RegionIOError,
     RegionNotFound,
+    RemoteError,
 )
 from jessymem.errors import clears_frames, shown
 
@@ -96,7 +98,9 @@ each_error = pytest.mark.parametrize(
 def test_the_table_lists_every_error():
     public = {getattr(jessymem, name) for name in jessymem.__all__}
     errors = {item for item in public if isinstance(item, type) and issubclass(item, Exception)}
-    assert errors == {cls for cls, _, _ in ERRORS} | {JessyMemoryError}
+    assert errors == {cls for cls, _, _ in ERRORS} | {JessyMemoryError, JessyWarning, RemoteError}
+    assert RemoteError.__bases__ == (RegionIOError,)
+    assert JessyWarning.__bases__ == (UserWarning,)
 
 
 @each_error

@@ -108,6 +108,7 @@ def test_a_dictionary_has_the_content_as_bytes(manager):
         "dimension_name": "Emotion",
         "depth": 1,
         "parent": LayerId(1, 0),
+        "encoding": "text",
     }
     assert LoadedContext(**found) == context
     assert dataclasses.asdict(pickle.loads(pickle.dumps(context))) == found

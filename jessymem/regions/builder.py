@@ -343,7 +343,7 @@ class RegionBuilder:
     def _as_target(self, path: str | os.PathLike[str]) -> Path:
         """Take the path of a file; what is a folder is not one."""
         target = osmem.as_path(path)
-        if not target.name or target.name == ".." or target.is_dir():
+        if not target.name or target.name == ".." or os.path.isdir(target):
             shown = os.fspath(path) or "''"
             what = "names no file" if not os.fspath(path) else "is a folder"
             raise RegionIOError(

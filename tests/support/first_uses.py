@@ -110,6 +110,10 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "store": (lambda m, base: m, lambda m, base: m.store()),
     "find": (lambda m, base: m, lambda m, base: m.find(b"rain", workers=2)),
     "count": (lambda m, base: m, lambda m, base: m.count(b"rain", workers=2)),
+    "find_batches": (
+        lambda m, base: m,
+        lambda m, base: list(m.find_batches(b"rain", workers=2)),
+    ),
     "scan": (lambda m, base: m, lambda m, base: m.scan(length, np.int64)),
     "create_proto_dimension": (
         lambda m, base: m,
@@ -272,6 +276,7 @@ ALIKE = frozenset(
         "allocate_many",
         "allocate_array",
         "count",
+        "find_batches",
         "PoolAllocator.allocate_many",
         "PoolAllocator.allocate_array",
         "PoolAllocator.words",
