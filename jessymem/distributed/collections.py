@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jessymem.config import MemoryConfig
+from jessymem.errors import shown
 from jessymem.ids import as_integer
 from jessymem.remote.files import RemoteFile
 
@@ -158,7 +159,7 @@ def scan(
     from jessymem.scanning.applying import name_of
 
     if not callable(kernel):
-        raise TypeError(f"a kernel is a function, not {kernel!r}")
+        raise TypeError(f"a kernel is a function, not {shown(kernel)}")
     if not hasattr(kernel, "py_func"):
         from numba import njit
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jessymem.errors import DimensionNotFound, RegionFormatError, RemoteError
+from jessymem.errors import DimensionNotFound, RegionFormatError, RemoteError, shown
 from jessymem.remote.files import RemoteFile, ask, is_url, open_file_system
 
 REGION_FILE: Final = "region.mmap"
@@ -76,7 +76,7 @@ def _as_url(text: str | os.PathLike[str]) -> str:
     if is_url(text):
         return str(text)
     if not isinstance(text, str | os.PathLike):
-        raise TypeError(f"a URL or path is text, not {text!r}")
+        raise TypeError(f"a URL or path is text, not {shown(text)}")
     return f"file://{os.path.abspath(os.fspath(text))}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from jessymem.errors import ConfigError, RegionIOError
+from jessymem.errors import ConfigError, RegionIOError, shown
 from jessymem.ingest.archives import Npz, Safetensors, Zarr, is_zarr
 from jessymem.ingest.arrow import ArrowTable
 from jessymem.ingest.columns import Columns
@@ -52,7 +52,7 @@ class Options(NamedTuple):
         if self.names not in _NAMINGS:
             known = " or ".join(map(repr, _NAMINGS))
             raise ConfigError(
-                f"names is {known}, or a function of a path, not {self.names!r}",
+                f"names is {known}, or a function of a path, not {shown(self.names)}",
                 field="names",
                 value=self.names,
             )

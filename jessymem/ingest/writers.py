@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from jessymem.errors import ConfigError
+from jessymem.errors import ConfigError, shown
 from jessymem.ids import LayerId
 from jessymem.ingest import archives, arrow, extras
 from jessymem.ingest.contents import is_text
@@ -233,7 +233,9 @@ def writer_of(format: str) -> Writer:
     """Return what writes a format; raise ConfigError where there is none such."""
     if not isinstance(format, str) or format not in WRITERS:
         known = ", ".join(WRITERS)
-        raise ConfigError(f"format is one of {known}, not {format!r}", field="format", value=format)
+        raise ConfigError(
+            f"format is one of {known}, not {shown(format)}", field="format", value=format
+        )
     return WRITERS[format]
 
 
