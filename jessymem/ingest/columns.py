@@ -39,7 +39,7 @@ class Columns(NamedTuple):
         listed = ", ".join(found) or "none"
         for role, name in self._asdict().items():
             if name is not None and name not in found:
-                raise ValueError(f"no column {shown(name)} for the {role}; there are: {listed}")
+                raise ValueError(f"no column {name!r} for the {role}; there are: {listed}")
         content = self.content or _first(_CONTENTS, found)
         if content is None and len(found) == 1:
             content = found[0]
