@@ -89,8 +89,8 @@ def test_build_replaces_what_it_did_not_write_only_with_force(source, tmp_path):
     (source / "D20").mkdir()
     (source / "D20" / "new").write_text("n")
     line = error_of(run("build", source, "-o", data, exit_code=1))
-    expected = f"Error: D07, D15: on disk under {data} already, with layers that no build of this"
-    assert line == f"{expected} source has written, and force is not set"
+    expected = f"Error: D07, D15: on disk under {data} already, and not as a build of this source"
+    assert line.startswith(f"{expected} left it: ")
     assert (data / "D07" / "region.mmap").read_bytes() == before
     assert not (data / "D20").exists()
     record = json.loads(run("build", source, "-o", data, "--force", "--json").stdout)

@@ -414,8 +414,8 @@ def _taken(dimensions: list[DimensionId], data: Path) -> DuplicateDimension:
     listed = ", ".join(map(str, dimensions[:5]))
     more = f" and {len(dimensions) - 5} more" if len(dimensions) > 5 else ""
     return DuplicateDimension(
-        f"{listed}{more}: on disk under {data} already, with layers that no build of this source "
-        "has written, and force is not set",
+        f"{listed}{more}: on disk under {data} already, and not as a build of this source left it: "
+        "layers were learned or deleted since, or it is another program's; force is not set",
         dimension=dimensions[0],
     )
 
