@@ -65,7 +65,7 @@ def test_a_value_for_every_layer_in_order(mixed, finely, n_workers):
 
 def test_in_the_callers_thread(mixed, monkeypatch):
     manager, contents = mixed
-    monkeypatch.setattr(workers, "ThreadPoolExecutor", None)
+    monkeypatch.setattr(workers, "Thread", None)
     assert manager.scan(total, np.uint64).tolist() == sums_of(contents)
 
 

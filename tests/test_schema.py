@@ -44,7 +44,7 @@ IN_MEMORY = {
         (s.LOCATION, 32),
         (s.FAULT, 32),
         (s.SPAN, 32),
-        (s.NEEDLE, 88),
+        (s.NEEDLE, 120),
         (s.SEARCH, 80),
         (s.HIT, 16),
         (s.DIRECTORY, 8),

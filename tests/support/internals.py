@@ -133,7 +133,7 @@ def whole_scan(manager: MmapManager, applied: Any, values: Any, threads: Any) ->
     """Return a function that applies a kernel to all layers, as one worker of a scan does."""
     engine = manager._engine
     with engine.sampler.reader():
-        (spans,) = scans._states(engine, None, threads)
+        (spans,) = scans._states(engine, None, None, threads)
     (job,) = spans.jobs(1, (2**30, 2**30), is_whole=True)
     return lambda: applied._apply(spans, values, threads.stop, job)
 

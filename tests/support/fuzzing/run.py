@@ -18,10 +18,12 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from jessymem import JessyWarning
 from jessymem.kernels import _jit
 from support.fuzzing import checks, targets
 from support.processes import with_support
@@ -107,6 +109,7 @@ def work(seed_text: str, start_text: str, stop_text: str, progress_text: str) ->
     if start // CHUNK % 2:
         _jit.promote(_jit.PARSING)
         _jit.promote(_jit.READING)
+    warnings.simplefilter("ignore", JessyWarning)  # of what is ignored in a hostile file
     guarded = checks.Guarded(2**16)
     outcomes: Outcomes = collections.Counter()
     findings = []
