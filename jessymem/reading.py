@@ -526,7 +526,9 @@ class LayerReader(LayerMapping):
         HitBatch
             `Hits` that follow each other, none of them empty; each has ``content(layer)``, the
             bytes of a layer as they were searched. The search goes on as batches are taken: what
-            is searched stays in memory until the iterator is at its end, or closed.
+            is searched stays in memory until the iterator is at its end, or closed. Where not all
+            fits in memory together, drop a batch (``del``) before the next one is asked for: it
+            holds its dimension.
         """
         from jessymem.scanning.scans import Question, find_batches
         from jessymem.scanning.workers import Workers

@@ -54,9 +54,10 @@ class Question(NamedTuple):
 def find(engine: Engine, question: Question, workers: Workers, limit: int | None) -> Hits:
     """Find every position at which something is; see `MmapManager.find`."""
     wanted = question.wanted()
-    parts = [
-        found for _, found in _finds(engine, question, wanted, workers, limit, is_awaited=False)
-    ]
+    parts = []
+    for spans, found in _finds(engine, question, wanted, workers, limit, is_awaited=False):
+        del spans  # it may have to go for the next
+        parts.append(found)
     return join_hits(parts, length_of(wanted))
 
 
