@@ -6,7 +6,6 @@ import errno
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final
 from weakref import ref
@@ -52,8 +51,10 @@ class Descriptor(int):
         self._close()
 
     def __del__(self) -> None:
-        with suppress(OSError):
+        try:  # `suppress` may be gone when the interpreter ends
             self._close()
+        except OSError:
+            pass
 
     def _close(self) -> object:
         return None if self < 0 else next(self._closer(), None)

@@ -13,7 +13,14 @@ import pytest
 from support.arrays import check_same
 
 import jessymem
-from jessymem import ConfigError, DuplicateLayer, LayerId, MmapManager, RegionIOError
+from jessymem import (
+    ConfigError,
+    DuplicateLayer,
+    JessyWarning,
+    LayerId,
+    MmapManager,
+    RegionIOError,
+)
 from jessymem.ingest import extras
 
 
@@ -464,3 +471,25 @@ def test_rows_that_claim_one_number(tmp_path, data):
     write_arrow(path, table.set_column(index, "id", [["L15-01", "L15-01"]]))
     with pytest.raises(DuplicateLayer, match="L15-01 is claimed by both row 0 and row 1"):
         jessymem.build(path, tmp_path / "again")
+
+
+def test_lines_need_not_all_have_every_column(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"name": "only"}\n{"text": "b", "name": "n", "tags": ["x"]}\n')
+    jessymem.build(path, tmp_path / "out")
+    with MmapManager(base_path=tmp_path / "out") as manager:
+        manager.load_dimension("D15")
+        found = [manager.load_layer_context(layer) for layer in manager.list_layers()]
+    told = [(each.name, bytes(each.content), each.keywords) for each in found]
+    assert told == [("only", b"", ()), ("n", b"b", ("x",))]
+
+
+def test_what_is_left_out_is_said_aloud(tmp_path, caplog):
+    source = tmp_path / "notes"
+    source.mkdir()
+    (source / "a.md").write_text("a")
+    (source / ".hidden").write_text("h")
+    with pytest.warns(JessyWarning, match=r"1 file is left out of the build of .*\.hidden"):
+        report = jessymem.build(source, tmp_path / "out")
+    assert [each.path for each in report.skipped] == [".hidden"]
+    assert any(getattr(each, "event", "") == "file_skipped" for each in caplog.records)

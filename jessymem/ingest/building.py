@@ -7,7 +7,7 @@ dimension at a time, each file durable and whole before the next is begun.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from jessymem.ingest.numbering import (
 )
 from jessymem.ingest.reports import BuildReport, BuiltDimension
 from jessymem.ingest.sources import PlannedLayer, Source
+from jessymem.logger import logger
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.chain import RegionChain
@@ -47,6 +48,9 @@ from jessymem.regions.region import MmapRegion
 Advance = Callable[[int], object]
 
 _DEFAULT_OPTIONS: Final = Options()
+
+#: Of what is left out, so many are named in the warning.
+_N_TOLD: Final = 5
 
 
 def _ignore(n_bytes: int) -> None:
@@ -247,6 +251,7 @@ def build(
     Returns
     -------
     BuildReport
+        What was left out is told by a `JessyWarning` too.
 
     Raises
     ------
@@ -285,7 +290,21 @@ def build(
         if progress is not None:
             progress(n_done, n_all)
 
-    return BuildReport(tuple(plan.write(advance)), plan.skipped)
+    report = BuildReport(tuple(plan.write(advance)), plan.skipped)
+    if report.skipped:
+        tell_skipped(report.skipped, out)
+    return report
+
+
+def tell_skipped(skipped: Sequence[Skipped], out: str | os.PathLike[str]) -> None:
+    """Say, by one warning, what was left out of a build; all of it is in the report."""
+    some = "; ".join(f"{each.path} ({each.reason})" for each in skipped[:_N_TOLD])
+    more = f" and {len(skipped) - _N_TOLD:,} more" if len(skipped) > _N_TOLD else ""
+    files = "1 file is" if len(skipped) == 1 else f"{len(skipped):,} files are"
+    message = f"{files} left out of the build of {os.fspath(out)}: {some}{more}"
+    extra = {"event": "file_skipped", "path": os.fspath(out), "n_files": len(skipped)}
+    logger.warning("%s", message, extra=extra)
+    logger.alert("file_skipped", out, message)
 
 
 def plan_build(

@@ -138,20 +138,28 @@ class TableSource(Source):
 class JsonLines(TableSource):
     """One JSON object a line; empty lines are none."""
 
+    _chosen: Columns | None = None
+
     def rows(self) -> Generator[Row, None, None]:
         """Yield the lines."""
-        columns = None
+        if self._chosen is None:  # a line need not have every column: all are looked at first
+            found = dict.fromkeys(name for _, row in self._objects() for name in row)
+            if not found and next(self._objects(), None) is None:
+                return
+            self._chosen = self.columns.among(list(found))
+        columns = self._chosen
+        assert columns.content is not None
+        for key, row in self._objects():
+            yield _row(key, columns, row, as_text(row.get(columns.content)))
+
+    def _objects(self) -> Generator[tuple[str, dict[str, Any]], None, None]:
+        """Yield each line that is not empty, and where it is."""
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 key = f"line {number:,}"
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not line.strip():
-                    continue
-                row = _parse_line(line, key)
-                if columns is None:
-                    columns = self.columns.among(list(row))
-                assert columns.content is not None
-                yield _row(key, columns, row, as_text(row.get(columns.content)))
+                if line.strip():
+                    yield key, _parse_line(line, key)
 
 
 class SeparatedValues(TableSource):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
 
+from jessymem.errors import JessyWarning
 from jessymem.ingest.building import build as build_files
 from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.shell import SourcePath, data_option, json_option, write_json
@@ -87,18 +89,20 @@ def build(
         def advance(n_done: int, n_all: int) -> None:
             progress.update(task, completed=n_done, total=n_all)
 
-        report = build_files(
-            sources,
-            data,
-            names=names,
-            column=column,
-            name_column=name_column,
-            keywords_column=keywords_column,
-            force=force,
-            resume=not no_resume,
-            dry_run=dry_run,
-            progress=advance,
-        )
+        with warnings.catch_warnings():  # below each is told of on a line of its own
+            warnings.filterwarnings("ignore", ".* left out of the build", JessyWarning)
+            report = build_files(
+                sources,
+                data,
+                names=names,
+                column=column,
+                name_column=name_column,
+                keywords_column=keywords_column,
+                force=force,
+                resume=not no_resume,
+                dry_run=dry_run,
+                progress=advance,
+            )
     for line in wording.fault_lines(report.dimensions):
         click.echo(line, err=True)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -34,15 +35,23 @@ _MAX_SKIPPED_SHOWN: Final = 20
 
 def visible(text: str, keep: str = "") -> str:
     r"""Write invisible characters as escapes such as ``\x1b``, but what is in `keep`."""
-    if text.isprintable():
-        return text
-    kept = keep + _JOINERS
-    return "".join(
-        character
-        if character in kept or unicodedata.category(character) not in _HIDDEN_CATEGORIES
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
+    return text if text.isprintable() else text.translate(_escapes(keep))
+
+
+class _Escapes(dict[int, str | int]):
+    """What stands for each character, by its number; made when it is first met."""
+
+    def __missing__(self, code: int) -> str | int:
+        character = chr(code)
+        is_hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES
+        shown = character.encode("unicode_escape").decode("ascii") if is_hidden else code
+        self[code] = shown
+        return shown
+
+
+@lru_cache
+def _escapes(keep: str) -> _Escapes:
+    return _Escapes({ord(character): ord(character) for character in keep + _JOINERS})
 
 
 def one_line(message: str) -> str:
