@@ -470,3 +470,19 @@ def test_progress_ends_with_all_of_it(data, tmp_path):
     seen = []
     jessymem.export(data, tmp_path / "out", progress=lambda *step: seen.append(step))
     assert seen == [(3, 5), (5, 5)]
+
+
+def test_an_array_and_a_text_of_one_name_come_back(tmp_path):
+    builder = RegionBuilder("D15", "Names")
+    builder.append_layer(np.arange(3), name="x")
+    builder.append_layer("text", name="x")
+    builder.append_layer(b"bytes", name="x.npy")
+    builder.build_to_file(tmp_path / "data" / "D15" / "region.mmap")
+    (exported,) = jessymem.export(tmp_path / "data", tmp_path / "out", "npz").dimensions
+    jessymem.build(exported.path, tmp_path / "again")
+    with MmapManager(base_path=tmp_path / "again") as manager:
+        manager.load_dimension("D15")
+        assert manager.array("L15-00").tolist() == [0, 1, 2]
+        found = [bytes(manager.access_layer(layer)) for layer in ("L15-01", "L15-02")]
+        assert found == [b"text", b"bytes"]
+        assert [manager.get_layer_info(each).name for each in manager] == ["x", "x", "x.npy"]

@@ -63,6 +63,14 @@ class BuildReport:
     skipped: tuple[Skipped, ...]
     is_dry_run: bool = False
 
+    def __repr__(self) -> str:
+        """Show in one line what came of it."""
+        done = "would be written" if self.is_dry_run else "written"
+        return (
+            f"<BuildReport {len(self.written):,} {done}, {len(self.unchanged):,} unchanged, "
+            f"{len(self.skipped):,} skipped: {self.n_layers:,} layers, {self.n_bytes:,} bytes>"
+        )
+
     @property
     def n_layers(self) -> int:
         """Layers of all dimensions."""
@@ -117,6 +125,13 @@ class ExportReport:
 
     format: str
     dimensions: tuple[ExportedDimension, ...]
+
+    def __repr__(self) -> str:
+        """Show in one line what was written."""
+        return (
+            f"<ExportReport {self.format}, {len(self.dimensions):,} written: "
+            f"{self.n_layers:,} layers, {self.n_bytes:,} bytes>"
+        )
 
     @property
     def n_layers(self) -> int:

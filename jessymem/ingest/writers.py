@@ -137,14 +137,16 @@ class Npz(Writer):
         with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
             for layer in layers:
                 is_array = layer.array is not None
-                # What ends so is taken for an array.
-                ending = ".npy" if is_array else ".bin" if layer.name.endswith(".npy") else ""
-                file = names.give(layer.name, layer.layer_id.layer, ending)
+                # What ends so is taken for an array, and is the same key as what does not.
+                is_other = not is_array and layer.name.endswith(".npy")
+                called = layer.name.removesuffix(".npy") if is_array else layer.name
+                key = names.give(called, layer.layer_id.layer, ".bin" if is_other else "")
+                file = f"{key}.npy" if is_array else key
                 with archive.open(file, "w", force_zip64=True) as stream:
                     for part in layer.npy if is_array else (layer.content,):
                         stream.write(part)
                 encoding = {} if is_array else {"encoding": layer.encoding}
-                told[file.removesuffix(".npy")] = layer.description | encoding
+                told[key] = layer.description | encoding
             record = json.dumps({"name": name, "layers": told})
             archive.writestr(archives.RECORD_MEMBER, record)
 

@@ -156,6 +156,12 @@ def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
     try:
         signature = types.Dispatcher(dispatcher).get_call_type(context, taken, {})
     except Exception as error:  # the compiler's own, and whatever it runs into
+        n_taken = dispatcher.py_func.__code__.co_argcount  # type: ignore[attr-defined]
+        if n_taken != len(taken):
+            raise TypeError(
+                f"the kernel {name_of(kernel)} does not compile: a kernel takes (content, row), and "
+                f"this one {n_taken} arguments"
+            ) from error
         raise TypeError(
             f"the kernel {name_of(kernel)} does not compile for {wanted}: {error}"
         ) from error
