@@ -159,8 +159,8 @@ def _compile(kernel: Callable[..., Any], dtype: np.dtype[Any]) -> Any:
         n_taken = dispatcher.py_func.__code__.co_argcount  # type: ignore[attr-defined]
         if n_taken != len(taken):
             raise TypeError(
-                f"the kernel {name_of(kernel)} does not compile: a kernel takes (content, row), and "
-                f"this one {n_taken} arguments"
+                f"the kernel {name_of(kernel)} does not compile: a kernel takes (content, row), "
+                f"and this one {n_taken} arguments"
             ) from error
         raise TypeError(
             f"the kernel {name_of(kernel)} does not compile for {wanted}: {error}"
