@@ -174,5 +174,6 @@ class LoadReport:
         parts = [f"{len(self.loaded):,} loaded", f"{len(self.skipped):,} skipped"]
         if self.skipped:
             dimension, reason = self.skipped[0]
+            reason = reason.removeprefix(f"{dimension}: ")
             parts[1] += f" ({dimension}: {reason}{', ...' if len(self.skipped) > 1 else ''})"
         return f"<LoadReport {', '.join(parts)}, {1_000 * self.seconds:.1f} ms>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from jessymem.errors import (
     RegionIOError,
     clears_frames,
 )
-from jessymem.ids import DimensionId, DimensionLike, LayerId, as_dimension_id
+from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
 from jessymem.ingest.building import region_files
 from jessymem.ingest.file_names import escape
 from jessymem.ingest.reports import ExportedDimension, ExportReport
@@ -42,7 +42,7 @@ def export(
     out: str | os.PathLike[str],
     format: str = "files",
     *,
-    dimensions: Iterable[DimensionLike] | None = None,
+    dimensions: DimensionsLike | None = None,
     force: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> ExportReport:
@@ -59,10 +59,11 @@ def export(
     format : {"files", "npz", "safetensors", "arrow", "parquet"}
         A folder with a file for each layer; an archive with an array for each; a table with a row
         for each. docs/building.md tells what becomes of names and types.
-    dimensions : iterable of DimensionId, int or str, optional
+    dimensions : DimensionId, int or str, or iterable of them, optional
         Which; by default all.
     force : bool
-        Whether what earlier exports wrote is replaced.
+        Whether a file of the name, or a folder that an export wrote, is replaced, whatever is in it
+        by now.
     progress : callable, optional
         Called as ``progress(n_bytes, n_bytes_in_all)`` after each layer.
 
@@ -89,7 +90,9 @@ def export(
     and then renamed, but not synced: what it was made from is safe already.
     """
     writer, target = writer_of(format), as_path("out", out)
-    chosen = None if dimensions is None else [as_dimension_id(each) for each in dimensions]
+    chosen = None if dimensions is None else sorted(as_dimension_ids(dimensions))
+    if chosen == []:
+        raise ConfigError("there is no dimension to export", field="dimensions", value=dimensions)
     if not isinstance(source, MmapManager):
         source = as_path("source", source)
         if os.path.realpath(source) == os.path.realpath(target):

@@ -37,7 +37,9 @@ from jessymem.terminal.shell import (
     help="What to write.",
 )
 @data_option()
-@click.option("--force", is_flag=True, help="Replace what earlier exports wrote.")
+@click.option(
+    "--force", is_flag=True, help="Replace files, and folders that exports wrote, with all in them."
+)
 @json_option
 def export(
     dimensions: tuple[DimensionId, ...],
