@@ -38,7 +38,7 @@ from jessymem.terminal.shell import (
 )
 @data_option()
 @click.option(
-    "--force", is_flag=True, help="Replace files, and folders that exports wrote, with all in them."
+    "--force", is_flag=True, help="Replace files, and exported folders with all in them."
 )
 @json_option
 def export(
