@@ -12,7 +12,15 @@ import pytest
 from support.processes import with_support
 
 import jessymem
-from jessymem import ConfigError, DuplicateDimension, MmapManager, MmapRegion, RegionBuilder, osmem
+from jessymem import (
+    ConfigError,
+    DuplicateDimension,
+    MemoryConfig,
+    MmapManager,
+    MmapRegion,
+    RegionBuilder,
+    osmem,
+)
 from jessymem.ingest import receipts
 
 LONG_AGO = 1_000_000_000 * 10**9
@@ -172,7 +180,8 @@ def test_other_options_are_another_build(source, data):
     assert outcomes(jessymem.build(source, data, names="stem"))["D15"] == "replaced"
     named = jessymem.build(source, data, names=lambda path: path.removesuffix(".txt"))
     assert outcomes(named)["D15"] == "unchanged"  # by content: a function has no name
-    assert not (data / "D15" / "build.json").exists()
+    noted = receipts.read_receipt(data / "D15").built
+    assert "files" not in noted and noted["source"] == str(source / "a")
 
 
 # -- what is in the way ----------------------------------------------------------------------------
@@ -429,3 +438,50 @@ def test_progress_ends_with_all_of_it(source, data):
     jessymem.build(source, data, progress=lambda *step: seen.append(step))
     assert seen == [(6, 9), (9, 9)]
     assert MmapRegion.from_file("D15", data / "D15" / "region.mmap").generation == 1
+
+
+def test_another_source_of_the_same_name_is_in_the_way(tmp_path):
+    for place in ("one", "two"):
+        (tmp_path / place / "notes").mkdir(parents=True)
+        (tmp_path / place / "notes" / "a.md").write_text(place)
+    out = tmp_path / "out"
+    jessymem.build(tmp_path / "one" / "notes", out)
+    before = (out / "D15" / "region.mmap").read_bytes()
+    with pytest.raises(DuplicateDimension, match="not as a build of this source left it"):
+        jessymem.build(tmp_path / "two" / "notes", out)
+    assert (out / "D15" / "region.mmap").read_bytes() == before
+    (tmp_path / "one" / "notes" / "a.md").write_text("changed")
+    assert len(jessymem.build(tmp_path / "one" / "notes", out).written) == 1
+
+
+def test_names_by_a_function_are_built_again_too(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("one")
+    for text in ("one", "two"):
+        (tmp_path / "notes" / "a.md").write_text(text)
+        report = jessymem.build(tmp_path / "notes", tmp_path / "out", names=str.upper)
+        assert len(report.written) == 1
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_was_written_since_the_plan_is_not_replaced(tmp_path, is_there):
+    (tmp_path / "notes").mkdir()
+    source = tmp_path / "notes" / "a.md"
+    source.write_text("one")
+    out = tmp_path / "out"
+    if is_there:
+        jessymem.build(tmp_path / "notes", out)
+        source.write_text("two")
+
+    def learn(n_done, n_all):
+        with MmapManager(MemoryConfig(base_path=out, simulation="never")) as manager:
+            if is_there:
+                manager.load_dimension("D15")
+            manager.create_proto_dimension("D15", b"learned meanwhile", layer=9)
+            manager.crystallize_dimension("D15")
+
+    with pytest.raises(DuplicateDimension):
+        jessymem.build(tmp_path / "notes", out, progress=learn)
+    with MmapManager(base_path=out) as manager:
+        manager.load_dimension("D15")
+        assert bytes(manager.access_layer("L15-09")) == b"learned meanwhile"

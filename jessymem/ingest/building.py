@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +42,7 @@ from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.files import RegionFiles
+from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 
 #: Called with the bytes that were dealt with since the last call.
@@ -78,6 +79,10 @@ class PlannedDimension:
     source : Source
     looked_ns : int
         When the source was looked at, in ns since 1970-01-01 UTC.
+    replaces : Edition or None
+        Which file may be replaced; None: there must be none.
+    is_forced : bool
+        Whether any may.
     """
 
     dimension_id: DimensionId
@@ -89,11 +94,26 @@ class PlannedDimension:
     layers: tuple[PlannedLayer, ...]
     source: Source
     looked_ns: int
+    replaces: Edition | None = None
+    is_forced: bool = False
 
     @property
     def n_bytes(self) -> int:
         """Bytes of all contents, as they were looked at."""
         return sum(layer.n_bytes for layer in self.layers)
+
+    def check_place(self, files: RegionFiles) -> None:
+        """Raise DuplicateDimension where others have written there since; under the files' lock."""
+        if self.is_forced:
+            return
+        found: Edition | None = None
+        if files.exists():
+            try:
+                found = files.open_newest().edition
+            except JessyMemoryError:
+                raise _taken([self.dimension_id], self.path.parent.parent) from None
+        if found != self.replaces:
+            raise _taken([self.dimension_id], self.path.parent.parent)
 
     def outcome(self, region: MmapRegion | RegionChain | None) -> BuiltDimension:
         """Return what came of it; `region` None: nothing was written."""
@@ -182,10 +202,8 @@ class Plan:
                 builder.add_encoded(layer.layer_id, encoded, **layer.description)
                 del encoded  # before the next is read
                 advance(layer.n_bytes)
-        if not planned.is_replaced and _is_taken(planned.dimension_id, planned.path):
-            raise _taken([planned.dimension_id], self.data)
         # What may be replaced was asked of the user when the plan was made.
-        region = builder.build_to_file(planned.path, replace_immutable=planned.is_replaced)
+        region = builder.write_to(planned.path, planned.check_place)
         self._keep_receipt(planned, region)
         return planned.outcome(region)
 
@@ -193,7 +211,7 @@ class Plan:
     def _keep_receipt(planned: PlannedDimension, region: MmapRegion | RegionChain) -> None:
         """Note what the region file was built from, unless that is noted already."""
         folder, built = planned.path.parent, receipts.describe(planned.source, planned.name)
-        if built is None or isinstance(region, RegionChain):
+        if isinstance(region, RegionChain):
             receipts.remove_receipt(folder)
             return
         found = receipts.read_receipt(folder)
@@ -362,9 +380,11 @@ def plan_build(
     dimensions, in_the_way = [], []
     for number, found in numbered:
         planned = _plan_dimension(number, found, data, looked_ns, may_resume=resume and not force)
-        dimensions.append(planned)
-        if planned.is_replaced and not (force or (resume and _may_replace(planned, data))):
-            in_the_way.append(number)
+        if planned.is_replaced and not force:
+            planned = replace(planned, replaces=_replaceable(planned, data) if resume else None)
+            if planned.replaces is None:
+                in_the_way.append(number)
+        dimensions.append(replace(planned, is_forced=force))
     if in_the_way:
         raise _taken(in_the_way, data)
     return Plan(tuple(dimensions), tuple(skipped), data)
@@ -496,17 +516,18 @@ def _is_unchanged(
         return receipts.is_in(region, dimension, name, contents, len(layers))
 
 
-def _may_replace(planned: PlannedDimension, data: Path) -> bool:
-    """Tell whether all that is on disk was written by a build, and nothing learned since."""
+def _replaceable(planned: PlannedDimension, data: Path) -> Edition | None:
+    """Return the edition on disk if a build of this source wrote it, and nothing since."""
     if planned.dimension_id in IMMUTABLE:
-        return False
+        return None
     try:
         region = region_files(data, planned.dimension_id).open_newest()
     except JessyMemoryError:
-        return False
+        return None
     receipt = receipts.read_receipt(planned.path.parent)
-    is_whole = receipt is not None and isinstance(region, MmapRegion)
-    return is_whole and receipt is not None and receipt.edition == region.edition
+    if receipt is None or not isinstance(region, MmapRegion) or receipt.edition != region.edition:
+        return None
+    return region.edition if receipt.is_of(planned.source) else None
 
 
 def _check_format(

@@ -9,6 +9,7 @@ region file too.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -49,17 +50,26 @@ class Receipt(NamedTuple):
         """Tell whether a source is still what was built, by length and time of each file."""
         said = describe(source, name)
         last = max((file.changed_ns for file in source.files), default=0)
-        return said is not None and said == self.built and last < self.looked_ns - _UNSURE_NS
+        is_sure = last < self.looked_ns - _UNSURE_NS
+        return "files" in said and said == self.built and is_sure
+
+    def is_of(self, source: Source) -> bool:
+        """Tell whether it is of the same source, whatever has become of that since."""
+        return self.built.get("source") == _place_of(source)
 
 
-def describe(source: Source, name: str) -> dict[str, Any] | None:
-    """Say what a source's layers depend on; None: that cannot be told."""
+def _place_of(source: Source) -> str:
+    return os.path.realpath(source.path)
+
+
+def describe(source: Source, name: str) -> dict[str, Any]:
+    """Say where a source is, and, where that can be told, what its layers depend on."""
     options = source.options
+    known = {"version": _VERSION, "name": name, "source": _place_of(source)}
     if options is None:
-        return None
+        return known
     return {
-        "version": _VERSION,
-        "name": name,
+        **known,
         "options": options,
         "files": [
             [file.name, str(file.path), file.n_bytes, file.changed_ns] for file in source.files

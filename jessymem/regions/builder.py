@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -317,15 +317,36 @@ class RegionBuilder:
         (before that, the name of each directory that was made). When this returns the file outlives
         a power failure, as far as the medium keeps its word.
         """
-        target = self._as_target(path)
-        files = RegionFiles(self._dimension, target, check_load_mode(load_mode))
-        with files.writing():
+
+        def check(files: RegionFiles) -> None:
             if self._dimension in IMMUTABLE and not replace_immutable and files.exists():
                 raise ImmutableDimension(
                     f"{self._dimension} never changes: {files.target} is replaced only with "
                     "replace_immutable=True",
                     dimension=self._dimension,
                 )
+
+        return self.write_to(path, check, load_mode)
+
+    def write_to(
+        self,
+        path: str | os.PathLike[str],
+        check: Callable[[RegionFiles], None],
+        load_mode: str = "map",
+    ) -> MmapRegion:
+        """Do as `build_to_file` does; `check`, called under the files' lock, may refuse it.
+
+        Raises
+        ------
+        RegionIOError, RegionFormatError, InvalidAccess, ValueError, TypeError
+            As `build_to_file`.
+        Exception
+            What `check` raises; nothing is changed then.
+        """
+        target = self._as_target(path)
+        files = RegionFiles(self._dimension, target, check_load_mode(load_mode))
+        with files.writing():
+            check(files)
             files.check_base()
             files.find(tidy=False)
             generation = files.next_generation()

@@ -37,9 +37,7 @@ from jessymem.terminal.shell import (
     help="What to write.",
 )
 @data_option()
-@click.option(
-    "--force", is_flag=True, help="Replace files, and exported folders with all in them."
-)
+@click.option("--force", is_flag=True, help="Replace files, and exported folders with all in them.")
 @json_option
 def export(
     dimensions: tuple[DimensionId, ...],
