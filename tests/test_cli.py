@@ -275,6 +275,7 @@ def outcome(monkeypatch):
     return outcome
 
 
+@pytest.mark.compiled_only
 def test_demo_shows_targets_and_leaves_nothing(quick, outcome, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     outcome()
@@ -287,6 +288,7 @@ def test_demo_shows_targets_and_leaves_nothing(quick, outcome, tmp_path, monkeyp
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.compiled_only
 def test_demo_says_where_there_is_no_library(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "library_folder", lambda: tmp_path / "python.zip")
     output = " ".join(run("demo").stdout.split())
@@ -294,6 +296,7 @@ def test_demo_says_where_there_is_no_library(quick, monkeypatch, tmp_path):
     assert "this Python comes without sources" in output
 
 
+@pytest.mark.compiled_only
 def test_demo_keeps_its_files_where_it_is_told(quick, tmp_path):
     output = run("demo", "--data", tmp_path / "kept").stdout
     assert output.rstrip().endswith(f"The region files are in {tmp_path / 'kept'}")
@@ -303,6 +306,7 @@ def test_demo_keeps_its_files_where_it_is_told(quick, tmp_path):
     assert "is there already" in line
 
 
+@pytest.mark.compiled_only
 def test_missed_target_fails_only_when_strict(quick, outcome):
     outcome(threads=False, scan=False)
     for arguments, exit_code in (((), 0), (("--strict",), 1)):
@@ -315,6 +319,7 @@ def test_missed_target_fails_only_when_strict(quick, outcome):
         ]
 
 
+@pytest.mark.compiled_only
 def test_demo_names_the_compilation_while_it_lasts(quick, monkeypatch):
     shown = []
 
@@ -335,6 +340,7 @@ def test_demo_names_the_compilation_while_it_lasts(quick, monkeypatch):
     assert shown[at + 1] == "stopped"
 
 
+@pytest.mark.compiled_only
 def test_demo_as_json(quick, outcome):
     outcome(load=False)
     record = json.loads(run("demo", "--json").stdout)
@@ -349,6 +355,7 @@ def test_demo_as_json(quick, outcome):
     run("demo", "--json", "--strict", exit_code=1)
 
 
+@pytest.mark.compiled_only
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--strict",)])
 def test_demo_with_one_byte_that_differs_fails(quick, tmp_path, monkeypatch, arguments):
     data = tmp_path / "data"
@@ -368,6 +375,7 @@ def test_demo_with_one_byte_that_differs_fails(quick, tmp_path, monkeypatch, arg
         assert "Not equal to their source: L15-02" in output
 
 
+@pytest.mark.compiled_only
 def test_demo_names_the_first_of_many_that_differ(quick, monkeypatch):
     wrong = [LayerId(15, number) for number in range(9)]
     monkeypatch.setattr(demo, "differing_layers", lambda manager, sources: wrong)
