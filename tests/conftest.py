@@ -59,7 +59,7 @@ KERNELS = frozenset(
 #: cost much and cover nothing more. The run for coverage leaves them out, `-m "not compiled_only"`.
 COMPILED_ONLY = frozenset(
     """
-    test_alloc test_array_reads test_asv test_batch test_build_memory test_cold
+    test_address_space test_alloc test_array_reads test_asv test_batch test_build_memory test_cold
     test_crystallize test_pool_reentry
     test_crystallize_faults test_descriptors test_docs test_eviction_memory
     test_eviction_policies_script test_first_blocks test_first_read test_forks test_jit
