@@ -237,7 +237,6 @@ def test_compiled_threads_own_what_they_hold(largest):
     assert validate(table) == []
 
 
-@pytest.mark.compiled_only  # with kernels as plain Python, traced threads find stale handles
 def test_python_threads_own_what_they_hold():
     allocator = PoolAllocator([(1, 4 * KIB), (1, 16 * KIB)], limit_mb=4)
     limit = int(0.95 * 4 * MIB)

@@ -160,6 +160,8 @@ class Views:
         """
         if type(state := self._table.argument) is PlainState:
             self._collect_plainly(state)
+            if not state.is_compiled:
+                return  # what is taken outside of a step may be another's first item, done twice
         deallocate: Any = release.deallocate
         drop_view: Any = release.drop_view
         words = repeat(self._table.argument)
