@@ -315,6 +315,14 @@ def test_a_killed_fetch_leaves_nothing_that_is_taken_for_a_file(store, cache):
     assert not partial_in(cache)
 
 
+def test_what_a_killed_fetch_of_the_same_file_left_takes_no_room(store, tmp_path):
+    cache = FileCache(tmp_path / "cache", len(store.files[NAME]) * 3 // 2)
+    cache.directory.mkdir()
+    file = RemoteFile.of(store.url + NAME)
+    (cache.directory / f"{file.key()}.part").write_bytes(store.files[NAME])
+    assert open_region(store, cache).size == len(store.files[NAME])
+
+
 def test_a_partial_file_of_a_dead_process_is_swept_by_any_fetch(store, cache):
     cache.directory.mkdir()
     (cache.directory / f"{'0' * 32}.part").write_bytes(b"half")

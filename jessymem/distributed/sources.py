@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import DimensionNotFound, RegionFormatError, RemoteError, shown
 from jessymem.remote.files import RemoteFile, ask, is_url, open_file_system
-
-REGION_FILE: Final = "region.mmap"
 
 _MAGIC: Final = "*?["
 

@@ -24,13 +24,13 @@ from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.remote import (
-    check_file,
     dimension_in,
+    fetch,
     local_path,
     open_fetched,
     read_whole_table,
 )
-from jessymem.remote.cache import CachedFile, FileCache
+from jessymem.remote.cache import FileCache
 from jessymem.remote.files import RemoteFile
 from jessymem.selection import Query as Query
 
@@ -98,15 +98,12 @@ class Ask:
         question = self.question
         local = local_path(file.url, dict(file.options))
         if not question.needs_contents:
-            if local is None:
-                return dict(question.describe(read_whole_table(file)))
-            with opened_here(file, local) as dimension:
-                return dict(question.describe(MmapRegion.from_file(dimension, local)))
+            return dict(question.describe(table_of(file)))
         with _budget.taken(file, limit_of(self.config)):
             if local is not None:
                 with opened_here(file, local) as dimension:
                     return self._answer_in(dimension, local)
-            held = fetched(file, self.cache)
+            held = fetch(file, self.cache)
             return self._answer_in(dimension_in(held.path), held.path)
 
     def _answer_in(self, dimension: DimensionId, path: Path) -> dict[str, Any]:
@@ -116,14 +113,18 @@ class Ask:
             return answer
 
 
-def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Return dtype and shape of an array layer; raise TypeError where it is none."""
+def table_of(file: RemoteFile) -> MmapRegion:
+    """Return a region whose contents need not be there: of a store, its table by ranges."""
     local = local_path(file.url, dict(file.options))
     if local is None:
-        table: MmapRegion = read_whole_table(file)
-    else:
-        with opened_here(file, local) as dimension:
-            table = MmapRegion.from_file(dimension, local)
+        return read_whole_table(file)
+    with opened_here(file, local) as dimension:
+        return MmapRegion.from_file(dimension, local)
+
+
+def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return dtype and shape of an array layer; raise TypeError where it is none."""
+    table = table_of(file)
     layer_id = LayerId(table.dimension_id, number)
     form = table.read_form(table.find_row(layer_id))
     if form is None:
@@ -167,15 +168,6 @@ def opened_here(file: RemoteFile, path: Path) -> Iterator[DimensionId]:
     _check_edition(file, path)
     yield dimension_in(path)
     _check_edition(file, path)
-
-
-def fetched(file: RemoteFile, cache: FileCache | None) -> CachedFile:
-    """Return a file of a store, by way of the cache; raise RemoteError if it is another by now."""
-
-    def check(path: Path) -> None:
-        check_file(file.url, path)
-
-    return (cache or FileCache()).fetch(file, check)
 
 
 def _check_edition(file: RemoteFile, path: Path) -> None:

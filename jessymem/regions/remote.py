@@ -16,7 +16,7 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import layout
 from jessymem.regions.faults import Source
-from jessymem.remote.cache import FileCache
+from jessymem.remote.cache import CachedFile, FileCache
 from jessymem.remote.files import RemoteFile, open_file_system
 
 #: What is read first: most tables of small files, at little beside the file.
@@ -51,10 +51,15 @@ def open_fetched(
     cache: FileCache | None,
 ) -> jessymem.MmapRegion:
     """Map what the cache has of a file, which stays in the cache for as long as it is mapped."""
-    held = (cache or FileCache()).fetch(file, partial(check_file, file.url))
+    held = fetch(file, cache)
     number = dimension_in(held.path) if dimension is None else dimension
     keep: Callable[[int], object] = lambda n_bytes: held  # noqa: E731 - held with the memory
     return jessymem.MmapRegion.admitted(number, held.path, load_mode, advice, keep)
+
+
+def fetch(file: RemoteFile, cache: FileCache | None) -> CachedFile:
+    """Return a file of a store, checked, by way of the cache; without one, by the user's own."""
+    return (cache or FileCache()).fetch(file, partial(check_file, file.url))
 
 
 def check_file(url: str, path: Path) -> None:

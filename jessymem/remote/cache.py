@@ -10,15 +10,18 @@ the next fetch of the same edition overwrites and any other one sweeps.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from jessymem import osmem
+from jessymem.descriptors import Descriptor, open_descriptor
 from jessymem.errors import RegionIOError
 from jessymem.logger import logger
 from jessymem.remote.files import RemoteFile
@@ -34,7 +37,7 @@ _N_LOOKS: Final = 100
 _SUFFIX: Final = ".mmap"
 _PARTIAL: Final = ".part"
 _LOCK: Final = ".lock"
-_N_SIGNS: Final = 3  # of a key in the name of its lock
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 
 
 class CachedFile:
@@ -49,7 +52,7 @@ class CachedFile:
 
     __slots__ = ("_lock", "file", "path")
 
-    def __init__(self, path: Path, file: RemoteFile, lock: _Lock) -> None:
+    def __init__(self, path: Path, file: RemoteFile, lock: Descriptor) -> None:
         self.path = path
         self.file = file
         self._lock = lock
@@ -103,7 +106,7 @@ class FileCache:
             found = self._use(file) if file.edition is not None else None
             if found is not None:
                 return found
-            with self._locked(self._lock_of(file.key())):
+            with self._locked(file.key()):
                 found = self._use(file) if file.edition is not None else None
                 if found is not None:
                     return found
@@ -124,6 +127,7 @@ class FileCache:
         where = self.directory / f"{file.key()}{_SUFFIX}"
         partial = where.with_suffix(_PARTIAL)
         try:
+            partial.unlink(missing_ok=True)  # of a fetch that was killed
             self._make_room(file, partial)
             with _cannot("write", partial), partial.open("r+b") as out:
                 for start in range(0, file.n_bytes, CHUNK_BYTES):
@@ -143,13 +147,9 @@ class FileCache:
     def _use(self, file: RemoteFile) -> CachedFile | None:
         """Return the entry of a file, held; None: it is not there."""
         path = self.directory / f"{file.key()}{_SUFFIX}"
-        try:
-            lock = _Lock.shared(path)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise RegionIOError.from_os_error(error, "open", path) from error
-        if lock is None or os.stat(path).st_size != file.n_bytes:
+        with _cannot("open", path):
+            lock = _hold(path)
+        if lock is None or os.fstat(lock).st_size != file.n_bytes:
             return None
         with suppress(OSError):  # of another user: read all the same
             os.utime(path, ns=(time.time_ns(), file.modified_ns))
@@ -157,7 +157,7 @@ class FileCache:
 
     def _make_room(self, file: RemoteFile, partial: Path) -> None:
         """Remove what is longest unused until a file fits, and make it, as long as it will be."""
-        with self._locked(self._lock_of("room")):
+        with self._locked("room"):
             entries, n_used = self._look()
             for _, n_bytes, path in sorted(entries):
                 if n_used + file.n_bytes <= self.max_bytes:
@@ -179,10 +179,6 @@ class FileCache:
             dimension=None,
         )
 
-    def _lock_of(self, key: str) -> Path:
-        """Return the lock file of an entry; some entries share one, or there would be ever more."""
-        return self.directory / f"{key[:_N_SIGNS]}{_LOCK}"
-
     def _look(self) -> tuple[list[tuple[int, int, Path]], int]:
         """Return when each entry was used, how long it is and where; and their bytes together.
 
@@ -196,120 +192,59 @@ class FileCache:
                 if each.name.endswith(_SUFFIX):
                     entries.append((found.st_atime_ns, found.st_size, Path(each.path)))
                     n_used += found.st_size
-                elif each.name.endswith(_PARTIAL):
-                    if _is_free(self._lock_of(each.name)):
-                        os.unlink(each.path)
-                    else:
-                        n_used += found.st_size
+                elif each.name.endswith(_PARTIAL) and not self._was_left(Path(each.path)):
+                    n_used += found.st_size
         return entries, n_used
+
+    def _was_left(self, partial: Path) -> bool:
+        """Remove a partial file that nobody is writing; tell whether that was done."""
+        try:
+            with osmem.locked(partial.with_suffix(_LOCK), timeout=0):
+                partial.unlink()
+        except OSError:
+            return False
+        return True
 
     def _make_directory(self) -> None:
         with _cannot("make", self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """Keep out others who want the same; a lock file stays, and is empty."""
-        with _cannot("lock", path):
-            lock = _Lock.exclusive(path)
-        try:
-            yield
-        finally:
-            lock.release()
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        """Keep out others who want the same, however long that takes."""
+        return osmem.locked(self.directory / f"{name}{_LOCK}", math.inf)
 
 
-class _Lock:
-    """A lock on an open file, which ends with it."""
-
-    __slots__ = ("_file",)
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-
-    @classmethod
-    def shared(cls, path: Path) -> _Lock | None:
-        """Hold an entry; None where it is removed at this moment."""
-        lock = cls(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-        if os.name != "nt":
-            fcntl.flock(lock._file, fcntl.LOCK_SH)
-            try:
-                if os.stat(path).st_ino != os.fstat(lock._file).st_ino:
-                    return None
-            except FileNotFoundError:
-                return None
-        return lock
-
-    @classmethod
-    def exclusive(cls, path: Path) -> _Lock:
-        """Wait for a lock file."""
-        lock = cls(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
-        if os.name != "nt":
-            fcntl.flock(lock._file, fcntl.LOCK_EX)
-        else:
-            _lock_on_windows(lock._file)
-        return lock
-
-    def release(self) -> None:
-        """Let others have it."""
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
-
-    def __del__(self) -> None:
-        """Let others have it."""
-        self.release()
-
-
-def _lock_on_windows(file: int) -> None:
-    import msvcrt
-
-    while True:
-        with suppress(OSError):
-            msvcrt.locking(file, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
-            return
+def _hold(path: Path) -> Descriptor | None:
+    """Hold an entry, until the end of what is returned; None where it is not there."""
+    try:
+        file = open_descriptor(path, _FLAGS)
+    except FileNotFoundError:
+        return None
+    return file if _has_locked(file, path, is_shared=True) else None
 
 
 def _remove_unused(path: Path) -> bool:
     """Remove an entry that nobody uses; tell whether that was done."""
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError:
-        return False
-    try:
-        if os.name != "nt":
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(path).st_ino != os.fstat(file).st_ino:
+        with open_descriptor(path, _FLAGS) as file:
+            if not _has_locked(file, path, is_shared=False):
                 return False
-            path.unlink()
-            return True
-    except OSError:
-        return False
-    finally:
-        os.close(file)
-    with suppress(OSError):  # Windows refuses while somebody has it open
+            if os.name != "nt":  # there nothing that is open can be removed
+                path.unlink()
+                return True
         path.unlink()
-        return True
-    return False
+    except OSError:  # somebody uses it, or was quicker
+        return False
+    return True
 
 
-def _is_free(lock: Path) -> bool:
-    """Tell whether nobody holds a lock file, or it is not there."""
+def _has_locked(file: Descriptor, path: Path, *, is_shared: bool) -> bool:
+    """Lock an entry, if it still has its name; tell whether it has. Raises OSError."""
     if os.name == "nt":
-        return False
-    try:
-        file = os.open(lock, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
         return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(file)
+    fcntl.flock(file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    found = osmem.identity_named(path)
+    return found is not None and found == osmem.identity_of(file, path)
 
 
 @contextmanager
