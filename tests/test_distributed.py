@@ -286,6 +286,14 @@ def test_a_file_that_is_replaced_in_a_store_meanwhile_is_one_edition_or_an_error
         counted.compute()
 
 
+def test_a_table_is_of_the_edition_that_was_planned(store, tmp_path):
+    chosen = jd.select(urls_of(store), keywords=["even"])
+    name = sorted(store.files)[5]
+    store.files[name] = write(tmp_path, 5, "another").read_bytes()
+    with pytest.raises(RemoteError, match=f"{name}.*by now"):
+        chosen.compute()
+
+
 def test_deltas_in_a_store_are_refused(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     system = fsspec.filesystem("memory")

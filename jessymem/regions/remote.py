@@ -125,20 +125,19 @@ def read_table(file: RemoteFile, dimension: DimensionId | None = None) -> jessym
 
 
 def read_whole_table(file: RemoteFile, dimension: DimensionId | None = None) -> jessymem.MmapRegion:
-    """Return `read_table`, of one edition.
+    """Return `read_table`, of the edition that `file` tells of.
 
     Raises
     ------
     RemoteError
-        Also if the file is another one by the time it was read.
+        Also if the file is another one by the time that it was read.
     """
     try:
         table = read_table(file, dimension)
     except RegionFormatError:
         file.check_same()
         raise
-    if not table.layout.is_extended:
-        file.check_same()  # nothing else would tell
+    file.check_same()
     return table
 
 
