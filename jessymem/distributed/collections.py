@@ -13,6 +13,8 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import shown
 from jessymem.ids import as_integer
 from jessymem.remote.files import RemoteFile
+from jessymem.scanning.needles import Needle
+from jessymem.scanning.searching import as_wanted
 
 MISSING: Final = 'questions to many files need dask: pip install "jessymem[distributed]"'
 
@@ -98,10 +100,9 @@ def find(
     a file is another one than when it was listed, or becomes another one meanwhile; LimitExceeded
     if one file does not fit the budget.
     """
-    wanted = needle.encode() if isinstance(needle, str) else bytes(needle)
-    if not wanted:
-        raise ValueError("there is nothing to find")
-    question = questions.Find(wanted, None if limit is None else as_integer(limit, "limit"))
+    question = questions.Find(
+        _as_bytes(needle), None if limit is None else as_integer(limit, "limit")
+    )
     return _frame(urls, question, config, cache, storage_options, task_bytes)
 
 
@@ -123,10 +124,8 @@ def count(
     dask.dataframe.DataFrame
         One row a file: ``url`` and ``count``; index and keys as of `find`.
     """
-    wanted = needle.encode() if isinstance(needle, str) else bytes(needle)
-    if not wanted:
-        raise ValueError("there is nothing to find")
-    return _frame(urls, questions.Count(wanted), config, cache, storage_options, task_bytes)
+    question = questions.Count(_as_bytes(needle))
+    return _frame(urls, question, config, cache, storage_options, task_bytes)
 
 
 def scan(
@@ -271,6 +270,13 @@ def array(
     ]
     stacked: da.Array = _da.stack(chunks)
     return stacked
+
+
+def _as_bytes(needle: bytes | str) -> bytes:
+    wanted = as_wanted(needle, ignore_case=False, word=False)
+    if not isinstance(wanted, Needle):
+        raise TypeError("many files are searched for bytes or a string, not for a pattern")
+    return wanted.wanted
 
 
 def _query(
