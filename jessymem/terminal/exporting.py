@@ -10,24 +10,17 @@ from jessymem.ids import DimensionId
 from jessymem.ingest.exporting import export as export_files
 from jessymem.ingest.writers import WRITERS
 from jessymem.terminal import pictures, records, screens, wording
-from jessymem.terminal.completion import complete_dimension
+from jessymem.terminal.arguments import dimensions_argument
 from jessymem.terminal.shell import (
     FOLDER,
     data_option,
     json_option,
-    parse_dimension,
     write_json,
 )
 
 
 @click.command()
-@click.argument(
-    "dimensions",
-    metavar="[D15]...",
-    nargs=-1,
-    callback=parse_dimension,
-    shell_complete=complete_dimension,
-)
+@dimensions_argument()
 @click.option("-o", "--out", type=FOLDER, required=True, help="The folder to write to.")
 @click.option(
     "--format",

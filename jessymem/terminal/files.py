@@ -12,13 +12,12 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, screens, wording
-from jessymem.terminal.completion import complete_dimension, complete_layer, complete_target
+from jessymem.terminal.arguments import dimensions_argument, layers_argument
+from jessymem.terminal.completion import complete_target
 from jessymem.terminal.shell import (
     data_option,
     fail_with,
     json_option,
-    parse_dimension,
-    parse_layer,
     write_json,
 )
 from jessymem.terminal.stores import (
@@ -101,13 +100,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> N
 
 
 @click.command()
-@click.argument(
-    "dimensions",
-    metavar="[D15]...",
-    nargs=-1,
-    callback=parse_dimension,
-    shell_complete=complete_dimension,
-)
+@dimensions_argument()
 @data_option()
 @json_option
 def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:
@@ -136,14 +129,7 @@ def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None
 
 
 @click.command()
-@click.argument(
-    "layers",
-    metavar="LAYER...",
-    nargs=-1,
-    required=True,
-    callback=parse_layer,
-    shell_complete=complete_layer,
-)
+@layers_argument
 @data_option()
 @json_option
 def rm(layers: tuple[LayerId | str, ...], data: Path, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from jessymem.ids import LayerId
 from jessymem.ingest.building import region_files
 from jessymem.terminal import records
+from jessymem.terminal.arguments import layers_argument
 from jessymem.terminal.completion import complete_layer
 from jessymem.terminal.shell import (
     data_option,
@@ -38,14 +39,7 @@ def cat(layer: LayerId | str, data: Path) -> None:
 
 
 @click.command()
-@click.argument(
-    "layers",
-    metavar="LAYER...",
-    nargs=-1,
-    required=True,
-    callback=parse_layer,
-    shell_complete=complete_layer,
-)
+@layers_argument
 @click.option("--max-chars", metavar="N", type=click.IntRange(min=0), help="Cut at N characters.")
 @click.option("--metadata", is_flag=True, help="With all that is known of each layer.")
 @data_option()

@@ -16,12 +16,11 @@ import click
 
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
-from jessymem.terminal.completion import complete_dimension
+from jessymem.terminal.arguments import dimensions_argument
 from jessymem.terminal.shell import (
     data_option,
     fail_with,
     json_option,
-    parse_dimension,
     parse_needle,
     write_json,
 )
@@ -98,13 +97,7 @@ def _count_of_lines(name: str, letter: str, text: str) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("needle", metavar="NEEDLE")
-@click.argument(
-    "dimensions",
-    metavar="[D01]...",
-    nargs=-1,
-    callback=parse_dimension,
-    shell_complete=complete_dimension,
-)
+@dimensions_argument("[D01]...")
 @click.option("-i", "--ignore-case", is_flag=True, help="Capital and small letters are the same.")
 @click.option("-w", "--word", is_flag=True, help="Only whole words.")
 @click.option(
