@@ -97,13 +97,17 @@ class Lock:
         self.inode = inode
         self.thread = (file.process, get_ident())
 
+    def is_kept(self, path: Path, calls: PlainCalls) -> bool:
+        """Tell whether it still keeps others out: once its file is gone, they make another."""
+        return _inode_at(path, calls) == self.inode
+
 
 #: What threads of this process hold, by the lock file's inode.
 _held: Final[WeakValueDictionary[tuple[int, int], Lock]] = WeakValueDictionary()
 
 
 @contextmanager
-def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
+def hold(path: Path, timeout: float, seam: Seam) -> Iterator[Callable[[], bool]]:
     """Keep out every other thread and process that asks for the same lock.
 
     Its file is removed while it is held; who waits on the removed one notices and starts over. So
@@ -118,6 +122,11 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
         In seconds.
     seam : Seam
 
+    Yields
+    ------
+    callable
+        It tells whether others are still kept out: who removes the lock file lets them in.
+
     Raises
     ------
     OSError
@@ -126,11 +135,11 @@ def hold(path: Path, timeout: float, seam: Seam) -> Iterator[None]:
     """
     if os.name == "nt":
         with _hold_by_filelock(path, timeout, seam):
-            yield
+            yield lambda: True  # there an open file cannot be removed
         return
     lock = _acquire_or_tell(path, timeout, seam)
     try:
-        yield
+        yield partial(lock.is_kept, path, seam.calls)
     finally:
         if lock.file.is_mine:  # in a child that was forked meanwhile it is the parent's
             _held.pop(lock.inode, None)  # the next file may have the same number
@@ -160,8 +169,9 @@ def _acquire(path: Path, timeout: float, seam: Seam) -> Lock:
         file, inode, is_new = _open(path, seam)
         try:
             _wait_for(file, path, inode, timeout, seam)
-            if _inode_at(path, seam.calls) == inode:  # it was not removed while this waited for it
-                lock = _held[inode] = Lock(file, inode)
+            lock = Lock(file, inode)
+            if lock.is_kept(path, seam.calls):  # not removed while this waited for it
+                _held[inode] = lock
                 return lock
         except BaseException as error:
             is_others = isinstance(error, OSError) and error.errno in _NOT_MINE

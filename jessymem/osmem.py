@@ -535,7 +535,7 @@ def _follows(take: Callable[[memoryview], int], expected: memoryview, buffer: by
     return buffer[: len(expected)] == expected
 
 
-def locked(path: Path, timeout: float) -> AbstractContextManager[None]:
+def locked(path: Path, timeout: float) -> AbstractContextManager[Callable[[], bool]]:
     """Keep out every other thread and process that asks for the same lock; `lock_files.hold`."""
     seam = lock_files.Seam(call, attempt, _calls_at(path))
     return lock_files.hold(path, timeout, seam)

@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 from support.system_calls import intercepted, make_calls_plain
 
-from jessymem import DimensionId, InvalidAccess, MmapRegion, RegionBuilder, RegionIOError, osmem
+from jessymem import (
+    DimensionId,
+    InvalidAccess,
+    MmapManager,
+    MmapRegion,
+    RegionBuilder,
+    RegionIOError,
+    osmem,
+)
 from jessymem.regions.files import RegionFiles
 
 fcntl = pytest.importorskip("fcntl", reason="on Windows the system removes lock files")
@@ -246,6 +254,46 @@ def test_who_waits_for_a_lock_file_that_was_removed_gets_the_next(target):
     waiting.join(PATIENCE_SECONDS)
     assert order == ["first", "second"]
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("is_used", [True, False], ids=["and another writes", "and nobody comes"])
+def test_who_has_lost_the_lock_replaces_nothing(is_used, target):
+    build(target, b"old")
+
+    def let_another_in(operation: str, path: str, *details: object) -> None:
+        if operation == "sync" and not lost:
+            lost.append(path)
+            (target.parent / LOCK).unlink()  # as an administrator may
+            if is_used:
+                build(target, b"theirs")
+
+    lost: list[str] = []
+    with intercepted(let_another_in), pytest.raises(RegionIOError) as caught:
+        build(target, b"ours")
+    # Another writer takes away what it thinks one that was killed has left.
+    assert caught.value.operation == ("read back" if is_used else "rename")
+    found = MmapRegion.from_file("D20", target)
+    assert bytes(found.content_of(0)) == (b"theirs" if is_used else b"old")
+    assert os.listdir(target.parent) == ["region.mmap"]
+    assert build(target, b"next").generation == found.generation + 1
+
+
+def test_a_layer_whose_writer_has_lost_the_lock_stays_learned(target):
+    with MmapManager(64, base_path=target.parents[1]) as manager:
+        for content in (b"first", b"second"):  # a file, and what is added to one
+            layer = manager.create_proto_dimension("D20", content)
+
+            def remove_lock(operation: str, path: str, *details: object) -> None:
+                if operation == "sync":
+                    (target.parent / LOCK).unlink(missing_ok=True)
+
+            before = sorted(os.listdir(target.parent)) if target.parent.exists() else []
+            with intercepted(remove_lock), pytest.raises(RegionIOError, match="was removed"):
+                manager.crystallize_proto_dimension(layer)
+            assert (sorted(os.listdir(target.parent)) if before else []) == before
+            assert bytes(manager.access_layer(layer)) == content
+            manager.crystallize_proto_dimension(layer)
+            assert bytes(manager.access_layer(layer)) == content
 
 
 # -- a write within a write ------------------------------------------------------------------------

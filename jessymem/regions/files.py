@@ -203,7 +203,8 @@ class RegionFiles:
         self._found: Found | None = None
         self._taken: set[int] = set()
         self._made: list[Path] = []
-        self._is_writing = self._adds = False
+        self._adds = False
+        self._is_locked: Callable[[], bool] | None = None
         self._is_name_durable = False
         # What was read of the last file that was copied, with the path and the file it was.
         self._copied: tuple[Path, osmem.FileIdentity | None, int] | None = None
@@ -556,7 +557,7 @@ class RegionFiles:
             osmem.prepare_writing(self._file.parent)
         try:
             with self._locked(timeout):
-                self._is_writing, self._adds = True, adds
+                self._adds = adds
                 if not self._tidy().has_file:  # it would vouch for its directory
                     self._sync_name_of_directory()
                 yield
@@ -566,7 +567,8 @@ class RegionFiles:
                     directory.rmdir()
             raise
         finally:
-            self._is_writing = self._adds = False
+            self._adds = False
+            self._is_locked = None
             self._listing = self._found = None
             self._opened = None
 
@@ -701,7 +703,7 @@ class RegionFiles:
             for n_left in reversed(range(_LOCK_ATTEMPTS)):
                 try:
                     with self._as_region_error("lock"):
-                        lock.enter_context(osmem.locked(self._lock, timeout))
+                        self._is_locked = lock.enter_context(osmem.locked(self._lock, timeout))
                     break
                 except RegionIOError as error:
                     if error.errno == errno.EDEADLK:
@@ -794,6 +796,10 @@ class RegionFiles:
         or replaced the temporary file.
         """
         with self._as_region_error("rename"):
+            if self._is_locked is not None and not self._is_locked():
+                raise OSError(
+                    errno.ENOLCK, f"{self._lock.name} was removed, and others may be writing"
+                )
             try:
                 give(temporary, path)
             except OSError as error:

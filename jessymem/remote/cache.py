@@ -209,7 +209,7 @@ class FileCache:
         with _cannot("make", self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _locked(self, name: str) -> AbstractContextManager[None]:
+    def _locked(self, name: str) -> AbstractContextManager[object]:
         """Keep out others who want the same, however long that takes."""
         return osmem.locked(self.directory / f"{name}{_LOCK}", math.inf)
 
