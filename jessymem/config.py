@@ -34,6 +34,10 @@ GROWN_MB: Final = 80
 USER_MB: Final = 32
 
 
+#: Of a URL that is a path of this machine.
+_FILE_URL: Final = "file://"
+
+
 def _config_error(field: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"{field} must be {expected}, not {shown(value)}", field=field, value=value)
 
@@ -121,7 +125,8 @@ class MemoryConfig:
     total_memory_mb : int
         The one budget for everything, in MiB.
     base_path : path-like
-        The directory of the region files (``D01/region.mmap`` and so on).
+        The directory of the region files (``D01/region.mmap`` and so on); or a URL, such as
+        ``s3://stories``, through fsspec: then files are read by way of the cache, and only read.
     pool_configs : sequence of PoolConfig or of (size_mb, block_size)
         The pools for what is being learned.
     warning_threshold, eviction_threshold, critical_threshold : float
@@ -142,7 +147,8 @@ class MemoryConfig:
     zero_on_reuse : bool
         Whether blocks that were used before are handed out zeroed.
     read_only : bool
-        Refuse every write; make no directory and no lock file.
+        Refuse every write; make no directory and no lock file. Always so where `base_path` is a
+        URL.
 
     Raises
     ------
@@ -171,7 +177,11 @@ class MemoryConfig:
         keep("total_memory_mb", _as_int("total_memory_mb", total, 1))
         if self.total_memory_mb > MAX_TOTAL_MB:
             raise _config_error("total_memory_mb", total, f"at most {MAX_TOTAL_MB:,}")
-        keep("base_path", as_path("base_path", self.base_path))
+        base = self.base_path
+        is_elsewhere = osmem.is_url(base) and not str(base).startswith(_FILE_URL)
+        if not is_elsewhere:
+            here = base.removeprefix(_FILE_URL) if isinstance(base, str) else base
+            keep("base_path", as_path("base_path", here))
         keep("pool_configs", _as_pools(self.pool_configs))
         below = 0.0
         for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
@@ -184,6 +194,8 @@ class MemoryConfig:
         _check_choice("guard", self.guard, GUARDS)
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
+        if is_elsewhere:
+            keep("read_only", True)
 
     @classmethod
     def of(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from jessymem import osmem
 from jessymem.config import as_path
-from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import (
     DimensionNotFound,
     JessyMemoryError,
@@ -27,7 +26,7 @@ from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.files import RegionFiles
+from jessymem.regions.files import REGION_FILE, RegionFiles
 from jessymem.regions.region import MmapRegion
 
 #: What a byte of a region file is for; the order is that of `byte_map`'s numbers.

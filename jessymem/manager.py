@@ -139,6 +139,8 @@ class MmapManager(LayerReader):
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.absolute(osmem.as_path(path))
+        if home is None and dimension not in self._engine.snapshot:
+            self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.load, dimension, home)
 
     @clears_frames
@@ -197,6 +199,8 @@ class MmapManager(LayerReader):
             As `load_dimension`; the old file stays loaded.
         """
         dimension = as_dimension_id(dimension_id)
+        if dimension in self._engine.snapshot:
+            self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.refresh, dimension)
 
     @clears_frames
@@ -646,11 +650,11 @@ class MmapManager(LayerReader):
         """Show where it looks and what it holds."""
         engine = self._engine
         if engine.is_closed:
-            return f"<MmapManager {engine.loader.base} closed>"
+            return f"<MmapManager {engine.loader.place} closed>"
         totals = engine.snapshot.totals
         simulated = f", {totals.n_simulated} of them simulated" if totals.n_simulated else ""
         dimensions = "1 dimension" if totals.n_loaded == 1 else f"{totals.n_loaded:,} dimensions"
-        return f"<MmapManager {engine.loader.base} {dimensions}{simulated}>"
+        return f"<MmapManager {engine.loader.place} {dimensions}{simulated}>"
 
     @clears_frames
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:
@@ -669,12 +673,17 @@ class MmapManager(LayerReader):
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
         refused: deque[DimensionId] = deque()
+        unfetched = engine.loader.fetch_many(
+            each for each in dimensions if each not in engine.snapshot
+        )
         with ReadAhead(dimensions, engine.loader.path_of) as following:
             left = deque(islice(following, 1))
 
             def load(dimension: DimensionId, simulate: bool, *, is_gathered: bool) -> None:
                 try:
                     is_simulated = simulate and dimension in CORE_DIMENSIONS
+                    if dimension in unfetched and not is_simulated:
+                        raise unfetched[dimension]
                     if not is_simulated or engine.loader.stands_over_simulation(dimension):
                         engine.load(dimension, is_gathered=is_gathered)
                         loaded.append(dimension)
@@ -708,7 +717,7 @@ class MmapManager(LayerReader):
                     load(refused[0], simulate, is_gathered=False)
                     loaded.remove(refused.popleft())
                 if simulated:
-                    engine.record(records.of_simulation(simulated, engine.loader.base))
+                    engine.record(records.of_simulation(simulated, engine.loader.place))
 
             engine.write(load_those_left)
         loaded.sort()

@@ -124,6 +124,12 @@ def prepare_writing(directory: Path | None = None) -> None:
         short_calls.prepare(directory)
 
 
+def is_url(text: object) -> bool:
+    """Tell whether a text names a file by protocol: ``s3://...``, ``https://...``."""
+    protocol, mark, _ = text.partition("://") if isinstance(text, str) else ("", "", "")
+    return bool(mark) and len(protocol) > 1 and protocol.replace("+", "").isalnum()
+
+
 def as_path(value: str | os.PathLike[str]) -> Path:
     """Take a path as users write it.
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from jessymem.kernels.store import Store
 
 
-#: One dimension that is loaded: its number, where its file is (None: it is simulated), its edition.
-Loaded: TypeAlias = tuple[int, Path | None, tuple[int, int, int]]
+#: One dimension that is loaded: its number, where its file is (None: it is simulated; a text: it is
+#: that URL under the base path), its edition.
+Loaded: TypeAlias = tuple[int, Path | str | None, tuple[int, int, int]]
 
 
 def editions_in(engine: Engine, snapshot: Snapshot) -> list[Loaded]:
@@ -30,7 +31,7 @@ def editions_in(engine: Engine, snapshot: Snapshot) -> list[Loaded]:
     return [
         (
             int(loaded.dimension_id),
-            None if loaded.path is None else engine.loader.home_of(loaded.dimension_id),
+            None if loaded.path is None else engine.loader.origin_of(loaded.dimension_id),
             loaded.edition[:],
         )
         for loaded in snapshot.loaded
@@ -42,7 +43,7 @@ def reduce_engine(engine: Engine) -> tuple[MemoryConfig, list[Loaded]]:
     """Return what makes an engine like this one in another process, by `reload`."""
     snapshot = engine.snapshot
     engine.check_open()
-    return MemoryConfig.of(engine.config, engine.loader.base), editions_in(engine, snapshot)
+    return engine.loader.config, editions_in(engine, snapshot)
 
 
 class Origin:
@@ -70,7 +71,7 @@ class Origin:
         engine, snapshot = self._engine, self._snapshot
         loaded = editions_in(engine, snapshot)
         in_memory = tuple(each for each in loaded if snapshot.path_of(each[0]) is not None)
-        return attach_store, (MemoryConfig.of(engine.config, engine.loader.base), in_memory)
+        return attach_store, (engine.loader.config, in_memory)
 
 
 def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
@@ -115,7 +116,10 @@ def reload(engine: Engine, loaded: Iterable[Loaded]) -> None:
             if path is None:
                 engine.write(engine.simulate, dimension)
                 continue
-            engine.write(engine.load, dimension, path, Edition(*edition))
+            if isinstance(path, str):
+                engine.loader.fetch(dimension)
+            home = None if isinstance(path, str) else path
+            engine.write(engine.load, dimension, home, Edition(*edition))
             found = engine.snapshot.get(dimension).edition
             if found != edition:
                 raise edition_gone(dimension, path, edition, found)

@@ -172,7 +172,7 @@ class LayerReader(LayerMapping):
         edition = loaded.edition_of(wanted.layer)
         if edition is None:
             raise InvalidAccess(f"{wanted} is simulated: it is in no file", layer=wanted)
-        home = self._engine.loader.home_of(wanted.dimension)
+        home = self._engine.loader.origin_of(wanted.dimension)
         ref = LayerRef(home, edition, wanted, self._engine.config.load_mode)
         base = loaded.base
         if base is not None:

@@ -27,10 +27,11 @@ from jessymem import (
     RegionNotFound,
     RemoteError,
 )
+from jessymem.osmem import is_url
 from jessymem.regions.remote import read_whole_table
 from jessymem.remote import files as remote_files
 from jessymem.remote.cache import FileCache
-from jessymem.remote.files import RemoteFile, is_url
+from jessymem.remote.files import RemoteFile
 
 NAME = "D15/region.mmap"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-from jessymem.engine.loading import REGION_FILE
-from jessymem.errors import DimensionNotFound, RegionFormatError, RemoteError, shown
-from jessymem.remote.files import RemoteFile, ask, is_url, open_file_system
+from jessymem.errors import DimensionNotFound, RemoteError, shown
+from jessymem.osmem import is_url
+from jessymem.regions.files import REGION_FILE
+from jessymem.regions.remote import is_delta, unfolded
+from jessymem.remote.files import RemoteFile, ask, open_file_system
 
 _MAGIC: Final = "*?["
 
@@ -109,8 +110,8 @@ def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]
         if info.get("type") == "directory":
             continue
         if is_folder and not has_magic and base != REGION_FILE:
-            if not is_local and base.startswith("region.d") and base.endswith(".mmap"):
-                raise _unfolded(system.unstrip_protocol(name))
+            if not is_local and is_delta(base):
+                raise unfolded(system.unstrip_protocol(name))
             continue
         full = system.unstrip_protocol(name)
         file = RemoteFile.from_info(full, info, options)
@@ -126,16 +127,3 @@ def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]
 def _protocols(system: Any) -> tuple[str, ...]:
     protocol = system.protocol
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _unfolded(url: str) -> RegionFormatError:
-    return RegionFormatError(
-        f"{url} is a delta: in a store each dimension is one file, so fold it before it is copied "
-        "there (jessymem fold)",
-        field="follows_generation",
-        offset=160,
-        expected="no deltas beside",
-        got=Path(url).name,
-        dimension=None,
-        path=url,
-    )

@@ -126,7 +126,7 @@ class Engine:
         The other way round a close in between would be answered as a layer that is not there.
         """
         if self.is_closed:
-            raise InvalidAccess(f"the manager of {self.loader.base} is closed")
+            raise InvalidAccess(f"the manager of {self.loader.place} is closed")
 
     def _renew_lock(self) -> None:
         self.lock = Lock()
@@ -648,7 +648,8 @@ class Engine:
             self.budget.retire(charge_ids)
         try:
             if not was_closed:
-                for record in records.of_close(self.loader.base, lost):
+                self.loader.close()
+                for record in records.of_close(self.loader.place, lost):
                     record()
         finally:
             if self.budget.has_postponed:

@@ -7,12 +7,12 @@ it under its writer lock and publishes what comes back.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -32,16 +32,16 @@ from jessymem.kernels import schema as s
 from jessymem.locks import before_import
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.deltas import Chain, Peeked, peek_flags
-from jessymem.regions.files import RegionFiles, held_at
+from jessymem.regions.files import REGION_FILE, RegionFiles, held_at
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.table import LayerTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-T = TypeVar("T")
+    from jessymem.regions.mirror import Mirror
 
-REGION_FILE: Final = "region.mmap"
+T = TypeVar("T")
 
 
 class Loader:
@@ -50,11 +50,22 @@ class Loader:
     Attributes
     ----------
     base : pathlib.Path
-        Where the region files are.
+        Where the region files are: those of a store, where the mirror has them.
+    place : pathlib.Path or str
+        What people call that: the store's URL, where it is one.
     """
 
     def __init__(self, config: MemoryConfig, budget: Budget) -> None:
-        self.base = osmem.absolute(Path(os.fspath(config.base_path)))
+        self._mirror: Mirror | None = None
+        if osmem.is_url(config.base_path):
+            before_import("jessymem.regions.mirror")
+            from jessymem.regions.mirror import Mirror
+
+            self._mirror = Mirror(str(config.base_path))
+            self.base = osmem.absolute(self._mirror.folder)
+        else:
+            self.base = osmem.absolute(Path(os.fspath(config.base_path)))
+        self.place = self.base if self._mirror is None else self._mirror.url
         self._config = config
         self._budget = budget
         self._region_ids = count(1)
@@ -73,6 +84,41 @@ class Loader:
     def home_of(self, dimension: DimensionId) -> Path:
         """Return where a dimension's region file is: under the base path if it was not told."""
         return self._homes.get(dimension, self.path_of(dimension))
+
+    def origin_of(self, dimension: DimensionId) -> Path | str:
+        """Return where a dimension's region file is for other processes too: a path, or a URL."""
+        if self._mirror is None or dimension in self._homes:
+            return self.home_of(dimension)
+        return self._mirror.url_of(dimension)
+
+    @property
+    def config(self) -> MemoryConfig:
+        """The settings, with a base path that is the same in every folder."""
+        if self._mirror is not None:
+            return self._config
+        return MemoryConfig.of(self._config, self.base)
+
+    def close(self) -> None:
+        """Take away what was made to find files; nothing is loaded any more."""
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def fetch(self, dimension: DimensionId) -> None:
+        """Have what a store has of a dimension by now; under no lock, and nothing for a folder.
+
+        Raises
+        ------
+        DimensionNotFound, RemoteError, RegionIOError, RegionFormatError
+            As `Mirror.fetch`.
+        """
+        if self._mirror is not None:
+            self._mirror.fetch(dimension)
+
+    def fetch_many(
+        self, dimensions: Iterable[DimensionId]
+    ) -> Mapping[DimensionId, JessyMemoryError]:
+        """Have what a store has of several by now; return what was wrong with which."""
+        return {} if self._mirror is None else self._mirror.fetch_many(dimensions)
 
     def note_home(self, dimension: DimensionId, home: Path | None) -> None:
         """Note where a dimension was loaded from; None: from where it belongs."""
@@ -150,6 +196,8 @@ class Loader:
 
     def discover(self) -> list[DimensionId]:
         """Return the dimensions that have a region file, ascending; see `MmapManager.discover`."""
+        if self._mirror is not None:
+            return list(self._mirror.list())
         try:
             names = osmem.list_directory(self.base)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -359,7 +407,7 @@ class Loader:
         osmem.keep_with(region.data, charge)
         region.charge_id = charge.id
         if self._config.simulation == "auto":
-            records.of_stand_ins(self.base)()
+            records.of_stand_ins(self.place)()
         return region
 
     def _simulated_below(
@@ -407,6 +455,8 @@ class Loader:
 
     def _is_file(self, dimension: DimensionId) -> bool:
         """Tell whether something lies where a dimension's file belongs; if in doubt, yes."""
+        if self._mirror is not None and dimension in self._mirror.listed:
+            return True
         try:
             return self._files_at(dimension, self.path_of(dimension)).exists()
         except RegionIOError:

@@ -64,7 +64,7 @@ def of_skipped(path: Path, error: JessyMemoryError) -> Record:
     return partial(logger.alert, "load_failed", path, f"skipped: {error}")
 
 
-def of_stand_ins(base: Path) -> Record:
+def of_stand_ins(base: Path | str) -> Record:
     """Alert that bundled content takes the place of files that nobody has asked for."""
     message = (
         f"core dimensions have no file under {base}: text that is bundled with jessymem stands in"
@@ -73,7 +73,7 @@ def of_stand_ins(base: Path) -> Record:
     return partial(logger.alert, "simulation", base, message)
 
 
-def of_simulation(dimensions: list[DimensionId], base: Path) -> Record:
+def of_simulation(dimensions: list[DimensionId], base: Path | str) -> Record:
     """Tell, as a warning, that bundled content takes the place of files."""
     return partial(
         logger.warning,
@@ -98,7 +98,7 @@ def of_postponed(error: JessyMemoryError) -> Record:
     )
 
 
-def of_close(base: Path, lost: list[LayerId]) -> list[Record]:
+def of_close(base: Path | str, lost: list[LayerId]) -> list[Record]:
     """Tell that a manager was closed; as a warning and an alert, which layers were not on disk."""
     facts = {"event": "closed", "base_path": str(base)}
     closed = partial(logger.info, "closed", extra=facts)

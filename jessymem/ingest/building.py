@@ -16,7 +16,6 @@ from typing import Final
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig, as_path
 from jessymem.core_dimensions import IMMUTABLE, SLOTS
-from jessymem.engine.loading import REGION_FILE
 from jessymem.errors import (
     ConfigError,
     DuplicateDimension,
@@ -41,7 +40,7 @@ from jessymem.logger import logger
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.files import RegionFiles
+from jessymem.regions.files import REGION_FILE, RegionFiles
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
 

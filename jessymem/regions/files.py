@@ -55,6 +55,9 @@ from jessymem.regions.region import MmapRegion
 
 T = TypeVar("T")
 
+#: What a dimension's region file is called, in the dimension's folder.
+REGION_FILE: Final = "region.mmap"
+
 #: A writer waits so long for another one before it gives up.
 LOCK_TIMEOUT_SECONDS: Final = 60.0
 

@@ -169,3 +169,22 @@ def _read_entries(file: RemoteFile, known: bytearray, n_layers: int) -> None:
         if not has(at + s.LAYER_EXTENT.itemsize):
             return
         at += s.LAYER_EXTENT.itemsize
+
+
+def is_delta(name: str) -> bool:
+    """Tell whether a file beside a region file is called as its deltas are."""
+    return name.startswith("region.d") and name.endswith(".mmap")
+
+
+def unfolded(url: str) -> RegionFormatError:
+    """Return the error that a store holds a delta."""
+    return RegionFormatError(
+        f"{url} is a delta: in a store each dimension is one file, so fold it before it is copied "
+        "there (jessymem fold)",
+        field="follows_generation",
+        offset=160,
+        expected="no deltas beside",
+        got=Path(url).name,
+        dimension=None,
+        path=url,
+    )

@@ -56,12 +56,6 @@ _FINAL: Final = (
 _PASSING_STATUSES: Final = (408, 425, 429)
 
 
-def is_url(text: object) -> bool:
-    """Tell whether a text names a file by protocol: ``s3://...``, ``https://...``."""
-    protocol, mark, _ = text.partition("://") if isinstance(text, str) else ("", "", "")
-    return bool(mark) and len(protocol) > 1 and protocol.replace("+", "").isalnum()
-
-
 class RemoteFile(NamedTuple):
     """One file of a store as it was when the store was asked.
 

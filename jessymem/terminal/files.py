@@ -18,14 +18,17 @@ from jessymem.terminal.shell import (
     data_option,
     fail_with,
     json_option,
+    source_option,
     write_json,
 )
 from jessymem.terminal.stores import (
     fail_unless_found,
     files_under,
     find_layers,
+    folder_of,
     nothing_under,
     reader_of,
+    target_of,
 )
 from jessymem.units import show_bytes
 
@@ -33,10 +36,11 @@ _MAX_LAYERS_SHOWN: Final = 100
 
 
 @click.command()
-@data_option()
+@source_option()
 @json_option
-def discover(data: Path, as_json: bool) -> None:
-    """List the dimensions that are on disk."""
+def discover(data: Path | str, as_json: bool) -> None:
+    """List the dimensions that are there."""
+    data = folder_of(data)
     findings = [inspection.survey(target) for target in inspection.find_regions(data)]
     if as_json:
         write_json([records.finding_record(finding) for finding in findings])
@@ -48,15 +52,15 @@ def discover(data: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("target", metavar="D01|FILE", shell_complete=complete_target)
 @click.option("--all", "show_all", is_flag=True, help="Show every layer, however many.")
-@data_option()
+@source_option()
 @json_option
-def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
+def inspect(target: str, show_all: bool, data: Path | str, as_json: bool) -> None:
     """Show what a region file holds.
 
     Its header, where its bytes lie, and its layers. The file is that of a dimension under DATA,
-    such as D01, with the deltas beside it, or any path.
+    such as D01, with the deltas beside it, or any path or URL.
     """
-    region = inspection.open_target(inspection.resolve_target(target, data))
+    region = inspection.open_target(target_of(target, data))
     if as_json:
         write_json(records.region_record(region))
         return
@@ -74,16 +78,18 @@ def inspect(target: str, show_all: bool, data: Path, as_json: bool) -> None:
     show_default=True,
     help="How far: the header, all metadata, or every content too.",
 )
-@data_option()
+@source_option()
 @json_option
-def verify(targets: tuple[str, ...], level: str, data: Path, as_json: bool) -> None:
+def verify(targets: tuple[str, ...], level: str, data: Path | str, as_json: bool) -> None:
     """Compare region files with their checksums.
 
     Without arguments all under DATA, deltas too. Each one that is not intact, or that lies there
     and does not count, is named on stderr.
     """
-    chosen = [inspection.resolve_target(target, data) for target in targets]
-    chosen = chosen or inspection.find_regions(data)
+    chosen = [target_of(target, data) for target in targets]
+    if not targets:
+        data = folder_of(data)
+        chosen = inspection.find_regions(data)
     findings = []
     with screens.show_progress() as progress:
         for target in progress.track(chosen, description="verifying"):

@@ -34,6 +34,7 @@ from jessymem.kernels import schema as s
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo
 from jessymem.regions.region import MmapRegion
+from jessymem.terminal.stores import place_of
 from jessymem.terminal.wording import (
     count,
     show_amount,
@@ -166,7 +167,7 @@ def _header(region: MmapRegion, whole: MmapRegion | RegionChain) -> Table:
     """Tell of a region file, and how many layers there are with the deltas beside it."""
     created = creation_time(region)
     facts = {
-        "file": str(region.path),
+        "file": place_of(region.path),
         "size": f"{region.size:,} bytes",
         "layers": f"{whole.n_layers:,}",
         "format": "version 1",

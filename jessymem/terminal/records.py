@@ -21,6 +21,7 @@ from jessymem.regions.arrays import descr_of
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo, shortest
 from jessymem.regions.region import MmapRegion
+from jessymem.terminal.stores import place_of
 from jessymem.warming import WarmupReport
 
 
@@ -68,7 +69,7 @@ def finding_record(finding: Finding) -> dict[str, Any]:
     facts = finding.facts
     return {
         "dimension": None if finding.dimension_id is None else str(finding.dimension_id),
-        "path": str(finding.path),
+        "path": place_of(finding.path),
         "n_bytes": finding.n_bytes,
         "name": None if facts is None else facts.name,
         "n_layers": None if facts is None else facts.n_layers,
@@ -92,7 +93,7 @@ def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
     return {
         "dimension": str(region.dimension_id),
         "name": region.name,
-        "path": str(region.path),
+        "path": place_of(region.path),
         "version": file.metadata.version,
         "extension": extension_state(file),
         "generation": file.generation,
@@ -102,7 +103,7 @@ def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
         "bytes": byte_use(file)._asdict(),
         "deltas": [
             {
-                "path": str(delta.path),
+                "path": place_of(delta.path),
                 "generation": delta.generation,
                 "created_at": _iso(creation_time(delta)),
                 "n_bytes": delta.size,

@@ -18,13 +18,13 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
 from jessymem.terminal.arguments import dimensions_argument
 from jessymem.terminal.shell import (
-    data_option,
     fail_with,
     json_option,
     parse_needle,
+    source_option,
     write_json,
 )
-from jessymem.terminal.stores import files_under, nothing_under, reader_of
+from jessymem.terminal.stores import files_under, folder_of, nothing_under, reader_of
 from jessymem.terminal.wording import one_line
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _count_of_lines(name: str, letter: str, text: str) -> Callable[..., Any]:
 @click.option(
     "--color", type=click.Choice(_COLOURS), default="auto", show_default=True, help="When to."
 )
-@data_option()
+@source_option()
 @json_option
 @click.option("--jsonl", is_flag=True, help="Write JSON to stdout, a hit a line.")
 @click.pass_context
@@ -133,7 +133,7 @@ def find(
     after_context: int | None,
     before_context: int | None,
     context: int | None,
-    data: Path,
+    data: Path | str,
     **options: Any,
 ) -> None:
     """Find bytes or expressions in the contents of layers.
@@ -158,9 +158,10 @@ def find(
         wanted = _as_text(typed)
     if regexp and is_hex:
         raise click.UsageError("--regexp goes without --hex", ctx)
-    chosen = dimensions or tuple(files.dimension for files in files_under(data))
     with _failing(), ExitStack() as stack:
-        manager = stack.enter_context(reader_of(chosen, data))
+        folder = folder_of(data, dimensions)
+        chosen = dimensions or tuple(files.dimension for files in files_under(folder))
+        manager = stack.enter_context(reader_of(chosen, folder))
         errors = _load(manager, chosen)
         question: dict[str, Any] = {"ignore_case": ignore_case, "word": word}
         if name is not None:

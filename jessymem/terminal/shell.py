@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from jessymem import osmem
 from jessymem.config import MemoryConfig, as_path
 from jessymem.errors import ConfigError, JessyMemoryError, JessyWarning
 from jessymem.ids import DimensionId, LayerId, is_layer_id
@@ -79,14 +80,21 @@ class Commands(click.Group):
 
 
 class Folder(click.Path):
-    """A folder; what cannot be one is named as it was typed."""
+    """A folder; what cannot be one is named as it was typed. A URL may be one, and stays a text."""
 
-    def __init__(self, *, exists: bool = False) -> None:
+    def __init__(self, *, exists: bool = False, may_be_url: bool = False) -> None:
         super().__init__(exists=exists, file_okay=False, path_type=Path)
+        self._may_be_url = may_be_url
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Take a path."""
+        if isinstance(value, str):
+            value = value.removeprefix("file://")
         shown = visible(os.fspath(value))
+        if osmem.is_url(value):
+            if self._may_be_url:
+                return value
+            self.fail(f"'{shown}' is a URL; it takes a folder, to write to", param, ctx)
         try:
             path = as_path("folder", value)
         except ConfigError:
@@ -116,12 +124,18 @@ FOLDER: Final = Folder()
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 
 
-def data_option(*short: str, text: str = "Where the region files are.") -> Callable[..., Any]:
+def data_option(
+    *short: str, text: str = "Where the region files are.", may_be_url: bool = False
+) -> Callable[..., Any]:
     """Return the option that says where the region files are."""
     default = MemoryConfig.base_path
-    return click.option(
-        *short, "--data", type=FOLDER, default=default, show_default=True, help=text
-    )
+    kind = Folder(may_be_url=True) if may_be_url else FOLDER
+    return click.option(*short, "--data", type=kind, default=default, show_default=True, help=text)
+
+
+def source_option() -> Callable[..., Any]:
+    """Return the option that says where region files are read from: a folder, or a URL."""
+    return data_option(text="Where the region files are: a folder, or a URL.", may_be_url=True)
 
 
 def parse_layer(ctx: click.Context, param: click.Parameter, value: Any) -> Any:

@@ -1,11 +1,15 @@
-"""What a command works on: the region files under a folder, and a manager of them."""
+"""What a command works on: the region files under a folder or a URL, and a manager of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from jessymem import inspection
+import click
+
+from jessymem import inspection, osmem
 from jessymem.config import MIB, MemoryConfig
 from jessymem.errors import DimensionNotFound, JessyMemoryError, LayerNotFound
 from jessymem.ids import DimensionId, LayerId, is_dimension_id
@@ -13,6 +17,78 @@ from jessymem.ingest.building import region_files
 from jessymem.manager import MmapManager
 from jessymem.regions.files import RegionFiles
 from jessymem.terminal.shell import fail_on
+from jessymem.terminal.wording import one_line
+
+if TYPE_CHECKING:
+    from jessymem.regions.mirror import Mirror
+    from jessymem.remote.cache import CachedFile
+
+
+#: What was fetched of stores, for as long as the process runs.
+_mirrors: Final[list[Mirror]] = []
+_fetched: Final[dict[Path, CachedFile]] = {}
+
+
+def folder_of(data: Path | str, dimensions: Collection[DimensionId] = ()) -> Path:
+    """Return the folder itself; or one that has what a store has of `dimensions`, or of all.
+
+    Raises
+    ------
+    RemoteError, RegionFormatError, RegionIOError, DimensionNotFound
+        If they cannot be had.
+    """
+    if isinstance(data, Path):
+        return data
+    with _naming_extra():
+        from jessymem.regions.mirror import Mirror
+
+        mirror = Mirror(data)
+    _mirrors.append(mirror)
+    for dimension in dimensions:
+        mirror.fetch(dimension)
+    if not dimensions:
+        for error in mirror.fetch_many(mirror.list()).values():
+            raise error
+    return mirror.folder
+
+
+def target_of(text: str, data: Path | str) -> inspection.Target:
+    """Take ``D07`` for a dimension under `data`, a URL for a file of a store, others for paths."""
+    if not osmem.is_url(text):
+        if isinstance(data, str):
+            is_path = not is_dimension_id(text)
+            data = Path() if is_path else folder_of(data, [DimensionId.parse(text)])
+        return inspection.resolve_target(text, data)
+    with _naming_extra():
+        from jessymem.regions.remote import fetch, local_path
+        from jessymem.remote.files import RemoteFile
+
+        where = local_path(text)
+        if where is not None:
+            return inspection.resolve_target(str(where), Path())
+        held = fetch(RemoteFile.of(text), None)
+    _fetched[held.path] = held
+    return inspection.Target(None, held.path, None)
+
+
+def place_of(path: object) -> str:
+    """Return what people call a file: its path, or the URL that it was fetched from."""
+    if isinstance(path, Path):
+        if path in _fetched:
+            return _fetched[path].file.url
+        for mirror in _mirrors:
+            if path.is_relative_to(mirror.folder):
+                return f"{mirror.url}/{path.relative_to(mirror.folder).as_posix()}"
+    return str(path)
+
+
+@contextmanager
+def _naming_extra() -> Iterator[None]:
+    """Let an extra that is missing be an error of the command, which says what to install."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        raise click.ClickException(one_line(str(error))) from error
 
 
 def files_under(data: Path) -> list[RegionFiles]:
@@ -35,6 +111,20 @@ def reader_of(
             read_only=read_only,
         )
     )
+
+
+def dimensions_of(layers: Iterable[LayerId | str]) -> list[DimensionId]:
+    """Return the dimensions that layers are of; none where that is to be looked for in all."""
+    found: set[DimensionId] = set()
+    for each in layers:
+        head = each.partition("/")[0] if isinstance(each, str) else ""
+        if not isinstance(each, str):
+            found.add(each.dimension)
+        elif is_dimension_id(head) and _is_number(head):
+            found.add(DimensionId(head))
+        else:
+            return []
+    return sorted(found)
 
 
 def find_layers(layers: Iterable[LayerId | str], data: Path) -> list[LayerId]:
@@ -82,13 +172,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def fail_unless_found(findings: list[inspection.Finding], data: Path) -> None:
+def fail_unless_found(findings: list[inspection.Finding], data: Path | str) -> None:
     """End with exit code 1 where something is wrong, or there is nothing."""
     fail_on(findings)
     if not findings:
         raise nothing_under(data)
 
 
-def nothing_under(data: Path) -> DimensionNotFound:
+def nothing_under(data: Path | str) -> DimensionNotFound:
     """Return the error that there are no region files under `data`."""
-    return DimensionNotFound(f"no region files under {data}", dimension=None, path=str(data))
+    place = place_of(data)
+    return DimensionNotFound(f"no region files under {place}", dimension=None, path=place)
