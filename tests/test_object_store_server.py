@@ -9,10 +9,11 @@ pytest.importorskip("moto.server")
 pytest.importorskip("distributed")
 
 import dask
+import fsspec
 from moto.server import ThreadedMotoServer
 
 import jessymem.distributed as jd
-from jessymem import MmapRegion, RegionBuilder, RemoteError
+from jessymem import MmapManager, MmapRegion, RegionBuilder, RemoteError
 from jessymem.remote.cache import FileCache
 
 BUCKET = "stories"
@@ -69,3 +70,26 @@ def test_questions_to_a_bucket(system, options, tmp_path):
         assert list(again.compute()["count"]) == list(range(6))
         with pytest.raises(RemoteError, match="by now"):
             elsewhere.compute()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_manager_of_a_bucket(system, options, tmp_path, monkeypatch):
+    monkeypatch.setenv("JESSYMEM_CACHE_DIR", str(tmp_path / "cache"))
+    # As fsspec's own configuration says it, for what cannot be told of each file.
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    builder = RegionBuilder(20, "grown")
+    builder.add_layer(7, "a river", name="first")
+    region = builder.build_to_memory()
+    key = f"{BUCKET}/D20/region.mmap"
+    system.pipe(key, bytes(region.read_content(0, region.size)))
+    with MmapManager(64, base_path=f"s3://{BUCKET}") as manager:
+        assert manager.discover() == [20]
+        assert manager.load_all().loaded == (20,)
+        assert bytes(manager["D20/first"]) == b"a river"
+        assert not manager.refresh("D20")
+        builder.add_layer(8, "a sea")
+        region = builder.build_to_memory()
+        system.pipe(key, bytes(region.read_content(0, region.size)))
+        assert manager.refresh("D20")
+        assert manager.count("a ") == 2
+        assert bytes(manager.ref("L20-08").get()) == b"a sea"
