@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ pytest.importorskip("distributed")
 pytest.importorskip("dask.dataframe")
 
 import dask
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 from support.object_stores import serving
 
@@ -26,6 +28,7 @@ from jessymem import (
     RegionFormatError,
     RemoteError,
 )
+from jessymem.cli import main
 from jessymem.remote import files as remote_files
 from jessymem.remote.cache import FileCache
 
@@ -358,3 +361,31 @@ def test_a_worker_that_is_killed_in_the_middle_changes_no_answer(client, folder)
         victim = next(iter(client.run(os.getpid).values()))
         os.kill(victim, signal.SIGKILL)
         assert found.result(timeout=120).equals(expected)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def run(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+@pytest.mark.slow
+def test_the_command_searches_on_workers_of_its_own(folder):
+    assert run("find", "river ", "-c", "--workers", "2", "--data", str(folder)) == f"{total()}\n"
+    assert run("find", "lake", "-c", "--workers", "2", "--data", str(folder), exit_code=1) == "0\n"
+
+
+@pytest.mark.slow
+def test_the_command_searches_on_a_cluster_that_runs(client, folder):
+    address = client.scheduler.address
+    asked = ["--scheduler", address, "--data", str(folder)]
+    lines = run("find", "river ", *asked).splitlines()
+    assert len(lines) == total()
+    found = jd.find(folder, b"river ").compute()
+    rows = zip(found["url"], found["layer"], found["offset"], strict=True)
+    assert lines == [f"{url}:{layer}:{offset}" for url, layer, offset in rows]
+    first = json.loads(run("find", "river ", "--jsonl", "--limit", "1", *asked))
+    assert [first["url"], first["layer"], str(first["offset"])] == lines[0].rsplit(":", 2)

@@ -68,12 +68,25 @@ def test_what_is_found(data, arguments, n_found):
     assert len(lines_of(data, *arguments, exit_code=int(not n_found))) == n_found
 
 
+def test_what_is_missing_to_search_on_processes_is_no_empty_search(data):
+    without = "import sys; sys.modules['dask'] = None\nfrom jessymem.cli import main\nmain()"
+    arguments = ["find", "line", "--workers", "2", "--data", str(data)]
+    done = subprocess.run(
+        [sys.executable, "-c", without, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert 'pip install "jessymem[distributed]"' in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("-E", "("), "no regular expression"),
         (("-E", "[\u00e9a]"), "a class has no letters beyond ASCII"),
         (("-E", "--hex", "61"), "--regexp goes without --hex"),
+        (("a", "--workers", "2", "-n"), "--workers and --scheduler search whole files for bytes"),
+        (("a", "D20", "--workers", "2"), "--workers and --scheduler search whole files for bytes"),
+        (("a", "--workers", "2", "--scheduler", "tcp://x:1"), "--workers goes without --scheduler"),
         (("a", "-l", "-c"), "--layers-with-matches goes without --count"),
         (("a", "-C", "1", "--json"), "--json goes without context or line numbers"),
         (("a", "-n", "--jsonl"), "--jsonl goes without context or line numbers"),

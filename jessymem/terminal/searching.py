@@ -81,6 +81,11 @@ class Form:
         return self.line_number or self.before > 0 or self.after > 0
 
     @property
+    def is_plain(self) -> bool:
+        """Whether each find is shown by itself, or they are counted."""
+        return not (self.layers_with_matches or self.is_by_line or self.as_json)
+
+    @property
     def is_coloured(self) -> bool:
         """Whether there are colours: on a terminal, unless the environment or the user says so."""
         if self.color != "auto":
@@ -115,6 +120,8 @@ def _count_of_lines(name: str, letter: str, text: str) -> Callable[..., Any]:
 @click.option(
     "--color", type=click.Choice(_COLOURS), default="auto", show_default=True, help="When to."
 )
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), help="On N processes, by Dask.")
+@click.option("--scheduler", metavar="ADDRESS", help="On a Dask cluster that runs already.")
 @source_option()
 @json_option
 @click.option("--jsonl", is_flag=True, help="Write JSON to stdout, a hit a line.")
@@ -133,6 +140,8 @@ def find(
     after_context: int | None,
     before_context: int | None,
     context: int | None,
+    workers: int | None,
+    scheduler: str | None,
     data: Path | str,
     **options: Any,
 ) -> None:
@@ -141,6 +150,9 @@ def find(
     Bytes, or a regular expression, in the dimensions named, or in all under DATA. Each hit is a
     line: layer, name, offset in its content, and what is around. Hits of bytes may overlap, and
     each lies in one layer.
+
+    With --workers or --scheduler bytes alone are searched for, in every region file under DATA,
+    or that matches it as a pattern; each hit is a line of file, layer and offset.
 
     \b
     Exit codes:  0  something is found
@@ -158,6 +170,22 @@ def find(
         wanted = _as_text(typed)
     if regexp and is_hex:
         raise click.UsageError("--regexp goes without --hex", ctx)
+    if workers is not None or scheduler is not None:
+        if dimensions or name or not form.is_plain or not isinstance(wanted, bytes) or word:
+            raise click.UsageError(
+                "--workers and --scheduler search whole files for bytes: they go with --hex, "
+                "--count, --limit and --jsonl alone",
+                ctx,
+            )
+        if workers is not None and scheduler is not None:
+            raise click.UsageError("--workers goes without --scheduler", ctx)
+        with _failing():
+            from jessymem.terminal.clusters import find_on_cluster
+
+            n_found = find_on_cluster(
+                typed, data, workers, scheduler, limit, is_count=form.count, as_json=form.jsonl
+            )
+        ctx.exit(0 if n_found else 1)
     with _failing(), ExitStack() as stack:
         folder = folder_of(data, dimensions)
         chosen = dimensions or tuple(files.dimension for files in files_under(folder))
@@ -312,5 +340,7 @@ def _failing() -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
-    except (JessyMemoryError, OSError) as error:
+    except click.UsageError:
+        raise
+    except (JessyMemoryError, OSError, ImportError, click.ClickException) as error:
         raise Failure(error) from error
