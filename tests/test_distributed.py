@@ -77,7 +77,7 @@ def total(kernel_name="river "):
 def add_up(content, row):
     found = 0
     for at in range(len(content)):
-        found += content[at]
+        found += int(content[at])
     return found
 
 
