@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.regions import build_one_layer as build
 
-from jessymem import MmapManager, MmapRegion, RegionIOError, osmem
+from jessymem import LayerId, MmapManager, MmapRegion, RegionIOError, osmem
 
 
 @contextmanager
@@ -121,3 +121,38 @@ def test_a_link_to_the_file_that_was_written_is_no_success(target, tmp_path):
     with MmapManager(64, base_path=tmp_path) as manager:
         manager.load_dimension("D20")
         assert bytes(manager.access_layer(layer)) == b"learned"
+
+
+@pytest.mark.parametrize("kind", ["proto", "overlay"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_what_was_damaged_on_its_way_is_written_again(kind, is_there, target, tmp_path):
+    if is_there or kind == "overlay":
+        build(target, b"old")
+
+    def damage(temporary: Path) -> None:
+        if temporary.exists() and not damaged:
+            damaged.append(temporary)
+            with temporary.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                last = file.read(1)
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([last[0] ^ 0x5A]))
+
+    damaged: list[Path] = []
+    with MmapManager(64, base_path=tmp_path) as manager:
+        if target.exists():
+            manager.load_dimension("D20")
+        if kind == "overlay":
+            manager.overlay_layer("L20-00", b"x" * 63)
+            layer = LayerId("L20-00")
+        else:
+            layer = manager.create_proto_dimension("D20", b"x" * 64, layer=7)
+        learned = bytes(manager.access_layer(layer))
+        with at_the_rename(damage), pytest.raises(RegionIOError):
+            manager.crystallize_dimension("D20")
+        assert damaged
+        assert manager.crystallize_dimension("D20") == [layer]
+        assert bytes(manager.access_layer(layer)) == learned
+    with MmapManager(64, base_path=tmp_path) as again:
+        again.load_dimension("D20")
+        assert bytes(again.access_layer(layer)) == learned

@@ -320,8 +320,8 @@ def _merged(layer_id: LayerId, current: Base | None, layer: LearnedLayer) -> Lay
     if current.is_simulated(layer.number):  # what is loaded stands for files that are gone
         return mine
     under = current.draft_of(current.find_row(layer_id))
-    if layer.is_in(current):  # from an attempt that failed afterwards
-        return under
+    if layer.is_in(current):  # from an attempt that failed afterwards, maybe since it was damaged
+        return under if _is_whole(under) else mine
     if not layer.is_overlay:
         raise DuplicateLayer(
             f"{layer_id}: another writer has taken the number on disk", layer=layer_id
@@ -336,6 +336,11 @@ def _merged(layer_id: LayerId, current: Base | None, layer: LearnedLayer) -> Lay
     return replace(
         under, content=content, content_xxh3=checksum, encoding=encoding, array_header=b""
     )
+
+
+def _is_whole(draft: LayerDraft) -> bool:
+    """Tell whether a layer's content is what its checksum was made of."""
+    return draft.content_xxh3 == xxhash.xxh3_64_intdigest(draft.content)
 
 
 def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set[int]) -> None:
