@@ -430,6 +430,8 @@ def test_an_export_that_fails_leaves_what_was_there(data, tmp_path):
 
 
 def test_sources_and_targets_that_cannot_be(data, tmp_path):
+    with pytest.raises(RegionIOError, match="too long"):
+        jessymem.export("x" * 5_000, tmp_path / "out")
     with pytest.raises(ConfigError, match="there is no such folder"):
         jessymem.export(data, tmp_path / "out")
     data.mkdir()

@@ -337,6 +337,12 @@ def test_without_fsspec_the_extra_is_named(monkeypatch):
         MmapRegion.from_url("memory://b/region.mmap")
 
 
+@pytest.mark.parametrize("url", [None, b"memory://b/region.mmap", ["memory://b"], 7])
+def test_what_is_no_text_is_no_url(url):
+    with pytest.raises(TypeError, match="a URL is a str"):
+        MmapRegion.from_url(url)
+
+
 def test_a_directory_is_no_region_file(tmp_path, cache):
     with pytest.raises((RegionIOError, DimensionNotFound)):
         MmapRegion.from_url(f"file://{tmp_path}", cache=cache)

@@ -133,8 +133,12 @@ def export(
 
 
 def _of_folder(source: Path, chosen: list[DimensionId] | None) -> list[_Dimension]:
-    if not source.is_dir():
-        problem = "is a file; it takes a folder" if source.exists() else "there is no such folder"
+    try:
+        is_folder, is_there = source.is_dir(), source.exists()
+    except OSError as error:  # no file can have that name
+        raise RegionIOError.from_os_error(error, "look at", source) from error
+    if not is_folder:
+        problem = "is a file; it takes a folder" if is_there else "there is no such folder"
         raise ConfigError(f"{source}: {problem}", field="source", value=source)
     if chosen is None:
         with MmapManager(base_path=source) as manager:

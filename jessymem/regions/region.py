@@ -271,6 +271,8 @@ class MmapRegion(LayerTable):
         """
         from jessymem.regions.remote import open_url
 
+        if not isinstance(url, str):
+            raise TypeError(f"a URL is a str, not {shown(url)}")
         check_load_mode(load_mode)
         if advice not in ADVICE_MODES:
             raise ValueError(f"advice is one of {', '.join(ADVICE_MODES)}, not {shown(advice)}")
