@@ -171,7 +171,6 @@ def test_find_counts(store):
     assert json.loads(run("find", "layer", "--count", "--json", "--data", store).stdout) == {
         "needle": "6c61796572",
         "count": 10,
-        "hits": [],
     }
 
 

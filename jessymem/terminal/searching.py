@@ -252,7 +252,7 @@ def _show(
     if form.count:
         n_found = manager.count(wanted, **question)
         if form.as_json:
-            write_json({"needle": typed.hex(), "count": n_found, "hits": []})
+            write_json({"needle": typed.hex(), "count": n_found})
         else:
             click.echo(f"{n_found}")
         return n_found
