@@ -163,9 +163,10 @@ class MmapManager(LayerReader):
     def load_all(self) -> jessymem.LoadReport:
         """Load the core dimensions, as `load_core_dimensions` does, and every other one on disk.
 
-        With ``simulation="auto"`` nothing is simulated where there is any file. Readers see them
-        all at one instant, at the end; or some before, where others have to be evicted for those
-        that follow.
+        Where there are others, and nothing stands in for core dimensions that have no file, nothing
+        is said of those. With ``simulation="auto"`` nothing is simulated where there is any file.
+        Readers see them all at one instant, at the end; or some before, where others have to be
+        evicted for those that follow.
 
         Returns
         -------
@@ -176,8 +177,12 @@ class MmapManager(LayerReader):
         RegionIOError
             If the base path cannot be listed.
         """
+        found = self.discover()
+        others = [each for each in found if each not in CORE_DIMENSIONS]
         core = list(CORE_DIMENSIONS)
-        return self._load_several(core + [found for found in self.discover() if found not in core])
+        if found and not self._engine.loader.wants_simulation(others):
+            core = [each for each in core if each in found]
+        return self._load_several(core + others)
 
     @clears_frames
     def refresh(self, dimension_id: DimensionLike) -> bool:
