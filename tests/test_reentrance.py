@@ -11,6 +11,7 @@ import gc
 import logging
 import shutil
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from support.system_calls import intercepted
 from jessymem import (
     InvalidAccess,
     JessyMemoryError,
+    JessyWarning,
     MemoryConfig,
     MmapManager,
     MmapRegion,
@@ -196,11 +198,28 @@ def by_record(n_th: int, outer: Callable[[], Any], interruption: Interruption) -
     return n_seen
 
 
+def by_warning(n_th: int, outer: Callable[[], Any], interruption: Interruption) -> int:
+    n_seen = 0
+
+    def show(*message: Any, **options: Any) -> None:
+        nonlocal n_seen
+        n_seen += 1
+        if n_seen == n_th:
+            interruption.come()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", JessyWarning)
+        warnings.showwarning = show
+        outer()
+    return n_seen
+
+
 WAYS = {
     "signal": by_signal,
     "finalizer": by_finalizer,
     "system call": by_system_call,
     "record": by_record,
+    "warning": by_warning,
 }
 
 
@@ -220,6 +239,8 @@ class Worlds:
         other = RegionBuilder(22, "Name")
         other.add_layer(0, b"newer")
         other.build_to_file(self._template / "D22" / "newer.mmap")
+        # What is ignored, and warned of.
+        (self._template / "D21" / "region.d9.mmap").write_bytes(b"no delta")
 
     def make(self) -> World:
         self._n_made += 1
