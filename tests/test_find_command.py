@@ -195,6 +195,29 @@ def test_a_terminal_has_colours_unless_it_or_the_user_has_none(data, environment
     assert (b"\x1b" in shown) == is_coloured
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal of its own")
+def test_on_a_terminal_a_count_is_written_after_the_progress(data):
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "jessymem", "find", "line", "-c", "--data", str(data)]
+    environment = with_support({"TERM": "xterm"})
+    shown = b""
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        while True:
+            try:
+                read = os.read(ours, 10_000)
+            except OSError:  # nobody writes there any more
+                break
+            if not read:
+                break
+            shown += read
+    os.close(ours)
+    assert b"searching" in shown
+    assert shown.endswith(b"7\r\n") and b"searching" not in shown.rpartition(b"\x1b[2K")[2], shown
+
+
 def test_json_by_lines(data):
     hits = [json.loads(line) for line in lines_of(data, "-E", "l.ne", "--jsonl")]
     whole = json.loads("\n".join(lines_of(data, "-E", "l.ne", "--json")))

@@ -196,6 +196,10 @@ def find(
             question["layers"] = manager.select(name=name)
         question["progress"] = stack.enter_context(_progress(form))
         n_found = _show(manager, wanted, typed, question, limit, form)
+    if form.count and form.as_json:
+        write_json({"needle": typed.hex(), "count": n_found})
+    elif form.count:
+        click.echo(f"{n_found}")
     fail_with(errors, _FAILED)
     if not chosen:
         raise Failure(nothing_under(data))
@@ -249,13 +253,8 @@ def _show(
     form: Form,
 ) -> int:
     """Search, and write what is found; return how many finds there are."""
-    if form.count:
-        n_found = manager.count(wanted, **question)
-        if form.as_json:
-            write_json({"needle": typed.hex(), "count": n_found})
-        else:
-            click.echo(f"{n_found}")
-        return n_found
+    if form.count:  # which is written once the progress is off the screen
+        return manager.count(wanted, **question)
     batches: Any = manager.find_batches(wanted, limit=limit, **question)
     counted = _Counted(batches)
     with closing(batches):
