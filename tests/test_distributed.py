@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -219,25 +220,53 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
     assert any(str(path) in note for note in caught.value.__notes__)
 
 
+def test_files_that_are_asked_together_answer_as_each_alone(folder):
+    """Those of a task are open at once, as far as they are of other dimensions, and fit."""
+
+    def answers(**options):
+        found = [
+            jd.find(folder, b"river ", **options),
+            jd.find(folder, b"river ", limit=1, **options),
+            jd.count(folder, b"river ", **options),
+            jd.scan(folder, add_up, np.int64, **options),
+            jd.layers(folder, keywords=["odd"], **options),
+        ]
+        return [each.compute() for each in found]
+
+    for together, alone in zip(answers(), answers(task_bytes=1), strict=True):
+        assert together.astype(str).equals(alone.astype(str))
+
+
+def test_of_files_that_are_asked_together_the_damaged_one_is_named(tmp_path):
+    paths = [write(tmp_path, place) for place in range(3)]
+    raw = bytearray(paths[1].read_bytes())
+    raw[80] ^= 0xFF
+    paths[1].write_bytes(raw)
+    with pytest.raises(RegionFormatError) as caught:
+        jd.count(tmp_path, b"river").compute()
+    assert [str(paths[1]) in note for note in caught.value.__notes__] == [True]
+
+
 def test_threads_share_one_budget(folder, monkeypatch):
     """At no time more is open than the budget says."""
     from jessymem.distributed import tasks
 
     open_now, most, lock = [0], [0], threading.Lock()
-    answer_in = tasks.Ask._answer_in
+    opened = tasks.Ask._opened
 
-    def watched(self, dimension, path):
-        n_bytes = path.stat().st_size
-        with lock:
-            open_now[0] += n_bytes
-            most[0] = max(most[0], open_now[0])
-        try:
-            return answer_in(self, dimension, path)
-        finally:
+    @contextmanager
+    def watched(self, file):
+        with opened(self, file) as path:
             with lock:
-                open_now[0] -= n_bytes
+                open_now[0] += file.n_bytes
+                most[0] = max(most[0], open_now[0])
+            try:
+                yield path
+            finally:
+                with lock:
+                    open_now[0] -= file.n_bytes
 
-    monkeypatch.setattr(tasks.Ask, "_answer_in", watched)
+    monkeypatch.setattr(tasks.Ask, "_opened", watched)
     monkeypatch.setattr(tasks, "limit_of", lambda config: 5_000)
     with dask.config.set(scheduler="threads", num_workers=8):
         counted = jd.count(folder, b"river ", task_bytes=1).compute()

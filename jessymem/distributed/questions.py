@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from jessymem.ids import LayerId
+from jessymem.kernels import schema as s
 from jessymem.selection import Query
 
 if TYPE_CHECKING:
@@ -50,10 +51,18 @@ class Find:
     needs_contents: ClassVar[bool] = True
     columns: ClassVar[dict[str, Any]] = {**_LAYER, "offset": np.dtype(np.int64)}
 
-    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
-        """Return a column of each name."""
-        hits = manager.find(self.needle, limit=self.limit, workers=1).array
-        return {"layer": layer_column(hits["layer"]), "offset": hits["offset"]}
+    def answers(
+        self, manager: MmapManager, dimensions: Sequence[DimensionId]
+    ) -> dict[DimensionId, dict[str, Any]]:
+        """Return for each dimension a column of each name."""
+        if self.limit is not None and len(dimensions) > 1:
+            return {each: self.answers(manager, [each])[each] for each in dimensions}
+        hits = manager.find(self.needle, dimensions, limit=self.limit, workers=1).array
+        parts = _by_dimension(hits["layer"], dimensions)
+        return {
+            each: {"layer": layer_column(hits["layer"][part]), "offset": hits["offset"][part]}
+            for each, part in zip(dimensions, parts, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,14 @@ class Count:
     needs_contents: ClassVar[bool] = True
     columns: ClassVar[dict[str, Any]] = {"url": TEXT, "count": np.dtype(np.int64)}
 
-    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
-        """Return a column of each name."""
-        return {"count": np.array([manager.count(self.needle, workers=1)], np.int64)}
+    def answers(
+        self, manager: MmapManager, dimensions: Sequence[DimensionId]
+    ) -> dict[DimensionId, dict[str, Any]]:
+        """Return for each dimension a column of each name."""
+        return {
+            each: {"count": np.array([manager.count(self.needle, [each], workers=1)], np.int64)}
+            for each in dimensions
+        }
 
 
 @dataclass(frozen=True)
@@ -84,10 +98,16 @@ class Scan:
         """Return what the answer consists of."""
         return {**_LAYER, "value": self.dtype}
 
-    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
-        """Return a column of each name."""
-        ids, values = manager.scan(self.kernel, self.dtype, return_ids=True, workers=1)
-        return {"layer": layer_column(ids.array), "value": values}
+    def answers(
+        self, manager: MmapManager, dimensions: Sequence[DimensionId]
+    ) -> dict[DimensionId, dict[str, Any]]:
+        """Return for each dimension a column of each name."""
+        ids, values = manager.scan(self.kernel, self.dtype, dimensions, return_ids=True, workers=1)
+        parts = _by_dimension(ids.array, dimensions)
+        return {
+            each: {"layer": layer_column(ids.array[part]), "value": values[part]}
+            for each, part in zip(dimensions, parts, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -118,12 +138,27 @@ class Layers:
         "content": pd.ArrowDtype(pa.large_binary()),
     }
 
-    def answer(self, manager: MmapManager, dimension: DimensionId) -> dict[str, Any]:
-        """Return a column of each name; contents are copies, since the file may go."""
-        query = self.query
-        chosen = manager.select(query.keywords, query.depth, query.frequency, query.dimensions)
-        described = describe([manager.get_layer_info(each) for each in chosen])
-        return {**described, "content": [bytes(manager.access_layer(each)) for each in chosen]}
+    def answers(
+        self, manager: MmapManager, dimensions: Sequence[DimensionId]
+    ) -> dict[DimensionId, dict[str, Any]]:
+        """Return for each dimension a column of each name; contents are copies: the file may go."""
+        query, found = self.query, {}
+        for dimension in dimensions:
+            chosen = manager.select(query.keywords, query.depth, query.frequency, [dimension])
+            described = describe([manager.get_layer_info(each) for each in chosen])
+            contents = [bytes(manager.access_layer(each)) for each in chosen]
+            found[dimension] = {**described, "content": contents}
+        return found
+
+
+def _by_dimension(
+    packed: np.typing.NDArray[np.int64], dimensions: Sequence[DimensionId]
+) -> list[slice]:
+    """Return where in ascending packed ids those of each dimension are."""
+    firsts = np.array(dimensions, np.int64) << s.LAYER_BITS
+    starts = np.searchsorted(packed, firsts)
+    ends = np.searchsorted(packed, firsts + s.MAX_LAYER, side="right")
+    return [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def describe(layers: Sequence[LayerInfo]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""What a worker does: open the files of one task, one after the other, and ask each.
+"""What a worker does: open the files of one task, and ask them, many at once.
 
-Whatever runs at once in a process shares one budget: a file waits until those that are open leave
-it room.
+Whatever runs at once in a process shares one budget: files wait until those that are open leave
+them room.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,7 +59,7 @@ class Ask:
             The place of the first file among all that are asked, and the files.
         """
         first, files = task
-        answers = [self._ask(file) for file in files]
+        answers = self._answers(files)
         n_rows = [len(next(iter(answer.values()))) for answer in answers]
         places = np.repeat(np.arange(first, first + len(files), dtype=np.int64), n_rows)
         index = pd.Index(places, name="file")
@@ -87,30 +87,89 @@ class Ask:
         settings = sorted((name, str(value)) for name, value in vars(self.config).items())
         return "jessymem", type(self.question).__name__, question, settings, cache
 
-    def _ask(self, file: RemoteFile) -> dict[str, Any]:
-        try:
-            return self._answer(file)
-        except (JessyMemoryError, OSError) as error:
-            error.add_note(f"asked of {file.url}")
-            raise
+    def _answers(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
+        """Return the answer of each file."""
+        if not self.question.needs_contents:
+            found = []
+            for file in files:
+                with _named(file):
+                    found.append(dict(self.question.describe(table_of(file))))
+            return found
+        limit = limit_of(self.config)
+        answers: list[dict[str, Any]] = []
+        for group in _groups(files, limit):
+            with _named(group[0]), _budget.taken(group, limit):
+                answers += self._answers_of(group)
+        return answers
 
-    def _answer(self, file: RemoteFile) -> dict[str, Any]:
-        question = self.question
-        local = local_path(file.url, dict(file.options))
-        if not question.needs_contents:
-            return dict(question.describe(table_of(file)))
-        with _budget.taken(file, limit_of(self.config)):
-            if local is not None:
-                with opened_here(file, local) as dimension:
-                    return self._answer_in(dimension, local)
-            held = fetch(file, self.cache)
-            return self._answer_in(dimension_in(held.path), held.path)
-
-    def _answer_in(self, dimension: DimensionId, path: Path) -> dict[str, Any]:
+    def _answers_of(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
+        """Return the answer of each of some files; those of one dimension in turns."""
+        answers: list[dict[str, Any]] = []
         with MmapManager(self.config) as manager:
-            manager.load_dimension(dimension, path)
-            answer: dict[str, Any] = self.question.answer(manager, dimension)
-            return answer
+            while len(answers) < len(files):
+                with ExitStack() as opened:
+                    loaded: dict[DimensionId, RemoteFile] = {}
+                    for file in files[len(answers) :]:
+                        with _named(file):
+                            path = opened.enter_context(self._opened(file))
+                            dimension = dimension_in(path)
+                            if dimension in loaded:
+                                break
+                            manager.load_dimension(dimension, path)
+                        loaded[dimension] = file
+                    found = self._ask(manager, loaded)
+                    answers += [found[dimension] for dimension in loaded]
+                    for dimension in loaded:
+                        manager.unload_dimension(dimension)
+        return answers
+
+    def _ask(
+        self, manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile]
+    ) -> dict[DimensionId, dict[str, Any]]:
+        """Ask all that is loaded at once; where that fails, one after the other, to say which."""
+        answers: dict[DimensionId, dict[str, Any]] = {}
+        with suppress(JessyMemoryError, OSError):
+            answers = self.question.answers(manager, sorted(loaded))
+            return answers
+        for dimension, file in loaded.items():
+            with _named(file):
+                answers[dimension] = self.question.answers(manager, [dimension])[dimension]
+        return answers
+
+    @contextmanager
+    def _opened(self, file: RemoteFile) -> Iterator[Path]:
+        """Yield where a file is on this machine; meanwhile it is the edition that was planned."""
+        local = local_path(file.url, dict(file.options))
+        if local is None:
+            held = fetch(file, self.cache)
+            yield held.path
+            del held
+            return
+        with opened_here(file, local):
+            yield local
+
+
+def _groups(files: Sequence[RemoteFile], limit: int) -> Iterator[Sequence[RemoteFile]]:
+    """Yield files that are open together: half of the budget, or one that is longer."""
+    first, n_bytes = 0, 0
+    for at, file in enumerate(files):
+        if at > first and n_bytes + file.n_bytes > limit // 2:
+            yield files[first:at]
+            first, n_bytes = at, 0
+        n_bytes += file.n_bytes
+    yield files[first:]
+
+
+@contextmanager
+def _named(file: RemoteFile) -> Iterator[None]:
+    """Let an error say which file was asked."""
+    try:
+        yield
+    except (JessyMemoryError, OSError) as error:
+        note = f"asked of {file.url}"
+        if not any(each.startswith("asked of ") for each in getattr(error, "__notes__", ())):
+            error.add_note(note)
+        raise
 
 
 def table_of(file: RemoteFile) -> MmapRegion:
@@ -118,8 +177,8 @@ def table_of(file: RemoteFile) -> MmapRegion:
     local = local_path(file.url, dict(file.options))
     if local is None:
         return read_whole_table(file)
-    with opened_here(file, local) as dimension:
-        return MmapRegion.from_file(dimension, local)
+    with opened_here(file, local):
+        return MmapRegion.from_file(dimension_in(local), local)
 
 
 def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -147,10 +206,10 @@ def read_array(
         If it is not of the form that is asked for.
     """
     local = local_path(file.url, dict(file.options))
-    with _budget.taken(file, limit_of(config)):
+    with _budget.taken([file], limit_of(config)):
         if local is not None:
-            with opened_here(file, local) as dimension:
-                region = MmapRegion.from_file(dimension, local)
+            with opened_here(file, local):
+                region = MmapRegion.from_file(dimension_in(local), local)
         else:
             region = open_fetched(file, None, "map", "none", cache)
     found = region.read_array(LayerId(region.dimension_id, number))
@@ -163,10 +222,10 @@ def read_array(
 
 
 @contextmanager
-def opened_here(file: RemoteFile, path: Path) -> Iterator[DimensionId]:
+def opened_here(file: RemoteFile, path: Path) -> Iterator[None]:
     """Check before and after that a file of this machine is the edition that was planned."""
     _check_edition(file, path)
-    yield dimension_in(path)
+    yield
     _check_edition(file, path)
 
 
@@ -193,24 +252,25 @@ class _Budget:
         self._n_taken = 0
 
     @contextmanager
-    def taken(self, file: RemoteFile, limit: int) -> Iterator[None]:
-        """Wait until a file fits beside what is open, and count it meanwhile."""
-        if file.n_bytes > limit:
+    def taken(self, files: Sequence[RemoteFile], limit: int) -> Iterator[None]:
+        """Wait until files fit beside what is open, and count them meanwhile."""
+        n_bytes = sum(file.n_bytes for file in files)
+        if n_bytes > limit:
             raise LimitExceeded(
-                f"{file.url} has {file.n_bytes:,} bytes, more than the {limit:,} of the budget",
+                f"{files[0].url} has {n_bytes:,} bytes, more than the {limit:,} of the budget",
                 current=0,
                 limit=limit,
-                requested=file.n_bytes,
+                requested=n_bytes,
                 waiting=0,
             )
         with self._changed:
-            self._changed.wait_for(lambda: self._n_taken + file.n_bytes <= limit)
-            self._n_taken += file.n_bytes
+            self._changed.wait_for(lambda: self._n_taken + n_bytes <= limit)
+            self._n_taken += n_bytes
         try:
             yield
         finally:
             with self._changed:
-                self._n_taken -= file.n_bytes
+                self._n_taken -= n_bytes
                 self._changed.notify_all()
 
 
