@@ -29,10 +29,7 @@ def find_on_cluster(
     """Write what is found in all files under `data`; return how many finds there are."""
     import jessymem.distributed as jd
 
-    if is_count:
-        asked = jd.count(data, needle)
-    else:
-        asked = jd.find(data, needle, limit=limit)
+    asked: Any = jd.count(data, needle) if is_count else jd.find(data, needle, limit=limit)
     n_found = 0
     with _client(workers, scheduler) as client, _progress() as advance:
         for frame in _frames(client, asked.to_delayed(), advance):
@@ -67,15 +64,16 @@ def _frames(client: Any, parts: list[Any], advance: Any) -> Iterator[Any]:
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     """Return a client of a cluster that runs, or of one that ends with it."""
-    from distributed import Client, LocalCluster
+    import distributed
 
+    dask: Any = distributed  # its functions have no types
     if scheduler is not None:
-        with Client(scheduler) as found:
+        with dask.Client(scheduler) as found:
             yield found
         return
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as made,
-        Client(made) as found,
+        dask.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as made,
+        dask.Client(made) as found,
     ):
         yield found
 
