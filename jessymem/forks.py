@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import weakref
+from importlib.machinery import ExtensionFileLoader
 from typing import Any, Protocol
 
 
@@ -39,8 +40,10 @@ def _free_imports() -> None:
     """Let a child import what a thread of the parent was in the middle of importing.
 
     Python's lock for a module stays with the thread that imports it, which no child has. The module
-    is half-made, so it is forgotten, and made anew by who wants it. Of numba that cannot be done:
-    there `jessymem.kernels` goes on without.
+    is half-made, so it is forgotten, and made anew by who wants it; with all that is written in
+    Python below it, which otherwise would not become its attributes again. Of numba that cannot be
+    done: there `jessymem.kernels` goes on without. Nor of what is compiled: a library of such, as
+    pyarrow, has to be imported before a fork, or after it.
     """
     bootstrap: Any = getattr(importlib, "_bootstrap", None)
     locks = getattr(bootstrap, "_module_locks", {})
@@ -53,7 +56,11 @@ def _free_imports() -> None:
         locks.pop(name, None)
         spec = getattr(sys.modules.get(name), "__spec__", None)
         if getattr(spec, "_initializing", False):
-            del sys.modules[name]
+            for each, module in list(sys.modules.items()):
+                loader = getattr(getattr(module, "__spec__", None), "loader", None)
+                is_below = each.startswith(f"{name}.")
+                if each == name or (is_below and not isinstance(loader, ExtensionFileLoader)):
+                    del sys.modules[each]
 
 
 if hasattr(os, "register_at_fork"):

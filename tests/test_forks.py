@@ -184,3 +184,48 @@ def test_a_fork_waits_for_no_import_of_another_thread():
         env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},
     )
     assert found.stdout.split() == ["0"], found.stderr
+
+
+FORK_IN_AN_IMPORT = """
+import os, sys, threading
+import jessymem, jessymem.forks
+there, go_on = threading.Event(), threading.Event()
+threads = []
+
+def stop():
+    if not threads:
+        return
+    if threading.current_thread() is threads[0]:
+        there.set()
+        go_on.wait(30)
+
+jessymem.stop = stop
+threads.append(threading.Thread(target=lambda: __import__("half_made")))
+threads[0].start()
+assert there.wait(30)
+pid = os.fork()
+if pid == 0:
+    import half_made
+    os._exit(0 if half_made.below.value == 7 and half_made.done else 1)
+_, status = os.waitpid(pid, 0)
+go_on.set()
+threads[0].join(30)
+print(status)
+"""
+
+
+def test_a_child_imports_anew_what_was_half_imported_with_all_below_it(tmp_path):
+    package = tmp_path / "half_made"
+    package.mkdir()
+    lines = "from .below import value\nimport jessymem\njessymem.stop()\ndone = True\n"
+    (package / "__init__.py").write_text(lines)
+    (package / "below.py").write_text("value = 7\n")
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_IN_AN_IMPORT],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "COVERAGE_PROCESS_CONFIG": "", "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

@@ -209,7 +209,8 @@ class Arrow(Writer):
             ],
             {arrow.RECORD: json.dumps({"name": name}).encode()},
         )
-        with pa.OSFile(str(path), "wb") as sink:
+        # The file is opened here: it takes no names that are not UTF-8.
+        with path.open("wb") as file, pa.PythonFile(file, "w") as sink:
             is_parquet = self.ending == ".parquet"
             make = self._parquet.ParquetWriter if is_parquet else pa.ipc.new_file
             with make(sink, schema) as writer:
