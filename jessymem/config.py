@@ -34,10 +34,6 @@ GROWN_MB: Final = 80
 USER_MB: Final = 32
 
 
-#: Of a URL that is a path of this machine.
-_FILE_URL: Final = "file://"
-
-
 def _config_error(field: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"{field} must be {expected}, not {shown(value)}", field=field, value=value)
 
@@ -177,11 +173,10 @@ class MemoryConfig:
         keep("total_memory_mb", _as_int("total_memory_mb", total, 1))
         if self.total_memory_mb > MAX_TOTAL_MB:
             raise _config_error("total_memory_mb", total, f"at most {MAX_TOTAL_MB:,}")
-        base = self.base_path
-        is_elsewhere = osmem.is_url(base) and not str(base).startswith(_FILE_URL)
+        base = osmem.without_scheme(self.base_path)
+        is_elsewhere = osmem.is_url(base)
         if not is_elsewhere:
-            here = base.removeprefix(_FILE_URL) if isinstance(base, str) else base
-            keep("base_path", as_path("base_path", here))
+            keep("base_path", as_path("base_path", base))
         keep("pool_configs", _as_pools(self.pool_configs))
         below = 0.0
         for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):

@@ -139,6 +139,7 @@ class MmapManager(LayerReader):
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.absolute(osmem.as_path(path))
+        self._engine.check_open()
         if home is None and dimension not in self._engine.snapshot:
             self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.load, dimension, home)
@@ -204,6 +205,7 @@ class MmapManager(LayerReader):
             As `load_dimension`; the old file stays loaded.
         """
         dimension = as_dimension_id(dimension_id)
+        self._engine.check_open()
         if dimension in self._engine.snapshot:
             self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.refresh, dimension)
@@ -678,6 +680,7 @@ class MmapManager(LayerReader):
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
         refused: deque[DimensionId] = deque()
+        engine.check_open()
         unfetched = engine.loader.fetch_many(
             each for each in dimensions if each not in engine.snapshot
         )

@@ -130,6 +130,11 @@ def is_url(text: object) -> bool:
     return bool(mark) and len(protocol) > 1 and protocol.replace("+", "").isalnum()
 
 
+def without_scheme(path: Any) -> Any:
+    """Return the path of this machine that a ``file://`` URL names; anything else as it is."""
+    return path.removeprefix("file://") if isinstance(path, str) else path
+
+
 def as_path(value: str | os.PathLike[str]) -> Path:
     """Take a path as users write it.
 

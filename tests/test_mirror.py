@@ -20,6 +20,7 @@ from support.object_stores import serving
 from jessymem import (
     DimensionNotFound,
     ImmutableDimension,
+    InvalidAccess,
     LayerId,
     MemoryConfig,
     MmapManager,
@@ -156,6 +157,18 @@ def test_deltas_in_a_store_are_refused(system):
             manager.load_dimension("D16")
         with pytest.raises(RegionFormatError, match="is a delta"):
             manager.load_all()
+
+
+def test_a_closed_manager_asks_no_store(system):
+    manager = MmapManager(64, base_path=URL)
+    manager.load_dimension("D15")
+    manager.close()
+    for call in (manager.load_all, manager.load_core_dimensions):
+        with pytest.raises(InvalidAccess, match=f"the manager of {URL} is closed"):
+            call()
+    for call in (manager.load_dimension, manager.refresh):
+        with pytest.raises(InvalidAccess, match="is closed"):
+            call("D15")
 
 
 def test_a_child_takes_no_folder_of_its_parent(system, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, Final
 from jessymem.errors import DimensionNotFound, RemoteError, shown
 from jessymem.osmem import is_url
 from jessymem.regions.files import REGION_FILE
-from jessymem.regions.remote import is_delta, unfolded
+from jessymem.regions.remote import is_name_of_delta, unfolded
 from jessymem.remote.files import RemoteFile, ask, open_file_system
 
 _MAGIC: Final = "*?["
@@ -110,7 +110,7 @@ def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]
         if info.get("type") == "directory":
             continue
         if is_folder and not has_magic and base != REGION_FILE:
-            if not is_local and is_delta(base):
+            if not is_local and is_name_of_delta(base):
                 raise unfolded(system.unstrip_protocol(name))
             continue
         full = system.unstrip_protocol(name)

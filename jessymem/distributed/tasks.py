@@ -98,52 +98,48 @@ class Ask:
         limit = limit_of(self.config)
         answers: list[dict[str, Any]] = []
         for group in _groups(files, limit):
-            with _named(group[0]), _budget.taken(group, limit):
+            with _budget.taken(group, limit):
                 answers += self._answers_of(group)
         return answers
 
     def _answers_of(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
         """Return the answer of each of some files; those of one dimension in turns."""
         answers: list[dict[str, Any]] = []
-        with MmapManager(self.config) as manager:
-            while len(answers) < len(files):
-                with ExitStack() as opened:
-                    loaded: dict[DimensionId, RemoteFile] = {}
-                    for file in files[len(answers) :]:
-                        with _named(file):
-                            path = opened.enter_context(self._opened(file))
-                            dimension = dimension_in(path)
-                            if dimension in loaded:
-                                break
-                            manager.load_dimension(dimension, path)
-                        loaded[dimension] = file
-                    found = self._ask(manager, loaded)
-                    answers += [found[dimension] for dimension in loaded]
-                    for dimension in loaded:
-                        manager.unload_dimension(dimension)
+        loaded: dict[DimensionId, RemoteFile] = {}
+        with ExitStack() as opened, MmapManager(self.config) as manager:
+            for file in files:
+                with _named(file):
+                    path = opened.enter_context(self._opened(file))
+                    dimension = dimension_in(path)
+                    if dimension in loaded:
+                        answers += self._ask(manager, loaded)
+                        loaded.clear()
+                    manager.load_dimension(dimension, path)
+                loaded[dimension] = file
+            answers += self._ask(manager, loaded)
         return answers
 
     def _ask(
         self, manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile]
-    ) -> dict[DimensionId, dict[str, Any]]:
-        """Ask all that is loaded at once; where that fails, one after the other, to say which."""
+    ) -> list[dict[str, Any]]:
+        """Ask all that is loaded, and unload it; at once, or to say which fails, one by one."""
         answers: dict[DimensionId, dict[str, Any]] = {}
         with suppress(JessyMemoryError, OSError):
             answers = self.question.answers(manager, sorted(loaded))
-            return answers
         for dimension, file in loaded.items():
-            with _named(file):
-                answers[dimension] = self.question.answers(manager, [dimension])[dimension]
-        return answers
+            if dimension not in answers:
+                with _named(file):
+                    answers |= self.question.answers(manager, [dimension])
+            manager.unload_dimension(dimension)
+        return [answers[dimension] for dimension in loaded]
 
     @contextmanager
     def _opened(self, file: RemoteFile) -> Iterator[Path]:
         """Yield where a file is on this machine; meanwhile it is the edition that was planned."""
         local = local_path(file.url, dict(file.options))
         if local is None:
-            held = fetch(file, self.cache)
+            held = fetch(file, self.cache)  # for as long as it is open
             yield held.path
-            del held
             return
         with opened_here(file, local):
             yield local

@@ -104,9 +104,9 @@ class Mirror:
         self._take(dimension, file)
 
     def fetch_many(
-        self, dimensions: Iterable[DimensionId]
+        self, dimensions: Iterable[DimensionId] | None = None
     ) -> Mapping[DimensionId, JessyMemoryError]:
-        """Have the editions of several by now; return what was wrong with which.
+        """Have the editions of several, or of all, by now; return what was wrong with which.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Mirror:
                 failed[dimension] = error.with_traceback(None)
 
         with ThreadPoolExecutor(_N_FETCHES, "jessymem-fetch") as threads:
-            for _ in threads.map(take, dimensions):
+            for _ in threads.map(take, found if dimensions is None else dimensions):
                 pass
         return failed
 
@@ -153,10 +153,8 @@ class Mirror:
             system.invalidate_cache()
             names = f"{path.rstrip('/')}/{pattern}/*.mmap"
             found: Mapping[str, Mapping[str, Any]] = system.glob(names, detail=True)
-            if (
-                not found and "http" in self.url[:4]
-            ):  # where nothing may be a page that is no listing
-                system.ls(path)
+            if not found and self.url.startswith("http"):
+                system.ls(path)  # which raises where the page is no listing
             return found
 
         listed = ask(look, "list", self.url)
@@ -172,7 +170,7 @@ class Mirror:
                 is_told = listed[name].get("size") is not None  # not in every listing
                 file = RemoteFile.from_info(url, listed[name]) if is_told else RemoteFile.of(url)
                 files[dimension] = file
-            elif remote.is_delta(base):
+            elif remote.is_name_of_delta(base):
                 raise remote.unfolded(system.unstrip_protocol(name))
         return dict(sorted(files.items()))
 

@@ -171,7 +171,7 @@ def _read_entries(file: RemoteFile, known: bytearray, n_layers: int) -> None:
         at += s.LAYER_EXTENT.itemsize
 
 
-def is_delta(name: str) -> bool:
+def is_name_of_delta(name: str) -> bool:
     """Tell whether a file beside a region file is called as its deltas are."""
     return name.startswith("region.d") and name.endswith(".mmap")
 

@@ -187,7 +187,7 @@ def find(
             )
         ctx.exit(0 if n_found else 1)
     with _failing(), ExitStack() as stack:
-        folder = folder_of(data, dimensions)
+        folder = folder_of(data, dimensions or None)
         chosen = dimensions or tuple(files.dimension for files in files_under(folder))
         manager = stack.enter_context(reader_of(chosen, folder))
         errors = _load(manager, chosen)

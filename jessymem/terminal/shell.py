@@ -88,8 +88,7 @@ class Folder(click.Path):
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Take a path."""
-        if isinstance(value, str):
-            value = value.removeprefix("file://")
+        value = osmem.without_scheme(value)
         shown = visible(os.fspath(value))
         if osmem.is_url(value):
             if self._may_be_url:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +29,7 @@ _mirrors: Final[list[Mirror]] = []
 _fetched: Final[dict[Path, CachedFile]] = {}
 
 
-def folder_of(data: Path | str, dimensions: Collection[DimensionId] = ()) -> Path:
+def folder_of(data: Path | str, dimensions: Iterable[DimensionId] | None = None) -> Path:
     """Return the folder itself; or one that has what a store has of `dimensions`, or of all.
 
     Raises
@@ -44,11 +44,12 @@ def folder_of(data: Path | str, dimensions: Collection[DimensionId] = ()) -> Pat
 
         mirror = Mirror(data)
     _mirrors.append(mirror)
-    for dimension in dimensions:
-        mirror.fetch(dimension)
-    if not dimensions:
-        for error in mirror.fetch_many(mirror.list()).values():
+    if dimensions is None:
+        for error in mirror.fetch_many().values():
             raise error
+    else:
+        for dimension in dimensions:
+            mirror.fetch(dimension)
     return mirror.folder
 
 
@@ -113,17 +114,18 @@ def reader_of(
     )
 
 
-def dimensions_of(layers: Iterable[LayerId | str]) -> list[DimensionId]:
-    """Return the dimensions that layers are of; none where that is to be looked for in all."""
+def dimensions_of(layers: Iterable[LayerId | str]) -> list[DimensionId] | None:
+    """Return the dimensions that ids and names tell; None: a name may be of any."""
     found: set[DimensionId] = set()
     for each in layers:
-        head = each.partition("/")[0] if isinstance(each, str) else ""
-        if not isinstance(each, str):
+        if isinstance(each, LayerId):
             found.add(each.dimension)
-        elif is_dimension_id(head) and _is_number(head):
+            continue
+        head = each.partition("/")[0]
+        if not is_dimension_id(head):
+            return None
+        if _is_number(head):
             found.add(DimensionId(head))
-        else:
-            return []
     return sorted(found)
 
 
@@ -142,10 +144,8 @@ def find_layers(layers: Iterable[LayerId | str], data: Path) -> list[LayerId]:
     names = [each for each in wanted if not isinstance(each, LayerId)]
     if not names:
         return [each for each in wanted if isinstance(each, LayerId)]
-    heads = [name.partition("/")[0] for name in names]
-    if all(map(is_dimension_id, heads)):
-        dimensions = [DimensionId(head) for head in heads if _is_number(head)]
-    else:
+    dimensions = dimensions_of(names)
+    if dimensions is None:
         dimensions = [files.dimension for files in files_under(data)]
     errors: list[JessyMemoryError] = []
     with reader_of(dimensions, data) as manager:
