@@ -159,6 +159,19 @@ def test_deltas_in_a_store_are_refused(system):
             manager.load_all()
 
 
+def test_what_is_loaded_from_a_path_is_refreshed_from_it(system, tmp_path):
+    path = tmp_path / "here.mmap"
+    path.write_bytes(content_of("D30", "lake"))
+    with MmapManager(64, base_path=URL) as manager:
+        manager.load_dimension("D30", path)
+        assert not manager.refresh("D30")
+        fresh = path.with_name("fresh.mmap")
+        fresh.write_bytes(content_of("D30", "pond and lake"))
+        fresh.replace(path)
+        assert manager.refresh("D30")
+        assert bytes(manager.access_layer("L30-00")).startswith(b"0 pond")
+
+
 def test_a_closed_manager_asks_no_store(system):
     manager = MmapManager(64, base_path=URL)
     manager.load_dimension("D15")

@@ -104,14 +104,16 @@ class Loader:
             self._mirror.close()
 
     def fetch(self, dimension: DimensionId) -> None:
-        """Have what a store has of a dimension by now; under no lock, and nothing for a folder.
+        """Have what a store has of a dimension by now; under no lock.
+
+        Nothing is to be had for a folder, nor for what was loaded from a path.
 
         Raises
         ------
         DimensionNotFound, RemoteError, RegionIOError, RegionFormatError
             As `Mirror.fetch`.
         """
-        if self._mirror is not None:
+        if self._mirror is not None and dimension not in self._homes:
             self._mirror.fetch(dimension)
 
     def fetch_many(
