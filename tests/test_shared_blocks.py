@@ -331,6 +331,7 @@ def struck_at(n_th, call):
 
 
 @pytest.mark.parametrize("sizes", [(10,), (2_000, 2_000, 100, 3_000)], ids=["one", "many"])
+@pytest.mark.usefixtures("frozen")
 def test_an_interrupt_costs_no_block_and_harms_no_other(allocator, sizes, monkeypatch):
     # In a finalizer it is swallowed; who shows it would keep the frames.
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
