@@ -277,7 +277,7 @@ def test_an_array_is_as_numpy_would_make_it(allocator, shape, dtype):
     assert array.flags.c_contiguous
     assert array.flags.writeable
     assert array.ctypes.data % 64 == 0
-    assert allocator.survey().n_waiting == used(allocator) > 0
+    assert allocator.survey().n_live_bytes == used(allocator) > 0
     array.view(np.uint8 if array.ndim else array.dtype)[...] = 0
     del array
     assert used(allocator) == 0
@@ -314,6 +314,18 @@ def test_views_of_views_of_an_array_keep_its_block(allocator):
     del raw
     assert used(allocator) == 0
     assert flat[0] == 21
+
+
+def test_an_array_in_use_is_counted_as_such(allocator):
+    array = allocator.allocate_array(1000, np.int64)
+    held = allocator.survey()
+    assert (held.n_requested, held.n_waiting, held.n_deallocations) == (8000, 0, 0)
+    assert held.n_live_bytes == used(allocator) == 64 * KIB
+    assert allocator.waiting_blocks() == []
+    del array
+    gone = allocator.survey()
+    assert (gone.n_requested, gone.n_allocations, gone.n_deallocations) == (0, 1, 1)
+    assert allocator.validate() == []
 
 
 def test_an_array_survives_close(allocator):

@@ -305,8 +305,7 @@ class PoolAllocator:
         offset: MmapOffset | None = None
         try:
             offset = self.allocate(n_bytes)
-            owner = self._views.owner_of(int(offset), n_bytes)
-            self.deallocate(offset)  # from here on the block waits for its only owner
+            owner = self._views.owner_of(int(offset), n_bytes, frees=True)
         except BaseException:
             if offset is not None:
                 self._supply.undo(offset)  # nothing, if it was freed already

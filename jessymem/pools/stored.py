@@ -97,7 +97,7 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
         shared, current = opened, _OPENED
         for holder, size, pieces in zip(plan.holders, sizes, contents, strict=True):
             if size > open_blocks.max_bytes:
-                owner = blocks._views.owner_of(handles[holder], size, pieces)
+                owner = blocks._views.owner_of(handles[holder], size, pieces, frees=True)
                 stored.append(StoredBlock(handles[holder], memoryview(owner), owner.ctypes.data))
                 continue
             if shared is None or holder != current:
@@ -140,7 +140,7 @@ def _plan(open_blocks: OpenBlocks, sizes: list[int], n_filled: int) -> _Plan:
 def _share(blocks: PoolAllocator, handle: int) -> SharedBlock:
     """Make a block one that is shared; its end frees it, and the end of its owner sees to that."""
     n_bytes, offset = blocks._open.block_bytes, MmapOffset.from_packed(handle)
-    owner = blocks._views.owner_of(handle, n_bytes, ())
+    owner = blocks._views.owner_of(handle, n_bytes, (), frees=True)
     memory = blocks._table.arena.view(offset.pool_id, offset.offset, n_bytes)
     shared = SharedBlock(handle, owner, memory)
     blocks._views.free_after(shared, handle)

@@ -97,12 +97,17 @@ class Views:
         return bool(self._dropped)
 
     def owner_of(
-        self, handle: int, n_bytes: int, content: Iterable[Any] | None = None
+        self,
+        handle: int,
+        n_bytes: int,
+        content: Iterable[Any] | None = None,
+        *,
+        frees: bool = False,
     ) -> NDArray[np.uint8]:
         """Note a view; return the array to which every slice of it leads, and whose end ends it.
 
-        With `content`, pieces of bytes that fill it, the block is filled first, the array is
-        read-only for good, and its end frees the block too, if nobody has before.
+        With `content`, pieces of bytes, the block is filled first, and the array is read-only for
+        good. Where it `frees`, its end frees the block too, if nobody has before.
 
         Raises
         ------
@@ -134,10 +139,10 @@ class Views:
                 _fill(np.frombuffer(memory, np.uint8), content)
                 memory = memory.toreadonly()
             owner = np.frombuffer(memory, np.uint8)
-            if content is not None:
-                self.free_after(owner, handle)
-            # What is made last is called first: when it comes to collecting, the end is told.
+            # What is made last is called first: when it comes to collecting, the ends are told.
             collect = ref(owner, self._collect)
+            if frees:
+                self.free_after(owner, handle)
             end = _End(owner, self._dropped.ended.append)
             end.collect = collect
             self._dropped.noted[end] = handle
