@@ -107,6 +107,7 @@ class Budget:
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
         self.limit_bytes = limit_bytes
         self.trim: Callable[[], Callable[[], object] | None] = lambda: None
+        self.count_waiting: Callable[[], Callable[[], int] | None] = lambda: None  # blocks
         self.on_fall: Callable[[int], object] = lambda used: None
         self.is_below_other_lock: Callable[[], bool] = lambda: False
         self._capacities = capacities
@@ -167,17 +168,20 @@ class Budget:
                     f"{dimension}: {beside + n_bytes:,} bytes pass its slot of {slot:,} by "
                     f"{charge.n_headroom:,}; of {headroom:,} bytes of core headroom "
                     f"{in_headroom:,} are taken",
-                    current=in_headroom,
+                    bound="core_headroom",
+                    current=self.total,
                     limit=headroom,
                     requested=charge.n_headroom,
-                    waiting=self.waiting_bytes,
+                    waiting=self._all_waiting(),
+                    in_headroom=in_headroom,
                 )
             if not self._fits(charge.n_bytes):
-                total, waiting = self.total, self.waiting_bytes
+                total, waiting = self.total, self._all_waiting()
                 raise LimitExceeded(
                     f"{dimension}: {charge.n_bytes:,} bytes do not fit: {total:,} of "
                     f"{self.limit_bytes:,} are in use, {waiting:,} of them waiting for views to be "
                     "dropped",
+                    bound="budget",
                     current=total,
                     limit=self.limit_bytes,
                     requested=charge.n_bytes,
@@ -190,18 +194,21 @@ class Budget:
         """Raise LimitExceeded for a region that could not be loaded if nothing else were."""
         charge = self._price(dimension, n_bytes)
         headroom = self._class_limits["core_headroom"]
-        for what, needed, limit in (
-            ("the core headroom", charge.n_headroom, headroom),
-            ("the budget", charge.n_bytes, self.limit_bytes),
+        in_headroom = {"in_headroom": self._used["core_headroom"]}
+        for bound, needed, limit, more in (
+            ("core_headroom", charge.n_headroom, headroom, in_headroom),
+            ("budget", charge.n_bytes, self.limit_bytes, {}),
         ):
             if needed > limit:
                 raise LimitExceeded(
                     f"{dimension}: {n_bytes:,} bytes could never be loaded: they need "
-                    f"{needed:,} bytes of {what}, which is {limit:,}",
-                    current=0,
+                    f"{needed:,} bytes of the {bound.replace('_', ' ')}, which is {limit:,}",
+                    bound=bound,
+                    current=self.total,
                     limit=limit,
                     requested=needed,
-                    waiting=0,
+                    waiting=self.waiting_bytes,
+                    **more,
                 )
 
     def retire(self, charge_ids: Iterable[int]) -> None:
@@ -396,6 +403,11 @@ class Budget:
             return Charge(charge_id, n_pages_bytes, beyond, "core_slots")
         kind = "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
         return Charge(charge_id, n_pages_bytes, 0, kind)
+
+    def _all_waiting(self) -> int:
+        """Return the bytes that only wait for views, of regions and of blocks; under the lock."""
+        count_blocks = self.count_waiting()
+        return self.waiting_bytes + (count_blocks() if count_blocks is not None else 0)
 
     def _waiting_now(self) -> dict[int, int]:
         """Return the bytes of what is retired and still counts, by charge id."""

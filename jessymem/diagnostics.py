@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,10 +11,11 @@ from jessymem.budget import Usage
 from jessymem.engine.snapshot import Snapshot
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
-from jessymem.pools.survey import Survey, survey_of_plans
+from jessymem.pools.offsets import MmapOffset
+from jessymem.pools.survey import ListedBlock, Survey, survey_of_plans
 from jessymem.regions.metadata import LayerState
 from jessymem.regions.table import LoadedDimension
-from jessymem.stats import MemoryStats
+from jessymem.stats import ClassUsage, MemoryStats
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
@@ -53,7 +55,7 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         peak_usage_bytes=usage.peak,
         waiting_bytes=sum(usage.waiting.values()) + blocks.n_waiting,
         retained_bytes=blocks.n_retained,
-        per_class=usage.per_class,
+        per_class=usage.per_class | {"blocks": _of_blocks(engine, usage)},
         per_pool=blocks.per_pool,
         fragmentation_ratio=blocks.fragmentation_ratio,
         largest_free_run_bytes=blocks.largest_free_run,
@@ -74,12 +76,22 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
     )
 
 
+def _of_blocks(engine: Engine, usage: Usage) -> ClassUsage:
+    """Return what the budget counts beside regions."""
+    return ClassUsage(usage.total - usage.n_region_bytes, engine.pressure.critical.above_bytes)
+
+
 def dump_state(engine: Engine) -> dict[str, Any]:
     """Write down everything, in types that `json.dumps` takes."""
     moment = Moment.of(engine)
     stats = collect_stats(engine, moment)
     config, snapshot = engine.config, moment.snapshot
     in_memory = {each for region in snapshot.resident for each in region.charge_ids}
+    blocks = engine.present_allocator.blocks() if engine.present_allocator else []
+    in_use: dict[int, list[ListedBlock]] = defaultdict(list)
+    for block in blocks:
+        if not block.is_waiting:
+            in_use[block.pool].append(block)
     settings = dataclasses.asdict(config) | {"base_path": str(config.base_path)}
     return {
         "config": settings,
@@ -95,7 +107,10 @@ def dump_state(engine: Engine) -> dict[str, Any]:
                 name: dataclasses.asdict(usage) for name, usage in stats.per_class.items()
             },
         },
-        "pools": [dataclasses.asdict(pool) for pool in stats.per_pool.values()],
+        "pools": [
+            dataclasses.asdict(pool) | {"blocks": list(map(_block, in_use[pool.pool_id]))}
+            for pool in stats.per_pool.values()
+        ],
         "regions": [_region(region, snapshot, engine.pinned) for region in snapshot.loaded],
         "layers": [layer for region in snapshot.loaded for layer in _layers(region)],
         "counters": {
@@ -119,7 +134,17 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             for charge_id, n_bytes in sorted(moment.usage.waiting.items())
             if charge_id not in in_memory  # it was just about to be published again
         ]
-        + (engine.present_allocator.waiting_blocks() if engine.present_allocator else []),
+        + [{"pool": block.pool, **_block(block)} for block in blocks if block.is_waiting],
+    }
+
+
+def _block(block: ListedBlock) -> dict[str, int]:
+    return {
+        "offset": block.offset,
+        "generation": block.generation,
+        "n_requested": block.n_requested,
+        "n_bytes": block.n_bytes,
+        "n_views": block.n_views,
     }
 
 
@@ -146,10 +171,16 @@ def _region(
 
 
 def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
-    """List a region's layers without their keywords: cheap also where there are 65,536."""
+    """List a region's layers without their keywords: cheap also where there are 65,536.
+
+    Where a layer begins is told from the start of its pool, or, where that is None, of its file,
+    which its generation names.
+    """
     region = loaded.resident
     if region is None:  # its names are all that is known
-        unknown = dict.fromkeys(("offset", "size", "depth", "frequency", "parent"))
+        unknown = dict.fromkeys(
+            ("pool", "generation", "offset", "size", "depth", "frequency", "parent")
+        )
         where = {"location": None, "state": LayerState.PERMANENT.value}
         return [{"layer": str(layer), **unknown, **where} for layer in loaded.list_layers()]
     rows, base = region.rows, region.base
@@ -159,9 +190,23 @@ def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
     state = region.state_of(0) if is_plain else None
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
     columns = [rows[field].tolist() for field in fields]
+    pools = {
+        number: MmapOffset.from_packed(layer.block.handle).pool_id
+        for number, layer in loaded.learned.items()
+        if layer.block is not None
+    }
+
+    def generation_of(number: int) -> int | None:
+        edition = None if number in pools else region.edition_of(number)
+        return None if edition is None else edition.generation
+
+    file = generation_of(int(rows["layer_num"][0])) if is_plain else None
+
     return [
         {
             "layer": str(LayerId(region.dimension_id, number)),
+            "pool": pools.get(number),
+            "generation": file if is_plain else generation_of(number),
             "offset": start if is_plain else region.extent_of(row)[0],
             "size": end - start,
             "depth": depth,

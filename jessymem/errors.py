@@ -172,20 +172,27 @@ class LimitExceeded(JessyMemoryError, MemoryError):
 
     Attributes
     ----------
+    bound : str
+        What would be passed: "budget", "critical_threshold" or "core_headroom".
     current : int
-        Bytes counted now.
+        Bytes that the whole budget counts now.
     limit : int
-        Bytes that may be counted.
+        Bytes that it may count, to the threshold where that is passed; of the core headroom, its
+        own.
     requested : int
-        Bytes that were asked for on top.
+        Bytes that were asked for on top; of the core headroom, those that are to come from it.
     waiting : int
         Bytes, of those counted, that are retired and only still viewed.
+    in_headroom : int or None
+        Bytes that are taken of the core headroom now; None where that is not what is short.
     """
 
+    bound: str
     current: int
     limit: int
     requested: int
     waiting: int
+    in_headroom: int | None = None
 
 
 class LayerNotFound(JessyMemoryError, KeyError):

@@ -48,8 +48,10 @@ class MemoryStats:
         Pages of freed blocks that the system has not got back yet; not in `total_allocated_bytes`,
         and returned before a request is refused for want of them.
     per_class : mapping of str to ClassUsage
-        "core_slots", "core_headroom", "grown" (D15 to D32767), "user" (D32768 and above): regions,
-        by their dimension.
+        Regions by their dimension: "core_slots", "core_headroom", "grown" (D15 to D32767), "user"
+        (D32768 and above); and "blocks", whatever is in them. Together they are all that is
+        allocated. Only the two of the core dimensions bind; blocks may fill the budget up to the
+        critical threshold.
     per_pool : mapping of int to PoolStats
         By pool id, in the order of block sizes.
     fragmentation_ratio : float

@@ -53,7 +53,14 @@ ERRORS = [
     (
         LimitExceeded,
         MemoryError,
-        {"current": 5, "limit": 10, "requested": 6, "waiting": 1},
+        {
+            "bound": "core_headroom",
+            "current": 50,
+            "limit": 10,
+            "requested": 6,
+            "waiting": 1,
+            "in_headroom": 5,
+        },
     ),
     (LayerNotFound, KeyError, {"layer": LayerId(1, 5), "layers": (LayerId(1, 5),)}),
     (AmbiguousName, KeyError, {"name": "a", "layers": (LayerId(1, 5), LayerId(2, 0))}),

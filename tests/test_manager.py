@@ -292,8 +292,9 @@ def test_a_core_file_takes_headroom_beyond_its_slot(tmp_path):
     manager.load_dimension(14)
     with pytest.raises(LimitExceeded, match="headroom") as caught:
         manager.load_dimension(4)
-    assert caught.value.current == 15 * MIB
-    assert (caught.value.limit, caught.value.requested) == (20 * MIB, 6 * MIB)
+    error = caught.value
+    assert (error.bound, error.in_headroom, error.current) == ("core_headroom", 15 * MIB, 19 * MIB)
+    assert (error.limit, error.requested) == (20 * MIB, 6 * MIB)
     manager.load_dimension(5)
     usage = manager.get_stats().per_class
     assert usage["core_slots"].allocated_bytes == 12 * MIB

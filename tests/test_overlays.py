@@ -40,6 +40,9 @@ def test_base_separator_and_content_are_one_view(manager):
     assert info.children == (LayerId(1, 1), *on_d20)
     (dumped,) = [each for each in manager.dump_state()["layers"] if each["layer"] == "L01-00"]
     assert (dumped["location"], dumped["state"], dumped["size"]) == ("hybrid", "active", len(view))
+    pool = manager.dump_state()["pools"][dumped["pool"]]
+    assert dumped["offset"] in [block["offset"] for block in pool["blocks"]]
+    assert dumped["generation"] is None
     assert bytes(manager.access_layer("L01-01")) == b"layer 1 of emotion\n" * 2
     assert (len(manager), manager.get_stats().layers_loaded) == (8, 8)
 

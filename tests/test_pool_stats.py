@@ -67,7 +67,17 @@ def assert_adds_up(manager):
     waiting_regions = sum(x["n_bytes"] for x in state["waiting"] if "region_id" in x)
     waiting_blocks = sum(x["n_bytes"] for x in state["waiting"] if "pool" in x)
     assert blocks + regions + waiting_regions == stats.total_allocated_bytes
-    assert sum(x.allocated_bytes for x in stats.per_class.values()) == regions + waiting_regions
+    classes = {name: usage.allocated_bytes for name, usage in stats.per_class.items()}
+    assert classes.pop("blocks") == blocks
+    assert sum(classes.values()) == regions + waiting_regions
+    for pool in state["pools"]:
+        waiting = [each for each in state["waiting"] if each.get("pool") == pool["pool_id"]]
+        listed = sum(each["n_bytes"] for each in [*pool["blocks"], *waiting])
+        assert listed == pool["used_blocks"] * pool["block_size"]
+    held = [each for pool in state["pools"] for each in pool["blocks"]]
+    requested = sum(each["n_requested"] for each in held)
+    assert requested + sum(each["n_bytes"] for each in state["regions"]) == stats.total_used_bytes
+    assert len(held) == stats.total_allocations - stats.total_deallocations
     assert waiting_regions + waiting_blocks == stats.waiting_bytes
     assert state["budget"]["allocated_bytes"] == stats.total_allocated_bytes
     assert state["budget"]["retained_bytes"] == stats.retained_bytes
@@ -99,7 +109,9 @@ def test_every_field_of_blocks_says_what_was_done(manager):
         1: PoolStats(1, 64 * KIB, 64, 1, 1 / 64, 0, "fixed"),
         2: PoolStats(2, 256 * KIB, 16, 3, 3 / 16, 0, "fixed"),
     }
-    location = {"pool": 1, "offset": offsets[2].offset}
+    waits = offsets[2]
+    location = {"pool": 1, "offset": waits.offset, "generation": waits.generation}
+    location["n_requested"] = 5000
     assert manager.dump_state()["waiting"] == [location | {"n_bytes": 64 * KIB, "n_views": 1}]
     assert len(view) == 5000
 

@@ -78,13 +78,13 @@ def test_a_view_survives_deallocate_and_its_block_waits(allocator, n_bytes):
     found = allocator.survey()
     assert (found.n_waiting, found.n_requested) == (charged, 0)
     assert (found.n_allocations, found.n_deallocations) == (1, 1)
-    location = {"pool": offset.pool_id, "offset": offset.offset}
-    assert allocator.waiting_blocks() == [location | {"n_bytes": charged, "n_views": 1}]
+    where = offset.pool_id, offset.offset, offset.generation
+    assert allocator.blocks() == [(*where, n_bytes, charged, 1, True)]
     assert allocator.validate() == []
     assert bytes(view) == b"\x07" * n_bytes
     del view
     assert used(allocator) == allocator.survey().n_waiting == 0
-    assert allocator.waiting_blocks() == []
+    assert allocator.blocks() == []
 
 
 def test_a_block_is_reused_only_when_its_last_view_is_gone(allocator):
@@ -127,11 +127,11 @@ def test_many_views_of_many_blocks_are_counted_one_by_one(allocator):
     offsets = allocator.allocate_many([100] * 50)
     views = [allocator.view(offset, 1 + i) for i in range(20) for offset in offsets]
     allocator.deallocate_many(offsets)
-    assert {entry["n_views"] for entry in allocator.waiting_blocks()} == {20}
+    assert {block.n_views for block in allocator.blocks()} == {20}
     assert used(allocator) == allocator.survey().n_waiting == 50 * 4 * KIB
     for n_left in range(19, -1, -1):
         del views[-50:]
-        assert {entry["n_views"] for entry in allocator.waiting_blocks()} <= {n_left}
+        assert {block.n_views for block in allocator.blocks()} <= {n_left}
         assert used(allocator) == (50 * 4 * KIB if n_left else 0)
     assert allocator.validate() == []
 
@@ -321,7 +321,8 @@ def test_an_array_in_use_is_counted_as_such(allocator):
     held = allocator.survey()
     assert (held.n_requested, held.n_waiting, held.n_deallocations) == (8000, 0, 0)
     assert held.n_live_bytes == used(allocator) == 64 * KIB
-    assert allocator.waiting_blocks() == []
+    (block,) = allocator.blocks()
+    assert (block.n_requested, block.n_bytes, block.is_waiting) == (8000, 64 * KIB, False)
     del array
     gone = allocator.survey()
     assert (gone.n_requested, gone.n_allocations, gone.n_deallocations) == (0, 1, 1)

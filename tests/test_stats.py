@@ -82,6 +82,7 @@ def test_every_field_says_what_is_loaded(store, monkeypatch, page):
                 "core_headroom": ClassUsage(0, 20 * MIB),
                 "grown": ClassUsage(grown, 80 * MIB),
                 "user": ClassUsage(0, 32 * MIB),
+                "blocks": ClassUsage(0, int(0.95 * 280 * MIB)),
             },
             dimensions_loaded=2,
             layers_loaded=8,
@@ -104,6 +105,7 @@ def test_a_new_manager_has_nothing(tmp_path):
         assert not any(pool["used_blocks"] for pool in stats.pop("per_pool").values())
         assert not any(stats.values())
         assert not any(usage["allocated_bytes"] for usage in per_class.values())
+        assert per_class.pop("blocks")["limit_bytes"] == int(0.95 * 280 * MIB)
         assert sum(usage["limit_bytes"] for usage in per_class.values()) == 280 * MIB
 
 
@@ -220,7 +222,7 @@ def test_each_class_counts_its_own(tmp_path, files, expected):
             manager.load_dimension(number)
         usages = manager.get_stats().per_class
         found = {name: usage.allocated_bytes // MIB for name, usage in usages.items()}
-        assert list(found) == ["core_slots", "core_headroom", "grown", "user"]
+        assert list(found) == ["core_slots", "core_headroom", "grown", "user", "blocks"]
         assert {name: megabytes for name, megabytes in found.items() if megabytes} == expected
         for number in files:
             manager.unload_dimension(number)
@@ -235,8 +237,9 @@ def test_a_refused_load_is_not_counted(tmp_path):
         before = manager.get_stats()
         with pytest.raises(LimitExceeded, match="D14") as caught:
             manager.load_dimension(14)
-        assert caught.value.current == 10 * MIB
-        assert caught.value.limit == 20 * MIB
+        error = caught.value
+        assert (error.bound, error.current) == ("core_headroom", before.total_allocated_bytes)
+        assert (error.in_headroom, error.limit) == (10 * MIB, 20 * MIB)
         assert caught.value.requested == 10 * MIB + osmem.page_size()
         assert manager.get_stats() == before
 
@@ -607,7 +610,11 @@ def assert_agrees(state, stats):
         name: getattr(stats, name) for name in shared
     }
     assert counters.keys() - shared == {"access_samples"}
+    listed = [pool.pop("blocks") for pool in state["pools"]]
     assert state["pools"] == [dataclasses.asdict(pool) for pool in stats.per_pool.values()]
+    assert not any(listed)
+    parts = [usage.allocated_bytes for usage in stats.per_class.values()]
+    assert sum(parts) == stats.total_allocated_bytes
     assert len(state["regions"]) == stats.active_regions == stats.dimensions_loaded
     assert len(state["layers"]) == stats.layers_loaded
     assert sum(region["n_bytes"] for region in state["regions"]) == stats.total_used_bytes
@@ -694,6 +701,8 @@ def test_the_state_shows_regions_and_layers(manager, store):
         info = manager.get_layer_info(entry["layer"])
         assert entry == {
             "layer": str(info.layer_id),
+            "pool": None,
+            "generation": 1,
             "offset": info.offset,
             "size": info.size,
             "depth": info.depth,

@@ -254,7 +254,8 @@ class _Budget:
         if n_bytes > limit:
             raise LimitExceeded(
                 f"{files[0].url} has {n_bytes:,} bytes, more than the {limit:,} of the budget",
-                current=0,
+                bound="budget",
+                current=self._n_taken,
                 limit=limit,
                 requested=n_bytes,
                 waiting=0,

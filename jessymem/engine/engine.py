@@ -385,8 +385,8 @@ class Engine:
             try:
                 return load()
             except LimitExceeded as error:
-                if error.limit != self.budget.limit_bytes:
-                    raise  # it is the headroom of the core dimensions that is short
+                if error.bound == "core_headroom":
+                    raise
                 missing = error.current + error.requested - error.limit
                 if not self.make_room(missing, wanted=dimension):
                     raise

@@ -354,7 +354,7 @@ def _publish(engine: Engine, dimension: DimensionId, written: Written, done: set
         load = partial(engine.loader.follow, dimension, path, before, loaded.base, identity)
         engine.publish_base(*engine.making_room(dimension, load))
     except (LimitExceeded, AllocationFailed) as error:
-        is_headroom = isinstance(error, LimitExceeded) and error.limit != engine.budget.limit_bytes
+        is_headroom = isinstance(error, LimitExceeded) and error.bound == "core_headroom"
         empty_frames(error)
         opened = engine.loader.open_uncharged(dimension, path, before)
         is_more_learned = any(id(layer) not in done for layer in loaded.learned.values())

@@ -30,7 +30,14 @@ from jessymem.pools.pool import MmapPool
 from jessymem.pools.records import is_enabled_for
 from jessymem.pools.shared import OpenBlocks
 from jessymem.pools.supply import Supply
-from jessymem.pools.survey import Survey, differences, recover, survey, waiting_blocks
+from jessymem.pools.survey import (
+    ListedBlock,
+    Survey,
+    differences,
+    list_blocks,
+    recover,
+    survey,
+)
 from jessymem.pressure import PressureLog
 
 # Bound once: every allocation uses them.
@@ -410,10 +417,11 @@ class PoolAllocator:
             return found, usage
 
     @clears_frames
-    def waiting_blocks(self) -> list[dict[str, int]]:
-        """List the blocks that were freed and are still viewed."""
+    def blocks(self) -> list[ListedBlock]:
+        """List the blocks that are handed out, and those that were freed and are still viewed."""
+        self._views.collect_ended()
         with self._budget.changing():
-            return waiting_blocks(self._table)
+            return list_blocks(self._table)
 
     @clears_frames
     def validate(self) -> list[str]:

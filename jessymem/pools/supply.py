@@ -173,11 +173,15 @@ class Supply:
         plain = PlainState(state, memory.argument_of, keep, follow)
         self._budget.attach(state, plain)
         self._budget.trim = WeakMethod(self._trimmer.trim)
+        self._budget.count_waiting = WeakMethod(self._count_waiting)
         self._budget.on_fall = self._pressure.rearm
         self._pressure.attach(state, self.evict is not None)
         self.table.argument = plain
         if plain.is_compiled:  # by now
             self._follow(plain.argument)
+
+    def _count_waiting(self) -> int:
+        return survey(self.table).n_waiting
 
     def _follow(self, argument: memory.Words) -> None:
         """Give kernels what compiled ones take, from now on."""
@@ -314,6 +318,7 @@ class Supply:
             f"{n_bytes:,} bytes do not fit: {total:,} of {self._budget.limit_bytes:,} are in use, "
             f"blocks may fill {limit:,}; {waiting:,} are waiting for views to be dropped, and "
             f"{found.n_retained:,} of freed pages are retained",
+            bound="critical_threshold",
             current=total,
             limit=limit,
             requested=n_bytes,

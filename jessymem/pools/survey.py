@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from jessymem.computed_once import computed_once
 from jessymem.config import MIB, PoolConfig
 from jessymem.kernels import _jit, tally, transactions
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.pools.table import PoolTable
 
 if TYPE_CHECKING:
@@ -202,22 +204,44 @@ def survey(table: PoolTable) -> Survey:
     )
 
 
-def waiting_blocks(table: PoolTable) -> list[dict[str, int]]:
-    """List the blocks that were freed and are still viewed."""
-    found = []
+class ListedBlock(NamedTuple):
+    """A block that is handed out, or was freed and is still viewed; a run is one.
+
+    Attributes
+    ----------
+    pool, offset, generation : int
+        As an `MmapOffset` has them.
+    n_requested, n_bytes : int
+        What was asked for, and the whole blocks that it takes.
+    n_views : int
+    is_waiting : bool
+    """
+
+    pool: int
+    offset: int
+    generation: int
+    n_requested: int
+    n_bytes: int
+    n_views: int
+    is_waiting: bool
+
+
+def list_blocks(table: PoolTable) -> list[ListedBlock]:
+    """List all blocks that are not free, by pool and offset."""
+    found: list[ListedBlock] = []
     for number in table.pool_ids:
         pool = _Pool(table, number)
-        for block in np.flatnonzero(pool.is_waiting).tolist():
-            n_blocks = -(-int(pool.requested[block]) // pool.block_bytes)
-            views = int(pool.status[block]) & s.VIEWS_MASK
-            found.append(
-                {
-                    "pool": number,
-                    "offset": block * pool.block_bytes,
-                    "n_bytes": n_blocks * pool.block_bytes,
-                    "n_views": views // s.ONE_VIEW,
-                }
-            )
+        at = np.flatnonzero(pool.is_live | pool.is_waiting)
+        status, requested = pool.status[at], pool.requested[at]
+        columns = (
+            at * pool.block_bytes,
+            status >> s.GENERATION_SHIFT & s.HANDLE_GENERATION_MASK,
+            requested,
+            -(-requested // pool.block_bytes) * pool.block_bytes,
+            (status & s.VIEWS_MASK) // s.ONE_VIEW,
+            pool.is_waiting[at],
+        )
+        found += map(ListedBlock, repeat(number), *(column.tolist() for column in columns))
     return found
 
 

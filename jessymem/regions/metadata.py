@@ -49,7 +49,8 @@ class LayerInfo:
     depth : int
         0 (surface) to 255.
     offset : int
-        Of the content, in bytes from the region's start.
+        Of the content, in bytes from the start of the file that holds it, or of the pool where it
+        is in memory; `MmapManager.dump_state` tells which.
     size : int
         Of the content, in bytes.
     keywords : tuple of str

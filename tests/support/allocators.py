@@ -23,7 +23,7 @@ def picture(allocator):
         found.n_waiting,
         found.n_allocations,
         found.n_deallocations,
-        allocator.waiting_blocks(),
+        allocator.blocks(),
     )
 
 

@@ -235,7 +235,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "PoolAllocator.validate": (lambda m, base: _pools(), lambda p, base: p.validate()),
     "PoolAllocator.survey": (lambda m, base: _pools(), lambda p, base: p.survey()),
     "PoolAllocator.look": (lambda m, base: _pools(), lambda p, base: p.look()),
-    "PoolAllocator.waiting_blocks": (lambda m, base: _pools(), lambda p, base: p.waiting_blocks()),
+    "PoolAllocator.blocks": (lambda m, base: _pools(), lambda p, base: p.blocks()),
     "PoolAllocator.usage": (lambda m, base: _pools(), lambda p, base: p.usage),
     "PoolAllocator.pools": (lambda m, base: _pools(), lambda p, base: p.pools),
     "PoolAllocator.words": (lambda m, base: _pools(), lambda p, base: p.words),
