@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from numbers import Real
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,8 @@ LOAD_MODES: Final = ("map", "copy")
 GUARDS: Final = ("none", "lease")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
 
+_THRESHOLDS: Final = ("warning_threshold", "eviction_threshold", "critical_threshold")
+
 #: More than any machine has; sums of it stay within 63 bits.
 MAX_TOTAL_MB: Final = 2**41
 
@@ -38,6 +42,19 @@ def _config_error(field: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"{field} must be {expected}, not {shown(value)}", field=field, value=value)
 
 
+@contextmanager
+def naming_fields(names: Mapping[str, str]) -> Iterator[None]:
+    """Let a ConfigError name parameters as the caller knows them: `names` by the fields' own."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.field not in names:
+            raise
+        given = names[error.field]
+        message = error.message.replace(error.field, given, 1)
+        raise ConfigError(message, **{**error.details, "field": given}) from None
+
+
 def _as_int(field: str, value: Any, at_least: int) -> int:
     try:
         number = as_integer(value, field)
@@ -48,10 +65,10 @@ def _as_int(field: str, value: Any, at_least: int) -> int:
     return number
 
 
-def _as_share(field: str, value: Any, above: float) -> float:
+def _as_share(field: str, value: Any) -> float:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not above < value <= 1:
-        raise _config_error(field, value, f"a number above {above:g}, at most 1")
+    if not is_number or not 0 < value <= 1:
+        raise _config_error(field, value, "a number above 0, at most 1")
     return float(value)
 
 
@@ -178,10 +195,10 @@ class MemoryConfig:
         if not is_elsewhere:
             keep("base_path", as_path("base_path", base))
         keep("pool_configs", _as_pools(self.pool_configs))
-        below = 0.0
-        for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
-            below = _as_share(name, getattr(self, name), below)
-            keep(name, below)
+        for name in _THRESHOLDS:
+            keep(name, _as_share(name, getattr(self, name)))
+        for lower, upper in pairwise(_THRESHOLDS):
+            self._check_rising(lower, upper)
         _check_choice("eviction_policy", self.eviction_policy, EVICTION_POLICIES)
         _check_choice("simulation", self.simulation, SIMULATION_MODES)
         _check_choice("advice", self.advice, ADVICE_MODES)
@@ -191,6 +208,15 @@ class MemoryConfig:
             keep(name, _as_bool(name, getattr(self, name)))
         if is_elsewhere:
             keep("read_only", True)
+
+    def _check_rising(self, lower: str, upper: str) -> None:
+        """Raise ConfigError for thresholds in the wrong order; it names the one that was set."""
+        low, high = getattr(self, lower), getattr(self, upper)
+        if low < high:
+            return
+        if high == getattr(type(self), upper):  # left as it is by default
+            raise _config_error(lower, low, f"below {upper}, which is {high:g}")
+        raise _config_error(upper, high, f"above {lower}, which is {low:g}")
 
     @classmethod
     def of(

@@ -46,6 +46,9 @@ class JessyMemoryError(Exception):
         The same facts as values.
     """
 
+    #: Whether a log record tells of it: none tells twice.
+    is_recorded = False
+
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message

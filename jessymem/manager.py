@@ -30,6 +30,7 @@ from jessymem.errors import (
     JessyMemoryError,
     clears_frames,
 )
+from jessymem.failure_records import records_failure
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -110,6 +111,7 @@ class MmapManager(LayerReader):
         return self._engine.loader.discover()
 
     @clears_frames
+    @records_failure("load_failed", "loaded")
     def load_dimension(
         self, dimension_id: DimensionLike, path: str | os.PathLike[str] | None = None
     ) -> int:
@@ -139,7 +141,7 @@ class MmapManager(LayerReader):
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.absolute(osmem.as_path(path))
-        self._engine.check_open()
+        self._engine.check_open(dimension)
         if home is None and dimension not in self._engine.snapshot:
             self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.load, dimension, home)
@@ -186,6 +188,7 @@ class MmapManager(LayerReader):
         return self._load_several(core + others)
 
     @clears_frames
+    @records_failure("load_failed", "refreshed")
     def refresh(self, dimension_id: DimensionLike) -> bool:
         """Adopt the file that another process has published under the loaded one's name.
 
@@ -205,12 +208,13 @@ class MmapManager(LayerReader):
             As `load_dimension`; the old file stays loaded.
         """
         dimension = as_dimension_id(dimension_id)
-        self._engine.check_open()
+        self._engine.check_open(dimension)
         if dimension in self._engine.snapshot:
             self._engine.loader.fetch(dimension)
         return self._engine.write(self._engine.refresh, dimension)
 
     @clears_frames
+    @records_failure("unload_failed", "unloaded")
     def unload_dimension(self, dimension_id: DimensionLike) -> None:
         """Take a dimension's layers away from new reads; views that are held stay valid.
 
@@ -226,6 +230,7 @@ class MmapManager(LayerReader):
         self._engine.give_up(self._engine.unload, dimension)
 
     @clears_frames
+    @records_failure("pin_failed", "pinned")
     def pin(self, dimension_id: DimensionLike) -> None:
         """Keep a dimension in memory, whatever the pressure, until `unpin` or its unloading.
 
@@ -258,6 +263,7 @@ class MmapManager(LayerReader):
     # -- learning ----------------------------------------------------------------------------------
 
     @clears_frames
+    @records_failure("create_failed", "created")
     def create_proto_dimension(
         self,
         dimension_id: DimensionLike,
@@ -316,6 +322,7 @@ class MmapManager(LayerReader):
         return self.create_proto_layers([item])[0]
 
     @clears_frames
+    @records_failure("create_failed", "created")
     def create_proto_layers(
         self, items: Iterable[Mapping[str, Any] | Sequence[Any]]
     ) -> list[LayerId]:
@@ -342,6 +349,7 @@ class MmapManager(LayerReader):
         return creation.create(self._engine, items)
 
     @clears_frames
+    @records_failure("update_failed", "updated")
     def update_proto_dimension(
         self, layer_id: LayerLike, content: jessymem.hints.ContentOrArray
     ) -> None:
@@ -365,6 +373,7 @@ class MmapManager(LayerReader):
         writer.update(self._engine, as_layer_id(layer_id), content)
 
     @clears_frames
+    @records_failure("discard_failed", "discarded")
     def discard_proto_dimension(self, layer_id: LayerLike) -> None:
         """Take a proto layer away from new reads; views that are held stay valid.
 
@@ -378,6 +387,7 @@ class MmapManager(LayerReader):
         writer.discard(self._engine, as_layer_id(layer_id))
 
     @clears_frames
+    @records_failure("overlay_failed", "overlaid")
     def overlay_layer(
         self,
         layer_id: LayerLike,
@@ -420,6 +430,7 @@ class MmapManager(LayerReader):
         writer.overlay(self._engine, as_layer_id(layer_id), content, separator)
 
     @clears_frames
+    @records_failure("drop_failed", "dropped")
     def drop_overlay(self, layer_id: LayerLike) -> None:
         """Take away all that was laid over a layer; views on it stay valid.
 
@@ -439,6 +450,7 @@ class MmapManager(LayerReader):
         writer.drop(self._engine, as_layer_id(layer_id))
 
     @clears_frames
+    @records_failure("crystallize_failed", "crystallized")
     def crystallize_proto_dimension(self, layer_id: LayerLike) -> None:
         """Write a proto layer, or a layer with what lies over it, into its dimension's file.
 
@@ -479,6 +491,7 @@ class MmapManager(LayerReader):
         crystallization.crystallize(self._engine, wanted.dimension, wanted)
 
     @clears_frames
+    @records_failure("delete_failed", "deleted")
     def delete_layer(self, layer_id: LayerLike) -> None:
         """Take a layer away: out of its dimension's files, or, if it is a proto layer, of memory.
 
@@ -512,6 +525,7 @@ class MmapManager(LayerReader):
         deletion.delete(self._engine, as_layer_id(layer_id))
 
     @clears_frames
+    @records_failure("fold_failed", "folded")
     def fold(self, dimension_id: DimensionLike) -> bool:
         """Write a dimension's region file and the deltas beside it into one region file.
 
@@ -547,6 +561,7 @@ class MmapManager(LayerReader):
         return crystallization.fold(self._engine, as_dimension_id(dimension_id))
 
     @clears_frames
+    @records_failure("crystallize_failed", "crystallized")
     def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
         """Write all that is learned in a dimension into its file, in one go.
 

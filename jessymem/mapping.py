@@ -6,7 +6,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from jessymem.engine.engine import Engine
-from jessymem.errors import AmbiguousName, LayerNotFound, clears_frames
+from jessymem.errors import AmbiguousName, LayerNotFound, clears_frames, shown
 from jessymem.ids import (
     DimensionId,
     DimensionLike,
@@ -101,7 +101,7 @@ class LayerMapping:
         try:
             wanted = as_layer_id(key)
         except ValueError as error:
-            self._engine.check_open()
+            self._engine.check_open(shown(key))
             raise LayerNotFound(f"no layer: {error}", layer=None, layers=()) from None
         return self.access_layer(wanted)
 

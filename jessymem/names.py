@@ -35,7 +35,7 @@ def find_one(engine: Engine, text: str, dimension: DimensionLike | None = None) 
     if not isinstance(text, str):
         raise TypeError(f"a name is text, not {type(text).__name__}")
     found = find_all(engine, text, dimension)
-    engine.check_open()
+    engine.check_open(text)
     if len(found) == 1:
         return found[0]
     where = "" if dimension is None else f" in {dimension}"

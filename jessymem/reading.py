@@ -161,7 +161,7 @@ class LayerReader(LayerMapping):
 
         wanted = as_layer_id(layer_id)
         snapshot = self._engine.snapshot
-        self._engine.check_open()
+        self._engine.check_open(wanted)
         loaded = snapshot.get_for(wanted)
         loaded.check_has(wanted)
         if loaded.learned_layer(wanted.layer) is not None:
@@ -267,10 +267,11 @@ class LayerReader(LayerMapping):
     @clears_frames
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
         """Return the loaded layers, ascending; of one dimension or of all."""
+        dimension = None if dimension_id is None else as_dimension_id(dimension_id)
         snapshot = self._engine.snapshot
-        self._engine.check_open()
-        if dimension_id is not None:
-            return snapshot.get(as_dimension_id(dimension_id)).list_layers()
+        self._engine.check_open(dimension)
+        if dimension is not None:
+            return snapshot.get(dimension).list_layers()
         return [layer for loaded in snapshot.loaded for layer in loaded.list_layers()]
 
     @clears_frames
@@ -678,7 +679,7 @@ class LayerReader(LayerMapping):
         """Return a layer's table, mapped again if it has to be, and its row."""
         engine = self._engine
         snapshot = engine.snapshot
-        engine.check_open()
+        engine.check_open(layer_id)
         loaded = snapshot.get_for(layer_id)
         table = loaded.resident
         if table is not None:

@@ -88,6 +88,21 @@ def test_thresholds_must_rise(thresholds, field):
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"warning_threshold": 0.9}, "warning_threshold"),
+        ({"eviction_threshold": 0.97}, "eviction_threshold"),
+        ({"eviction_threshold": 0.7}, "eviction_threshold"),
+        ({"critical_threshold": 0.5}, "critical_threshold"),
+    ],
+)
+def test_of_thresholds_the_one_that_was_given_is_named(given, field):
+    with pytest.raises(ConfigError, match=f"^{field} must be (below|above)") as caught:
+        MemoryConfig(**given)
+    assert (caught.value.field, caught.value.value) == (field, given[field])
+
+
 @pytest.mark.parametrize("thresholds", [(0.1, 0.2, 0.3), (0.98, 0.99, 1.0), (0.5, 0.75, 1)])
 def test_thresholds_that_rise_are_kept(thresholds):
     config = MemoryConfig(280, "x", DEFAULT_POOLS, *thresholds)

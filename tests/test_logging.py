@@ -12,15 +12,23 @@ from support.logs import facts
 from support.regions import region_file
 
 from jessymem import (
+    DimensionId,
     DimensionNotFound,
+    DuplicateDimension,
+    DuplicateLayer,
+    ImmutableDimension,
+    InvalidAccess,
+    LayerId,
     LayerNotFound,
     LimitExceeded,
     MemoryConfig,
     MmapManager,
+    MmapOffset,
     RegionBuilder,
     RegionFormatError,
     RegionIOError,
 )
+from jessymem.logger import logger
 
 MIB = 2**20
 
@@ -168,7 +176,7 @@ def replace_file_by_directory(base):
 FAILURES = [
     (remove_file, DimensionNotFound, {"dimension", "path"}),
     (break_file, RegionFormatError, {"field", "offset", "expected", "got", "dimension", "path"}),
-    (enlarge_file, LimitExceeded, {"current", "limit", "requested", "waiting"}),
+    (enlarge_file, LimitExceeded, {"bound", "current", "limit", "requested", "waiting"}),
     (
         replace_file_by_directory,
         RegionIOError,
@@ -323,3 +331,120 @@ def test_nothing_is_printed_and_no_handler_is_ours(tmp_path):
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("<string>:5: JessyWarning: core dimensions have no file under ")
     assert len(done.stderr.splitlines()) == 1  # an alert, and no record
+
+
+# -- what fails changes nothing, and is said once --------------------------------------------------
+
+
+def free_twice(manager):
+    offset = manager.allocate(10)
+    manager.deallocate(offset)
+    manager.deallocate(offset)
+
+
+def free_twice_without_generation(manager):
+    offset = MmapOffset(*manager.allocate(10).__reduce__()[1][:2])
+    manager.deallocate(offset)
+    manager.deallocate(offset)
+
+
+def free_many_twice(manager):
+    offsets = manager.allocate_many([10, 20])
+    manager.deallocate_many([*offsets, offsets[0]])
+
+
+def build_over_immutable(manager):
+    builder = RegionBuilder("D09", "new")
+    path = region_file(manager.config.base_path, "D09")
+    builder.build_to_file(path)
+    builder.build_to_file(path)
+
+
+FAILED_CALLS = [
+    ("create_failed", ImmutableDimension, lambda m: m.create_proto_dimension(14, b"x")),
+    ("create_failed", DuplicateLayer, lambda m: m.create_proto_dimension(1, b"x", layer=0)),
+    ("create_failed", ImmutableDimension, lambda m: m.create_proto_layers([(9, b"x")])),
+    ("update_failed", ImmutableDimension, lambda m: m.update_proto_dimension("L01-00", b"x")),
+    ("discard_failed", LayerNotFound, lambda m: m.discard_proto_dimension("L01-99")),
+    ("overlay_failed", LayerNotFound, lambda m: m.overlay_layer("L33-00", b"x")),
+    ("drop_failed", InvalidAccess, lambda m: m.drop_overlay("L01-00")),
+    ("crystallize_failed", InvalidAccess, lambda m: m.crystallize_proto_dimension("L01-00")),
+    ("crystallize_failed", DimensionNotFound, lambda m: m.crystallize_dimension(33)),
+    ("delete_failed", LayerNotFound, lambda m: m.delete_layer("L01-99")),
+    ("fold_failed", DimensionNotFound, lambda m: m.fold(33)),
+    ("unload_failed", DimensionNotFound, lambda m: m.unload_dimension(33)),
+    ("load_failed", DimensionNotFound, lambda m: m.load_dimension(33)),
+    ("load_failed", DuplicateDimension, lambda m: m.load_dimension("D01")),
+    ("load_failed", DimensionNotFound, lambda m: m.refresh(33)),
+    ("pin_failed", DimensionNotFound, lambda m: m.pin(33)),
+    ("build_failed", ImmutableDimension, build_over_immutable),
+    ("deallocation_failed", InvalidAccess, free_twice),
+    ("deallocation_failed", InvalidAccess, free_twice_without_generation),
+    ("deallocation_failed", InvalidAccess, free_many_twice),
+]
+
+
+@pytest.mark.parametrize(("event", "error", "do"), FAILED_CALLS)
+def test_what_fails_is_said_once(manager, log, event, error, do):
+    log()
+    with pytest.raises(error) as caught:
+        do(manager)
+    (record,) = [each for each in log() if each.levelno >= logging.WARNING]
+    assert (record.levelno, record.event, record.error) == (logging.WARNING, event, error.__name__)
+    assert record.getMessage().startswith("not ")
+    assert record.getMessage().endswith(str(caught.value))
+    named = {name for name in ("dimension", "layer") if name in caught.value.details}
+    assert all(getattr(record, name) == str(caught.value.details[name]) for name in named)
+    json.dumps(facts(record))
+
+
+def test_what_fails_unheard_makes_no_record(manager, monkeypatch):
+    """An error costs what it did, where nobody listens."""
+    monkeypatch.setattr(logger, "warning", None)
+    monkeypatch.setattr(logger, "isEnabledFor", lambda severity: False)
+    with pytest.raises(LayerNotFound):
+        manager.discard_proto_dimension("L01-99")
+
+
+def test_blocks_are_said_with_their_sizes(manager, log):
+    offset = manager.allocate(10)
+    several = manager.allocate_many([20, 30])
+    log()
+    manager.deallocate(offset)
+    manager.deallocate_many(several)
+    assert [(each.event, each.n_bytes) for each in log()] == [
+        ("deallocated", 10),
+        ("deallocated", 20),
+        ("deallocated", 30),
+    ]
+    with pytest.raises(InvalidAccess):
+        manager.deallocate(offset)
+    assert [each.event for each in log()] == ["deallocation_failed"]
+
+
+@pytest.mark.parametrize(
+    ("do", "about"),
+    [
+        (lambda m: m.access_layer("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.array("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.load_layer_context("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.load_contexts(["L01-01", "L01-00"]), {"layer": LayerId(1, 1)}),
+        (lambda m: m.get_layer_info("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.ref("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.update_proto_dimension("L01-00", b""), {"layer": LayerId(1, 0)}),
+        (lambda m: m.discard_proto_dimension("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.overlay_layer("L01-00", b"x"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.delete_layer("L01-00"), {"layer": LayerId(1, 0)}),
+        (lambda m: m.create_proto_dimension(20, b""), {"dimension": DimensionId(20)}),
+        (lambda m: m.crystallize_dimension(20), {"dimension": DimensionId(20)}),
+        (lambda m: m.load_dimension(20), {"dimension": DimensionId(20)}),
+        (lambda m: m.list_layers(20), {"dimension": DimensionId(20)}),
+    ],
+)
+def test_a_closed_manager_says_what_was_asked_of_it(manager, store, do, about):
+    manager.close()
+    with pytest.raises(InvalidAccess, match=f"{store} is closed") as caught:
+        do(manager)
+    assert caught.value.details == about
+    (what,) = about.values()
+    assert str(caught.value).startswith(f"{what}: ")

@@ -599,10 +599,10 @@ def test_after_close_every_call_is_refused(manager):
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_close_during_a_call_is_before_or_after_it(manager, monkeypatch, call, answer, moment):
     def make_check(check_open):
-        def check():
+        def check(*about):
             if moment == "before":
                 manager.close()
-            check_open()
+            check_open(*about)
             manager.close()
 
         return check

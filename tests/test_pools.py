@@ -102,7 +102,7 @@ def test_pools_that_make_no_sense_are_refused_by_name(pools, field):
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "10", None])
 def test_a_limit_that_makes_no_sense_is_refused_by_name(limit):
-    with pytest.raises(ConfigError, match="total_memory_mb"):
+    with pytest.raises(ConfigError, match="limit_mb"):
         PoolAllocator([(1, 4096)], limit_mb=limit)
 
 
@@ -123,7 +123,7 @@ def test_a_pool_is_no_larger_than_a_handle_can_say():
 
 @pytest.mark.parametrize("limit", [2**44, 2**70])
 def test_a_limit_beyond_any_memory_is_refused_by_name(limit):
-    with pytest.raises(ConfigError, match="total_memory_mb"):
+    with pytest.raises(ConfigError, match="limit_mb"):
         PoolAllocator([(1, 4096)], limit_mb=limit)
 
 

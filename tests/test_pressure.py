@@ -327,7 +327,7 @@ def test_allocations_and_frees_are_said_at_debug(allocator, log):
     assert taken.getMessage() == f"allocated {offset!r}"
     assert given.getMessage() == f"deallocated {offset!r}"
     assert facts(taken) == {"event": "allocated", "n_bytes": 100, **location}
-    assert facts(given) == {"event": "deallocated", "n_bytes": None, **location}
+    assert facts(given) == {"event": "deallocated", "n_bytes": 100, **location}
 
 
 def test_each_of_many_is_said_at_debug(allocator, log):
@@ -341,6 +341,7 @@ def test_each_of_many_is_said_at_debug(allocator, log):
     assert [facts(each)["event"] for each in records] == ["deallocated"] * 3
     locations = [(each.pool, each.offset) for each in records]
     assert len(set(locations)) == 3
+    assert [each.n_bytes for each in records] == [1, 2, 3 * MIB]
 
 
 def test_what_is_refused_is_not_said_to_be_given_back(allocator, log):
@@ -351,7 +352,7 @@ def test_what_is_refused_is_not_said_to_be_given_back(allocator, log):
         allocator.deallocate(offset)
     with pytest.raises(InvalidAccess):
         allocator.deallocate_many([offset])
-    assert log() == []
+    assert [each.event for each in log()] == ["deallocation_failed"] * 2
 
 
 def test_at_info_blocks_say_nothing(allocator, caplog):

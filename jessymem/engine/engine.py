@@ -120,13 +120,25 @@ class Engine:
 
     # -- one writer --------------------------------------------------------------------------------
 
-    def check_open(self) -> None:
+    def check_open(self, about: DimensionId | LayerId | str | None = None) -> None:
         """Raise InvalidAccess once closed; asked *after* a snapshot is bound, which then has all.
 
         The other way round a close in between would be answered as a layer that is not there.
+
+        Parameters
+        ----------
+        about : DimensionId, LayerId, str or None
+            What was asked for, which the error names.
         """
-        if self.is_closed:
-            raise InvalidAccess(f"the manager of {self.loader.place} is closed")
+        if not self.is_closed:
+            return
+        fault = f"the manager of {self.loader.place} is closed"
+        if about is None:
+            raise InvalidAccess(fault)
+        details: dict[str, Any] = {}
+        if not isinstance(about, str):
+            details["layer" if isinstance(about, LayerId) else "dimension"] = about
+        raise InvalidAccess(f"{about}: {fault}", **details)
 
     def _renew_lock(self) -> None:
         self.lock = Lock()

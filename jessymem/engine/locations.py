@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -138,6 +138,13 @@ def is_strict(missing: str) -> bool:
     return missing == "raise"
 
 
+def _first_of(packed: NDArray[np.int64]) -> LayerId | None:
+    """Return the first layer of a batch; None where it is empty, or begins with no layer's id."""
+    with suppress(ValueError, IndexError):
+        return LayerId.from_packed(packed[0])
+    return None
+
+
 @contextmanager
 def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) -> Iterator[Located]:
     """Find the layers of a batch in one state, which is held within; evicted ones are mapped.
@@ -146,7 +153,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
     """
     with engine.sampler.reader():
         snapshot = engine.snapshot
-        engine.check_open()
+        engine.check_open(_first_of(packed) if engine.is_closed else None)
         located = locate(snapshot, packed)
         is_evicted = located.locations["status"] == s.EVICTED if located.n_missing else False
         if not np.any(is_evicted):

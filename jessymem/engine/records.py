@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jessymem.errors import JessyMemoryError
+from jessymem.failure_records import of_failure
 from jessymem.ids import DimensionId, LayerId
 from jessymem.logger import DEBUG, INFO, logger
 from jessymem.regions.table import LayerTable
@@ -45,18 +46,8 @@ def of_region(event: str, region: LayerTable, **facts: Any) -> Record | None:
 
 def of_failed_load(dimension: DimensionId, where: Path, error: JessyMemoryError) -> Record:
     """Tell, as a warning, what keeps a dimension from being loaded."""
-    return partial(
-        logger.warning,
-        "not loaded: %s",
-        str(error),  # the error would hold the frames it passed, and their views
-        extra={
-            "event": "load_failed",
-            "dimension": str(dimension),
-            "path": str(where),
-            "error": type(error).__name__,
-            "details": {name: str(value) for name, value in error.details.items()},
-        },
-    )
+    facts = {"dimension": str(dimension), "path": str(where)}
+    return of_failure("load_failed", "loaded", error, **facts)
 
 
 def of_skipped(path: Path, error: JessyMemoryError) -> Record:

@@ -10,14 +10,15 @@ from jessymem.kernels import schema as s
 from jessymem.learning.layers import LearnedLayer
 
 
-def check_writable(engine: Engine, dimension: DimensionId) -> None:
-    """Raise ImmutableDimension where nothing may be learned."""
+def check_writable(engine: Engine, dimension: DimensionId, layer_id: LayerId | None = None) -> None:
+    """Raise ImmutableDimension where nothing may be learned; InvalidAccess once closed."""
     if engine.config.read_only:
         raise ImmutableDimension(f"{dimension}: the manager is read-only", dimension=dimension)
     if dimension in IMMUTABLE:
         raise ImmutableDimension(
             f"{dimension} is immutable: nothing may be learned in it", dimension=dimension
         )
+    engine.check_open(layer_id or dimension)
 
 
 def check_changeable(engine: Engine, layer_id: LayerId, layer: LearnedLayer) -> None:

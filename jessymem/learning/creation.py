@@ -43,11 +43,11 @@ class Request(NamedTuple):
 
 def create(engine: Engine, items: Iterable[Mapping[str, Any] | Sequence[Any]]) -> list[LayerId]:
     """Make layers in memory, all of them or none; see `MmapManager.create_proto_layers`."""
-    engine.check_open()
     requests = read_items(items)
     for request in requests:
         check_writable(engine, request.dimension)
     if not requests:
+        engine.check_open()
         return []
     for dimension in {request.dimension for request in requests}:
         prepare_crystallizing(engine, dimension)

@@ -11,8 +11,7 @@ from jessymem.learning.creation import prepare_crystallizing
 
 def delete(engine: Engine, layer_id: LayerId) -> None:
     """Take a layer away; see `MmapManager.delete_layer`."""
-    check_writable(engine, layer_id.dimension)
-    engine.check_open()
+    check_writable(engine, layer_id.dimension, layer_id)
     if is_in_memory_alone(engine, layer_id):
         writer.discard(engine, layer_id)
     else:

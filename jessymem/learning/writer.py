@@ -24,8 +24,7 @@ from jessymem.regions.table import LayerTable
 
 def update(engine: Engine, layer_id: LayerId, content: ContentOrArray) -> None:
     """Give a proto layer another content; see `MmapManager.update_proto_dimension`."""
-    check_writable(engine, layer_id.dimension)
-    engine.check_open()
+    check_writable(engine, layer_id.dimension, layer_id)
     proto_layer(engine, layer_id)
     draft = content_draft(layer_id, content)
     (block,) = store(engine.allocator, [draft], layer_id)
@@ -41,7 +40,7 @@ def update(engine: Engine, layer_id: LayerId, content: ContentOrArray) -> None:
 
 def discard(engine: Engine, layer_id: LayerId) -> None:
     """Take a proto layer away; see `MmapManager.discard_proto_dimension`."""
-    check_writable(engine, layer_id.dimension)
+    check_writable(engine, layer_id.dimension, layer_id)
     engine.afterwards(partial(_discard, engine, layer_id))
 
 
@@ -55,9 +54,8 @@ def _discard(engine: Engine, layer_id: LayerId) -> None:
 
 def overlay(engine: Engine, layer_id: LayerId, content: Content, separator: str | bytes) -> None:
     """Lay content over a loaded layer; see `MmapManager.overlay_layer`."""
-    check_writable(engine, layer_id.dimension)
+    check_writable(engine, layer_id.dimension, layer_id)
     addition = overlays.as_addition(layer_id, content, separator)
-    engine.check_open()
     prepare_crystallizing(engine, layer_id.dimension)
     # The block for it may evict others, but not what it is laid over. It is filled without the
     # writer lock; where the dimension was changed meanwhile, again.
@@ -97,7 +95,7 @@ def _is_unchanged(engine: Engine, table: LayerTable, layer_id: LayerId) -> bool:
 
 def drop(engine: Engine, layer_id: LayerId) -> None:
     """Take away what was laid over a layer; see `MmapManager.drop_overlay`."""
-    check_writable(engine, layer_id.dimension)
+    check_writable(engine, layer_id.dimension, layer_id)
     engine.afterwards(partial(_drop, engine, layer_id))
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from jessymem.budget import Budget, Usage
-from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig
-from jessymem.errors import clears_frames, without_frames
+from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig, naming_fields
+from jessymem.errors import InvalidAccess, clears_frames, without_frames
 from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit, blocks, release
 from jessymem.kernels import schema as s
@@ -113,9 +113,10 @@ class PoolAllocator:
         zero_on_reuse: bool = True,
         evict: Callable[[int], object] | None = None,
     ) -> None:
-        config = MemoryConfig(
-            total_memory_mb=limit_mb, pool_configs=pools, zero_on_reuse=zero_on_reuse
-        )
+        with naming_fields({"total_memory_mb": "limit_mb", "pool_configs": "pools"}):
+            config = MemoryConfig(
+                total_memory_mb=limit_mb, pool_configs=pools, zero_on_reuse=zero_on_reuse
+            )
         self._set_up(config, Budget(config.limit_bytes, {}), PressureLog(config), evict)
         renew_in_forked_children(self)
 
@@ -199,19 +200,25 @@ class PoolAllocator:
         InvalidAccess
             If `size` is not what was asked for, and as above.
         """
-        if type(offset) is MmapOffset and size is None and offset >= 0:
+        is_recorded = _is_enabled_for(_DEBUG)
+        if type(offset) is MmapOffset and size is None and offset >= 0 and not is_recorded:
             code = self._release(self._words, offset, ANY_SIZE)
-            if code == 0 and not _is_enabled_for(_DEBUG):
+            if code == 0:
                 return
             if code != s.NOT_STARTED:
                 self._supply.end_deallocation(code, offset, ANY_SIZE)
                 return
         n_bytes = ANY_SIZE if size is None else as_size(size)
-        handle = self._resolve(offset)
+        try:
+            handle = self._resolve(offset)
+        except InvalidAccess as error:
+            self._supply.record_misuse(error)
+            raise
+        n_requested = self._table.requested_by(handle) if is_recorded else None
         code = self._release(self._words, handle, n_bytes)
         if code == s.NOT_STARTED:
             code = int(release.deallocate(self._table.argument, handle, n_bytes))
-        self._supply.end_deallocation(code, handle, n_bytes)
+        self._supply.end_deallocation(code, handle, n_bytes, n_requested)
 
     @clears_frames
     def view(self, offset: MmapOffset, size: int) -> memoryview:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from jessymem.budget import Budget
 from jessymem.errors import JessyMemoryError, LimitExceeded
+from jessymem.failure_records import of_failure
 from jessymem.logger import DEBUG, INFO, WARNING, logger
 from jessymem.pools.growth import GrownPool
 from jessymem.pools.offsets import MmapOffset
@@ -66,6 +67,7 @@ class Records:
         severity = DEBUG if isinstance(error, LimitExceeded) else WARNING
         if not is_enabled_for(severity):
             return
+        error.is_recorded = True
         facts = {
             "event": "allocation_failed",
             "error": type(error).__name__,
@@ -76,6 +78,11 @@ class Records:
         }
         # Its text: the error would hold the frames that it passed, and their views.
         logger.log(severity, "not allocated: %s", str(error), extra=facts)
+
+    def write_misuse(self, error: JessyMemoryError) -> None:
+        """Tell that a block was not freed: it was before, or is none, or has another size."""
+        if is_enabled_for(WARNING):
+            of_failure("deallocation_failed", "deallocated", error)()
 
     def _facts(self, n_bytes: int) -> dict[str, Any]:
         """Gather what a record of pressure or failure tells."""

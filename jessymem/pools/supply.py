@@ -345,27 +345,39 @@ class Supply:
     def deallocate_many(self, handles: NDArray[np.int64]) -> None:
         """Free many blocks, or none; raises as `PoolAllocator.deallocate_many`."""
         failed = np.zeros(1, np.int64)
+        requested: list[int | None] = []
+        if is_enabled_for(DEBUG):
+            requested = list(map(self.table.requested_by, handles.tolist()))
         code = int(release.deallocate_many(self.table.argument, handles, failed))
         if self.is_closed:
             self.retire_blocks()  # which may have passed by blocks that were on their way
         if code < 0:
             code = s.IS_CLOSED if self.is_closed else code
             offset = MmapOffset.from_packed(handles[failed[0]])
-            raise failures.wrong_block(code, offset, s.ANY_SIZE, self.table)
+            raise self.record_misuse(failures.wrong_block(code, offset, s.ANY_SIZE, self.table))
         self.follow_up(code)
-        if is_enabled_for(DEBUG):
-            for handle in handles.tolist():
-                offset = MmapOffset.from_packed(handle)
-                self._records.write_block("deallocated", offset, None)
+        for handle, n_requested in zip(handles.tolist(), requested, strict=False):
+            offset = MmapOffset.from_packed(handle)
+            self._records.write_block("deallocated", offset, n_requested)
 
-    def end_deallocation(self, code: int, handle: int, n_bytes: int) -> None:
-        """Do what remains after the kernel freed a block, or raise why it did not."""
-        offset = MmapOffset.from_packed(handle)
+    def end_deallocation(
+        self, code: int, handle: int, n_bytes: int, n_requested: int | None = None
+    ) -> None:
+        """Do what remains after the kernel freed a block, or raise why it did not.
+
+        `n_requested` is what was asked for, where a record is to tell.
+        """
         if code < 0:
-            raise failures.wrong_block(code, offset, n_bytes, self.table)
+            offset = MmapOffset.from_packed(handle)
+            raise self.record_misuse(failures.wrong_block(code, offset, n_bytes, self.table))
         self.follow_up(code)
-        if is_enabled_for(DEBUG):
-            self._records.write_block("deallocated", offset, None)
+        if n_requested is not None:
+            self._records.write_block("deallocated", MmapOffset.from_packed(handle), n_requested)
+
+    def record_misuse(self, error: JessyMemoryError) -> JessyMemoryError:
+        """Record why a block was not freed; return that."""
+        self._records.write_misuse(error)
+        return error
 
     def follow_up(self, flags: int) -> None:
         """Do what a kernel noted when it freed something; waits for nobody.

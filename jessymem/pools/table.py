@@ -19,6 +19,7 @@ from jessymem.errors import AllocationFailed
 from jessymem.kernels import blocks, memory
 from jessymem.kernels import schema as s
 from jessymem.pools.arena import Arena
+from jessymem.pools.offsets import unpack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,6 +174,13 @@ class PoolTable:
         """Return how many bytes were asked for in the block at `offset`."""
         block = offset // int(self.rows[pool]["block_bytes"])
         return int(self.blocks_of(pool)["n_requested"][block])
+
+    def requested_by(self, handle: int) -> int | None:
+        """Return how many bytes were asked for in the block of a handle; None: it is of none."""
+        pool, offset, _ = unpack(handle)
+        if not self.has(pool) or offset >= self.n_bytes_of(pool):
+            return None
+        return self.n_requested(pool, offset)
 
     def words_of(self, pool: int) -> NDArray[np.int64]:
         """Return a pool's bitmap."""

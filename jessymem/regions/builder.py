@@ -16,6 +16,7 @@ import xxhash
 from jessymem import osmem
 from jessymem.core_dimensions import IMMUTABLE
 from jessymem.errors import DuplicateLayer, ImmutableDimension, RegionIOError, clears_frames
+from jessymem.failure_records import records_failure
 from jessymem.ids import DimensionId, DimensionLike, LayerId, LayerLike, as_dimension_id
 from jessymem.kernels import schema as s
 from jessymem.regions.drafts import (
@@ -265,6 +266,7 @@ class RegionBuilder:
         return layer_id
 
     @clears_frames
+    @records_failure("build_failed", "built")
     def build_to_file(
         self,
         path: str | os.PathLike[str],
