@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jessymem.budget import Usage
 from jessymem.engine.snapshot import Snapshot
+from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.pools.offsets import MmapOffset
@@ -67,6 +68,7 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         dimensions_loaded=loaded.n_loaded,
         layers_loaded=loaded.n_layers,
         active_regions=loaded.n_resident,
+        latencies=engine.latencies.histograms(),
         avg_access_latency_us=sampler.average_latency_us,
         peak_concurrent_readers=sampler.peak_readers,
         simulation_mode=loaded.n_simulated > 0,
@@ -119,6 +121,7 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             "active_regions": stats.active_regions,
             "avg_access_latency_us": stats.avg_access_latency_us,
             "access_samples": engine.sampler.n_samples,
+            "latency_seconds": {kind: _latency(found) for kind, found in stats.latencies.items()},
             "peak_concurrent_readers": stats.peak_concurrent_readers,
             "simulation_mode": stats.simulation_mode,
             "fragmentation_ratio": stats.fragmentation_ratio,
@@ -135,6 +138,16 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             if charge_id not in in_memory  # it was just about to be published again
         ]
         + [{"pool": block.pool, **_block(block)} for block in blocks if block.is_waiting],
+    }
+
+
+def _latency(found: LatencyHistogram) -> dict[str, float]:
+    percentiles = dict(zip(("p50", "p90", "p99"), found.percentiles((50, 90, 99)), strict=True))
+    return {
+        "n_samples": found.n_samples,
+        "mean": found.mean_seconds,
+        **percentiles,
+        "max": found.max_seconds,
     }
 
 

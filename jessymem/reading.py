@@ -36,6 +36,8 @@ from jessymem.regions.table import LayerTable
 if TYPE_CHECKING:
     import numpy as np
 
+    from jessymem.scanning.workers import Workers
+
 
 class LayerReader(LayerMapping):
     """Reads layers: one, many of one state, or all bytes of all of them.
@@ -425,6 +427,7 @@ class LayerReader(LayerMapping):
 
         snapshot = self._engine.snapshot
         self._engine.check_open()
+        self._engine.sampler.note_reader()
         return Origin(self._engine, snapshot).store()
 
     # -- scans -------------------------------------------------------------------------------------
@@ -496,10 +499,14 @@ class LayerReader(LayerMapping):
             If `cancel` was set.
         """
         from jessymem.scanning.scans import Question, find
-        from jessymem.scanning.workers import Workers
 
         question = Question(needle, ignore_case, word, dimensions, layers)
-        return find(self._engine, question, Workers(workers, progress, cancel), limit)
+        return find(
+            self._engine,
+            question,
+            self._workers(workers, progress, cancel),
+            limit,
+        )
 
     @clears_frames
     def find_batches(
@@ -532,10 +539,14 @@ class LayerReader(LayerMapping):
             holds its dimension.
         """
         from jessymem.scanning.scans import Question, find_batches
-        from jessymem.scanning.workers import Workers
 
         question = Question(needle, ignore_case, word, dimensions, layers)
-        return find_batches(self._engine, question, Workers(workers, progress, cancel), limit)
+        return find_batches(
+            self._engine,
+            question,
+            self._workers(workers, progress, cancel),
+            limit,
+        )
 
     @clears_frames
     def count(
@@ -565,10 +576,9 @@ class LayerReader(LayerMapping):
             As `find`.
         """
         from jessymem.scanning.scans import Question, count
-        from jessymem.scanning.workers import Workers
 
         question = Question(needle, ignore_case, word, dimensions, layers)
-        return count(self._engine, question, Workers(workers, progress, cancel))
+        return count(self._engine, question, self._workers(workers, progress, cancel))
 
     @overload
     def scan(
@@ -647,13 +657,22 @@ class LayerReader(LayerMapping):
         """
         from jessymem.scanning.layer_ids import LayerIds
         from jessymem.scanning.scans import scan
-        from jessymem.scanning.workers import Workers
 
-        threads = Workers(workers, progress, cancel)
+        threads = self._workers(workers, progress, cancel)
         ids, values = scan(self._engine, kernel, dtype, dimensions, threads)
         return (LayerIds(ids), values) if return_ids else values
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _workers(
+        self,
+        workers: int | None,
+        progress: Callable[[int, int], object] | None,
+        cancel: jessymem.hints.CancelToken | None,
+    ) -> Workers:
+        from jessymem.scanning.workers import Workers
+
+        return Workers(workers, progress, cancel, self._engine.sampler.reader)
 
     @clears_frames
     def _access_measured(self, layer_id: LayerLike) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId
 from jessymem.pools.survey import PoolStats
 from jessymem.units import show_bytes
@@ -69,12 +70,20 @@ class MemoryStats:
         Simulated, learned and evicted ones count too.
     active_regions : int
         Of the dimensions loaded, those in memory.
+    latencies : mapping of str to LatencyHistogram
+        How long things took so far: "read" (single reads, as for the average below), "batch"
+        (each), "allocation" (single ones from Python, one in 1,024), "load" and "reload" (each
+        dimension), "crystallization" (each) and of these "crystallization_lock" (waiting for the
+        file's lock, and looking what is beside it), "crystallization_write" (until it is durable)
+        and "crystallization_publish" (switching readers over). What failed is not in it.
     avg_access_latency_us : float
         Mean over the latest 4,096 measured single reads (`access_layer`, `load_layer_context`), in
         microseconds. Each thread's first read is measured and then one in 1,024; 0.0: none yet.
     peak_concurrent_readers : int
-        The most threads that were readers at one moment. A reader is a thread inside a batch
-        (`load_contexts`), or inside a single read that is being measured.
+        The most threads that were readers at one moment. A thread is a reader while it is inside a
+        batch or a scan, as the one that asked for it or a worker; and from its first single read,
+        or the first `store` that it took for compiled code, for as long as it lives: neither a
+        single read nor a kernel of yours says when it begins.
     simulation_mode : bool
         Whether any loaded region is simulated.
     is_at_warning_threshold, should_trigger_eviction, should_reject_allocations : bool
@@ -100,6 +109,7 @@ class MemoryStats:
     dimensions_loaded: int
     layers_loaded: int
     active_regions: int
+    latencies: Mapping[str, LatencyHistogram]
     avg_access_latency_us: float
     peak_concurrent_readers: int
     simulation_mode: bool

@@ -34,6 +34,7 @@ from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS
 from jessymem.engine.sampling import ReadSampler
 from jessymem.kernels import _jit
+from jessymem.scanning.workers import _JobQueue
 
 MIB = 2**20
 
@@ -87,6 +88,7 @@ def test_every_field_says_what_is_loaded(store, monkeypatch, page):
             dimensions_loaded=2,
             layers_loaded=8,
             active_regions=2,
+            latencies=manager.get_stats().latencies,
             avg_access_latency_us=0.0,
             peak_concurrent_readers=0,
             simulation_mode=False,
@@ -103,6 +105,7 @@ def test_a_new_manager_has_nothing(tmp_path):
         assert stats.pop("total_limit_bytes") == 280 * MIB
         assert stats.pop("largest_free_run_bytes") == 128 * MIB
         assert not any(pool["used_blocks"] for pool in stats.pop("per_pool").values())
+        assert not any(each.n_samples for each in stats.pop("latencies").values())
         assert not any(stats.values())
         assert not any(usage["allocated_bytes"] for usage in per_class.values())
         assert per_class.pop("blocks")["limit_bytes"] == int(0.95 * 280 * MIB)
@@ -532,11 +535,45 @@ def test_readers_are_counted_while_they_read(manager, monkeypatch):
         assert peak_of_batches(manager, monkeypatch, n_threads) == peak
 
 
-def test_a_measured_single_read_is_a_reader(manager):
+def test_a_thread_of_single_reads_is_a_reader_while_it_lives(manager):
+    for _ in range(3):
+        in_new_thread(lambda: manager.load_layer_context(L01))
+    assert manager.get_stats().peak_concurrent_readers == 1
     manager.access_layer(L01)
-    assert manager.get_stats().peak_concurrent_readers == 1
-    in_new_thread(lambda: manager.load_layer_context(L01))
-    assert manager.get_stats().peak_concurrent_readers == 1
+    in_new_thread(lambda: manager.access_layer(L01))
+    assert manager.get_stats().peak_concurrent_readers == 2
+    manager.load_contexts([L01])  # the same thread
+    assert manager.get_stats().peak_concurrent_readers == 2
+
+
+@pytest.mark.parametrize("read", [lambda m: m.access_layer(L01), lambda m: m.store()])
+def test_a_hundred_threads_are_a_hundred_readers(manager, read):
+    barrier = threading.Barrier(100)
+
+    def read_together():
+        barrier.wait(PATIENCE_SECONDS)
+        read(manager)
+        barrier.wait(PATIENCE_SECONDS)
+
+    with ThreadPoolExecutor(100) as pool:
+        for done in [pool.submit(read_together) for _ in range(100)]:
+            done.result(PATIENCE_SECONDS)
+    assert manager.get_stats().peak_concurrent_readers == 100
+
+
+def test_the_workers_of_a_scan_are_readers(store, monkeypatch):
+    barrier = threading.Barrier(3)
+    run = _JobQueue.run
+
+    def run_together(queue):
+        barrier.wait(PATIENCE_SECONDS)
+        run(queue)
+
+    monkeypatch.setattr(_JobQueue, "run", run_together)
+    with make_manager(store) as manager:
+        manager.create_proto_dimension(30, bytes(4 * MIB))
+        assert manager.count(b"nowhere", workers=3) == 0
+        assert manager.get_stats().peak_concurrent_readers == 4
 
 
 def test_single_reads_meet_batches(manager, monkeypatch):
@@ -609,7 +646,7 @@ def assert_agrees(state, stats):
     assert {name: counters[name] for name in shared} == {
         name: getattr(stats, name) for name in shared
     }
-    assert counters.keys() - shared == {"access_samples"}
+    assert counters.keys() - shared == {"access_samples", "latency_seconds"}
     listed = [pool.pop("blocks") for pool in state["pools"]]
     assert state["pools"] == [dataclasses.asdict(pool) for pool in stats.per_pool.values()]
     assert not any(listed)

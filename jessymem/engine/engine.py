@@ -39,8 +39,10 @@ from jessymem.errors import (
     empty_frames,
 )
 from jessymem.forks import renew_in_forked_children
+from jessymem.histograms import NS
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.latencies import Latencies
 from jessymem.locks import Hold, Lock, Unready, before_import
 from jessymem.logger import logger
 from jessymem.pressure import Level, PressureLog
@@ -84,7 +86,7 @@ class Engine:
         The published state; readers bind it once.
     lock : Lock
         The writer lock.
-    budget, loader, policy, sampler, pressure
+    budget, loader, policy, sampler, latencies, pressure
         As their classes say.
     pinned : set of DimensionId
     present_allocator : PoolAllocator or None
@@ -99,7 +101,8 @@ class Engine:
         self.loader = Loader(config, self.budget)
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
-        self.sampler = ReadSampler(self.policy.gate)
+        self.latencies = Latencies()
+        self.sampler = ReadSampler(self.policy.gate, self.latencies)
         self.snapshot = self._empty = Snapshot.empty(SLOTS)
         self._renew_lock()
         self.pinned: set[DimensionId] = set()
@@ -277,6 +280,7 @@ class Engine:
         region, region_id = self.map(dimension, home, edition=edition, checks_rows=not is_gathered)
         self.loader.note_home(dimension, given)
         seconds = perf_counter() - start
+        self.latencies.add("load", int(seconds * NS))
         record = records.of_region("dimension_loaded", region, seconds=seconds)
         if is_gathered:
             self.gathering.add((region, region_id, record))
@@ -427,7 +431,9 @@ class Engine:
         region, region_id = self._remap(loaded)
         self.publish((region, region_id))
         self.n_reloads += 1
-        self.record(records.of_region("dimension_reloaded", region, seconds=perf_counter() - start))
+        seconds = perf_counter() - start
+        self.latencies.add("reload", int(seconds * NS))
+        self.record(records.of_region("dimension_reloaded", region, seconds=seconds))
         return region
 
     def bring_all_back(self, layer_ids: Iterable[LayerId]) -> Snapshot:
@@ -598,6 +604,7 @@ class Engine:
             self.budget,
             self.pressure,
             lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
+            self.latencies,
         )
         with self.budget.changing():
             if self.present_allocator is None:
@@ -681,6 +688,7 @@ class Engine:
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.sampler.after_fork()
+        self.latencies.after_fork()
 
 
 def _is_evictable(region: LayerTable) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -151,6 +152,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
 
     Raises LayerNotFound or OutOfBounds if strict.
     """
+    start = perf_counter_ns()
     with engine.sampler.reader():
         snapshot = engine.snapshot
         engine.check_open(_first_of(packed) if engine.is_closed else None)
@@ -160,6 +162,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
             note_missing(located, packed, is_strict)
             note_accesses(engine, located)
             yield located
+            engine.latencies.add("batch", perf_counter_ns() - start)
             return
         # Of each dimension one layer: also one that is in memory may have to go before it is kept.
         is_there = is_evicted | (located.locations["status"] == s.OK)
@@ -173,6 +176,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
             note_missing(located, packed, is_strict)
             note_accesses(engine, located)
             yield located
+            engine.latencies.add("batch", perf_counter_ns() - start)
 
 
 def note_accesses(engine: Engine, located: Located) -> None:

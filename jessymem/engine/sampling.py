@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import Any, Final
+from weakref import ref
 
 from jessymem.engine.policies import Mark
+from jessymem.latencies import Latencies
 
 #: One read of a thread in so many is measured, its first always.
 PERIOD: Final = 1024
@@ -23,10 +25,24 @@ PERIOD: Final = 1024
 N_KEPT: Final = 4096
 
 
+class _Presence:
+    """Belongs to a thread, and ends with it."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Gates(_local):
-    """Each thread's own gate: not a context variable, which copied contexts would share."""
+    """Each thread's own gate: not a context variable, which copied contexts would share.
+
+    Attributes
+    ----------
+    gate : iterator
+    presence : _Presence or None
+        Of a thread that reads single layers; it counts as a reader for as long as it lives.
+    """
 
     gate: Iterator[Any] = iter(())  # exhausted: a thread's first read is due
+    presence: _Presence | None = None
 
 
 class ReadSampler:
@@ -36,6 +52,8 @@ class ReadSampler:
     ----------
     make_gate : callable
         Returns an iterator of so many values as it is asked for: `policies.Policy.gate`.
+    latencies : Latencies, optional
+        Where samples are counted, beside those of other kinds.
 
     Attributes
     ----------
@@ -44,11 +62,15 @@ class ReadSampler:
         yields otherwise is to be written to the mark of what is read.
     """
 
-    def __init__(self, make_gate: Callable[[int], Iterator[Any]]) -> None:
+    def __init__(
+        self, make_gate: Callable[[int], Iterator[Any]], latencies: Latencies | None = None
+    ) -> None:
+        self.latencies = Latencies() if latencies is None else latencies
         self.gates = Gates()
         self._make_gate = make_gate
         self._latencies_ns: deque[int] = deque(maxlen=N_KEPT)
         self._readers: set[int] = set()
+        self._present: dict[int, ref[_Presence]] = {}  # by thread
         self._reader_counts: set[int] = set()
 
     def is_due(self, mark: Mark) -> bool:
@@ -68,7 +90,11 @@ class ReadSampler:
         with self.reader():
             start = perf_counter_ns()
             yield
-            self._latencies_ns.append(perf_counter_ns() - start)
+            n_ns = perf_counter_ns() - start
+            self._latencies_ns.append(n_ns)
+            self.latencies.add("read", n_ns)
+            if self.gates.presence is None:
+                self._note_presence()
             gate = self.gates.gate = self._make_gate(PERIOD)
             mark[0] = next(gate)
 
@@ -82,7 +108,7 @@ class ReadSampler:
         try:
             self._readers.add(thread)
             # Each number that was seen is kept, not the highest: `max(old, new)` would lose a race.
-            self._reader_counts.add(len(self._readers))
+            self._reader_counts.add(len(self._readers | self._present.keys()))
             yield
         finally:
             self._readers.discard(thread)
@@ -103,6 +129,25 @@ class ReadSampler:
         """The highest number of readers at one moment."""
         return max(self._reader_counts.copy(), default=0)
 
+    def note_reader(self) -> None:
+        """Count this thread as a reader for as long as it lives."""
+        if self.gates.presence is None:
+            self._note_presence()
+        with self.reader():
+            pass
+
     def after_fork(self) -> None:
         """Forget readers that were threads of the parent."""
-        self._readers = set()
+        self._readers, self._present = set(), {}
+        self.gates.presence = None
+
+    def _note_presence(self) -> None:
+        thread, present = get_ident(), self._present
+        presence = _Presence()
+
+        def forget(ended: ref[_Presence]) -> None:
+            if present.get(thread) is ended:  # another thread may have its number by now
+                del present[thread]
+
+        present[thread] = ref(presence, forget)
+        self.gates.presence = presence

@@ -34,6 +34,7 @@ from jessymem.errors import (
     RegionIOError,
     empty_frames,
 )
+from jessymem.histograms import NS
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.learning import deltas
@@ -80,13 +81,22 @@ def crystallize(
                 layer.writer = ref(running)
         if not chosen:
             return []
+        waits = perf_counter()
         with files.writing(adds=True):
+            writes = perf_counter()
             written = _write_after(engine, files, chosen)
             chosen = written.layers
             for layer in chosen:
                 layer.note_written(files.written_generation)
+            publishes = perf_counter()
             engine.write(_publish, engine, dimension, written, running.layers)
+            published = perf_counter()
             files.remove_deltas({region.edition for region in written.before})
+        steps = {"lock": writes - waits, "write": publishes - writes}
+        steps["publish"] = published - publishes
+        for step, seconds in steps.items():
+            engine.latencies.add(f"crystallization_{step}", int(seconds * NS))
+        engine.latencies.add("crystallization", int((perf_counter() - start) * NS))
     except BaseException:
         for layer in chosen:
             if files is not None:

@@ -7,9 +7,11 @@ return, something to evict, a record to write) is the business of `jessymem.pool
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
+from itertools import repeat
 from math import prod
+from time import perf_counter_ns
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -22,6 +24,7 @@ from jessymem.kernels import _jit, blocks, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.schema import ANY_SIZE, REQUEST_BYTES_LIMIT
 from jessymem.kernels.transactions import PlainState
+from jessymem.latencies import Latencies
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.claims import CLOSED, NOT_STARTED, Claims, claims_on
@@ -44,6 +47,9 @@ from jessymem.pressure import PressureLog
 _as_offset: Final = int.__new__
 _is_enabled_for: Final = is_enabled_for
 _DEBUG: Final = logging.DEBUG
+
+#: One allocation from Python in so many is measured, the first always.
+ALLOCATION_PERIOD: Final = 1024
 
 #: How often the arrays are looked at again, for numbers that agree while threads allocate.
 _N_LOOKS: Final = 4
@@ -127,10 +133,11 @@ class PoolAllocator:
         budget: Budget,
         pressure: PressureLog,
         evict: Callable[[int], object] | None = None,
+        latencies: Latencies | None = None,
     ) -> PoolAllocator:
-        """Make the allocator of a manager, whose budget it shares."""
+        """Make the allocator of a manager, whose budget it shares, and whose latencies."""
         allocator = cls.__new__(cls)
-        allocator._set_up(config, budget, pressure, evict)
+        allocator._set_up(config, budget, pressure, evict, latencies)
         return allocator
 
     def _set_up(
@@ -139,8 +146,11 @@ class PoolAllocator:
         budget: Budget,
         pressure: PressureLog,
         evict: Callable[[int], object] | None,
+        latencies: Latencies | None = None,
     ) -> None:
         self._budget = budget
+        self.latencies = Latencies(("allocation",)) if latencies is None else latencies
+        self._gate: Iterator[bool] = iter(())  # the first is measured
         self._supply = Supply(config, budget, pressure, evict)
         self._table = self._supply.table
         self._views = self._supply.views
@@ -166,16 +176,23 @@ class PoolAllocator:
             What `view` and `deallocate` want. The block begins on a multiple of 64 bytes and reads
             as zeros (unless ``zero_on_reuse=False``).
         """
-        handle = s.BAD_SIZE
+        handle, start = s.BAD_SIZE, 0
         try:
             if type(size) is int and 0 < size <= REQUEST_BYTES_LIMIT:
+                if next(self._gate, True):
+                    self._gate = repeat(False, ALLOCATION_PERIOD - 1)
+                    start = perf_counter_ns()
                 handle = self._claims[size]
                 if handle >= 0 and not _is_enabled_for(_DEBUG):
+                    if start:
+                        self.latencies.add("allocation", perf_counter_ns() - start)
                     return _as_offset(MmapOffset, handle)
             n_bytes = as_size(size)
             if self._claims is NOT_STARTED:
                 self._start()
             handle = self._supply.allocate(n_bytes, handle)
+            if start:
+                self.latencies.add("allocation", perf_counter_ns() - start)
             return _as_offset(MmapOffset, handle)
         except BaseException:
             if handle >= 0:  # an interrupt; what was freed already is no longer that handle's
@@ -491,6 +508,7 @@ class PoolAllocator:
     def after_fork(self) -> None:
         """Renew locks in a forked child; see `recount`."""
         self._budget.after_fork(set())
+        self.latencies.after_fork()
         self.recount()
 
     def recount(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event, Lock, Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
@@ -48,6 +48,8 @@ class Workers:
     progress : callable or None
         Called as ``progress(n_done, n_total)``, in bytes, from the thread that scans.
     cancel : CancelToken or None
+    reader : callable
+        Returns a context manager in which a thread counts as a reader: `ReadSampler.reader`.
 
     Attributes
     ----------
@@ -66,6 +68,7 @@ class Workers:
         workers: int | None,
         progress: Callable[[int, int], object] | None,
         cancel: CancelToken | None,
+        reader: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.n_workers = count_cpus() if workers is None else as_integer(workers, "workers")
         if self.n_workers < 1:
@@ -77,6 +80,7 @@ class Workers:
                 f"cancel has a method is_set, as a threading.Event; not {shown(cancel)}"
             )
         self.stop = np.zeros(1, np.int64)
+        self._reader = reader
         self._progress = progress
         self._cancel = cancel
         self._n_done = 0
@@ -149,6 +153,10 @@ class Workers:
             self._progress(self._n_done, self._n_expected)
         self.check()
 
+    def _run(self, queue: _JobQueue[Any]) -> None:
+        with self._reader():
+            queue.run()
+
     @contextmanager
     def _threads(self, queue: _JobQueue[Any]) -> Iterator[int]:
         """Have threads within that do the jobs of a queue, and tell how many could be started.
@@ -156,7 +164,7 @@ class Workers:
         At the end they are told to stop, and waited for.
         """
         names = [f"jessymem-scan-{number}" for number in range(self.n_workers)]
-        threads = [Thread(target=queue.run, name=name) for name in names]
+        threads = [Thread(target=self._run, args=(queue,), name=name) for name in names]
         n_started = 0
         try:
             for thread in threads:
