@@ -24,7 +24,7 @@ from support.internals import (
     set_small_scan_bytes,
     wait_without_polls,
 )
-from support.processes import run_python
+from support.processes import PATIENCE_SECONDS, run_python
 from support.regions import region_file
 from support.search import find_all, hard_cases
 from support.stores import POOLS, mixed_store
@@ -491,10 +491,17 @@ def test_short_needles_are_compared_whole_and_equal_bytes_far_apart(needle, offs
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def test_a_scan_counts_as_one_reader(mixed, finely):
+def test_who_scans_is_a_reader_and_so_is_each_worker(mixed, finely, monkeypatch):
     manager, _ = mixed
+    barrier, run = threading.Barrier(3), workers._JobQueue.run
+
+    def run_together(queue):
+        barrier.wait(PATIENCE_SECONDS)
+        run(queue)
+
+    monkeypatch.setattr(workers._JobQueue, "run", run_together)
     manager.count(b"x", workers=3)
-    assert manager.get_stats().peak_concurrent_readers == 1
+    assert manager.get_stats().peak_concurrent_readers == 4
 
 
 def test_a_scan_is_an_access_of_each_of_its_dimensions(tmp_path):

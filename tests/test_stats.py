@@ -34,7 +34,6 @@ from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS
 from jessymem.engine.sampling import ReadSampler
 from jessymem.kernels import _jit
-from jessymem.scanning.workers import _JobQueue
 
 MIB = 2**20
 
@@ -559,21 +558,6 @@ def test_a_hundred_threads_are_a_hundred_readers(manager, read):
         for done in [pool.submit(read_together) for _ in range(100)]:
             done.result(PATIENCE_SECONDS)
     assert manager.get_stats().peak_concurrent_readers == 100
-
-
-def test_the_workers_of_a_scan_are_readers(store, monkeypatch):
-    barrier = threading.Barrier(3)
-    run = _JobQueue.run
-
-    def run_together(queue):
-        barrier.wait(PATIENCE_SECONDS)
-        run(queue)
-
-    monkeypatch.setattr(_JobQueue, "run", run_together)
-    with make_manager(store) as manager:
-        manager.create_proto_dimension(30, bytes(4 * MIB))
-        assert manager.count(b"nowhere", workers=3) == 0
-        assert manager.get_stats().peak_concurrent_readers == 4
 
 
 def test_single_reads_meet_batches(manager, monkeypatch):
