@@ -2,6 +2,8 @@
 
 Region files, one per *dimension*, are memory-mapped; their *layers* are handed out with no copy and
 no lock. Names are imported when they are first used, so ``import jessymem`` costs next to nothing.
+
+The examples in docstrings start from a small store: docs/docstring_examples.md makes it.
 """
 
 from __future__ import annotations

@@ -98,6 +98,15 @@ class PoolConfig:
     ------
     ConfigError
         If a field is out of range.
+
+    Examples
+    --------
+    >>> PoolConfig(size_mb=8, block_size=4096)
+    PoolConfig(size_mb=8, block_size=4096)
+    >>> PoolConfig(size_mb=8, block_size=5000)
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.ConfigError: block_size must be a power of two, not 5000
     """
 
     size_mb: int
@@ -117,7 +126,13 @@ class PoolConfig:
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks the pool has."""
+        """How many blocks the pool has.
+
+        Examples
+        --------
+        >>> PoolConfig(size_mb=8, block_size=4096).n_blocks
+        2048
+        """
         return self.size_mb * MIB // self.block_size
 
 
@@ -167,6 +182,16 @@ class MemoryConfig:
     ------
     ConfigError
         Naming the field.
+
+    Examples
+    --------
+    >>> config = MemoryConfig(total_memory_mb=64, base_path="data", pool_configs=[(8, 4096)])
+    >>> config.pool_configs
+    (PoolConfig(size_mb=8, block_size=4096),)
+    >>> MemoryConfig(warning_threshold=0.9)
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.ConfigError: warning_threshold must be below eviction_threshold, ...
     """
 
     total_memory_mb: int = 280
@@ -222,19 +247,41 @@ class MemoryConfig:
     def of(
         cls, config: MemoryConfig | int, base_path: str | os.PathLike[str] | None = None
     ) -> MemoryConfig:
-        """Take settings, or just the budget in MiB; `base_path` replaces theirs."""
+        """Take settings, or just the budget in MiB; `base_path` replaces theirs.
+
+        Examples
+        --------
+        >>> MemoryConfig.of(64).total_memory_mb
+        64
+        >>> MemoryConfig.of(MemoryConfig(64, read_only=True), base_path="data").read_only
+        True
+        """
         if not isinstance(config, MemoryConfig):
             config = cls(total_memory_mb=config)
         return config if base_path is None else replace(config, base_path=base_path)
 
     @property
     def taking(self) -> str:
-        """How files are taken into memory: "map", "copy", or "lease", which is mapping guarded."""
+        """How files are taken into memory: "map", "copy", or "lease", which is mapping guarded.
+
+        Examples
+        --------
+        >>> MemoryConfig().taking, MemoryConfig(guard="lease").taking
+        ('map', 'lease')
+        >>> MemoryConfig(guard="lease", load_mode="copy").taking
+        'copy'
+        """
         return "lease" if self.guard == "lease" and self.load_mode == "map" else self.load_mode
 
     @property
     def limit_bytes(self) -> int:
-        """The budget in bytes."""
+        """The budget in bytes.
+
+        Examples
+        --------
+        >>> MemoryConfig(total_memory_mb=64).limit_bytes
+        67108864
+        """
         return self.total_memory_mb * MIB
 
 

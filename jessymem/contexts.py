@@ -42,6 +42,14 @@ class LoadedContext:
     parent : LayerId or None
     encoding : str
         As `LayerInfo.encoding`.
+
+    Examples
+    --------
+    >>> context = manager.load_layer_context("L15-02")
+    >>> context
+    <LoadedContext L15-02 'grep/README', 17 bytes: 'Grep finds lines.'>
+    >>> context.frequency, context.dimension_name, context.keywords
+    (2.5, 'tools', ('search',))
     """
 
     layer_id: LayerId
@@ -81,6 +89,11 @@ class LoadedContext:
         ------
         OutOfBounds, RegionFormatError
             As `MmapManager.load_layer_context`.
+
+        Examples
+        --------
+        >>> LoadedContext.of(LayerId("L15-02"), region, 2)
+        <LoadedContext L15-02 'grep/README', 17 bytes: 'Grep finds lines.'>
         """
         record = region.rows[row]
         context = cls.__new__(cls)  # its content is a view of ours already
@@ -109,6 +122,11 @@ class LoadedContext:
         """Whether it is no text: an array; or bytes, not said to be text, with a NUL in front.
 
         Within the first 8,000 bytes, that is.
+
+        Examples
+        --------
+        >>> [context.is_binary for context in manager.load_contexts(["L15-02", "L15-03"])]
+        [False, True]
         """
         if self.encoding == "bytes":
             return b"\0" in bytes(self.content[:_N_LOOKED_AT])
@@ -116,11 +134,23 @@ class LoadedContext:
 
     @property
     def text(self) -> str:
-        """The content decoded as UTF-8; what does not decode is shown as U+FFFD."""
+        """The content decoded as UTF-8; what does not decode is shown as U+FFFD.
+
+        Examples
+        --------
+        >>> manager.load_layer_context("L15-02").text.upper()
+        'GREP FINDS LINES.'
+        """
         return str(self.content, "utf-8", "replace")
 
     def text_prefix(self, n_chars: int) -> str:
-        """Return the first `n_chars` characters of `text`, decoding no more than they need."""
+        """Return the first `n_chars` characters of `text`, decoding no more than they need.
+
+        Examples
+        --------
+        >>> manager.load_layer_context("L15-02").text_prefix(10)
+        'Grep finds'
+        """
         # One character more, so that what the cut tore off lies behind the prefix.
         enough = self.content[: _MAX_UTF8_BYTES * (n_chars + 1)]
         return str(enough, "utf-8", "replace")[:n_chars]
@@ -143,6 +173,14 @@ class NavigationPath:
     ------
     ValueError, TypeError
         If an item is not a layer id, or `frequency` or `confidence` not a number.
+
+    Examples
+    --------
+    >>> path = NavigationPath(["L15-00", "L15-01"], confidence=0.8)
+    >>> list(path)
+    [L15-00, L15-01]
+    >>> len(manager.load_contexts([path, "L16-00"]))
+    3
     """
 
     layer_sequence: Iterable[LayerLike]
@@ -190,6 +228,12 @@ class ContextCollection(Sequence[LoadedContext]):
     ----------
     contexts : iterable of LoadedContext
         Kept as a tuple.
+
+    Examples
+    --------
+    >>> contexts = manager.load_contexts(["L15-00", "L16-00", "L16-07"])
+    >>> contexts, contexts[1:]
+    (<ContextCollection 3 contexts 60 bytes>, <ContextCollection 2 contexts 44 bytes>)
     """
 
     contexts: Iterable[LoadedContext]
@@ -228,7 +272,13 @@ class ContextCollection(Sequence[LoadedContext]):
 
     @property
     def total_size(self) -> int:
-        """Bytes of all contents together, each as often as it occurs."""
+        """Bytes of all contents together, each as often as it occurs.
+
+        Examples
+        --------
+        >>> manager.load_contexts(["L16-00", "L16-00"]).total_size
+        36
+        """
         return sum(context.content.nbytes for context in self._contexts)
 
     def format_for_llm(self, max_chars: int | None = None) -> str:
@@ -251,6 +301,19 @@ class ContextCollection(Sequence[LoadedContext]):
         ------
         ValueError
             If `max_chars` is negative.
+
+        Examples
+        --------
+        >>> contexts = manager.load_contexts(["L15-00", "L15-02"])
+        >>> print(contexts[1:].format_for_llm(), end="")
+        [L15-02 tools / grep/README | frequency 2.50 | search]
+        Grep finds lines.
+        >>> print(contexts.format_for_llm(max_chars=140), end="")
+        [L15-00 tools / bash/README | frequency 1.00 | shell]
+        Bash is a shell.
+        <BLANKLINE>
+        [L15-02 tools / grep/README
+        [cut at 140 characters, within L15-02]
         """
         return self._format(_heading, max_chars)
 
@@ -258,6 +321,20 @@ class ContextCollection(Sequence[LoadedContext]):
         """Write the contexts with all that is known of them, a line each, then the text.
 
         Parameters and the rest are as for `format_for_llm`.
+
+        Examples
+        --------
+        >>> print(manager.load_contexts(["L15-01"]).format_with_metadata(), end="")
+        ---
+        layer: L15-01 bash/usage
+        dimension: D15 tools
+        depth: 1
+        frequency: 1.00
+        parent: L15-00
+        keywords: none
+        size: 24 bytes
+        ---
+        bash FILE runs a script.
         """
         return self._format(_description, max_chars)
 

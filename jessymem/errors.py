@@ -44,6 +44,14 @@ class JessyMemoryError(Exception):
         What went wrong, with the dimension or layer it concerns.
     **details
         The same facts as values.
+
+    Examples
+    --------
+    >>> try:
+    ...     manager.load_dimension("D15")
+    ... except JessyMemoryError as error:
+    ...     print(type(error).__name__, error.details)
+    DuplicateDimension {'dimension': D15}
     """
 
     #: Whether a log record tells of it: none tells twice.
@@ -164,6 +172,15 @@ class AllocationFailed(JessyMemoryError, MemoryError):
         "pool_full", "fragmented", "no_pool" or "os_refused" (anonymous memory).
     requested : int
         Bytes asked for.
+
+    Examples
+    --------
+    >>> try:
+    ...     while True:
+    ...         pool_id = allocator.add_pool(1, 4096)
+    ... except AllocationFailed as error:
+    ...     print(error.reason, error.requested)
+    no_pool 1048576
     """
 
     reason: str
@@ -188,6 +205,14 @@ class LimitExceeded(JessyMemoryError, MemoryError):
         Bytes, of those counted, that are retired and only still viewed.
     in_headroom : int or None
         Bytes that are taken of the core headroom now; None where that is not what is short.
+
+    Examples
+    --------
+    >>> try:
+    ...     allocator.allocate(2**30)
+    ... except LimitExceeded as error:
+    ...     print(error.current, error.limit, error.requested)
+    0 15938355 1073741824
     """
 
     bound: str
@@ -207,6 +232,14 @@ class LayerNotFound(JessyMemoryError, KeyError):
         None: it was looked up by its name.
     layers : tuple of LayerId
         All that a batch did not find, `layer` first; what is the number of no layer is an int.
+
+    Examples
+    --------
+    >>> try:
+    ...     manager.access_many(["L15-00", "L15-98", "L15-99"])
+    ... except LayerNotFound as error:
+    ...     print(error.layers)
+    (L15-98, L15-99)
     """
 
     layer: Any
@@ -226,6 +259,15 @@ class AmbiguousName(JessyMemoryError, KeyError):
     name : str
     layers : tuple of LayerId
         All of them, ascending.
+
+    Examples
+    --------
+    >>> layer = manager.create_proto_dimension("D20", "Fog.", name="monday")
+    >>> try:
+    ...     manager["monday"]
+    ... except AmbiguousName as error:
+    ...     print(error.name, error.layers)
+    monday (L16-00, L20-00)
     """
 
     name: str
@@ -240,6 +282,14 @@ class DimensionNotFound(JessyMemoryError, KeyError):
     dimension : DimensionId
     path : str or None
         Where the file was looked for.
+
+    Examples
+    --------
+    >>> try:
+    ...     manager.load_dimension("D77")
+    ... except DimensionNotFound as error:
+    ...     print(error.dimension, error.path)
+    D77 ...region.mmap
     """
 
     dimension: Any
@@ -253,6 +303,17 @@ class RegionNotFound(JessyMemoryError, KeyError):
     ----------
     dimension : DimensionId
     generation : int
+
+    Examples
+    --------
+    >>> ref = manager.ref("L16-00")
+    >>> manager.close()
+    >>> written = RegionBuilder("D16", "diary").build_to_file("data/D16/region.mmap")
+    >>> try:
+    ...     ref.get()
+    ... except RegionNotFound as error:
+    ...     print(error.dimension, error.generation)
+    D16 1
     """
 
     dimension: Any
@@ -266,6 +327,14 @@ class OutOfBounds(JessyMemoryError, IndexError):
     ----------
     offset, size, region_size : int
         In bytes.
+
+    Examples
+    --------
+    >>> try:
+    ...     region.read_content(region.size - 10, 20)
+    ... except OutOfBounds as error:
+    ...     print(error.region_size - error.offset, error.size)
+    10 20
     """
 
     offset: int
@@ -279,6 +348,13 @@ class DuplicateDimension(JessyMemoryError, ValueError):
     Attributes
     ----------
     dimension : DimensionId
+
+    Examples
+    --------
+    >>> manager.load_dimension("D15")
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.DuplicateDimension: D15 is loaded, from ...region.mmap
     """
 
     dimension: Any
@@ -291,6 +367,13 @@ class DuplicateLayer(JessyMemoryError, ValueError):
     ----------
     layer : LayerId or None
         None: all numbers of a dimension are, which `dimension` names then.
+
+    Examples
+    --------
+    >>> manager.create_proto_dimension("D16", "Snow.", layer=7)
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.DuplicateLayer: L16-07 is there already: on disk
     """
 
     layer: Any
@@ -302,13 +385,29 @@ class ImmutableDimension(JessyMemoryError, PermissionError):
     Attributes
     ----------
     dimension : DimensionId
+
+    Examples
+    --------
+    >>> manager.create_proto_dimension("D14", "Something else.")
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.ImmutableDimension: D14 is immutable: nothing may be learned in it
     """
 
     dimension: Any
 
 
 class InvalidAccess(JessyMemoryError, RuntimeError):
-    """A call that the state of things forbids: a closed manager, a handle that was freed."""
+    """A call that the state of things forbids: a closed manager, a handle that was freed.
+
+    Examples
+    --------
+    >>> allocator.close()
+    >>> allocator.allocate(100)
+    Traceback (most recent call last):
+        ...
+    jessymem.errors.InvalidAccess: the allocator is closed: its blocks have been freed
+    """
 
 
 class RegionFormatError(JessyMemoryError, ValueError):
@@ -324,6 +423,14 @@ class RegionFormatError(JessyMemoryError, ValueError):
         What the rule allows, and what is there.
     dimension : DimensionId
     path : str
+
+    Examples
+    --------
+    >>> try:
+    ...     MmapRegion.from_file("D15", "data/D16/region.mmap")
+    ... except RegionFormatError as error:
+    ...     print(error.field, error.offset, error.expected, error.got)
+    dimension_id 0 15 16
     """
 
     field: str
@@ -344,6 +451,14 @@ class RegionIOError(JessyMemoryError, OSError):
     path : str
     errno : int
     dimension : DimensionId or None
+
+    Examples
+    --------
+    >>> try:
+    ...     RegionBuilder("D17", "plans").build_to_file(folder)
+    ... except RegionIOError as error:
+    ...     print(error.operation, error.path == str(folder))
+    write True
     """
 
     operation: str
@@ -354,7 +469,13 @@ class RegionIOError(JessyMemoryError, OSError):
     def from_os_error(
         cls, error: OSError, operation: str, path: str | os.PathLike[str], dimension: Any = None
     ) -> RegionIOError:
-        """Wrap `error`, keeping its number and naming operation, path and dimension."""
+        """Wrap `error`, keeping its number and naming operation, path and dimension.
+
+        Examples
+        --------
+        >>> print(RegionIOError.from_os_error(OSError(28, "disk full"), "write", "a.mmap"))
+        cannot write a.mmap: disk full (errno 28)
+        """
         subject = f"{dimension}: " if dimension is not None else ""
         number = error.errno if error.errno is not None else 0
         reason = error.strerror or str(error)
@@ -379,6 +500,14 @@ class RemoteError(RegionIOError):
         Which bytes; None: no range was asked for.
     n_tries : int
         How often it was asked.
+
+    Examples
+    --------
+    >>> try:
+    ...     MmapRegion.from_url("memory://nowhere/region.mmap")
+    ... except RemoteError as error:
+    ...     print(error)
+    cannot look at memory://nowhere/region.mmap: /nowhere/region.mmap (FileNotFoundError)
     """
 
     url: str
@@ -396,7 +525,13 @@ class RemoteError(RegionIOError):
         stop: int | None = None,
         n_tries: int = 1,
     ) -> RemoteError:
-        """Tell of a cause, with URL and range."""
+        """Tell of a cause, with URL and range.
+
+        Examples
+        --------
+        >>> print(RemoteError.of("read", "s3://stories/a", TimeoutError("no answer"), 0, 4096))
+        cannot read bytes 0 to 4,096 of s3://stories/a: no answer (TimeoutError)
+        """
         where = url if start is None or stop is None else f"bytes {start:,} to {stop:,} of {url}"
         reason = str(cause) or type(cause).__name__
         tries = f", asked {n_tries} times" if n_tries > 1 else ""
@@ -421,6 +556,14 @@ class ConfigError(JessyMemoryError, ValueError):
     ----------
     field : str
     value : object
+
+    Examples
+    --------
+    >>> try:
+    ...     MemoryConfig(eviction_policy="random")
+    ... except ConfigError as error:
+    ...     print(error.field, error.value)
+    eviction_policy random
     """
 
     field: str
@@ -440,6 +583,16 @@ class JessyWarning(UserWarning):
         As the log's record has it: "layers_lost", "load_failed", "simulation", ...
     place : str
         The file or the directory that it concerns.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> layer = manager.create_proto_dimension("D16", "Not written anywhere.")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     manager.close()
+    >>> caught[0].message.event, caught[0].message.place == str(folder / "data")
+    ('layers_lost', True)
     """
 
     event: str = ""

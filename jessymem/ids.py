@@ -58,6 +58,15 @@ class DimensionId(int):
         ------
         ValueError
             If `text` is not of that form, or the number is out of range.
+
+        Examples
+        --------
+        >>> DimensionId.parse("d007")
+        D07
+        >>> DimensionId.parse("seven")
+        Traceback (most recent call last):
+            ...
+        ValueError: not a dimension: 'seven' (expected something like 'D01')
         """
         match = _DIMENSION.fullmatch(_as_text(text))
         if match is None:
@@ -66,7 +75,13 @@ class DimensionId(int):
 
     @property
     def number(self) -> int:
-        """The number alone, as a plain int."""
+        """The number alone, as a plain int.
+
+        Examples
+        --------
+        >>> DimensionId("D07").number
+        7
+        """
         return int(self)
 
     def __repr__(self) -> str:
@@ -134,6 +149,15 @@ class LayerId(int):
         ------
         ValueError
             If `text` is not of that form, or a number is out of range.
+
+        Examples
+        --------
+        >>> LayerId.parse("l1-5")
+        L01-05
+        >>> LayerId.parse("L01")
+        Traceback (most recent call last):
+            ...
+        ValueError: not a layer: 'L01' (expected something like 'L01-05')
         """
         match = _LAYER.fullmatch(_as_text(text))
         if match is None:
@@ -148,24 +172,47 @@ class LayerId(int):
         ------
         ValueError
             If no layer packs to that number.
+
+        Examples
+        --------
+        >>> LayerId.from_packed(15 << 16 | 2)
+        L15-02
         """
         value = as_integer(packed, "a packed layer id")
         return cls(value >> LAYER_BITS, value & MAX_LAYER)
 
     @classmethod
     def in_order(cls, dimension: DimensionId, layers: Iterable[int]) -> list[LayerId]:
-        """Make the ids of many layers of one dimension; `layers` are known to be in range."""
+        """Make the ids of many layers of one dimension; `layers` are known to be in range.
+
+        Examples
+        --------
+        >>> LayerId.in_order(DimensionId(15), [0, 2, 300])
+        [L15-00, L15-02, L15-300]
+        """
         first = dimension << LAYER_BITS
         return [int.__new__(cls, first | layer) for layer in layers]
 
     @property
     def dimension(self) -> DimensionId:
-        """The dimension it lies in."""
+        """The dimension it lies in.
+
+        Examples
+        --------
+        >>> LayerId("L15-02").dimension
+        D15
+        """
         return int.__new__(DimensionId, int(self) >> LAYER_BITS)
 
     @property
     def layer(self) -> int:
-        """Its number there."""
+        """Its number there.
+
+        Examples
+        --------
+        >>> LayerId("L15-02").layer
+        2
+        """
         return int(self) & MAX_LAYER
 
     def __repr__(self) -> str:

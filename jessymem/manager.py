@@ -106,6 +106,11 @@ class MmapManager(LayerReader):
         ------
         RegionIOError
             If the directory cannot be listed; one that does not exist holds nothing.
+
+        Examples
+        --------
+        >>> manager.discover()
+        [D15, D16]
         """
         self._engine.check_open()
         return self._engine.loader.discover()
@@ -138,6 +143,13 @@ class MmapManager(LayerReader):
         LimitExceeded
             If it does not fit the budget, also after evicting what may go; or a core file does not
             fit its slot and the headroom.
+
+        Examples
+        --------
+        >>> with MmapManager(64, base_path="data") as other:
+        ...     region_id = other.load_dimension("D16")
+        ...     other.list_layers()
+        [L16-00, L16-07]
         """
         dimension = as_dimension_id(dimension_id)
         home = None if path is None else osmem.absolute(osmem.as_path(path))
@@ -159,6 +171,12 @@ class MmapManager(LayerReader):
         -------
         LoadReport
 
+        Examples
+        --------
+        >>> with MmapManager(MemoryConfig(simulation="always")) as other:
+        ...     report = other.load_core_dimensions()
+        ...     print(len(report.loaded), report.skipped[0], other.is_loaded("D01"))
+        0 (D01, 'simulated') True
         """
         return self._load_several(list(CORE_DIMENSIONS))
 
@@ -179,6 +197,12 @@ class MmapManager(LayerReader):
         ------
         RegionIOError
             If the base path cannot be listed.
+
+        Examples
+        --------
+        >>> with MmapManager(64, base_path="data") as other:
+        ...     other.load_all().loaded
+        (D15, D16)
         """
         found = self.discover()
         others = [each for each in found if each not in CORE_DIMENSIONS]
@@ -206,6 +230,16 @@ class MmapManager(LayerReader):
             If the dimension is not loaded from a file, or the file is gone.
         RegionFormatError, RegionIOError, LimitExceeded, AllocationFailed
             As `load_dimension`; the old file stays loaded.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D16", "diary")
+        >>> layer = builder.append_layer("Sun at last.")
+        >>> written = builder.build_to_file("data/D16/region.mmap")
+        >>> manager.refresh("D16"), manager.refresh("D16")
+        (True, False)
+        >>> bytes(manager[layer])
+        b'Sun at last.'
         """
         dimension = as_dimension_id(dimension_id)
         self._engine.check_open(dimension)
@@ -225,6 +259,13 @@ class MmapManager(LayerReader):
         InvalidAccess
             If it has learned layers, which would be lost: crystallize or discard them first. Or if
             the manager is closed.
+
+        Examples
+        --------
+        >>> view = manager.access_layer("L16-00")
+        >>> manager.unload_dimension("D16")
+        >>> "L16-00" in manager, bytes(view[:4])
+        (False, b'Rain')
         """
         dimension = as_dimension_id(dimension_id)
         self._engine.give_up(self._engine.unload, dimension)
@@ -240,13 +281,27 @@ class MmapManager(LayerReader):
         ------
         DimensionNotFound
             If it is not loaded.
+
+        Examples
+        --------
+        >>> manager.pin("D16")
+        >>> [each["dimension"] for each in manager.dump_state()["regions"] if each["pinned"]]
+        ['D16']
         """
         dimension = as_dimension_id(dimension_id)
         self._engine.write(self._engine.pin, dimension)
 
     @clears_frames
     def unpin(self, dimension_id: DimensionLike) -> None:
-        """Let a dimension be evicted again; nothing to do for one that is not pinned."""
+        """Let a dimension be evicted again; nothing to do for one that is not pinned.
+
+        Examples
+        --------
+        >>> manager.pin("D16")
+        >>> manager.unpin("D16")
+        >>> [each["dimension"] for each in manager.dump_state()["regions"] if each["pinned"]]
+        []
+        """
         dimension = as_dimension_id(dimension_id)
         self._engine.give_up(self._engine.unpin, dimension)
 
@@ -257,6 +312,17 @@ class MmapManager(LayerReader):
         Learned layers that were not crystallized are gone; a record at warning names them, and a
         `JessyWarning`. Views that are held stay valid. Afterwards every call but `get_stats`,
         `dump_state` and `is_loaded` raises InvalidAccess.
+
+        Examples
+        --------
+        >>> view = manager.access_layer("L16-00")
+        >>> manager.close()
+        >>> bytes(view[:4])
+        b'Rain'
+        >>> manager.access_layer("L16-00")
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.InvalidAccess: ...the manager of ... is closed
         """
         self._engine.afterwards(self._engine.close)
 
@@ -308,6 +374,13 @@ class MmapManager(LayerReader):
         Notes
         -----
         Durability: none before `crystallize_proto_dimension`; `close` drops the layer.
+
+        Examples
+        --------
+        >>> manager.create_proto_dimension("D16", "Sun at last.", name="wednesday")
+        L16-08
+        >>> bytes(manager["wednesday"])
+        b'Sun at last.'
         """
         item = {
             "dimension_id": dimension_id,
@@ -343,6 +416,12 @@ class MmapManager(LayerReader):
         ------
         DuplicateLayer, ImmutableDimension
             As `create_proto_dimension`, for the first item that is wrong.
+
+        Examples
+        --------
+        >>> plan = {"dimension_id": "D20", "content": "Repair the bridge.", "layer": 3}
+        >>> manager.create_proto_layers([("D16", "Sun at last."), plan])
+        [L16-08, L20-03]
         """
         from jessymem.learning import creation
 
@@ -367,6 +446,14 @@ class MmapManager(LayerReader):
             If there is no memory for it beside the old content, which stays.
         InvalidAccess
             If another thread is crystallizing it, or the manager is closed.
+
+        Examples
+        --------
+        >>> layer = manager.create_proto_dimension("D16", "Sun?")
+        >>> before = manager.access_layer(layer)
+        >>> manager.update_proto_dimension(layer, "Sun at last.")
+        >>> bytes(before), bytes(manager.access_layer(layer))
+        (b'Sun?', b'Sun at last.')
         """
         from jessymem.learning import writer
 
@@ -381,6 +468,13 @@ class MmapManager(LayerReader):
         ------
         LayerNotFound, ImmutableDimension
             As `update_proto_dimension`.
+
+        Examples
+        --------
+        >>> layer = manager.create_proto_dimension("D16", "Snow?")
+        >>> manager.discard_proto_dimension(layer)
+        >>> layer in manager
+        False
         """
         from jessymem.learning import writer
 
@@ -424,6 +518,14 @@ class MmapManager(LayerReader):
             If the layer is an array, or an argument is not of that form.
         ValueError
             If an argument is not of that form, or the whole would pass the format's limit.
+
+        Examples
+        --------
+        >>> manager.overlay_layer("L16-00", "Since Sunday, in fact.", separator=" ")
+        >>> bytes(manager.access_layer("L16-00"))
+        b'Rain since Monday. Since Sunday, in fact.'
+        >>> manager.get_layer_info("L16-00").location.name
+        'HYBRID'
         """
         from jessymem.learning import writer
 
@@ -444,6 +546,13 @@ class MmapManager(LayerReader):
             If it is on disk already, or under ``read_only``.
         DimensionNotFound
             If the dimension was evicted and cannot be mapped again.
+
+        Examples
+        --------
+        >>> manager.overlay_layer("L16-00", "Since Sunday, in fact.", separator=" ")
+        >>> manager.drop_overlay("L16-00")
+        >>> bytes(manager.access_layer("L16-00"))
+        b'Rain since Monday.'
         """
         from jessymem.learning import writer
 
@@ -484,6 +593,15 @@ class MmapManager(LayerReader):
         -----
         Durability: when this returns, the layer outlives a power failure, as far as the medium
         keeps its word; see docs/durability.md.
+
+        Examples
+        --------
+        >>> layer = manager.create_proto_dimension("D16", "Sun at last.")
+        >>> manager.crystallize_proto_dimension(layer)
+        >>> with MmapManager(64, base_path="data") as other:
+        ...     report = other.load_all()
+        ...     bytes(other.access_layer(layer))
+        b'Sun at last.'
         """
         from jessymem.learning import crystallization
 
@@ -519,6 +637,12 @@ class MmapManager(LayerReader):
         Durability: when this returns, the layer is gone also after a power failure, as with
         `crystallize_proto_dimension`. Its bytes stay in the region file until the dimension is
         folded. Layers that name it as their parent go on doing so.
+
+        Examples
+        --------
+        >>> manager.delete_layer("L16-00")
+        >>> manager.list_layers("D16")
+        [L16-07]
         """
         from jessymem.learning import deletion
 
@@ -555,6 +679,16 @@ class MmapManager(LayerReader):
         Notes
         -----
         Durability: as `crystallize_proto_dimension`.
+
+        Examples
+        --------
+        >>> manager.delete_layer("L15-01")  # said in a small file beside
+        >>> sorted(path.name for path in folder.glob("data/D15/*"))
+        ['region.d2.mmap', 'region.mmap']
+        >>> manager.fold("D15"), manager.fold("D15")
+        (True, False)
+        >>> sorted(path.name for path in folder.glob("data/D15/*"))
+        ['region.mmap']
         """
         from jessymem.learning import crystallization
 
@@ -585,6 +719,13 @@ class MmapManager(LayerReader):
         Notes
         -----
         Durability: as `crystallize_proto_dimension`, for all of them at once.
+
+        Examples
+        --------
+        >>> manager.overlay_layer("L16-00", "Since Sunday, in fact.", separator=" ")
+        >>> layer = manager.create_proto_dimension("D16", "Sun at last.")
+        >>> manager.crystallize_dimension("D16")
+        [L16-00, L16-08]
         """
         from jessymem.learning import crystallization
 
@@ -593,53 +734,127 @@ class MmapManager(LayerReader):
     # -- blocks of memory, see `PoolAllocator` -----------------------------------------------------
 
     def allocate(self, size: int) -> jessymem.MmapOffset:
-        """Take a block of at least `size` bytes; see `PoolAllocator.allocate`."""
+        """Take a block of at least `size` bytes; see `PoolAllocator.allocate`.
+
+        Examples
+        --------
+        >>> offset = manager.allocate(5_000)
+        >>> pool = manager.get_stats().per_pool[offset.pool_id]
+        >>> pool.block_size, pool.used_blocks
+        (16384, 1)
+        """
         engine = self._engine
         return (engine.present_allocator or engine.allocator()).allocate(size)
 
     def deallocate(self, offset: jessymem.MmapOffset, size: int | None = None) -> None:
-        """Free a block, now or with its last view; see `PoolAllocator.deallocate`."""
+        """Free a block, now or with its last view; see `PoolAllocator.deallocate`.
+
+        Examples
+        --------
+        >>> offset = manager.allocate(100)
+        >>> manager.deallocate(offset)
+        >>> manager.deallocate(offset)
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.InvalidAccess: MmapOffset(...): it was freed before
+        """
         engine = self._engine
         (engine.present_allocator or engine.allocator()).deallocate(offset, size)
 
     @clears_frames
     def view(self, offset: jessymem.MmapOffset, size: int) -> memoryview:
-        """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`."""
+        """Return the first `size` bytes of a block, writable; see `PoolAllocator.view`.
+
+        Examples
+        --------
+        >>> offset = manager.allocate(5)
+        >>> manager.view(offset, 5)[:] = b"hello"
+        >>> bytes(manager.view(offset, 2))
+        b'he'
+        """
         return self._engine.allocator().view(offset, size)
 
     def allocate_many(
         self, sizes: Iterable[int] | np.typing.NDArray[np.integer[Any]]
     ) -> np.typing.NDArray[np.int64]:
-        """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`."""
+        """Take a block for each of `sizes`, or none; see `PoolAllocator.allocate_many`.
+
+        Examples
+        --------
+        >>> offsets = manager.allocate_many([100, 5_000, 100])
+        >>> [MmapOffset.from_packed(each).pool_id for each in offsets]
+        [0, 1, 0]
+        """
         return self._engine.allocator().allocate_many(sizes)
 
     @clears_frames
     def deallocate_many(self, offsets: Iterable[int] | np.typing.NDArray[np.int64]) -> None:
-        """Free many blocks, or none; see `PoolAllocator.deallocate_many`."""
+        """Free many blocks, or none; see `PoolAllocator.deallocate_many`.
+
+        Examples
+        --------
+        >>> offsets = manager.allocate_many(np.full(1000, 64))
+        >>> manager.deallocate_many(offsets)
+        >>> manager.get_stats().total_deallocations
+        1000
+        """
         self._engine.allocator().deallocate_many(offsets)
 
     @clears_frames
     def allocate_array(
         self, shape: int | Sequence[int], dtype: np.typing.DTypeLike = np.float64
     ) -> np.typing.NDArray[Any]:
-        """Return an array in a block of its own; see `PoolAllocator.allocate_array`."""
+        """Return an array in a block of its own; see `PoolAllocator.allocate_array`.
+
+        Examples
+        --------
+        >>> before = manager.get_stats().total_used_bytes
+        >>> scores = manager.allocate_array((100, 10))
+        >>> manager.get_stats().total_used_bytes - before
+        8000
+        >>> del scores  # its block goes back by itself
+        >>> manager.get_stats().total_used_bytes - before
+        0
+        """
         return self._engine.allocator().allocate_array(shape, dtype)
 
     @clears_frames
     def trim(self) -> int:
-        """Return memory that is free to the system; see `PoolAllocator.trim`."""
+        """Return memory that is free to the system; see `PoolAllocator.trim`.
+
+        Examples
+        --------
+        >>> offset = manager.allocate(200_000)
+        >>> manager.view(offset, 200_000)[:] = bytes(200_000)
+        >>> manager.deallocate(offset)
+        >>> manager.trim() >= 200_000, manager.get_stats().retained_bytes
+        (True, 0)
+        """
         return self._engine.allocator().trim()
 
     # -- seeing ------------------------------------------------------------------------------------
 
     @property
     def config(self) -> MemoryConfig:
-        """The settings in force."""
+        """The settings in force.
+
+        Examples
+        --------
+        >>> manager.config.limit_bytes, manager.config.eviction_policy
+        (67108864, 'sieve')
+        """
         return self._engine.config
 
     @clears_frames
     def get_stats(self) -> jessymem.MemoryStats:
-        """Return what the manager measured of itself; works on a closed one too."""
+        """Return what the manager measured of itself; works on a closed one too.
+
+        Examples
+        --------
+        >>> stats = manager.get_stats()
+        >>> stats.dimensions_loaded, stats.layers_loaded, stats.total_limit_bytes
+        (2, 6, 67108864)
+        """
         from jessymem import diagnostics
 
         return diagnostics.collect_stats(self._engine)
@@ -652,6 +867,13 @@ class MmapManager(LayerReader):
         -------
         dict
             Keys "config", "budget", "pools", "regions", "layers", "counters", "waiting".
+
+        Examples
+        --------
+        >>> import json
+        >>> state = json.loads(json.dumps(manager.dump_state()))
+        >>> [(each["dimension"], each["n_layers"]) for each in state["regions"]]
+        [('D15', 4), ('D16', 2)]
         """
         from jessymem import diagnostics
 

@@ -36,7 +36,13 @@ class LayerMapping:
             """Return a layer's bytes."""
 
     def is_loaded(self, dimension_id: DimensionLike) -> bool:
-        """Tell whether a dimension's layers can be read (simulated and evicted ones too)."""
+        """Tell whether a dimension's layers can be read (simulated and evicted ones too).
+
+        Examples
+        --------
+        >>> manager.is_loaded("D15"), manager.is_loaded("D14")
+        (True, False)
+        """
         return as_dimension_id(dimension_id) in self._engine.snapshot
 
     @clears_frames
@@ -73,13 +79,10 @@ class LayerMapping:
 
         Examples
         --------
-        >>> from jessymem import MmapManager
-        >>> with MmapManager(base_path="no/such/directory") as manager:
-        ...     report = manager.load_core_dimensions()
-        ...     layer = manager.list_layers("D01")[0]
-        ...     name = manager.get_layer_info(layer).name
-        ...     manager.id_of(name, "D01") == manager.id_of(f"D01/{name}") == layer
-        True
+        >>> manager.id_of("grep/README"), manager.id_of("tools/grep/README")
+        (L15-02, L15-02)
+        >>> manager.id_of("monday", dimension="diary")
+        L16-00
         """
         from jessymem import names
 
@@ -150,22 +153,48 @@ class LayerMapping:
     @overload
     def get(self, key: LayerLike, default: T) -> memoryview | T: ...
     def get(self, key: LayerLike, default: Any = None) -> Any:
-        """Return a layer's bytes as ``manager[key]`` does; `default` where that is a KeyError."""
+        """Return a layer's bytes as ``manager[key]`` does; `default` where that is a KeyError.
+
+        Examples
+        --------
+        >>> bytes(manager.get("monday")), manager.get("sunday", b"no entry")
+        (b'Rain since Monday.', b'no entry')
+        """
         try:
             return self[key]
         except (LayerNotFound, AmbiguousName):
             return default
 
     def keys(self) -> KeysView[LayerId]:
-        """Return the ids of all loaded layers, as `dict.keys` does."""
+        """Return the ids of all loaded layers, as `dict.keys` does.
+
+        Examples
+        --------
+        >>> list(manager.keys())
+        [L15-00, L15-01, L15-02, L15-03, L16-00, L16-07]
+        >>> manager.keys() & {LayerId("L15-00"), LayerId("L15-99")}
+        {L15-00}
+        """
         return KeysView(self)
 
     def values(self) -> ValuesView[memoryview]:
-        """Return the contents of all loaded layers, as `dict.values` does; each read when due."""
+        """Return the contents of all loaded layers, as `dict.values` does; each read when due.
+
+        Examples
+        --------
+        >>> [len(content) for content in manager.values()]
+        [16, 24, 17, 48000, 18, 26]
+        """
         return ValuesView(self)
 
     def items(self) -> ItemsView[LayerId, memoryview]:
-        """Return ids and contents of all loaded layers, as `dict.items` does."""
+        """Return ids and contents of all loaded layers, as `dict.items` does.
+
+        Examples
+        --------
+        >>> {layer: content.nbytes for layer, content in manager.items() if layer.dimension == 16}
+        {L16-00: 18, L16-07: 26}
+        """
         return ItemsView(self)
 
 

@@ -53,7 +53,13 @@ class LayerReader(LayerMapping):
 
     @clears_frames
     def list_dimensions(self) -> list[DimensionId]:
-        """Return the loaded dimensions, ascending."""
+        """Return the loaded dimensions, ascending.
+
+        Examples
+        --------
+        >>> manager.list_dimensions()
+        [D15, D16]
+        """
         snapshot = self._engine.snapshot
         self._engine.check_open()
         return [loaded.dimension_id for loaded in snapshot.loaded]
@@ -76,6 +82,12 @@ class LayerReader(LayerMapping):
         ------
         LayerNotFound
             If no such layer is loaded.
+
+        Examples
+        --------
+        >>> view = manager.access_layer("L15-02")
+        >>> str(view, "utf-8"), view.readonly
+        ('Grep finds lines.', True)
         """
         # One snapshot, two direct indexings, one bounds check, all over zero-copy views of the
         # published tables. A compiled kernel does the same in nanoseconds but costs more than this
@@ -121,6 +133,12 @@ class LayerReader(LayerMapping):
             If its description in the file is malformed, or as `access_layer`.
         LayerNotFound
             As `access_layer`.
+
+        Examples
+        --------
+        >>> vectors = manager.array("L15-03")
+        >>> vectors.shape, vectors[0], vectors.flags.owndata
+        ((3000, 4), array([0., 1., 2., 3.], dtype=float32), False)
         """
         # As `access_layer`, up to the row.
         try:
@@ -158,6 +176,13 @@ class LayerReader(LayerMapping):
         InvalidAccess
             If the layer is in no file: it is a proto layer, simulated, or overlaid; or if the
             manager is closed.
+
+        Examples
+        --------
+        >>> import pickle
+        >>> sent = pickle.dumps(manager.ref("L15-02"))
+        >>> bytes(pickle.loads(sent).get())
+        b'Grep finds lines.'
         """
         from jessymem.references import LayerRef
 
@@ -196,6 +221,12 @@ class LayerReader(LayerMapping):
             As `access_layer`.
         RegionFormatError
             As `access_layer`; or if the layer's keywords are malformed.
+
+        Examples
+        --------
+        >>> context = manager.load_layer_context("L15-02")
+        >>> context.name, context.keywords, context.text
+        ('grep/README', ('search',), 'Grep finds lines.')
         """
         from jessymem.contexts import LoadedContext
 
@@ -229,6 +260,12 @@ class LayerReader(LayerMapping):
         ------
         LayerNotFound
             For the first layer that is not loaded, with ``missing="raise"``.
+
+        Examples
+        --------
+        >>> contexts = manager.load_contexts(["L16-07", "L15-02", "L16-99"], missing="skip")
+        >>> [context.name for context in contexts]
+        ['tuesday', 'grep/README']
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
         from jessymem.engine.locations import as_packed, located_in, raise_missing
@@ -261,6 +298,14 @@ class LayerReader(LayerMapping):
         RegionFormatError
             As `access_layer`; or if the layer's keywords, or its description as an array, are
             malformed.
+
+        Examples
+        --------
+        >>> manager.get_layer_info("L15-03")
+        <LayerInfo L15-03 'vectors', 48,000 bytes, array float32 3000x4,
+         frequency=1.0, depth=0, MMAP, PERMANENT>
+        >>> manager.get_layer_info("L15-00").children
+        (L15-01,)
         """
         wanted = as_layer_id(layer_id)
         region, row = self._find(wanted)  # holding no state: what it has may have to go
@@ -268,7 +313,13 @@ class LayerReader(LayerMapping):
 
     @clears_frames
     def list_layers(self, dimension_id: DimensionLike | None = None) -> list[LayerId]:
-        """Return the loaded layers, ascending; of one dimension or of all."""
+        """Return the loaded layers, ascending; of one dimension or of all.
+
+        Examples
+        --------
+        >>> manager.list_layers("D16")
+        [L16-00, L16-07]
+        """
         dimension = None if dimension_id is None else as_dimension_id(dimension_id)
         snapshot = self._engine.snapshot
         self._engine.check_open(dimension)
@@ -299,6 +350,13 @@ class LayerReader(LayerMapping):
             A pattern that the layer's name matches, all of it, as `fnmatch.fnmatchcase` has it:
             ``*`` any characters, ``/`` among them, ``?`` one, ``[abc]`` one of these. What is not
             special is compared exactly.
+
+        Examples
+        --------
+        >>> manager.select(keywords=["shell", "search"], frequency=(2, 3))
+        [L15-02]
+        >>> manager.select(name="*/README")
+        [L15-00, L15-02]
         """
         from jessymem import selection
 
@@ -334,6 +392,12 @@ class LayerReader(LayerMapping):
             With ``missing="raise"``; its attribute `layers` lists all that are not loaded.
         OutOfBounds
             With ``missing="raise"``, if a file was changed under its mapping.
+
+        Examples
+        --------
+        >>> found = manager.locate_many(["L15-02", "L15-99"], missing="mark")
+        >>> found["size"].tolist(), (found["status"] == 0).tolist()
+        ([17, 0], [True, False])
         """
         from jessymem.engine.locations import as_packed, is_strict, located_in
 
@@ -370,6 +434,12 @@ class LayerReader(LayerMapping):
         ------
         LayerNotFound
             As `locate_many`.
+
+        Examples
+        --------
+        >>> first, second = manager.access_many(["L16-07", "L15-02"])
+        >>> bytes(first[:9]), bytes(second[:4])
+        (b'The river', b'Grep')
         """
         from jessymem.engine.locations import as_packed, cut_views, is_strict, located_in
 
@@ -405,6 +475,12 @@ class LayerReader(LayerMapping):
             If the system has no memory for the buffer; or as `locate_many`.
         LayerNotFound
             As `locate_many`.
+
+        Examples
+        --------
+        >>> data, offsets = manager.gather(["L15-02", "L16-00"])
+        >>> offsets.tolist(), bytes(data[offsets[1] : offsets[2]])
+        ([0, 17, 35], b'Rain since Monday.')
         """
         from jessymem.engine.locations import as_packed, copy_out, is_strict, located_in
 
@@ -422,6 +498,16 @@ class LayerReader(LayerMapping):
             A tuple of two arrays, to be passed to functions compiled with ``numba.njit``; see
             `jessymem.kernels`. What it leads to stays in memory, unchanged, while it is held.
             Layers that were evicted are not in it: read them, or pin their dimensions, before.
+
+        Examples
+        --------
+        >>> from numba import njit
+        >>> from jessymem.kernels import layer_bytes
+        >>> @njit
+        ... def count_spaces(store, layer_id):
+        ...     return np.sum(layer_bytes(store, layer_id) == ord(" "))
+        >>> int(count_spaces(manager.store(), int(LayerId("L16-00"))))
+        2
         """
         from jessymem.pickling import Origin
 
@@ -497,6 +583,13 @@ class LayerReader(LayerMapping):
             `ignore_case` or `word`.
         concurrent.futures.CancelledError
             If `cancel` was set.
+
+        Examples
+        --------
+        >>> manager.find("rain", ignore_case=True)
+        <2 hits: L16-00+0, L16-07+21>
+        >>> manager.find("rain", dimensions="D15")
+        <0 hits>
         """
         from jessymem.scanning.scans import Question, find
 
@@ -537,6 +630,12 @@ class LayerReader(LayerMapping):
             is searched stays in memory until the iterator is at its end, or closed. Where not all
             fits in memory together, drop a batch (``del``) before the next one is asked for: it
             holds its dimension.
+
+        Examples
+        --------
+        >>> for batch in manager.find_batches("rain", ignore_case=True):
+        ...     print([bytes(batch.content(hit.layer_id)[hit.offset :]) for hit in batch])
+        [b'Rain since Monday.', b'rain.']
         """
         from jessymem.scanning.scans import Question, find_batches
 
@@ -574,6 +673,14 @@ class LayerReader(LayerMapping):
         ------
         concurrent.futures.CancelledError
             As `find`.
+
+        Examples
+        --------
+        >>> import re
+        >>> manager.count("rain"), manager.count("rain", ignore_case=True)
+        (1, 2)
+        >>> manager.count(re.compile(rb"[A-Z][a-z]+"), dimensions="D16")
+        4
         """
         from jessymem.scanning.scans import Question, count
 
@@ -654,6 +761,14 @@ class LayerReader(LayerMapping):
             What the kernel raises, with a note that names it and the layer.
         concurrent.futures.CancelledError
             As `find`.
+
+        Examples
+        --------
+        >>> def count_spaces(content, row):
+        ...     return np.sum(content == 32)
+        >>> ids, counts = manager.scan(count_spaces, np.int64, "D16", return_ids=True)
+        >>> dict(zip(ids, counts.tolist()))
+        {L16-00: 2, L16-07: 4}
         """
         from jessymem.scanning.layer_ids import LayerIds
         from jessymem.scanning.scans import scan

@@ -56,6 +56,15 @@ class LayerRef:
     reference, or a view, is held. Where this process has that edition open already, through the
     manager that made the reference or through another one, it is shared; otherwise it is mapped
     anew, and no manager's budget counts it.
+
+    Examples
+    --------
+    >>> ref = manager.ref("L15-03")
+    >>> np.sum(ref, axis=0)  # NumPy takes it for the array
+    array([   0., 3000., 6000., 9000.], dtype=float32)
+    >>> other = manager.ref("L15-03")
+    >>> ref == other, len({ref, other})
+    (True, 1)
     """
 
     __slots__ = ("__weakref__", "_edition", "_layer_id", "_load_mode", "_path", "_region")
@@ -82,17 +91,38 @@ class LayerRef:
 
     @property
     def layer_id(self) -> LayerId:
-        """The layer."""
+        """The layer.
+
+        Examples
+        --------
+        >>> manager.ref("L15-02").layer_id
+        L15-02
+        """
         return self._layer_id
 
     @property
     def path(self) -> Path | str:
-        """Where the region file is; a newer generation may lie beside it (Windows). Or its URL."""
+        """Where the region file is; a newer generation may lie beside it (Windows). Or its URL.
+
+        Examples
+        --------
+        >>> manager.ref("L15-02").path.relative_to(folder).as_posix()
+        'data/D15/region.mmap'
+        """
         return self._path if "://" in self._path else Path(self._path)
 
     @property
     def generation(self) -> int:
-        """The file's generation, 0 for plain V1."""
+        """The file's generation, 0 for plain V1.
+
+        Examples
+        --------
+        >>> manager.delete_layer("L15-01")
+        >>> layer = manager.create_proto_dimension("D15", "Sed edits streams.")
+        >>> manager.crystallize_proto_dimension(layer)
+        >>> manager.ref("L15-02").generation, manager.ref(layer).generation
+        (1, 3)
+        """
         return self._edition.generation
 
     # -- reading -----------------------------------------------------------------------------------
@@ -116,6 +146,13 @@ class LayerRef:
             If it cannot be mapped, or breaks the format.
         LayerNotFound, OutOfBounds
             If the file is not what it says, or was changed under its mapping.
+
+        Examples
+        --------
+        >>> ref = manager.ref("L15-02")
+        >>> manager.close()
+        >>> bytes(ref.get())  # from the file, which the reference maps itself
+        b'Grep finds lines.'
         """
         region = self._attach()
         return region.content_of(region.find_row(self._layer_id))
@@ -137,6 +174,12 @@ class LayerRef:
             As `get`.
         LayerNotFound, OutOfBounds
             As `get`.
+
+        Examples
+        --------
+        >>> ref = manager.ref("L15-03")
+        >>> ref.array()[-1]
+        array([0., 1., 2., 3.], dtype=float32)
         """
         return self._attach().read_array(self._layer_id)
 

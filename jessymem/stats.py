@@ -21,6 +21,11 @@ class ClassUsage:
         What is counted in it.
     limit_bytes : int
         What it is meant to hold.
+
+    Examples
+    --------
+    >>> manager.get_stats().per_class["user"]
+    ClassUsage(allocated_bytes=0, limit_bytes=33554432)
     """
 
     allocated_bytes: int
@@ -88,6 +93,13 @@ class MemoryStats:
         Whether any loaded region is simulated.
     is_at_warning_threshold, should_trigger_eviction, should_reject_allocations : bool
         Whether utilization is above the configured shares.
+
+    Examples
+    --------
+    >>> offset = manager.allocate(1_024)
+    >>> stats = manager.get_stats()
+    >>> stats.fragmentation_ratio, stats.is_at_warning_threshold, stats.active_regions
+    (0.75, False, 2)
     """
 
     total_allocated_bytes: int
@@ -175,6 +187,17 @@ class LoadReport:
     skipped : tuple of (DimensionId, str)
         With the reason.
     seconds : float
+
+    Examples
+    --------
+    >>> (folder / "data/D17").mkdir()
+    >>> size = (folder / "data/D17/region.mmap").write_bytes(b"no region file")
+    >>> with MmapManager(64, base_path="data") as other:
+    ...     report = other.load_all()
+    >>> report.loaded, report.skipped[0][0]
+    ((D15, D16), D17)
+    >>> report
+    <LoadReport 2 loaded, 1 skipped (D17: ...expected 256 bytes, got 14 bytes), ... ms>
     """
 
     loaded: tuple[DimensionId, ...]

@@ -28,6 +28,11 @@ class WarmupReport:
     cache : pathlib.Path or None
         Where compiled code is kept; None: it is not.
     seconds : float
+
+    Examples
+    --------
+    >>> warmup()
+    WarmupReport(is_disabled=..., n_compiled=..., n_cached=..., cache=..., seconds=...)
     """
 
     is_disabled: bool
@@ -54,6 +59,12 @@ def warmup() -> WarmupReport:
     -----
     Threads may call it at once, and beside any other work. A cache that cannot be written costs one
     warning record, and later processes compile again.
+
+    Examples
+    --------
+    >>> first, second = warmup(), warmup()
+    >>> second.n_compiled - first.n_compiled, second.n_cached - first.n_cached
+    (0, 0)
     """
     start = perf_counter()
     is_compiled = all(map(_jit.promote, _jit.MODULES))

@@ -58,6 +58,15 @@ class Store(tuple[Any, ...]):
     regions : ndarray of REGION, shape (64 * n_chunks,)
         A copy of those rows, by dimension number: slot n is that of dimension n. Most may be empty.
         Made when it is asked for, in Python only.
+
+    Examples
+    --------
+    >>> store = manager.store()
+    >>> store
+    <Store of 2 dimensions, 6 layers>
+    >>> manager.close()
+    >>> LayerId.from_packed(store.layer_ids()[2])  # still there
+    L15-02
     """
 
     def __new__(
@@ -74,19 +83,39 @@ class Store(tuple[Any, ...]):
 
     @property
     def directory(self) -> NDArray[np.int64]:
-        """Where the rows of 64 dimensions each are."""
+        """Where the rows of 64 dimensions each are.
+
+        Examples
+        --------
+        >>> from jessymem.kernels import count_slots
+        >>> store = manager.store()
+        >>> len(store.directory), count_slots(store)
+        (1, 64)
+        """
         found: NDArray[np.int64] = self[0]
         return found
 
     @property
     def regions(self) -> NDArray[Any]:
-        """One row a dimension, by its number."""
+        """One row a dimension, by its number.
+
+        Examples
+        --------
+        >>> regions = manager.store().regions
+        >>> [int(regions["n_layers"][dimension]) for dimension in (15, 16, 17)]
+        [4, 2, 0]
+        """
         return copy_regions(self.directory)
 
     def layer_ids(self) -> NDArray[np.int64]:
         """Return the packed ids of all layers in memory, ascending, as an array of int64.
 
         The array is the caller's own. Evicted dimensions have none.
+
+        Examples
+        --------
+        >>> [LayerId.from_packed(each) for each in manager.store().layer_ids()[-2:]]
+        [L16-00, L16-07]
         """
         counts = self.regions["n_layers"]
         found = np.empty(int(counts.sum()), np.int64)
@@ -123,6 +152,13 @@ class Place(NamedTuple):
         the region.
     size : int
         Of the content, in bytes.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import locate
+    >>> place = locate(manager.store(), int(LayerId("L16-07")))
+    >>> int(place.slot), int(place.row), int(place.size)
+    (16, 1, 26)
     """
 
     status: Int
@@ -145,6 +181,14 @@ def locate(store: Store, layer_id: Int) -> Place:
     -------
     Place
         With a status that says why, where there is no such layer.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import locate, schema
+    >>> found = locate(manager.store(), int(LayerId("L15-02")))
+    >>> missing = locate(manager.store(), int(LayerId("L15-99")))
+    >>> int(found.size), bool(missing.status == schema.NO_SUCH_LAYER)
+    (17, True)
     """
     slot = np.int64(layer_id >> LAYER_BITS)
     none = np.int64(ABSENT)
@@ -171,6 +215,13 @@ def layer_bytes(store: Store, layer_id: Int) -> NDArray[np.uint8]:
     ndarray of uint8, shape (size,)
         Read-only; empty where `locate` finds no such layer. Valid and unchanged for as long as it
         is held, also outside compiled code: it keeps the store's memory alive by itself.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import layer_bytes
+    >>> content = layer_bytes(manager.store(), int(LayerId("L15-02")))
+    >>> content.tobytes(), layer_bytes(manager.store(), int(LayerId("L15-99"))).size
+    (b'Grep finds lines.', 0)
     """
     return layer_array(store, layer_id, np.uint8)
 
@@ -192,6 +243,16 @@ def layer_array(store: Store, layer_id: Int, dtype: DTypeLike) -> NDArray[Any]:
         Read-only, in the order in which the items lie in memory: `reshape` it. Empty where there is
         no such layer, its size is no multiple of an item's, or it is not aligned for the dtype (as
         layers of files by other writers may be). Lifetime as `layer_bytes`.
+
+    Examples
+    --------
+    >>> from numba import njit
+    >>> from jessymem.kernels import layer_array
+    >>> @njit
+    ... def mean_of(store, layer_id):
+    ...     return layer_array(store, layer_id, np.float32).reshape(-1, 4)[:, 3].mean()
+    >>> float(mean_of(manager.store(), int(LayerId("L15-03"))))
+    3.0
     """
     location = locate(store, layer_id)
     directory = store.directory
@@ -207,7 +268,15 @@ def layer_array(store: Store, layer_id: Int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def count_slots(store: Store) -> Int:
-    """Return how many slots there are: the number of every dimension loaded is below."""
+    """Return how many slots there are: the number of every dimension loaded is below.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import count_slots, dimension_at
+    >>> store = manager.store()
+    >>> [slot for slot in range(count_slots(store)) if dimension_at(store, slot)]
+    [15, 16]
+    """
     return store.directory.shape[0] << CHUNK_BITS
 
 
@@ -215,6 +284,12 @@ def dimension_at(store: Store, slot: Int) -> Int:
     """Return the number of the dimension in a slot; 0 where that is empty or does not exist.
 
     An evicted dimension has its number, and no layers.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import dimension_at
+    >>> [int(dimension_at(manager.store(), slot)) for slot in (15, 16, 17)]
+    [15, 16, 0]
     """
     if slot < 0 or slot >= store.directory.shape[0] << CHUNK_BITS:
         return np.int64(0)
@@ -225,7 +300,14 @@ def dimension_at(store: Store, slot: Int) -> Int:
 
 
 def count_layers(store: Store, dimension: Int) -> Int:
-    """Return how many layers of a dimension are in memory; 0 where it is not loaded, or evicted."""
+    """Return how many layers of a dimension are in memory; 0 where it is not loaded, or evicted.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import count_layers
+    >>> [int(count_layers(manager.store(), dimension)) for dimension in (15, 16, 17)]
+    [4, 2, 0]
+    """
     if dimension < 0 or dimension >= store.directory.shape[0] << CHUNK_BITS:
         return np.int64(0)
     region = lookup.find_region(store.directory.ctypes.data, dimension)
@@ -236,6 +318,13 @@ def layer_at(store: Store, dimension: Int, row: Int) -> Int:
     """Return the packed id of the layer in a dimension's row; 0 where there is none.
 
     Rows are in the order of layer numbers, from 0 to `count_layers` - 1.
+
+    Examples
+    --------
+    >>> from jessymem.kernels import count_layers, layer_at
+    >>> store = manager.store()
+    >>> [LayerId.from_packed(layer_at(store, 16, row)) for row in range(count_layers(store, 16))]
+    [L16-00, L16-07]
     """
     if row < 0 or row >= count_layers(store, dimension):
         return np.int64(0)

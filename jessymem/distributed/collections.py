@@ -99,6 +99,13 @@ def find(
     Computing raises what `MmapManager.find` raises, with a note that names the file; RemoteError if
     a file is another one than when it was listed, or becomes another one meanwhile; LimitExceeded
     if one file does not fit the budget.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> frame = distributed.find("data", "The")  # nothing is read yet
+    >>> frame.compute()[["layer", "offset"]].values.tolist()
+    [['L16-07', 0]]
     """
     question = questions.Find(
         _as_bytes(needle), None if limit is None else as_integer(limit, "limit")
@@ -123,6 +130,13 @@ def count(
     -------
     dask.dataframe.DataFrame
         One row a file: ``url`` and ``count``; index and keys as of `find`.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> counts = distributed.count("data", "s").compute()
+    >>> [url.rpartition("/data/")[2] for url in counts["url"]], counts["count"].tolist()
+    (['D15/region.mmap', 'D16/region.mmap'], [8, 2])
     """
     question = questions.Count(_as_bytes(needle))
     return _frame(urls, question, config, cache, storage_options, task_bytes)
@@ -154,6 +168,15 @@ def scan(
     -------
     dask.dataframe.DataFrame
         One row a layer: ``url``, ``layer`` and ``value``; index and keys as of `find`.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> def count_spaces(content, row):
+    ...     return np.sum(content == 32)
+    >>> frame = distributed.scan("data/D16", count_spaces, np.int64).compute()
+    >>> dict(zip(frame["layer"], frame["value"].tolist()))
+    {'L16-00': 2, 'L16-07': 4}
     """
     from jessymem.scanning.applying import name_of
 
@@ -197,6 +220,13 @@ def select(
     dask.dataframe.DataFrame
         One row a layer: ``url``, ``layer``, ``name``, ``n_bytes``, ``frequency``, ``depth``,
         ``keywords``, ``parent`` and, of arrays, ``dtype``; index and keys as of `find`.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> frame = distributed.select("data", keywords=["shell", "search"]).compute()
+    >>> frame[["layer", "name", "n_bytes"]].values.tolist()
+    [['L15-00', 'bash/README', 16], ['L15-02', 'grep/README', 17]]
     """
     question = questions.Select(_query(keywords, depth, frequency))
     return _frame(urls, question, config, cache, storage_options, None)
@@ -221,6 +251,13 @@ def layers(
     -------
     dask.dataframe.DataFrame
         As `select`, and ``content``, as bytes: copies, the worker's own.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> frame = distributed.layers("data", frequency=(2, 3)).compute()
+    >>> frame[["layer", "content"]].values.tolist()
+    [['L15-02', b'Grep finds lines.']]
     """
     question = questions.Layers(_query(keywords, depth, frequency))
     return _frame(urls, question, config, cache, storage_options, task_bytes)
@@ -253,6 +290,15 @@ def array(
     ------
     TypeError
         If the layer of the first file is no array.
+
+    Examples
+    --------
+    >>> from jessymem import distributed
+    >>> vectors = distributed.array("data/D15", 3)
+    >>> vectors.shape, vectors.numblocks
+    ((1, 3000, 4), (1, 1, 1))
+    >>> vectors.mean(axis=(0, 1)).compute()
+    array([0., 1., 2., 3.], dtype=float32)
     """
     number = as_integer(layer, "layer")
     budget = _config(config)

@@ -291,9 +291,14 @@ def build(
 
     Examples
     --------
-    >>> report = jessymem.build("notes", "data")  # doctest: +SKIP
-    >>> report.n_layers, len(report.unchanged)  # doctest: +SKIP
-    (2, 0)
+    >>> (folder / "notes/weather").mkdir(parents=True)
+    >>> size = (folder / "notes/weather/today.md").write_text("Fog.")
+    >>> build("notes", "built")
+    <BuildReport 1 written, 0 unchanged, 0 skipped: 1 layers, 452 bytes>
+    >>> with MmapManager(64, base_path="built") as other:
+    ...     report = other.load_all()
+    ...     bytes(other["weather/today.md"])
+    b'Fog.'
     """
     options = Options(names, Columns(column, name_column, keywords_column))
     plan = plan_build(source, out, options, force=force, resume=resume)

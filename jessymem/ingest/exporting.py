@@ -88,6 +88,12 @@ def export(
     Names of layers lead nowhere: in files and archives, what is special to some system is written
     as ``%2F``, and nothing is written outside `out`. Each file or folder is made under another name
     and then renamed, but not synced: what it was made from is safe already.
+
+    Examples
+    --------
+    >>> report = export(manager, "out", dimensions="D16")
+    >>> sorted(path.name for path in report.dimensions[0].path.iterdir())
+    ['dimension.toml', 'monday', 'tuesday']
     """
     writer, target = writer_of(format), as_path("out", out)
     chosen = None if dimensions is None else sorted(as_dimension_ids(dimensions))

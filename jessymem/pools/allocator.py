@@ -104,11 +104,10 @@ class PoolAllocator:
 
     Examples
     --------
-    >>> allocator = PoolAllocator([(1, 4096)], limit_mb=4)
     >>> offset = allocator.allocate(100)
-    >>> view = allocator.view(offset, 100)
-    >>> view[:5] = b"hello"
-    >>> allocator.deallocate(offset)  # the block is freed with its last view
+    >>> allocator.view(offset, 100)[:5] = b"hello"
+    >>> bytes(allocator.view(offset, 5))
+    b'hello'
     """
 
     def __init__(
@@ -175,6 +174,11 @@ class PoolAllocator:
         MmapOffset
             What `view` and `deallocate` want. The block begins on a multiple of 64 bytes and reads
             as zeros (unless ``zero_on_reuse=False``).
+
+        Examples
+        --------
+        >>> allocator.allocate(5_000).pool_id  # of blocks of 64 KiB
+        1
         """
         handle, start = s.BAD_SIZE, 0
         try:
@@ -216,6 +220,13 @@ class PoolAllocator:
         ------
         InvalidAccess
             If `size` is not what was asked for, and as above.
+
+        Examples
+        --------
+        >>> view = allocator.view(offset := allocator.allocate(5), 5)
+        >>> allocator.deallocate(offset)  # and the block is freed with its last view
+        >>> allocator.usage[0]
+        4096
         """
         is_recorded = _is_enabled_for(_DEBUG)
         if type(offset) is MmapOffset and size is None and offset >= 0 and not is_recorded:
@@ -252,6 +263,13 @@ class PoolAllocator:
         ------
         OutOfBounds
             If `size` is more than was allocated.
+
+        Examples
+        --------
+        >>> view = allocator.view(allocator.allocate(5), 5)
+        >>> view[:] = b"hello"
+        >>> bytes(view[:2])
+        b'he'
         """
         handle, n_bytes = self._resolve(offset), as_size(size, at_least=0)
         self._supply.check_open()
@@ -277,6 +295,12 @@ class PoolAllocator:
         ------
         LimitExceeded, AllocationFailed, InvalidAccess
             As `allocate`; no block is taken then.
+
+        Examples
+        --------
+        >>> offsets = allocator.allocate_many([100, 5_000, 100])
+        >>> [MmapOffset.from_packed(each).pool_id for each in offsets]
+        [0, 1, 0]
         """
         try:
             wanted = as_sizes(sizes)
@@ -295,6 +319,13 @@ class PoolAllocator:
         ----------
         offsets : ndarray of int64, shape (n,), or sequence of MmapOffset
             Each with its generation.
+
+        Examples
+        --------
+        >>> offsets = allocator.allocate_many(np.full(200, 64))
+        >>> allocator.deallocate_many(offsets)
+        >>> allocator.usage[0]
+        0
         """
         handles = as_handles(offsets)
         self._supply.check_open()
@@ -324,6 +355,12 @@ class PoolAllocator:
             If `dtype` holds Python objects.
         ValueError
             If a length is negative.
+
+        Examples
+        --------
+        >>> scores = allocator.allocate_array((100, 10), "f4")
+        >>> scores.shape, float(scores.sum()), allocator.usage[0]
+        ((100, 10), 0.0, 4096)
         """
         kind = np.dtype(dtype)
         if kind.hasobject or kind.subdtype is not None:
@@ -360,6 +397,12 @@ class PoolAllocator:
             As `PoolConfig`.
         AllocationFailed
             "no_pool": there is no space for its bookkeeping; "os_refused".
+
+        Examples
+        --------
+        >>> pool_id = allocator.add_pool(1, 2**18)
+        >>> allocator.allocate(200_000).pool_id == pool_id
+        True
         """
         config = PoolConfig(size_mb, block_size)
         return self._supply.add_pool(config.block_size, config.size_mb * MIB)
@@ -374,6 +417,12 @@ class PoolAllocator:
         -------
         int
             The bytes returned.
+
+        Examples
+        --------
+        >>> allocator.deallocate(allocator.allocate(50_000))
+        >>> allocator.trim()
+        65536
         """
         self._supply.check_open()
         return self._supply.trim()
@@ -383,6 +432,12 @@ class PoolAllocator:
         """Take every block back; a second call does nothing.
 
         Views stay valid, and what they are on is charged until they are gone.
+
+        Examples
+        --------
+        >>> allocator.close()
+        >>> allocator.pools
+        []
         """
         self._claims, self._release = CLOSED, _closed
         self._supply.close()
@@ -396,6 +451,12 @@ class PoolAllocator:
         """What the kernels in `jessymem.kernels` take, to be called from compiled code.
 
         Lifetime: whoever uses it keeps the allocator. ``docs/memory.md`` shows how.
+
+        Examples
+        --------
+        >>> from jessymem.kernels import blocks
+        >>> int(blocks.address_of(allocator.words, allocator.allocate(100))) % 64
+        0
         """
         self._supply.check_open()
         _jit.promote(_jit.MEMORY)
@@ -404,7 +465,13 @@ class PoolAllocator:
 
     @property
     def pools(self) -> list[MmapPool]:
-        """The pools there are, by block size; none after `close`."""
+        """The pools there are, by block size; none after `close`.
+
+        Examples
+        --------
+        >>> allocator.pools
+        [<MmapPool 0: 0 of 256 blocks of 4096 bytes>, <MmapPool 1: 0 of 16 blocks of 65536 bytes>]
+        """
         with self._budget.changing():
             if self._supply.is_closed:
                 return []
@@ -412,13 +479,28 @@ class PoolAllocator:
 
     @property
     def usage(self) -> tuple[int, int]:
-        """Bytes in use and the limit, both of the whole budget."""
+        """Bytes in use and the limit, both of the whole budget.
+
+        Examples
+        --------
+        >>> allocator.allocate(5_000).pool_id, allocator.usage
+        (1, (65536, 16777216))
+        """
         self._views.collect_ended()
         return self._budget.total, self._budget.limit_bytes
 
     @property
     def n_failures(self) -> int:
-        """How many calls that wanted memory were refused."""
+        """How many calls that wanted memory were refused.
+
+        Examples
+        --------
+        >>> try:
+        ...     allocator.allocate(2**30)
+        ... except MemoryError:
+        ...     print(allocator.n_failures)
+        1
+        """
         return self._supply.n_failures
 
     @clears_frames
@@ -456,6 +538,12 @@ class PoolAllocator:
         list of str
             What a counter or bit says differently; empty where all agree. Threads that allocate
             meanwhile show as differences.
+
+        Examples
+        --------
+        >>> offsets = allocator.allocate_many([100, 5_000])
+        >>> allocator.validate()  # counters and blocks agree
+        []
         """
         self._views.collect_ended()
         with self._budget.changing():

@@ -57,6 +57,13 @@ class MmapOffset(int):
         ------
         ValueError, TypeError
             If it is not a handle.
+
+        Examples
+        --------
+        >>> (packed,) = allocator.allocate_many([100])
+        >>> offset = MmapOffset.from_packed(packed)
+        >>> int(offset) == int(packed), offset.pool_id
+        (True, 0)
         """
         if isinstance(packed, bool):
             raise TypeError("an offset is an integer, not a bool")
@@ -67,22 +74,50 @@ class MmapOffset(int):
 
     @property
     def pool_id(self) -> int:
-        """The pool."""
+        """The pool.
+
+        Examples
+        --------
+        >>> allocator.allocate(100).pool_id, allocator.allocate(5_000).pool_id
+        (0, 1)
+        """
         return unpack(self)[0]
 
     @property
     def offset(self) -> int:
-        """Bytes from the start of the pool."""
+        """Bytes from the start of the pool.
+
+        Examples
+        --------
+        >>> a, b = allocator.allocate(100), allocator.allocate(100)
+        >>> abs(b.offset - a.offset) >= 4096, a.offset % 64
+        (True, 0)
+        """
         return unpack(self)[1]
 
     @property
     def generation(self) -> int:
-        """Which owner of the block; -1: any."""
+        """Which owner of the block; -1: any.
+
+        Examples
+        --------
+        >>> first = allocator.allocate(100)
+        >>> allocator.deallocate(first)
+        >>> again = allocator.allocate(100)
+        >>> first.offset == again.offset, again.generation - first.generation
+        (True, 1)
+        """
         return unpack(self)[2]
 
     @property
     def is_checked(self) -> bool:
-        """Whether it names one owner, and an offset at which a block can begin."""
+        """Whether it names one owner, and an offset at which a block can begin.
+
+        Examples
+        --------
+        >>> MmapOffset(0, 4096, 7).is_checked, MmapOffset(0, 4096).is_checked
+        (True, False)
+        """
         return self >= 0
 
     def __repr__(self) -> str:

@@ -18,6 +18,15 @@ class MmapPool:
         Bytes of one block.
     size_bytes : int
     total_blocks : int
+
+    Examples
+    --------
+    >>> offset = allocator.allocate(5_000)
+    >>> pool = allocator.pools[1]
+    >>> pool
+    <MmapPool 1: 1 of 16 blocks of 65536 bytes>
+    >>> pool.size_bytes
+    1048576
     """
 
     def __init__(self, table: PoolTable, pool_id: int) -> None:
@@ -32,14 +41,30 @@ class MmapPool:
 
     @property
     def used_blocks(self) -> int:
-        """Blocks that are handed out, or waiting for their views; 0 once the pool is gone."""
+        """Blocks that are handed out, or waiting for their views; 0 once the pool is gone.
+
+        Examples
+        --------
+        >>> pool = allocator.pools[0]
+        >>> offsets = allocator.allocate_many([100, 200, 300])
+        >>> pool.used_blocks
+        3
+        """
         row, n_free = self._table.rows[self.pool_id], self._table.n_free(self.pool_id)
         is_here = row["first_generation"] == self._birth and n_free >= 0
         return self.total_blocks - n_free if is_here else 0
 
     @property
     def utilization(self) -> float:
-        """Used / total blocks, 0 to 1."""
+        """Used / total blocks, 0 to 1.
+
+        Examples
+        --------
+        >>> pool = allocator.pools[1]
+        >>> offsets = allocator.allocate_many(np.full(4, 60_000))
+        >>> pool.utilization
+        0.25
+        """
         return self.used_blocks / self.total_blocks
 
     def __reduce__(self) -> NoReturn:

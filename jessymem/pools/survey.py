@@ -43,6 +43,13 @@ class PoolStats:
         or made one, or failed.
     kind : str
         "fixed", or "grown": made where nothing fitted, unmapped once it is empty.
+
+    Examples
+    --------
+    >>> offset = manager.allocate(100)
+    >>> found = manager.get_stats().per_pool[offset.pool_id]
+    >>> found.block_size, found.used_blocks, found.total_blocks, found.kind
+    (4096, 1, 8192, 'fixed')
     """
 
     pool_id: int

@@ -84,7 +84,13 @@ class RegionBuilder:
 
     @property
     def dimension_id(self) -> DimensionId:
-        """The dimension that is being built."""
+        """The dimension that is being built.
+
+        Examples
+        --------
+        >>> RegionBuilder("D17", "plans").dimension_id
+        D17
+        """
         return self._dimension
 
     def __len__(self) -> int:
@@ -133,6 +139,16 @@ class RegionBuilder:
             If the number was added before.
         ValueError, TypeError
             If an argument is not of that form; nothing was added.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D17", "plans")
+        >>> builder.add_layer(3, "Repair the bridge.", name="bridge", keywords=["river"])
+        L17-03
+        >>> builder.add_layer(3, "Paint it.")
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.DuplicateLayer: L17-03 was added before
         """
         layer_id = self._free_id(layer)
         encoded = as_content_or_array(content, layer_id, is_copied=self._spool is None)
@@ -173,6 +189,14 @@ class RegionBuilder:
             If the highest number that there is was added before.
         ValueError, TypeError
             If an argument is not of that form; nothing was added.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D17", "plans")
+        >>> builder.add_layer(3, "Repair the bridge.")
+        L17-03
+        >>> builder.append_layer("Paint it.", parent="L17-03")
+        L17-04
         """
         if self._next > s.MAX_LAYER:
             last = LayerId(self._dimension, s.MAX_LAYER)
@@ -227,6 +251,15 @@ class RegionBuilder:
         ValueError
             If an argument is not of that form, or the dtype takes too long to tell; nothing was
             added.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D17", "plans")
+        >>> builder.add_array(0, np.eye(2, dtype="f2"), name="identity")
+        L17-00
+        >>> builder.build_to_memory().read_array("L17-00")
+        array([[1., 0.],
+               [0., 1.]], dtype=float16)
         """
         layer_id = self._free_id(layer)
         encoded = as_array(array, layer_id, is_copied=self._spool is None)
@@ -318,6 +351,17 @@ class RegionBuilder:
         file beside `path`, synced, read back, renamed over `path`, and the directory is synced
         (before that, the name of each directory that was made). When this returns the file outlives
         a power failure, as far as the medium keeps its word.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D17", "plans")
+        >>> layer = builder.append_layer("Repair the bridge.")
+        >>> builder.build_to_file("data/D17/region.mmap").generation
+        1
+        >>> builder.build_to_file("data/D17/region.mmap").generation
+        2
+        >>> manager.discover()
+        [D15, D16, D17]
         """
 
         def check(files: RegionFiles) -> None:
@@ -344,6 +388,18 @@ class RegionBuilder:
             As `build_to_file`.
         Exception
             What `check` raises; nothing is changed then.
+
+        Examples
+        --------
+        >>> def check(files):
+        ...     if files.exists():
+        ...         raise FileExistsError(files.target.name)
+        >>> RegionBuilder("D17", "plans").write_to("data/D17/region.mmap", check).n_layers
+        0
+        >>> RegionBuilder("D17", "plans").write_to("data/D17/region.mmap", check)
+        Traceback (most recent call last):
+            ...
+        FileExistsError: region.mmap
         """
         target = self._as_target(path)
         files = RegionFiles(self._dimension, target, check_load_mode(load_mode))
@@ -395,6 +451,14 @@ class RegionBuilder:
             If the system has no memory left.
         RegionFormatError
             As `build_to_file`.
+
+        Examples
+        --------
+        >>> builder = RegionBuilder("D17", "plans")
+        >>> layer = builder.append_layer("Repair the bridge.")
+        >>> region = builder.build_to_memory()
+        >>> region.path is None, bytes(region.content_of(0))
+        (True, b'Repair the bridge.')
         """
         drafts = list(self._drafts.values())
         total_size, pieces = write_layout(self._dimension, self._name, drafts, 1, 0)

@@ -13,7 +13,15 @@ from jessymem.ids import LayerId
 
 
 class ContentLocation(Enum):
-    """Where a layer's bytes are."""
+    """Where a layer's bytes are.
+
+    Examples
+    --------
+    >>> manager.overlay_layer("L16-00", "Snow.")
+    >>> layer = manager.create_proto_dimension("D16", "Sun.")
+    >>> [manager.get_layer_info(each).location.name for each in ("L16-07", "L16-00", layer)]
+    ['MMAP', 'HYBRID', 'HEAP']
+    """
 
     MMAP = "mmap"  # in a region file's pages
     HEAP = "heap"  # in this process's own memory
@@ -21,7 +29,17 @@ class ContentLocation(Enum):
 
 
 class LayerState(Enum):
-    """How far a layer has come on its way from memory to disk."""
+    """How far a layer has come on its way from memory to disk.
+
+    Examples
+    --------
+    >>> layer = manager.create_proto_dimension("D16", "Sun.")
+    >>> manager.get_layer_info(layer).state.name
+    'ACTIVE'
+    >>> manager.crystallize_proto_dimension(layer)
+    >>> manager.get_layer_info(layer).state.name
+    'PERMANENT'
+    """
 
     CREATED = "created"
     ACTIVE = "active"
@@ -66,6 +84,15 @@ class LayerInfo:
     encoding : str
         What its writer gave: "text" (UTF-8), "array", or "bytes"; plain V1 files do not say, and
         have "bytes".
+
+    Examples
+    --------
+    >>> info = manager.get_layer_info("L15-03")
+    >>> info
+    <LayerInfo L15-03 'vectors', 48,000 bytes, array float32 3000x4,
+     frequency=1.0, depth=0, MMAP, PERMANENT>
+    >>> info.shape, info.dtype.itemsize
+    ((3000, 4), 4)
     """
 
     layer_id: LayerId
@@ -120,6 +147,12 @@ class RegionMetadata:
         Where metadata end and contents may begin, in bytes.
     layers : tuple of LayerInfo
         Ascending by layer number; their children are those of the same region.
+
+    Examples
+    --------
+    >>> found = region.metadata
+    >>> found.dimension_name, found.generation, [info.name for info in found.layers]
+    ('tools', 1, ['bash/README', 'bash/usage', 'grep/README', 'vectors'])
     """
 
     version: int

@@ -66,6 +66,12 @@ class MmapRegion(LayerTable):
         Its length in whole pages.
     is_own : bool
         Whether this process had just written it, and read it back.
+
+    Examples
+    --------
+    >>> region = MmapRegion.from_file("D15", "data/D15/region.mmap")
+    >>> region.name, region.generation, len(region.list_layers())
+    ('tools', 1, 4)
     """
 
     def __init__(
@@ -155,6 +161,16 @@ class MmapRegion(LayerTable):
         ValueError, TypeError
             If `dimension_id` is not a dimension id, `path` not a path, or `load_mode` or `advice`
             not one of those above.
+
+        Examples
+        --------
+        >>> region = MmapRegion.from_file("D16", "data/D16/region.mmap", load_mode="copy")
+        >>> region.list_layers()
+        [L16-00, L16-07]
+        >>> MmapRegion.from_file("D15", "data/D16/region.mmap")
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.RegionFormatError: D15: ...: dimension_id at byte 0: expected 15, got 16
         """
         dimension = as_dimension_id(dimension_id)
         where = osmem.as_path(path)
@@ -268,6 +284,13 @@ class MmapRegion(LayerTable):
             If the extra, or what the protocol needs, is missing.
         ValueError, TypeError
             As `from_file`.
+
+        Examples
+        --------
+        >>> url = (folder / "data/D15/region.mmap").as_uri()
+        >>> region = MmapRegion.from_url(url)
+        >>> region.dimension_id, region.n_layers
+        (D15, 4)
         """
         from jessymem.regions.remote import open_url
 
@@ -298,6 +321,12 @@ class MmapRegion(LayerTable):
         ------
         OutOfBounds
             If any of it lies outside the region.
+
+        Examples
+        --------
+        >>> info = region.get_layer_info("L15-02")
+        >>> bytes(region.read_content(info.offset, info.size))
+        b'Grep finds lines.'
         """
         offset, size = operator.index(offset), operator.index(size)
         if offset < 0 or size < 0 or offset + size > self.size:
@@ -316,6 +345,11 @@ class MmapRegion(LayerTable):
         ------
         OutOfBounds
             As `read_content`.
+
+        Examples
+        --------
+        >>> region.read_string(84, 13)  # what begins every region file of version 1
+        'JESSY_MMAP_V1'
         """
         return str(self.read_content(offset, size), "utf-8", "replace")
 
@@ -342,6 +376,12 @@ class MmapRegion(LayerTable):
             If the file was changed under the mapping so that the layer would lie outside.
         ValueError
             If `layer_id` is not a layer id.
+
+        Examples
+        --------
+        >>> region.read_array("L15-03")[:2]
+        array([[0., 1., 2., 3.],
+               [0., 1., 2., 3.]], dtype=float32)
         """
         return self.array_of(self.find_row(as_layer_id(layer_id)))
 
@@ -367,6 +407,19 @@ class MmapRegion(LayerTable):
             it was mapped is found without touching the pages that are gone.
         ValueError
             If there is no such level.
+
+        Examples
+        --------
+        >>> data = bytearray((folder / "data/D15/region.mmap").read_bytes())
+        >>> data[-1] ^= 1  # one bit of the last layer's content
+        >>> size = (folder / "damaged.mmap").write_bytes(data)
+        >>> damaged = MmapRegion.from_file("D15", "damaged.mmap")
+        >>> damaged.verify_integrity("metadata")
+        True
+        >>> damaged.verify_integrity()
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.RegionFormatError: D15: ...: layer 3 content_xxh3 at byte ...
         """
         from jessymem.regions.verification import verify_layout
 
@@ -389,7 +442,15 @@ class MmapRegion(LayerTable):
     @computed_once
     @clears_frames
     def metadata(self) -> jessymem.RegionMetadata:
-        """All that is known of the region and its layers, without contents."""
+        """All that is known of the region and its layers, without contents.
+
+        Examples
+        --------
+        >>> region.metadata.dimension_name, region.metadata.version
+        ('tools', 1)
+        >>> [info.size for info in region.metadata.layers]
+        [16, 24, 17, 48000]
+        """
         from jessymem.regions.metadata import RegionMetadata
 
         return RegionMetadata(

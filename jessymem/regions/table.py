@@ -88,7 +88,13 @@ class LoadedDimension(ABC):
 
     @property
     def n_layers(self) -> int:
-        """How many layers there are."""
+        """How many layers there are.
+
+        Examples
+        --------
+        >>> region.n_layers
+        4
+        """
         return len(self.numbers)
 
     @abstractmethod
@@ -96,7 +102,13 @@ class LoadedDimension(ABC):
         """Tell whether there is a layer of this number."""
 
     def list_layers(self) -> list[LayerId]:
-        """Return the ids of all layers, ascending."""
+        """Return the ids of all layers, ascending.
+
+        Examples
+        --------
+        >>> region.list_layers()
+        [L15-00, L15-01, L15-02, L15-03]
+        """
         return LayerId.in_order(self.dimension_id, self.numbers.tolist())
 
     @abstractmethod
@@ -336,6 +348,12 @@ class LayerTable(LoadedDimension):
             If its keywords, or its description as an array, are malformed.
         ValueError, TypeError
             If `layer_id` is not a layer id.
+
+        Examples
+        --------
+        >>> info = region.get_layer_info("L15-00")
+        >>> info.name, info.keywords, info.children
+        ('bash/README', ('shell',), (L15-01,))
         """
         wanted = as_layer_id(layer_id)
         row = self.find_row(wanted)
@@ -442,7 +460,13 @@ class LayerTable(LoadedDimension):
         return [self.find_row(LayerId(self.dimension_id, number)) for number in numbers]
 
     def has_layer(self, number: int) -> bool:
-        """Tell whether there is a layer of this number."""
+        """Tell whether there is a layer of this number.
+
+        Examples
+        --------
+        >>> region.has_layer(3), region.has_layer(4)
+        (True, False)
+        """
         if self.index is not None:
             return number < len(self.index) and self.index[number] != s.NO_LAYER
         return number < len(self.rows)

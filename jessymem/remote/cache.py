@@ -69,6 +69,17 @@ class FileCache:
     max_bytes : int, optional
         What all entries together may take, those that other processes use too. What is used never
         goes, so a file that does not fit beside that is an error.
+
+    Examples
+    --------
+    >>> import fsspec
+    >>> files = fsspec.filesystem("memory")
+    >>> files.pipe("/stories/D16/region.mmap", (folder / "data/D16/region.mmap").read_bytes())
+    >>> cache = FileCache("cache", max_bytes=2**20)
+    >>> MmapRegion.from_url("memory://stories/D16/region.mmap", cache=cache).n_layers
+    2
+    >>> sorted(path.suffix for path in folder.glob("cache/*"))
+    ['.mmap']
     """
 
     def __init__(
@@ -100,6 +111,15 @@ class FileCache:
             If the cache cannot be written, or there is no room.
         Exception
             What `check` raises.
+
+        Examples
+        --------
+        >>> import fsspec
+        >>> from jessymem.remote.files import RemoteFile
+        >>> fsspec.filesystem("memory").pipe("/stories/a.txt", b"Once upon a time")
+        >>> file = RemoteFile.of("memory://stories/a.txt")
+        >>> FileCache("cache").fetch(file, check=lambda path: None).path.read_bytes()
+        b'Once upon a time'
         """
         self._make_directory()
         for _ in range(_N_LOOKS):

@@ -26,6 +26,14 @@ class Hit(NamedTuple):
     layer_id : LayerId
     offset : int
         In bytes from the beginning of the layer's content.
+
+    Examples
+    --------
+    >>> hit = manager.find("lines")[0]
+    >>> hit
+    Hit(layer_id=L15-02, offset=11)
+    >>> bytes(manager[hit.layer_id][hit.offset :])
+    b'lines.'
     """
 
     layer_id: LayerId
@@ -44,6 +52,14 @@ class Hits(Sequence[Hit]):
         It becomes read-only.
     lengths : int or ndarray of int64, shape (n,)
         How long they are, in bytes: all the same, or each.
+
+    Examples
+    --------
+    >>> hits = manager.find("a")
+    >>> hits
+    <7 hits: L15-00+1, L15-00+8, L15-01+1, ...>
+    >>> len(hits), hits[-1]
+    (7, Hit(layer_id=L16-07, offset=22))
     """
 
     __slots__ = ("_array", "_lengths")
@@ -60,12 +76,25 @@ class Hits(Sequence[Hit]):
         """The finds as a read-only structured array.
 
         Fields ``layer``, the packed layer id, and ``offset``, both int64.
+
+        Examples
+        --------
+        >>> hits = manager.find("a", dimensions="D15")
+        >>> [LayerId.from_packed(each) for each in np.unique(hits.array["layer"])]
+        [L15-00, L15-01]
         """
         return self._array
 
     @property
     def lengths(self) -> np.typing.NDArray[np.int64]:
-        """How long each find is, in bytes: a read-only array of int64, shape ``(n,)``."""
+        """How long each find is, in bytes: a read-only array of int64, shape ``(n,)``.
+
+        Examples
+        --------
+        >>> import re
+        >>> manager.find(re.compile(rb"[A-Z]+"), dimensions="D15").lengths.tolist()
+        [1, 4, 1]
+        """
         return np.broadcast_to(np.asarray(self._lengths, np.int64), len(self._array))
 
     def __len__(self) -> int:

@@ -25,6 +25,14 @@ class LayerIds(Sequence[LayerId]):
     ----------
     array : ndarray of int64, shape (n,)
         Packed ids, all of them valid. It becomes read-only.
+
+    Examples
+    --------
+    >>> ids = LayerIds(manager.store().layer_ids())
+    >>> ids
+    <6 layers: L15-00, L15-01, L15-02, ...>
+    >>> len(ids), ids[2:4].tolist(), LayerId("L16-07") in ids
+    (6, [L15-02, L15-03], True)
     """
 
     __slots__ = ("_array",)
@@ -35,21 +43,48 @@ class LayerIds(Sequence[LayerId]):
 
     @property
     def array(self) -> np.typing.NDArray[np.int64]:
-        """The packed ids, dimension << 16 | layer; read-only."""
+        """The packed ids, dimension << 16 | layer; read-only.
+
+        Examples
+        --------
+        >>> ids = LayerIds(manager.store().layer_ids())
+        >>> ids.array.dtype, hex(ids.array[-1])
+        (dtype('int64'), '0x100007')
+        """
         return self._array
 
     @property
     def dimensions(self) -> np.typing.NDArray[np.uint16]:
-        """The number of each layer's dimension."""
+        """The number of each layer's dimension.
+
+        Examples
+        --------
+        >>> ids = LayerIds(manager.store().layer_ids())
+        >>> ids[ids.dimensions == 16]
+        <2 layers: L16-00, L16-07>
+        """
         return (self._array >> s.LAYER_BITS).astype(np.uint16)
 
     @property
     def layers(self) -> np.typing.NDArray[np.uint16]:
-        """The number of each layer in its dimension."""
+        """The number of each layer in its dimension.
+
+        Examples
+        --------
+        >>> ids = LayerIds(manager.store().layer_ids())
+        >>> ids.layers
+        array([0, 1, 2, 3, 0, 7], dtype=uint16)
+        """
         return (self._array & s.MAX_LAYER).astype(np.uint16)
 
     def tolist(self) -> list[LayerId]:
-        """Return a list of all."""
+        """Return a list of all.
+
+        Examples
+        --------
+        >>> LayerIds(manager.store().layer_ids()).tolist()
+        [L15-00, L15-01, L15-02, L15-03, L16-00, L16-07]
+        """
         return list(self)
 
     def __len__(self) -> int:
