@@ -879,6 +879,28 @@ class MmapManager(LayerReader):
 
         return diagnostics.dump_state(self._engine)
 
+    @clears_frames
+    def metrics_text(self) -> str:
+        """Return what `get_stats` tells as OpenMetrics text, ready for Prometheus.
+
+        For prometheus-client there is `jessymem.metrics.collector`. Works on a closed manager too.
+
+        Returns
+        -------
+        str
+            Ends with ``# EOF``; its content type is ``application/openmetrics-text;
+            version=1.0.0; charset=utf-8``. ``docs/monitoring.md`` lists the metrics.
+
+        Examples
+        --------
+        >>> lines = manager.metrics_text().splitlines()
+        >>> [line for line in lines if line.startswith("jessymem_dimensions{")]
+        ['jessymem_dimensions{state="memory"} 2', 'jessymem_dimensions{state="evicted"} 0']
+        """
+        from jessymem.openmetrics import metrics_text
+
+        return metrics_text(self.get_stats(), self.config)
+
     # -- the rest of being an object ---------------------------------------------------------------
 
     def __enter__(self) -> MmapManager:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import import_module
 from itertools import repeat
 from math import prod
 from time import perf_counter_ns
@@ -16,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from jessymem.budget import Budget, Usage
+from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig, naming_fields
 from jessymem.errors import InvalidAccess, clears_frames, without_frames
 from jessymem.forks import renew_in_forked_children
@@ -28,18 +27,13 @@ from jessymem.latencies import Latencies
 from jessymem.pools import failures
 from jessymem.pools.arguments import as_handles, as_lengths, as_size, as_sizes
 from jessymem.pools.claims import CLOSED, NOT_STARTED, Claims, claims_on
+from jessymem.pools.counts import PoolCounts
 from jessymem.pools.offsets import MmapOffset
-from jessymem.pools.pool import MmapPool
 from jessymem.pools.records import is_enabled_for
 from jessymem.pools.shared import OpenBlocks
 from jessymem.pools.supply import Supply
 from jessymem.pools.survey import (
-    ListedBlock,
-    Survey,
-    differences,
-    list_blocks,
     recover,
-    survey,
 )
 from jessymem.pressure import PressureLog
 
@@ -51,11 +45,8 @@ _DEBUG: Final = logging.DEBUG
 #: One allocation from Python in so many is measured, the first always.
 ALLOCATION_PERIOD: Final = 1024
 
-#: How often the arrays are looked at again, for numbers that agree while threads allocate.
-_N_LOOKS: Final = 4
 
-
-class PoolAllocator:
+class PoolAllocator(PoolCounts):
     """Hands out blocks of memory, with no lock, to any number of threads.
 
     Parameters
@@ -462,94 +453,6 @@ class PoolAllocator:
         _jit.promote(_jit.MEMORY)
         self._start()
         return self._table.argument
-
-    @property
-    def pools(self) -> list[MmapPool]:
-        """The pools there are, by block size; none after `close`.
-
-        Examples
-        --------
-        >>> allocator.pools
-        [<MmapPool 0: 0 of 256 blocks of 4096 bytes>, <MmapPool 1: 0 of 16 blocks of 65536 bytes>]
-        """
-        with self._budget.changing():
-            if self._supply.is_closed:
-                return []
-            return [MmapPool(self._table, pool) for pool in self._table.pool_ids]
-
-    @property
-    def usage(self) -> tuple[int, int]:
-        """Bytes in use and the limit, both of the whole budget.
-
-        Examples
-        --------
-        >>> allocator.allocate(5_000).pool_id, allocator.usage
-        (1, (65536, 16777216))
-        """
-        self._views.collect_ended()
-        return self._budget.total, self._budget.limit_bytes
-
-    @property
-    def n_failures(self) -> int:
-        """How many calls that wanted memory were refused.
-
-        Examples
-        --------
-        >>> try:
-        ...     allocator.allocate(2**30)
-        ... except MemoryError:
-        ...     print(allocator.n_failures)
-        1
-        """
-        return self._supply.n_failures
-
-    @clears_frames
-    def survey(self) -> Survey:
-        """Count what the block rows say."""
-        self._views.collect_ended()
-        with self._budget.changing():
-            return survey(self._table)
-
-    @clears_frames
-    def look(self) -> tuple[Survey, Usage]:
-        """Count the blocks, and what the budget says, of one moment if threads leave one."""
-        import_module("jessymem.stats")  # which `usage` needs, under the lock
-        self._views.collect_ended()
-        with self._budget.changing():
-            for _ in range(_N_LOOKS):
-                found, usage = survey(self._table), self._budget.usage()
-                if usage.total == usage.n_region_bytes + found.n_block_bytes:
-                    break
-            return found, usage
-
-    @clears_frames
-    def blocks(self) -> list[ListedBlock]:
-        """List the blocks that are handed out, and those that were freed and are still viewed."""
-        self._views.collect_ended()
-        with self._budget.changing():
-            return list_blocks(self._table)
-
-    @clears_frames
-    def validate(self) -> list[str]:
-        """Recount everything from the blocks' own words.
-
-        Returns
-        -------
-        list of str
-            What a counter or bit says differently; empty where all agree. Threads that allocate
-            meanwhile show as differences.
-
-        Examples
-        --------
-        >>> offsets = allocator.allocate_many([100, 5_000])
-        >>> allocator.validate()  # counters and blocks agree
-        []
-        """
-        self._views.collect_ended()
-        with self._budget.changing():
-            if self._table.argument is None:
-                return []
-            return differences(self._table, self._budget.usage().n_region_bytes)
 
     def __repr__(self) -> str:
         """Show what is in use."""
