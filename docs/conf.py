@@ -1,7 +1,7 @@
 """Settings of Sphinx for the documentation site.
 
 The source folder is the root of the tree, so that a link leads to the same place in a checkout
-and on the site: pages in `docs/`, notebooks in `examples/`, and the README and its like are all pages.
+and on the site: pages in `docs/`, notebooks in `examples/`, the README and its like are pages.
 Nothing is fetched, neither by the build nor by a reader's browser. CONTRIBUTING.md has the command.
 """
 
