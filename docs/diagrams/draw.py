@@ -1,12 +1,12 @@
-"""Draw the diagrams of docs/flows.md and docs/states.md: each `.txt` here is one, as SVG.
+r"""Draw the diagrams of docs/flows.md and docs/states.md: each `.txt` here is one, as SVG.
 
-``python docs/diagrams/draw.py`` writes them into docs/images; a test compares. They are static files,
+``python docs/diagrams/draw.py`` writes them into docs/images; a test compares. They are plain files,
 so that a checkout, the site, and a reader without a network show the same.
 
 A sequence has a line ``actors: A | B`` and then, downwards, ``A -> B: text`` (a call),
 ``A --> B: text`` (what comes back), ``A: text`` (what A does by itself) and ``== text`` (a rule).
 A state machine has lines ``state name column row: caption`` and ``name -> name: text``; ``(start)``
-and ``(end)`` are states too. ``\\n`` breaks a text. The first line of each is its title.
+and ``(end)`` are states too. ``\n`` breaks a text. The first line of each is its title.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,11 @@ IMAGES = HERE.parent / "images"
 CHARACTER, LINE = 6.5, 16  # of the text, in pixels
 MARGIN, GAP = 20, 18
 BOX_WIDTH, BOX_HEIGHT = 158, 50  # of a state
-COLUMN, ROW = 250, 128
+COLUMN, ROW = 300, 128
 
 HEAD = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
+     width="{width}" height="{height}"
      font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#1f2933" role="img">
   <title>{title}</title>
   <style>
@@ -40,6 +42,7 @@ HEAD = """\
     .said {{ fill: #b45309; font-weight: bold }}
     .head {{ font-weight: bold; font-size: 13px }}
     .middle {{ text-anchor: middle }}
+    .left {{ text-anchor: end }}
     .halo {{ paint-order: stroke; stroke: #f8fafc; stroke-width: 4px }}
   </style>
   <defs>
@@ -98,7 +101,7 @@ def read_steps(lines: Iterable[str]) -> Iterator[Step]:
 def place_actors(actors: list[str], steps: list[Step]) -> dict[str, float]:
     """Return where each lifeline is, as far apart as what is written between them needs."""
     at = {name: i for i, name in enumerate(actors)}
-    gaps = [(width_of(a) + width_of(b)) / 2 + 44 for a, b in zip(actors, actors[1:], strict=False)]
+    gaps = [(width_of(a) + width_of(b)) / 2 + 44 for a, b in pairwise(actors)]
     for step in steps:
         if step.other:
             first, last = sorted((at[step.actor], at[step.other]))
@@ -109,7 +112,7 @@ def place_actors(actors: list[str], steps: list[Step]) -> dict[str, float]:
             for i in (at[step.actor] - 1, at[step.actor]):
                 if 0 <= i < len(gaps):
                     gaps[i] = max(gaps[i], half + 12)
-    ends = [[width_of(actors[i]) / 2 + 14 for i in (0, -1)] for _ in (0,)][0]
+    ends = [width_of(actors[i]) / 2 + 14 for i in (0, -1)]
     for step in steps:
         for i, name in enumerate((actors[0], actors[-1])):
             if step.actor == name and not step.arrow:
@@ -136,7 +139,7 @@ def draw_sequence(title: str, lines: list[str]) -> str:
         if step.arrow == "==":
             y += 8
             body += write_text(MARGIN, y + 4, step.text, "said halo")
-            left = MARGIN + width_of(step.text) * 1.1 + 8
+            left = MARGIN + width_of(step.text) + 8
             body.append(f'  <path d="M{left:g} {y:g} H{width - MARGIN:g}" class="rule"/>')
             y += GAP + 8
         elif step.arrow:
@@ -176,6 +179,34 @@ def border(of: State, name: str, towards: State) -> tuple[float, float]:
     return of.x + dx * scale, of.y + dy * scale
 
 
+def offset_of(first: State, last: State) -> tuple[float, float]:
+    """Return how far to one side a line is that has one back beside it: both within the boxes."""
+    dx, dy = last.x - first.x, last.y - first.y
+    length = (dx**2 + dy**2) ** 0.5
+    across, along = BOX_WIDTH / 2 - 8, BOX_HEIGHT / 2 - 8
+    x, y = -dy / length * 26, dx / length * 26
+    return max(-across, min(across, x)), max(-along, min(along, y))
+
+
+def label(
+    text: str, start: tuple[float, float], end: tuple[float, float], aside: tuple[float, float]
+) -> Iterator[str]:
+    """Yield what is written at a line: beside it where it is level or upright, else on it."""
+    n_more = text.count("\\n")
+    (x0, y0), (x1, y1) = start, end
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2 + 4 - n_more * LINE / 2
+    style = "middle halo"
+    if abs(y1 - y0) < 1:
+        y += 11 if aside[1] > 0 else -11 - n_more * LINE / 2
+        y += n_more * LINE / 2 if aside[1] > 0 else 0
+    elif abs(x1 - x0) < 1:
+        is_left = aside[0] < 0
+        x, style = (x - 7, "left halo") if is_left else (x + 7, "halo")
+    else:  # nearer to its end: two that cross do not meet there
+        x, y = x + (x1 - x0) * 0.16, y + (y1 - y0) * 0.16
+    return write_text(x, y, text, style)
+
+
 def draw_states(title: str, lines: list[str]) -> str:
     """Return a state machine as SVG."""
     states: dict[str, State] = {}
@@ -190,23 +221,14 @@ def draw_states(title: str, lines: list[str]) -> str:
             assert match, line
             edges.append((match[1], match[2], match[3]))
     body: list[str] = []
+    said: list[str] = []
     pairs = {(a, b) for a, b, _ in edges}
     for a, b, text in edges:
-        shift = 26 if (b, a) in pairs else 0  # there and back lie beside each other
-        first, last = states[a], states[b]
-        length = ((last.x - first.x) ** 2 + (last.y - first.y) ** 2) ** 0.5
-        aside = (-(last.y - first.y) / length * shift, (last.x - first.x) / length * shift)
-        # Each line keeps to its own side of both boxes.
-        limit = (BOX_WIDTH / 2 - 8, BOX_HEIGHT / 2 - 8)
-        aside = tuple(max(-m, min(m, each)) for each, m in zip(aside, limit, strict=True))
-        (x0, y0), (x1, y1) = border(first, a, last), border(last, b, first)
+        aside = offset_of(states[a], states[b]) if (b, a) in pairs else (0, 0)
+        (x0, y0), (x1, y1) = border(states[a], a, states[b]), border(states[b], b, states[a])
         x0, x1, y0, y1 = x0 + aside[0], x1 + aside[0], y0 + aside[1], y1 + aside[1]
         body.append(f'  <path d="M{x0:.1f} {y0:.1f} L{x1:.1f} {y1:.1f}" class="call"/>')
-        n_lines = text.count("\\n") + 1
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2 + 4 - (n_lines - 1) * LINE / 2
-        if abs(y1 - y0) < 1:  # beside a level line, not on it
-            y += (LINE * n_lines / 2 + 3) * (1 if aside[1] > 0 else -1)
-        body += write_text(x, y, text)
+        said += label(text, (x0, y0), (x1, y1), aside)
     for name, state in states.items():
         if name.startswith("("):
             fill = "#334e68" if name == "(start)" else "#ffffff"
@@ -216,7 +238,8 @@ def draw_states(title: str, lines: list[str]) -> str:
         body.append(draw_box(state.x, state.y, BOX_WIDTH, BOX_HEIGHT, "box"))
         body += write_text(state.x, state.y - 4, name.replace("_", " "), "middle head")
         body += write_text(state.x, state.y + 13, state.caption, "middle")
-    width = max(state.x for state in states.values()) + BOX_WIDTH / 2 + MARGIN
+    body += said
+    width = max(state.x for state in states.values()) + BOX_WIDTH / 2 + 2 * MARGIN
     height = max(state.y for state in states.values()) + BOX_HEIGHT / 2 + MARGIN
     return document(title, width, height, body)
 
