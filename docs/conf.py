@@ -43,16 +43,8 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
 ]
-exclude_patterns = [
-    ".*",
-    ".*/**",
-    "asv_bench/**",
-    "build/**",
-    "dist/**",
-    "jessymem/**",
-    "kernels/**",
-    "tests/**",
-]
+#: What need not be looked through. (`.*` would match the folder of static files, too: it is `.`.)
+exclude_patterns = [".??*", "asv_bench", "build", "dist", "jessymem", "kernels", "tests"]
 extensions = [
     "myst_nb",
     "numpydoc",
@@ -76,6 +68,7 @@ nb_execution_excludepatterns = ["examples/many_files.ipynb"]
 autosummary_generate = False
 autodoc_typehints = "none"  # parameters have their types in the numpydoc sections
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 autodoc_mock_imports = [
     name for name in ("dask", "distributed", "pandas", "pyarrow") if find_spec(name) is None
 ]

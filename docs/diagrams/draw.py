@@ -1,6 +1,6 @@
 r"""Draw the diagrams of docs/flows.md and docs/states.md: each `.txt` here is one, as SVG.
 
-``python docs/diagrams/draw.py`` writes them into docs/images; a test compares. They are plain files,
+``python docs/diagrams/draw.py`` writes them into docs/images; a test compares. They are files,
 so that a checkout, the site, and a reader without a network show the same.
 
 A sequence has a line ``actors: A | B`` and then, downwards, ``A -> B: text`` (a call),
