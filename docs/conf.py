@@ -8,6 +8,7 @@ Nothing is fetched, neither by the build nor by a reader's browser. CONTRIBUTING
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxRole
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ nb_execution_timeout = 120
 #: It starts a cluster and takes minutes: tests run it, where Dask is installed.
 nb_execution_excludepatterns = ["examples/many_files.ipynb"]
 
+default_role = "literal"  # a name in single backticks, in a docstring
 autosummary_generate = False
 autodoc_typehints = "none"  # parameters have their types in the numpydoc sections
 autodoc_member_order = "bysource"
@@ -123,7 +126,26 @@ class ErrorSection(SphinxRole):
         return [link], []
 
 
+#: What a browser would fetch by itself; a link that a reader follows is none.
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\ssrc=["']?(?:https?:)?//"""
+    r"""|<link\b(?=[^>]*rel=["']?(?:stylesheet|icon|preload))[^>]*\shref=["']?(?:https?:)?//"""
+    r"""|url\(\s*["']?(?:https?:)?//|@import\s+["'](?:https?:)?//""",
+    re.IGNORECASE,
+)
+
+
+def check_that_nothing_is_fetched(app: Sphinx, exception: Exception | None) -> None:
+    """Fail where a page or a style sheet would make a browser ask another server."""
+    if exception is not None:
+        return
+    for path in sorted(Path(app.outdir).rglob("*")):
+        if path.suffix in (".html", ".css") and (found := FETCHED.search(path.read_text("utf-8"))):
+            raise ExtensionError(f"{path} fetches from elsewhere: {found[0]}")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is of this site alone."""
     app.add_role("error", ErrorSection())
     app.connect("autodoc-process-docstring", link_the_page_of_an_error)
+    app.connect("build-finished", check_that_nothing_is_fetched)
