@@ -22,7 +22,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / "images"
 
-CHARACTER, LINE = 6.5, 16  # of the text, in pixels
+CHARACTER, LINE = 5.9, 16  # of the text, in pixels
 MARGIN, GAP = 20, 18
 BOX_WIDTH, BOX_HEIGHT = 158, 50  # of a state
 COLUMN, ROW = 300, 128
@@ -101,11 +101,11 @@ def read_steps(lines: Iterable[str]) -> Iterator[Step]:
 def place_actors(actors: list[str], steps: list[Step]) -> dict[str, float]:
     """Return where each lifeline is, as far apart as what is written between them needs."""
     at = {name: i for i, name in enumerate(actors)}
-    gaps = [(width_of(a) + width_of(b)) / 2 + 44 for a, b in pairwise(actors)]
+    gaps = [(width_of(a) + width_of(b)) / 2 + 48 for a, b in pairwise(actors)]
     for step in steps:
         if step.other:
             first, last = sorted((at[step.actor], at[step.other]))
-            missing = width_of(step.text) + 28 - sum(gaps[first:last])
+            missing = width_of(step.text) + 22 - sum(gaps[first:last])
             gaps[last - 1] += max(missing, 0)
         elif step.actor:
             half = width_of(step.text) / 2 + 20
@@ -158,7 +158,7 @@ def draw_sequence(title: str, lines: list[str]) -> str:
     top: list[str] = []
     for name, x in places.items():
         top.append(f'  <path d="M{x:g} {MARGIN + 28} V{y:g}" class="life"/>')
-        top.append(draw_box(x, MARGIN + 14, width_of(name) + 26, 28, "box"))
+        top.append(draw_box(x, MARGIN + 14, width_of(name) * 1.2 + 20, 28, "box"))
         top += write_text(x, MARGIN + 18.5, name, "middle head")
     return document(title, width, y + MARGIN, top + body)
 
