@@ -65,7 +65,7 @@ COMPILED_ONLY = frozenset(
     test_eviction_policies_script test_first_blocks test_first_read test_forks test_jit
     test_kernel_cache test_kills test_lock_rules test_parallel_kernels test_pool_exit
     test_pool_memory test_pool_processes test_processes test_project test_read test_reentrance
-    test_rewritten_files test_scan test_tiers test_warming test_write_faults
+    test_rewritten_files test_scan test_site test_tiers test_warming test_write_faults
     """.split()
 )
 

@@ -57,6 +57,10 @@ def test_the_readme_example_runs(tmp_path):
         ("arrays.md", 2),
         ("scanning.md", 3),
         ("compiled.md", 3),
+        ("how_to.md", 6),
+        ("capacity.md", 1),
+        ("errors.md", 1),
+        ("index.md", 1),
     ],
 )
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):
@@ -181,12 +185,6 @@ def test_what_takes_ids_or_paths_says_what_wrong_ones_raise(name):
     ):
         said |= set(re.findall(r"[A-Z]\w+", said_once_for_all[1]))
     assert said >= {"ValueError", "TypeError"}
-
-
-def test_every_link_in_the_documents_leads_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_public_names_are_just_those_announced():
