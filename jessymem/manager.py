@@ -879,6 +879,28 @@ class MmapManager(LayerReader):
 
         return diagnostics.dump_state(self._engine)
 
+    @clears_frames
+    def memory_map(self) -> jessymem.MemoryMap:
+        """Return a picture of what is in memory now; works on a closed manager too.
+
+        Nothing is loaded, mapped or read for it.
+
+        Returns
+        -------
+        MemoryMap
+            The budget, the loaded dimensions to scale, and what lies where in the pools. A notebook
+            shows it, `str` writes it as text, and its `save` makes it a file.
+
+        Examples
+        --------
+        >>> config = MemoryConfig(simulation="always")
+        >>> with MmapManager(config, base_path="no/such/directory") as manager:
+        ...     report = manager.load_core_dimensions()
+        ...     picture = manager.memory_map()
+        >>> picture.save("memory.svg")  # doctest: +SKIP
+        """
+        return jessymem.notebooks.map_memory(self._engine)
+
     # -- the rest of being an object ---------------------------------------------------------------
 
     def __enter__(self) -> MmapManager:
@@ -899,6 +921,10 @@ class MmapManager(LayerReader):
         simulated = f", {totals.n_simulated} of them simulated" if totals.n_simulated else ""
         dimensions = "1 dimension" if totals.n_loaded == 1 else f"{totals.n_loaded:,} dimensions"
         return f"<MmapManager {engine.loader.place} {dimensions}{simulated}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_manager(self, self._engine)
 
     @clears_frames
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:

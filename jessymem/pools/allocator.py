@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
+import jessymem
 from jessymem.budget import Budget, Usage
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig, naming_fields
 from jessymem.errors import InvalidAccess, clears_frames, without_frames
@@ -523,6 +524,16 @@ class PoolAllocator:
             return found, usage
 
     @clears_frames
+    def occupancies(self, max_pieces: int) -> list[jessymem.hints.Occupancy]:
+        """Tell where in its pools blocks are used, each pool cut into so many pieces at most."""
+        from jessymem.pools.occupancy import occupancy_of
+
+        self._views.collect_ended()
+        with self._budget.changing():
+            pools = self._table.pool_ids
+            return [occupancy_of(self._table, pool, max_pieces) for pool in pools]
+
+    @clears_frames
     def blocks(self) -> list[ListedBlock]:
         """List the blocks that are handed out, and those that were freed and are still viewed."""
         self._views.collect_ended()
@@ -555,6 +566,10 @@ class PoolAllocator:
         """Show what is in use."""
         used, limit = self._budget.total, self._budget.limit_bytes
         return f"<PoolAllocator {used:,} of {limit:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_allocator(self)
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a pickle would come without the memory."""

@@ -1,0 +1,33 @@
+"""Text that others wrote, made safe to show: nothing in it is invisible, or turns what is around it."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from typing import Final
+
+_HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
+
+#: Persian, Indic scripts and emoji need them; they move nothing.
+_JOINERS: Final = "\u200c\u200d"
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""Write invisible characters as escapes such as ``\x1b``, but what is in `keep`."""
+    return text if text.isprintable() else text.translate(_escapes(keep))
+
+
+class _Escapes(dict[int, str | int]):
+    """What stands for each character, by its number; made when it is first met."""
+
+    def __missing__(self, code: int) -> str | int:
+        character = chr(code)
+        is_hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES
+        shown = character.encode("unicode_escape").decode("ascii") if is_hidden else code
+        self[code] = shown
+        return shown
+
+
+@lru_cache
+def _escapes(keep: str) -> _Escapes:
+    return _Escapes({ord(character): ord(character) for character in keep + _JOINERS})
