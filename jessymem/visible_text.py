@@ -1,4 +1,4 @@
-"""Text that others wrote, made safe to show: nothing in it is invisible, or turns what is around it."""
+"""Text that others wrote, made safe to show: with nothing that is invisible, or turns the rest."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ its light colour as an attribute too, for programs that know no variables in sty
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
@@ -176,10 +176,10 @@ def _corners(
     bottom: float,
     step: float,
     height: float,
-    level: Sequence[float],
-    at: Iterable[int],
+    levels: Sequence[float],
+    at: range,
 ) -> list[tuple[float, float]]:
-    return [(left + (i + side) * step, bottom - height * level[i]) for i in at for side in (0, 1)]
+    return [(left + (i + side) * step, bottom - height * levels[i]) for i in at for side in (0, 1)]
 
 
 def _filled(low: Sequence[float], high: Sequence[float]) -> list[tuple[int, int]]:

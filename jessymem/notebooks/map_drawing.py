@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
+import jessymem
 from jessymem.budget import class_of
 from jessymem.notebooks.drawing import WIDTH, Drawing
 from jessymem.notebooks.map_text import about_dimension, about_pool, name_of_pool
@@ -17,7 +18,7 @@ from jessymem.units import show_bytes
 from jessymem.visible_text import visible
 
 if TYPE_CHECKING:
-    from jessymem.notebooks.memory_map import MappedDimension, MemoryMap
+    from jessymem.notebooks.dimensions import MappedDimension
     from jessymem.pools.occupancy import Occupancy
 
 _MARGIN: Final = 14
@@ -37,12 +38,12 @@ _MIN_WIDTH: Final = 1.5
 _TEXTURES: Final = {"copied": "level", "simulated": "diagonal"}
 
 
-def view(memory: MemoryMap) -> Html:
+def view(memory: jessymem.MemoryMap) -> Html:
     """Return the picture for a cell, where it keeps a readable size and is scrolled."""
     return Html(f'<div class="jm-scroll"><div style="min-width:560px">{draw(memory)}</div></div>')
 
 
-def draw(memory: MemoryMap) -> Html:
+def draw(memory: jessymem.MemoryMap) -> Html:
     """Draw a memory map."""
     drawing = Drawing()
     stats = memory.stats
@@ -62,7 +63,7 @@ def draw(memory: MemoryMap) -> Html:
     return drawing.finished(f"Memory of {cut(memory.place, 200)}", description)
 
 
-def _title(drawing: Drawing, memory: MemoryMap, used: str) -> None:
+def _title(drawing: Drawing, memory: jessymem.MemoryMap, used: str) -> None:
     drawing.y = 24
     closed = ", closed" if memory.is_closed else ""
     drawing.text(
@@ -81,7 +82,7 @@ def _heading(drawing: Drawing, title: str, about: str) -> None:
 # -- the budget ------------------------------------------------------------------------------------
 
 
-def _budget(drawing: Drawing, memory: MemoryMap) -> None:
+def _budget(drawing: Drawing, memory: jessymem.MemoryMap) -> None:
     stats = memory.stats
     limit, width, top = stats.total_limit_bytes, WIDTH - 2 * _MARGIN, drawing.y + 12
     drawing.box(_MARGIN, top, width, 22, "stripe", f"limit: {show_bytes(limit)}")
@@ -111,13 +112,12 @@ def _thresholds(
     drawing: Drawing, shares: tuple[float, float, float], width: float, top: float
 ) -> None:
     last = -1e9
-    for name, at in zip(("warning", "eviction", "critical"), shares, strict=True):
+    for at in shares:
         x = _MARGIN + width * at
         drawing.mark(x, top - 3, top + 25)
         if x - last > 40:  # where two are close the first says enough
             drawing.text(min(x, WIDTH - 36), top - 5, f"{100 * at:g} %", anchor="middle")
             last = x
-        del name
 
 
 def _legend(drawing: Drawing, keys: list[tuple[str, str]]) -> None:
@@ -136,7 +136,7 @@ def _legend(drawing: Drawing, keys: list[tuple[str, str]]) -> None:
 # -- dimensions ------------------------------------------------------------------------------------
 
 
-def _dimensions(drawing: Drawing, memory: MemoryMap) -> None:
+def _dimensions(drawing: Drawing, memory: jessymem.MemoryMap) -> None:
     n_all = len(memory.dimensions) + memory.n_others
     longest = max(max(dimension.n_bytes for dimension in memory.dimensions), 1)
     _heading(drawing, f"Dimensions: {n_all:,}", f"to scale; the longest is {show_bytes(longest)}")
@@ -198,7 +198,7 @@ def _states(drawing: Drawing) -> None:
 # -- pools -----------------------------------------------------------------------------------------
 
 
-def _pools(drawing: Drawing, memory: MemoryMap) -> None:
+def _pools(drawing: Drawing, memory: jessymem.MemoryMap) -> None:
     n_all = len(memory.stats.per_pool)
     _heading(drawing, f"Pools: {n_all:,}", "from the first block to the last")
     for pool in memory.pools:
@@ -216,7 +216,7 @@ def _pools(drawing: Drawing, memory: MemoryMap) -> None:
         x += 50 + 6.6 * len(name)
 
 
-def _pool(drawing: Drawing, memory: MemoryMap, pool: Occupancy) -> None:
+def _pool(drawing: Drawing, memory: jessymem.MemoryMap, pool: Occupancy) -> None:
     drawing.y += _ROW
     top, width = drawing.y - 11, _ABOUT - _BAR - 12
     drawing.text(_MARGIN, drawing.y, name_of_pool(memory, pool))

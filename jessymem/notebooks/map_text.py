@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+import jessymem
 from jessymem.notebooks.usage import parts_of, share, show_usage
 from jessymem.units import show_bytes
 from jessymem.visible_text import visible
 
 if TYPE_CHECKING:
-    from jessymem.notebooks.memory_map import MappedDimension, MemoryMap
+    from jessymem.notebooks.dimensions import MappedDimension
     from jessymem.pools.occupancy import Occupancy
 
 #: Characters of a bar, and of what stands before it.
@@ -24,7 +25,7 @@ _WAITING: Final = "~"
 _FREE: Final = "."
 
 
-def text_of(memory: MemoryMap) -> str:
+def text_of(memory: jessymem.MemoryMap) -> str:
     """Write a memory map, a line for the budget, each dimension and each pool."""
     return "\n".join(_lines(memory))
 
@@ -42,7 +43,7 @@ def about_dimension(dimension: MappedDimension) -> str:
     return ", ".join(parts)
 
 
-def about_pool(memory: MemoryMap, pool: Occupancy) -> str:
+def about_pool(memory: jessymem.MemoryMap, pool: Occupancy) -> str:
     """Say in words what a pool's bar shows."""
     stats = memory.stats.per_pool.get(pool.pool_id)
     if stats is None:  # it was made, or is gone, between the two looks
@@ -51,14 +52,14 @@ def about_pool(memory: MemoryMap, pool: Occupancy) -> str:
     return f"{stats.used_blocks:,} of {stats.total_blocks:,} blocks used, {runs}"
 
 
-def name_of_pool(memory: MemoryMap, pool: Occupancy) -> str:
+def name_of_pool(memory: jessymem.MemoryMap, pool: Occupancy) -> str:
     """Name a pool by its number and its blocks."""
     stats = memory.stats.per_pool.get(pool.pool_id)
     size = "" if stats is None else f", {show_bytes(stats.block_size)}"
     return f"pool {pool.pool_id}{size}"
 
 
-def _lines(memory: MemoryMap) -> Iterator[str]:
+def _lines(memory: jessymem.MemoryMap) -> Iterator[str]:
     stats = memory.stats
     limit = stats.total_limit_bytes
     yield f"Memory of {visible(memory.place)}{', closed' if memory.is_closed else ''}"
@@ -83,7 +84,7 @@ def _line(label: str, bar: str, about: str) -> str:
     return f"{label[:_LABEL]:{_LABEL}} [{bar}] {about}"
 
 
-def _budget_bar(memory: MemoryMap) -> str:
+def _budget_bar(memory: jessymem.MemoryMap) -> str:
     used = share(memory.stats.total_allocated_bytes, memory.stats.total_limit_bytes)
     cells = [_USED] * round(used * _WIDTH)
     cells += [_FREE] * (_WIDTH - len(cells))

@@ -1,7 +1,8 @@
 """`Html`: pieces of a page, which only functions of this module make out of text.
 
 Text from files and callers is escaped here, and nowhere else: what is invisible is written as an
-escape, the rest stands in a `bdi` of its own, and what is long is cut, with more of it as a tooltip.
+escape, the rest stands in a `bdi` of its own, and what is long is cut, with more of it as a
+tooltip.
 """
 
 from __future__ import annotations

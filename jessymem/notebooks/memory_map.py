@@ -14,11 +14,10 @@ import jessymem
 from jessymem import osmem
 from jessymem.diagnostics import Moment, collect_stats
 from jessymem.errors import ConfigError, RegionIOError, clears_frames
-from jessymem.kernels import schema as s
+from jessymem.notebooks.dimensions import MappedDimension, length_of
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
-    from jessymem.regions.table import LoadedDimension
 
 #: How many dimensions and pools are drawn, and into how many pieces a pool is cut.
 MAX_DIMENSIONS: Final = 40
@@ -26,53 +25,6 @@ MAX_POOLS: Final = 24
 MAX_PIECES: Final = 128
 
 _SUFFIX: Final = ".svg"
-
-
-@dataclass(frozen=True)
-class MappedDimension:
-    """One loaded dimension as it is drawn.
-
-    Attributes
-    ----------
-    dimension_id : DimensionId
-    name : str
-    state : str
-        One of `kernels.schema.REGION_STATES`.
-    is_pinned : bool
-    n_layers : int
-    lengths : tuple of int
-        Bytes of its region file, or its simulation, and of each delta beside it.
-    n_learned, n_learned_bytes : int
-        Layers that are learned in it, and the bytes of their contents.
-    """
-
-    dimension_id: jessymem.DimensionId
-    name: str
-    state: str
-    is_pinned: bool
-    n_layers: int
-    lengths: tuple[int, ...]
-    n_learned: int
-    n_learned_bytes: int
-
-    @classmethod
-    def of(cls, loaded: LoadedDimension, *, is_pinned: bool) -> MappedDimension:
-        """Look at a loaded dimension; what it maps is not touched."""
-        return cls(
-            loaded.dimension_id,
-            loaded.name,
-            s.REGION_STATES[loaded.state],
-            is_pinned,
-            loaded.n_layers,
-            loaded.file_lengths,
-            loaded.n_learned,
-            _bytes_learned_in(loaded),
-        )
-
-    @property
-    def n_bytes(self) -> int:
-        """How long all of it is."""
-        return sum(self.lengths) + self.n_learned_bytes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -115,9 +67,9 @@ class MemoryMap:
         allocator, config = engine.present_allocator, engine.config
         pools = () if allocator is None else allocator.occupancies(MAX_PIECES)[:MAX_POOLS]
         all_loaded = moment.snapshot.loaded
-        largest = nlargest(MAX_DIMENSIONS, all_loaded, key=_bytes_of)
+        largest = nlargest(MAX_DIMENSIONS, all_loaded, key=length_of)
         shown = sorted(largest, key=lambda loaded: loaded.dimension_id)
-        n_bytes = sum(map(_bytes_of, all_loaded)) - sum(map(_bytes_of, shown))
+        n_bytes = sum(map(length_of, all_loaded)) - sum(map(length_of, shown))
         return cls(
             str(engine.loader.place),
             engine.is_closed,
@@ -153,9 +105,7 @@ class MemoryMap:
 
     def _repr_html_(self) -> str:
         """Draw it in a notebook's cell."""
-        from jessymem.notebooks import show_map
-
-        return show_map(self)
+        return jessymem.notebooks.show_map(self)
 
     @clears_frames
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -207,11 +157,3 @@ def _write(where: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-
-
-def _bytes_learned_in(loaded: LoadedDimension) -> int:
-    return sum(len(layer.content) for layer in loaded.learned.values())
-
-
-def _bytes_of(loaded: LoadedDimension) -> int:
-    return sum(loaded.file_lengths) + _bytes_learned_in(loaded)

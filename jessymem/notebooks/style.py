@@ -1,9 +1,9 @@
 """How pages and pictures look: colours for light and dark, and one style sheet for all views.
 
-The surroundings' own colours come first: JupyterLab's variables, then those of VS Code. A view paints
-its own ground under its own text, so that both fit together wherever it is shown. The colours of
-kinds are those of Okabe and Ito, which people who see few colours can tell apart; lighter on a dark
-ground.
+The surroundings' own colours come first: JupyterLab's variables, then those of VS Code. A view
+paints its own ground under its own text, so that both fit together wherever it is shown. The
+colours of kinds are those of Okabe and Ito, which people who see few colours can tell apart;
+lighter on a dark ground.
 """
 
 from __future__ import annotations
