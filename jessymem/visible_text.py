@@ -31,3 +31,26 @@ class _Escapes(dict[int, str | int]):
 @lru_cache
 def _escapes(keep: str) -> _Escapes:
     return _Escapes({ord(character): ord(character) for character in keep + _JOINERS})
+
+
+def fitting(text: str, n_columns: int) -> str:
+    """Make a text visible, and cut it to so many columns of characters; wide ones take two."""
+    shown = visible(text)
+    n_taken = 0
+    for at, character in enumerate(shown):
+        n_taken += _columns_of(character)
+        if n_taken > n_columns:
+            return shown[: max(at - 1, 0)] + "\u2026"
+    return shown
+
+
+def padded(text: str, n_columns: int) -> str:
+    """Do as `fitting`, and fill what is left with spaces."""
+    shown = fitting(text, n_columns)
+    return shown + " " * (n_columns - sum(map(_columns_of, shown)))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.combining(character) or character in _JOINERS:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

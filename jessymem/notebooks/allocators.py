@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jessymem.notebooks.markup import NOTHING, Html, escape, facts, heading, joined, section
 from jessymem.notebooks.usage import bar, legend, parts_of, pools_of, show_usage
-from jessymem.units import show_bytes
+from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
     from jessymem.pools.allocator import PoolAllocator
@@ -18,7 +18,7 @@ def view(allocator: PoolAllocator) -> Html:
     limit = allocator.usage[1]
     in_use = [part for part in parts_of(usage.total, usage.per_class) if part.n_bytes > 0]
     used = show_usage(usage.total, limit)
-    pools = "1 pool" if len(blocks.per_pool) == 1 else f"{len(blocks.per_pool):,} pools"
+    pools = count(len(blocks.per_pool), "pool")
     held = {
         "in use": used,
         "peak": show_bytes(usage.peak),
@@ -42,7 +42,7 @@ def view(allocator: PoolAllocator) -> Html:
             pools_of(blocks.per_pool, is_open=True),
             section(
                 "Counters",
-                f"{blocks.n_allocations:,} allocations",
+                count(blocks.n_allocations, "allocation"),
                 facts((name, escape(text)) for name, text in counted.items()),
             ),
         ]

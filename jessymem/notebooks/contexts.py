@@ -20,7 +20,7 @@ from jessymem.notebooks.markup import (
     span,
 )
 from jessymem.regions.metadata import shortest
-from jessymem.units import show_bytes
+from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
     from jessymem.contexts import ContextCollection, LoadedContext
@@ -32,8 +32,7 @@ _N_CHARS: Final = 600
 def view(contexts: ContextCollection) -> Html:
     """Show the first contexts, and how many there are."""
     n_all = len(contexts)
-    noun = "context" if n_all == 1 else "contexts"
-    about = f"{n_all:,} {noun}, {show_bytes(contexts.total_size)}"
+    about = f"{count(n_all, 'context')}, {show_bytes(contexts.total_size)}"
     shown = joined(map(_context, contexts[:N_ROWS]))
     rest = more(n_all, N_ROWS, "contexts")
     return joined([heading("ContextCollection", NOTHING, about), shown, rest])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from jessymem.notebooks.markup import Html, escape
+from jessymem.notebooks.markup import N_TOOLTIP, Html, cut, escape
 from jessymem.notebooks.style import KINDS, themed
 
 WIDTH: Final = 760
@@ -70,6 +70,15 @@ class Drawing:
             f'<text x="{x:.1f}" y="{y:.1f}"{style}{weight}{where} '
             f'style="unicode-bidi:isolate">{escape(content)}</text>'
         )
+
+    def label(
+        self, x: float, y: float, width: float, content: str, about: str, *, is_faint: bool = False
+    ) -> None:
+        """Write text that is cut where its space ends; `about` is its tooltip."""
+        self._add(f'<svg x="{x:.1f}" y="{y - 13:.1f}" width="{width:.1f}" height="19">')
+        self._add(f"<title>{escape(cut(about, N_TOOLTIP))}</title>")
+        self.text(0, 13, content, is_faint=is_faint)
+        self._add("</svg>")
 
     def box(
         self, x: float, y: float, width: float, height: float, fill: str, about: str = ""

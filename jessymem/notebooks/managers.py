@@ -24,7 +24,7 @@ from jessymem.notebooks.markup import (
     table,
 )
 from jessymem.notebooks.usage import budget_of, classes_of, counters_of, pools_of
-from jessymem.units import show_bytes
+from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
     from jessymem.config import MemoryConfig
@@ -79,10 +79,9 @@ def view_of_stats(stats: MemoryStats) -> Html:
 
 def _amount(stats: MemoryStats) -> str:
     simulated = ", simulated in part" if stats.simulation_mode else ""
-    return (
-        f"{stats.dimensions_loaded:,} dimensions ({stats.active_regions:,} in memory),"
-        f" {stats.layers_loaded:,} layers{simulated}"
-    )
+    dimensions = count(stats.dimensions_loaded, "dimension")
+    layers = count(stats.layers_loaded, "layer")
+    return f"{dimensions} ({stats.active_regions:,} in memory), {layers}{simulated}"
 
 
 def _dimensions(snapshot: Snapshot, stats: MemoryStats, engine: Engine) -> Html:
@@ -92,8 +91,7 @@ def _dimensions(snapshot: Snapshot, stats: MemoryStats, engine: Engine) -> Html:
     shown = islice(snapshot.slots, N_ROWS)
     rows = (_dimension_row(slot, slot.loaded.dimension_id in engine.pinned) for slot in shown)
     listing = joined([table(_COLUMNS, rows), more(n_loaded, N_ROWS, "dimensions")])
-    n_layers = f"{stats.layers_loaded:,} layers"
-    return section("Dimensions", f"{n_loaded:,}, {n_layers}", listing, is_open=True)
+    return section("Dimensions", f"{n_loaded:,}", listing, is_open=True)
 
 
 def _dimension_row(slot: Slot, is_pinned: bool) -> tuple[Html, ...]:
@@ -103,7 +101,7 @@ def _dimension_row(slot: Slot, is_pinned: bool) -> tuple[Html, ...]:
     state = s.REGION_STATES[loaded.state] + (", pinned" if is_pinned else "")
     return (
         escape(str(loaded.dimension_id)),
-        foreign(loaded.name, 32),
+        foreign(loaded.name, 28),
         escape(state),
         escape(f"{loaded.n_layers:,}"),
         escape(f"{loaded.n_learned:,}"),

@@ -5,8 +5,9 @@ A colour is a class of the budget, a texture the state of a region.
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 import jessymem
 from jessymem.budget import class_of
@@ -15,15 +16,17 @@ from jessymem.notebooks.map_text import about_dimension, about_pool, name_of_poo
 from jessymem.notebooks.markup import Html, cut
 from jessymem.notebooks.usage import BLOCKS, parts_of, share, show_usage
 from jessymem.units import show_bytes
-from jessymem.visible_text import visible
+from jessymem.visible_text import fitting
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from jessymem.notebooks.dimensions import MappedDimension
     from jessymem.pools.occupancy import Occupancy
 
 _MARGIN: Final = 14
-_BAR: Final = 190  # from where bars are drawn
-_ABOUT: Final = 520  # from where it is said what they are
+_BAR: Final = 194  # from where bars are drawn
+_ABOUT: Final = 500  # from where it is said what they are
 _ROW: Final = 19
 _HEIGHT: Final = 12
 
@@ -32,7 +35,13 @@ _N_LABEL: Final = 26
 _N_ABOUT: Final = 40
 
 #: A part that is there is this wide at least.
-_MIN_WIDTH: Final = 1.5
+_MIN_WIDTH: Final = 3.0
+
+#: What is narrower shows its colour alone.
+_MIN_TEXTURED: Final = 8.0
+
+#: Of a piece of a pool in which anything is used so much is drawn at least.
+_MIN_SHARE: Final = 0.2
 
 #: What lies over the colour of a region in each state.
 _TEXTURES: Final = {"copied": "level", "simulated": "diagonal"}
@@ -66,9 +75,7 @@ def draw(memory: jessymem.MemoryMap) -> Html:
 def _title(drawing: Drawing, memory: jessymem.MemoryMap, used: str) -> None:
     drawing.y = 24
     closed = ", closed" if memory.is_closed else ""
-    drawing.text(
-        _MARGIN, drawing.y, f"Memory of {_fitting(memory.place, 52)}{closed}", is_bold=True
-    )
+    drawing.text(_MARGIN, drawing.y, f"Memory of {fitting(memory.place, 52)}{closed}", is_bold=True)
     drawing.text(WIDTH - _MARGIN, drawing.y, used, anchor="end")
 
 
@@ -84,7 +91,7 @@ def _heading(drawing: Drawing, title: str, about: str) -> None:
 
 def _budget(drawing: Drawing, memory: jessymem.MemoryMap) -> None:
     stats = memory.stats
-    limit, width, top = stats.total_limit_bytes, WIDTH - 2 * _MARGIN, drawing.y + 12
+    limit, width, top = stats.total_limit_bytes, WIDTH - 2 * _MARGIN, drawing.y + 26
     drawing.box(_MARGIN, top, width, 22, "stripe", f"limit: {show_bytes(limit)}")
     parts = parts_of(stats.total_allocated_bytes, stats.per_class)
     x = float(_MARGIN)
@@ -153,7 +160,7 @@ def _dimension(drawing: Drawing, dimension: MappedDimension, longest: int) -> No
     drawing.y += _ROW
     top, scale = drawing.y - 10, (_ABOUT - _BAR - 12) / longest
     label = f"{dimension.dimension_id} {dimension.name}"
-    drawing.text(_MARGIN, drawing.y, _fitting(label, _N_LABEL))
+    drawing.label(_MARGIN, drawing.y, _BAR - _MARGIN - 8, fitting(label, _N_LABEL), label)
     kind, x = class_of(dimension.dimension_id), float(_BAR)
     for i, n_bytes in enumerate(dimension.lengths):
         wide = max(n_bytes * scale, _MIN_WIDTH)
@@ -164,7 +171,9 @@ def _dimension(drawing: Drawing, dimension: MappedDimension, longest: int) -> No
         wide = max(dimension.n_learned_bytes * scale, _MIN_WIDTH)
         about = f"{dimension.n_learned:,} learned layers: {show_bytes(dimension.n_learned_bytes)}"
         drawing.box(x, top, wide, _HEIGHT, BLOCKS, about)
-    drawing.text(_ABOUT, drawing.y, _fitting(about_dimension(dimension), _N_ABOUT), is_faint=True)
+    about = about_dimension(dimension)
+    shown = fitting(about, _N_ABOUT)
+    drawing.label(_ABOUT, drawing.y, WIDTH - _ABOUT - 6, shown, about, is_faint=True)
 
 
 def _region(
@@ -176,7 +185,7 @@ def _region(
         drawing.frame(x, top, max(wide, 3), _HEIGHT, kind, about)
         return
     drawing.box(x, top, wide, _HEIGHT, kind, about)
-    if state in _TEXTURES:
+    if state in _TEXTURES and wide >= _MIN_TEXTURED:
         drawing.weave(x, top, wide, _HEIGHT, _TEXTURES[state])
 
 
@@ -222,21 +231,18 @@ def _pool(drawing: Drawing, memory: jessymem.MemoryMap, pool: Occupancy) -> None
     drawing.text(_MARGIN, drawing.y, name_of_pool(memory, pool))
     longest = f"longest free run: {pool.longest_free_run:,} blocks"
     drawing.box(_BAR, top, width, _HEIGHT + 2, "stripe", longest)
-    used, waiting = pool.used.tolist(), (pool.used + pool.waiting).tolist()
+    used = _seen(pool.used)
+    waiting = np.minimum(used + _seen(pool.waiting), 1)
     place = (_BAR, top, width, _HEIGHT + 2)
-    drawing.steps(*place, [0.0] * len(used), used, BLOCKS)
+    drawing.steps(*place, [0.0] * len(used), used.tolist(), BLOCKS)
     if pool.waiting.any():
-        path = drawing.steps(*place, used, waiting, "waiting")
+        path = drawing.steps(*place, used.tolist(), waiting.tolist(), "waiting")
         drawing.weave_path(path, "diagonal")
-    drawing.text(_ABOUT, drawing.y, _fitting(about_pool(memory, pool), _N_ABOUT), is_faint=True)
+    about = about_pool(memory, pool)
+    shown = fitting(about, _N_ABOUT)
+    drawing.label(_ABOUT, drawing.y, WIDTH - _ABOUT - 6, shown, about, is_faint=True)
 
 
-def _fitting(text: str, n_columns: int) -> str:
-    """Cut a text to what so many columns of characters hold; wide ones take two."""
-    shown = visible(text)
-    columns = 0
-    for at, character in enumerate(shown):
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if columns > n_columns:
-            return shown[: max(at - 1, 0)] + "\u2026"
-    return shown
+def _seen(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return shares, those above zero large enough to be seen."""
+    return np.where(shares > 0, np.maximum(shares, _MIN_SHARE), 0.0)

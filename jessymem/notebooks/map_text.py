@@ -9,8 +9,8 @@ import numpy as np
 
 import jessymem
 from jessymem.notebooks.usage import parts_of, share, show_usage
-from jessymem.units import show_bytes
-from jessymem.visible_text import visible
+from jessymem.units import count, show_bytes
+from jessymem.visible_text import padded, visible
 
 if TYPE_CHECKING:
     from jessymem.notebooks.dimensions import MappedDimension
@@ -32,10 +32,13 @@ def text_of(memory: jessymem.MemoryMap) -> str:
 
 def about_dimension(dimension: MappedDimension) -> str:
     """Say in words what a dimension's bar shows."""
-    parts = [f"{show_bytes(dimension.n_bytes)} {dimension.state}", f"{dimension.n_layers:,} layers"]
+    parts = [
+        f"{show_bytes(dimension.n_bytes)} {dimension.state}",
+        count(dimension.n_layers, "layer"),
+    ]
     n_deltas = len(dimension.lengths) - 1
     if n_deltas > 0:
-        parts.append("1 delta" if n_deltas == 1 else f"{n_deltas} deltas")
+        parts.append(count(n_deltas, "delta"))
     if dimension.n_learned:
         parts.append(f"{dimension.n_learned:,} learned")
     if dimension.is_pinned:
@@ -48,7 +51,7 @@ def about_pool(memory: jessymem.MemoryMap, pool: Occupancy) -> str:
     stats = memory.stats.per_pool.get(pool.pool_id)
     if stats is None:  # it was made, or is gone, between the two looks
         return "changed meanwhile"
-    runs = "1 free run" if pool.n_free_runs == 1 else f"{pool.n_free_runs:,} free runs"
+    runs = count(pool.n_free_runs, "free run")
     return f"{stats.used_blocks:,} of {stats.total_blocks:,} blocks used, {runs}"
 
 
@@ -72,7 +75,7 @@ def _lines(memory: jessymem.MemoryMap) -> Iterator[str]:
     yield f"{'':{_LABEL}} {', '.join(held)}"
     longest = max((dimension.n_bytes for dimension in memory.dimensions), default=0)
     for dimension in memory.dimensions:
-        label = f"{dimension.dimension_id} {visible(dimension.name)}"
+        label = f"{dimension.dimension_id} {dimension.name}"
         yield _line(label, _dimension_bar(dimension, longest), about_dimension(dimension))
     if memory.n_others:
         yield f"and {memory.n_others:,} more dimensions, {show_bytes(memory.n_other_bytes)}"
@@ -81,7 +84,7 @@ def _lines(memory: jessymem.MemoryMap) -> Iterator[str]:
 
 
 def _line(label: str, bar: str, about: str) -> str:
-    return f"{label[:_LABEL]:{_LABEL}} [{bar}] {about}"
+    return f"{padded(label, _LABEL)} [{bar}] {about}"
 
 
 def _budget_bar(memory: jessymem.MemoryMap) -> str:
@@ -94,11 +97,15 @@ def _budget_bar(memory: jessymem.MemoryMap) -> str:
 
 
 def _dimension_bar(dimension: MappedDimension, longest: int) -> str:
-    mark = " " if dimension.state == "evicted" else _USED
-    n_cells = [round(share(n_bytes, longest) * _WIDTH) for n_bytes in dimension.lengths]
-    n_learned = round(share(dimension.n_learned_bytes, longest) * _WIDTH)
+    mark = "e" if dimension.state == "evicted" else _USED
+    n_cells = [_n_cells(n_bytes, longest) for n_bytes in dimension.lengths]
+    n_learned = _n_cells(dimension.n_learned_bytes, longest)
     files = "".join((mark if i == 0 else "+") * n for i, n in enumerate(n_cells))
     return f"{(files + 'o' * n_learned)[:_WIDTH]:{_FREE}<{_WIDTH}}"
+
+
+def _n_cells(n_bytes: int, longest: int) -> int:
+    return max(round(share(n_bytes, longest) * _WIDTH), 1) if n_bytes else 0
 
 
 def _pool_bar(pool: Occupancy) -> str:

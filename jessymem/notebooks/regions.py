@@ -28,7 +28,7 @@ from jessymem.notebooks.markup import (
 )
 from jessymem.notebooks.usage import Part, bar, legend
 from jessymem.regions.metadata import shortest
-from jessymem.units import show_bytes
+from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
     from jessymem.regions.region import MmapRegion
@@ -50,7 +50,7 @@ def view(region: MmapRegion) -> Html:
     on_disk = osmem.mapped_file_bytes(region.data)
     size, state = show_bytes(region.size), s.REGION_STATES[region.state]
     name = joined([escape(f"{region.dimension_id} "), foreign(region.name)])
-    title = heading("MmapRegion", name, f"{region.n_layers:,} layers, {size}, {state}")
+    title = heading("MmapRegion", name, f"{count(region.n_layers, 'layer')}, {size}, {state}")
     if on_disk is not None and on_disk < region.size:  # its pages may be gone: reading them kills
         fault = f"the file is {on_disk:,} bytes now, {region.size:,} were mapped"
         return joined([title, note(fault)])

@@ -87,8 +87,8 @@ font:13px/1.5 var(--jm-font)}
 .jm-head{padding-bottom:6px;margin-bottom:6px;border-bottom:1px solid var(--jm-line)}
 .jm-kind{font-weight:600}
 .jm-view .jm-about,.jm-view .jm-note{color:var(--jm-faint)}
-.jm-view .jm-note{margin:4px 0 2px}
-.jm-view .jm-bad{color:var(--jm-waiting)}
+.jm-view .jm-note{margin-top:4px;margin-bottom:2px}
+.jm-view .jm-bad{color:var(--jm-waiting);font-weight:600}
 .jm-view details{margin:2px 0}
 .jm-view summary{cursor:pointer;padding:2px 0;font-weight:500}
 .jm-view summary .jm-about{font-weight:400}
@@ -96,18 +96,19 @@ font:13px/1.5 var(--jm-font)}
 .jm-view .jm-scroll{overflow-x:auto}
 .jm-view table{border-collapse:collapse;margin:2px 0 4px;border:0;font-size:12px;color:inherit;
 table-layout:auto}
-.jm-view th,.jm-view td{padding:2px 10px 2px 0;border:0;text-align:left;vertical-align:top;
-white-space:nowrap;max-width:none;background:none;color:inherit}
+.jm-view th,.jm-view td{padding:2px 9px 2px 0;line-height:1.4;border:0;text-align:left;
+vertical-align:top;white-space:nowrap;max-width:none;background:none;color:inherit}
 .jm-view th{font-weight:500;color:var(--jm-faint);border-bottom:1px solid var(--jm-line)}
-.jm-view tbody tr,.jm-view tbody tr:nth-child(odd){background:none}
+.jm-view thead tr,.jm-view tbody tr,.jm-view tr:nth-child(odd),
+.jm-view tbody tr:nth-child(odd){background:none}
 .jm-view tbody tr:hover{background:var(--jm-stripe)}
 .jm-view .jm-n{text-align:right;font-variant-numeric:tabular-nums}
 .jm-view dl.jm-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 14px;
 margin-top:2px;margin-bottom:4px;font-size:12px}
 .jm-view dt{color:var(--jm-faint);font-weight:400;margin:0;padding:0}
 .jm-view dd{margin:0;padding:0}
-.jm-view pre{margin:2px 0 6px;padding:6px 8px;border:0;background:var(--jm-stripe);color:inherit;
-font:12px/1.45 var(--jm-mono);white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
+.jm-view pre{margin-top:2px;margin-bottom:6px;padding:6px 8px;border:0;
+background:var(--jm-stripe);color:inherit;font:12px/1.45 var(--jm-mono);white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
 .jm-view .jm-chips{display:flex;flex-wrap:wrap;gap:3px}
 .jm-view .jm-chip{padding:0 6px;border-radius:3px;background:var(--jm-stripe);font-size:12px}
 .jm-view .jm-bar{position:relative;display:flex;height:14px;margin:4px 0;overflow:hidden;

@@ -16,10 +16,11 @@ from jessymem.notebooks.markup import (
     joined,
     more,
     section,
+    span,
     table,
 )
 from jessymem.notebooks.style import KINDS
-from jessymem.units import show_bytes
+from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
     from jessymem.pools.survey import PoolStats
@@ -132,18 +133,20 @@ def budget_of(stats: MemoryStats, marks: Sequence[float] = ()) -> Html:
         held.append(("retained", show_bytes(stats.retained_bytes)))
     if marks:
         held.append(("thresholds", ", ".join(f"{100 * mark:g} %" for mark in marks)))
-    held.append(("above", alarm_of(stats)))
     drawn = bar(in_use, stats.total_limit_bytes, f"budget: {used}", marks)
-    return joined([drawn, legend(in_use), facts((name, escape(text)) for name, text in held)])
+    listed = facts((name, escape(text)) for name, text in held)
+    return joined([_alarm_of(stats), drawn, legend(in_use), listed])
 
 
-def alarm_of(stats: MemoryStats) -> str:
-    """Name the highest threshold that is passed."""
-    if stats.should_reject_allocations:
-        return "the critical threshold: allocations are refused"
-    if stats.should_trigger_eviction:
-        return "the eviction threshold"
-    return "the warning threshold" if stats.is_at_warning_threshold else "no threshold"
+def _alarm_of(stats: MemoryStats) -> Html:
+    """Name the highest threshold that is passed; nothing below all of them."""
+    passed = {
+        "Above the critical threshold: allocations are refused": stats.should_reject_allocations,
+        "Above the eviction threshold": stats.should_trigger_eviction,
+        "Above the warning threshold": stats.is_at_warning_threshold,
+    }
+    alarm = next((text for text, is_passed in passed.items() if is_passed), None)
+    return NOTHING if alarm is None else span("jm-bad", escape(alarm))
 
 
 def classes_of(stats: MemoryStats) -> Html:
@@ -207,5 +210,5 @@ def counters_of(stats: MemoryStats) -> Html:
         "evictions": f"{stats.evictions:,}",
         "brought back": f"{stats.reloads:,}",
     }
-    about = f"{stats.total_allocations:,} allocations, {stats.evictions:,} evictions"
+    about = f"{count(stats.total_allocations, 'allocation')}, {count(stats.evictions, 'eviction')}"
     return section("Counters", about, facts((name, escape(text)) for name, text in counted.items()))
