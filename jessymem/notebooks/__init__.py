@@ -73,7 +73,12 @@ def show_contexts(contexts: ContextCollection) -> str:
 
         return module.view(contexts)
 
-    return _shown(contexts, view)
+    def text() -> str:
+        from jessymem.notebooks import contexts as module
+
+        return module.text_of(contexts)
+
+    return _shown(contexts, view, text)
 
 
 def show_stats(stats: MemoryStats) -> str:
@@ -116,11 +121,11 @@ def map_memory(engine: Engine) -> MemoryMap:
     return MemoryMap.of(engine)
 
 
-def _shown(thing: object, view: Callable[[], Html]) -> str:
+def _shown(thing: object, view: Callable[[], Html], text: Callable[[], str] | None = None) -> str:
     """Return a view with its plain text; where it cannot be made, the text alone."""
     from jessymem.notebooks.markup import page, text_alone
 
     try:
-        return page(view(), repr(thing))
+        return page(view(), repr(thing) if text is None else text())
     except Exception:  # whatever it is: a cell that shows an object must not fail for that
         return text_alone(thing)

@@ -28,14 +28,26 @@ if TYPE_CHECKING:
 #: How much of a text is shown.
 _N_CHARS: Final = 600
 
+#: Of how many contexts the sizes are added up: of more it takes longer than all the rest.
+_MAX_ADDED_UP: Final = 10_000
+
 
 def view(contexts: ContextCollection) -> Html:
     """Show the first contexts, and how many there are."""
     n_all = len(contexts)
-    about = f"{count(n_all, 'context')}, {show_bytes(contexts.total_size)}"
+    about = count(n_all, "context")
+    if n_all <= _MAX_ADDED_UP:
+        about += f", {show_bytes(contexts.total_size)}"
     shown = joined(map(_context, contexts[:N_ROWS]))
     rest = more(n_all, N_ROWS, "contexts")
     return joined([heading("ContextCollection", NOTHING, about), shown, rest])
+
+
+def text_of(contexts: ContextCollection) -> str:
+    """Return what stands for the view where styles are not applied."""
+    if len(contexts) <= _MAX_ADDED_UP:
+        return repr(contexts)
+    return f"<ContextCollection {len(contexts):,} contexts>"
 
 
 def _context(context: LoadedContext) -> Html:

@@ -31,7 +31,7 @@ _ROW: Final = 19
 _HEIGHT: Final = 12
 
 #: How many columns of characters stand before a bar, and behind one.
-_N_LABEL: Final = 26
+_N_LABEL: Final = 23
 _N_ABOUT: Final = 40
 
 #: A part that is there is this wide at least.
@@ -41,7 +41,7 @@ _MIN_WIDTH: Final = 3.0
 _MIN_TEXTURED: Final = 8.0
 
 #: Of a piece of a pool in which anything is used so much is drawn at least.
-_MIN_SHARE: Final = 0.2
+_MIN_SHARE: Final = 0.35
 
 #: What lies over the colour of a region in each state.
 _TEXTURES: Final = {"copied": "level", "simulated": "diagonal"}

@@ -108,7 +108,8 @@ margin-top:2px;margin-bottom:4px;font-size:12px}
 .jm-view dt{color:var(--jm-faint);font-weight:400;margin:0;padding:0}
 .jm-view dd{margin:0;padding:0}
 .jm-view pre{margin-top:2px;margin-bottom:6px;padding:6px 8px;border:0;
-background:var(--jm-stripe);color:inherit;font:12px/1.45 var(--jm-mono);white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
+background:var(--jm-stripe);color:inherit;font:12px/1.45 var(--jm-mono);
+white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
 .jm-view .jm-chips{display:flex;flex-wrap:wrap;gap:3px}
 .jm-view .jm-chip{padding:0 6px;border-radius:3px;background:var(--jm-stripe);font-size:12px}
 .jm-view .jm-bar{position:relative;display:flex;height:14px;margin:4px 0;overflow:hidden;
