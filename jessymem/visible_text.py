@@ -36,11 +36,13 @@ def _escapes(keep: str) -> _Escapes:
 def fitting(text: str, n_columns: int) -> str:
     """Make a text visible, and cut it to so many columns of characters; wide ones take two."""
     shown = visible(text)
-    n_taken = 0
+    n_taken = n_kept = 0
     for at, character in enumerate(shown):
+        if n_taken < n_columns:
+            n_kept = at  # up to here there is space for the ellipsis
         n_taken += _columns_of(character)
         if n_taken > n_columns:
-            return shown[: max(at - 1, 0)] + "\u2026"
+            return shown[:n_kept] + "\u2026"
     return shown
 
 

@@ -116,9 +116,9 @@ def show_map(memory_map: MemoryMap) -> str:
 
 def map_memory(engine: Engine) -> MemoryMap:
     """Return a picture of what is in a manager's memory now."""
-    from jessymem.notebooks.memory_map import MemoryMap
+    from jessymem.notebooks.memory_map import map_of
 
-    return MemoryMap.of(engine)
+    return map_of(engine)
 
 
 def _shown(thing: object, view: Callable[[], Html], text: Callable[[], str] | None = None) -> str:

@@ -60,30 +60,6 @@ class MemoryMap:
     n_other_bytes: int
     pools: tuple[jessymem.hints.Occupancy, ...]
 
-    @classmethod
-    def of(cls, engine: Engine) -> MemoryMap:
-        """Look at a manager's engine, open or closed."""
-        moment = Moment.of(engine)
-        allocator, config = engine.present_allocator, engine.config
-        pools = () if allocator is None else allocator.occupancies(MAX_PIECES)[:MAX_POOLS]
-        all_loaded = moment.snapshot.loaded
-        largest = nlargest(MAX_DIMENSIONS, all_loaded, key=length_of)
-        shown = sorted(largest, key=lambda loaded: loaded.dimension_id)
-        n_bytes = sum(map(length_of, all_loaded)) - sum(map(length_of, shown))
-        return cls(
-            str(engine.loader.place),
-            engine.is_closed,
-            collect_stats(engine, moment),
-            (config.warning_threshold, config.eviction_threshold, config.critical_threshold),
-            tuple(
-                MappedDimension.of(loaded, is_pinned=loaded.dimension_id in engine.pinned)
-                for loaded in shown
-            ),
-            len(all_loaded) - len(shown),
-            n_bytes,
-            tuple(pools),
-        )
-
     # -- showing -----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -142,6 +118,30 @@ class MemoryMap:
         except OSError as error:
             raise RegionIOError.from_os_error(error, "write", where) from error
         return where
+
+
+def map_of(engine: Engine) -> MemoryMap:
+    """Look at a manager's engine, open or closed."""
+    moment = Moment.of(engine)
+    allocator, config = engine.present_allocator, engine.config
+    pools = () if allocator is None else allocator.occupancies(MAX_PIECES)[:MAX_POOLS]
+    all_loaded = moment.snapshot.loaded
+    largest = nlargest(MAX_DIMENSIONS, all_loaded, key=length_of)
+    shown = sorted(largest, key=lambda loaded: loaded.dimension_id)
+    n_bytes = sum(map(length_of, all_loaded)) - sum(map(length_of, shown))
+    return MemoryMap(
+        str(engine.loader.place),
+        engine.is_closed,
+        collect_stats(engine, moment),
+        (config.warning_threshold, config.eviction_threshold, config.critical_threshold),
+        tuple(
+            MappedDimension.of(loaded, is_pinned=loaded.dimension_id in engine.pinned)
+            for loaded in shown
+        ),
+        len(all_loaded) - len(shown),
+        n_bytes,
+        tuple(pools),
+    )
 
 
 def _write(where: Path, content: bytes) -> None:
