@@ -6,7 +6,7 @@ own, as `matplotlib.pyplot.subplots` does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from jessymem.errors import shown
 from jessymem.ingest import extras
@@ -117,15 +117,18 @@ def _stats_of(source: object) -> MemoryStats:
     raise TypeError(f"a plot is of an MmapManager or its MemoryStats, not of {shown(source)}")
 
 
-def _axes(ax: matplotlib.axes.Axes | None, what: str) -> Any:
+def _axes(ax: matplotlib.axes.Axes | None, what: str) -> matplotlib.axes.Axes:
     """Return the axes to draw in."""
     if ax is not None:
         return ax
     pyplot = extras.load("matplotlib.pyplot", "plot", f"jessymem.plot.{what}")
-    return pyplot.subplots(layout="constrained")[1]
+    made: matplotlib.axes.Axes = pyplot.subplots(layout="constrained")[1]
+    return made
 
 
-def _labelled(axes: Any, rows: list[int], labels: list[str], kind: str, title: str) -> Any:
+def _labelled(
+    axes: matplotlib.axes.Axes, rows: list[int], labels: list[str], kind: str, title: str
+) -> matplotlib.axes.Axes:
     """Write on a plot of bars what they are, the first one on top."""
     axes.set_yticks(rows, labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
