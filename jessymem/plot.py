@@ -135,6 +135,7 @@ def _labelled(
     axes.margins(x=0.15)
     axes.set_xlabel("MiB")
     axes.set_ylabel(kind)
-    axes.set_title(title)
-    axes.legend(loc="best")
+    axes.set_title(title, loc="left")
+    # Above the plot, where it hides no bar.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0)
     return axes

@@ -57,6 +57,7 @@ def test_the_readme_example_runs(tmp_path):
         ("arrays.md", 2),
         ("scanning.md", 3),
         ("compiled.md", 3),
+        ("notebooks.md", 1),
     ],
 )
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):

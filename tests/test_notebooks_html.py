@@ -392,7 +392,7 @@ def test_a_repr_that_fails_too_shows_the_class(monkeypatch):
 
 def test_what_is_cut_keeps_its_width():
     assert fitting("short", 10) == "short"
-    assert fitting("a name too long", 6) == "a nam\u2026"
+    assert fitting("river name", 6) == "river\u2026"
     assert padded("\u540d\u524d", 6) == "\u540d\u524d  "
     assert fitting("\u540d\u524d\u540d\u524d", 5) == "\u540d\u524d\u2026"
     assert fitting("\x1b", 10) == "\\x1b"
