@@ -105,8 +105,9 @@ vertical-align:top;white-space:nowrap;max-width:none;background:none;color:inher
 .jm-view .jm-n{text-align:right;font-variant-numeric:tabular-nums}
 .jm-view dl.jm-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 14px;
 margin-top:2px;margin-bottom:4px;font-size:12px}
-.jm-view dt{color:var(--jm-faint);font-weight:400;margin:0;padding:0}
-.jm-view dd{margin:0;padding:0}
+.jm-view dt,.jm-view dd{display:block;float:none;width:auto;margin:0;padding:0}
+.jm-view dt{color:var(--jm-faint);font-weight:400}
+.jm-view dd{min-width:0}
 .jm-view pre{margin-top:2px;margin-bottom:6px;padding:6px 8px;border:0;
 background:var(--jm-stripe);color:inherit;font:12px/1.45 var(--jm-mono);
 white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate}
@@ -121,4 +122,7 @@ border-radius:3px;background:var(--jm-stripe);box-shadow:inset 0 0 0 1px var(--j
 .jm-view .jm-key{display:inline-block;width:10px;height:10px;margin-right:5px;border-radius:2px}
 """
 
-STYLE: Final = themed(".jm-view") + "".join(_RULES.splitlines()) + _fills()
+# The class stands twice in each rule, which so counts more than JupyterLab's rules for any HTML.
+STYLE: Final = themed(".jm-view") + (
+    ("".join(_RULES.splitlines()) + _fills()).replace(".jm-view", ".jm-view.jm-view")
+)
