@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from jessymem import osmem
 from jessymem.notebooks.markup import (
     N_ROWS,
     NOTHING,
@@ -67,6 +68,8 @@ def _context(context: LoadedContext) -> Html:
 
 
 def _text(context: LoadedContext) -> Html:
+    if osmem.is_cut(context.content.obj):
+        return note("its file was cut since it was mapped")
     if context.is_binary:
         return note(f"{context.content.nbytes:,} bytes that are not text")
     begin = context.text_prefix(_N_CHARS)

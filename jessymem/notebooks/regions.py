@@ -47,13 +47,11 @@ _COLUMNS: Final = (
 
 def view(region: MmapRegion) -> Html:
     """Show one region; of one whose file was cut since it was mapped only what is in memory."""
-    on_disk = osmem.mapped_file_bytes(region.data)
     size, state = show_bytes(region.size), s.REGION_STATES[region.state]
     name = joined([escape(f"{region.dimension_id} "), foreign(region.name)])
     title = heading("MmapRegion", name, f"{count(region.n_layers, 'layer')}, {size}, {state}")
-    if on_disk is not None and on_disk < region.size:  # its pages may be gone: reading them kills
-        fault = f"the file is {on_disk:,} bytes now, {region.size:,} were mapped"
-        return joined([title, note(fault)])
+    if osmem.is_cut(region.data):
+        return joined([title, note("its file was cut since it was mapped")])
     return joined([title, _bytes(region), facts(_facts(region)), _layers(region)])
 
 
