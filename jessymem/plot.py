@@ -70,8 +70,6 @@ def memory_classes(
 ) -> matplotlib.axes.Axes:
     """Draw what each class of the budget holds, and a line at what it is meant to hold.
 
-    What no class counts, since it is in blocks, is a bar of its own without a line.
-
     Parameters
     ----------
     source : MmapManager or MemoryStats
@@ -90,23 +88,17 @@ def memory_classes(
     TypeError
         If `source` is neither.
     """
-    from jessymem.notebooks.usage import parts_of
-
     stats = _stats_of(source)
     axes = _axes(ax, "memory_classes")
-    parts = parts_of(stats.total_allocated_bytes, stats.per_class)
-    rows = list(range(len(parts)))
-    axes.barh(rows, [part.n_bytes / _MIB for part in parts], color=_USED, label="in use")
-    limits = [
-        (part.limit_bytes / _MIB, row)
-        for row, part in enumerate(parts)
-        if part.limit_bytes is not None
-    ]
-    if limits:
-        at = [limit for limit, _ in limits]
-        low, high = [row - 0.4 for _, row in limits], [row + 0.4 for _, row in limits]
-        axes.vlines(at, low, high, color=_LIMIT, linewidth=2, label="meant to hold")
-    return _labelled(axes, rows, [part.label for part in parts], "class", "Budget by class")
+    classes = list(stats.per_class.values())
+    rows = list(range(len(classes)))
+    held = [usage.allocated_bytes / _MIB for usage in classes]
+    axes.barh(rows, held, color=_USED, label="in use")
+    limits = [usage.limit_bytes / _MIB for usage in classes]
+    low, high = [row - 0.4 for row in rows], [row + 0.4 for row in rows]
+    axes.vlines(limits, low, high, color=_LIMIT, linewidth=2, label="meant to hold")
+    labels = [name.replace("_", " ") for name in stats.per_class]
+    return _labelled(axes, rows, labels, "class", "Budget by class")
 
 
 def _stats_of(source: object) -> MemoryStats:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jessymem.pools.survey import PoolStats
     from jessymem.stats import ClassUsage, MemoryStats
 
-#: The class of what no class of regions counts.
+#: The class of what no class of regions counts; an allocator's budget has no other.
 BLOCKS: Final = "blocks"
 
 _POOL_COLUMNS: Final = (
@@ -50,31 +50,22 @@ class Part(NamedTuple):
         One of `style.KINDS`.
     label : str
     n_bytes : int
-    limit_bytes : int or None
-        What the part is meant to hold; None: as much as there is.
     """
 
     kind: str
     label: str
     n_bytes: int
-    limit_bytes: int | None = None
 
 
 def parts_of(total: int, per_class: Mapping[str, ClassUsage]) -> list[Part]:
-    """Divide what is in use by class; what no class counts are blocks."""
-    parts = [
-        Part(
-            name if name in KINDS else "other",
-            name.replace("_", " "),
-            usage.allocated_bytes,
-            usage.limit_bytes,
-        )
-        for name, usage in per_class.items()
-    ]
-    left = total - sum(part.n_bytes for part in parts)
-    if BLOCKS not in per_class:
-        parts.append(Part(BLOCKS, BLOCKS, max(left, 0)))
-    return parts
+    """Divide what is in use by class; where no class counts blocks, they are what is left."""
+    sizes = {name: usage.allocated_bytes for name, usage in per_class.items()}
+    sizes.setdefault(BLOCKS, max(total - sum(sizes.values()), 0))
+    return [_part(name, n_bytes) for name, n_bytes in sizes.items()]
+
+
+def _part(name: str, n_bytes: int) -> Part:
+    return Part(name if name in KINDS else "other", name.replace("_", " "), n_bytes)
 
 
 def share(n_bytes: float, limit: float) -> float:
@@ -161,15 +152,13 @@ def classes_of(stats: MemoryStats) -> Html:
         (
             escape(part.label),
             escape(show_bytes(part.n_bytes)),
-            escape(show_bytes(limit)),
-            small_bar(share(part.n_bytes, limit), f"{part.label} in use", part.kind),
+            escape(show_bytes(usage.limit_bytes)),
+            small_bar(share(part.n_bytes, usage.limit_bytes), f"{part.label} in use", part.kind),
         )
-        for part in parts_of(stats.total_allocated_bytes, stats.per_class)
-        if (limit := part.limit_bytes or stats.total_limit_bytes)
+        for name, usage in stats.per_class.items()
+        if (part := _part(name, usage.allocated_bytes))
     )
-    return section(
-        "Classes", f"{len(stats.per_class)} of regions, and blocks", table(columns, rows)
-    )
+    return section("Classes", f"{len(stats.per_class):,}", table(columns, rows))
 
 
 def pools_of(per_pool: Mapping[int, PoolStats], *, is_open: bool = False) -> Html:
