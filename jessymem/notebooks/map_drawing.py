@@ -13,7 +13,7 @@ import jessymem
 from jessymem.budget import class_of
 from jessymem.notebooks.drawing import WIDTH, Drawing
 from jessymem.notebooks.map_text import about_dimension, about_pool, name_of_pool
-from jessymem.notebooks.markup import Html, cut
+from jessymem.notebooks.markup import Html, cut, scrolled
 from jessymem.notebooks.usage import BLOCKS, parts_of, share, show_usage
 from jessymem.units import show_bytes
 from jessymem.visible_text import fitting
@@ -49,7 +49,7 @@ _TEXTURES: Final = {"copied": "level", "simulated": "diagonal"}
 
 def view(memory: jessymem.MemoryMap) -> Html:
     """Return the picture for a cell, where it keeps a readable size and is scrolled."""
-    return Html(f'<div class="jm-scroll"><div style="min-width:560px">{draw(memory)}</div></div>')
+    return scrolled(Html(f'<div style="min-width:560px">{draw(memory)}</div>'))
 
 
 def draw(memory: jessymem.MemoryMap) -> Html:

@@ -107,10 +107,13 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Html]]) -> Html:
         + "</tr>"
         for row in rows
     )
-    return Html(
-        f'<div class="jm-scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
-    )
+    rows_of_cells = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return scrolled(Html(f"<table>{rows_of_cells}</table>"))
+
+
+def scrolled(content: Html) -> Html:
+    """Return what is scrolled in its own frame where it is wide, from the keyboard too."""
+    return Html(f'<div class="jm-scroll" tabindex="0">{content}</div>')
 
 
 def _number(column: Column) -> str:

@@ -188,8 +188,9 @@ def _pool_row(pool: PoolStats) -> tuple[Html, ...]:
 
 def counters_of(stats: MemoryStats) -> Html:
     """List what was counted."""
+    latency = stats.avg_access_latency_us
     counted = {
-        "reads": f"{stats.avg_access_latency_us:.2f} us on average",
+        "reads": f"{latency:.2f} us on average" if latency else "none measured yet",
         "readers at once": f"{stats.peak_concurrent_readers:,} at most",
         "allocations": f"{stats.total_allocations:,}",
         "deallocations": f"{stats.total_deallocations:,}",
