@@ -893,11 +893,12 @@ class MmapManager(LayerReader):
 
         Examples
         --------
-        >>> config = MemoryConfig(simulation="always")
-        >>> with MmapManager(config, base_path="no/such/directory") as manager:
-        ...     report = manager.load_core_dimensions()
-        ...     picture = manager.memory_map()
-        >>> picture.save("memory.svg")  # doctest: +SKIP
+        >>> picture = manager.memory_map()
+        >>> print(picture)
+        Memory of ...data
+        budget     [......] ... of 64.0 MB (... %), peak ...
+        D15 tools  [######...] ... mapped, 4 layers
+        D16 diary  [#...] 602 B mapped, 2 layers
         """
         return jessymem.notebooks.map_memory(self._engine)
 

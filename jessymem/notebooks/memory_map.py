@@ -49,6 +49,11 @@ class MemoryMap:
         How many further ones there are, and how long they are together.
     pools : tuple of Occupancy
         Of the first 24 pools, where blocks are used.
+
+    Examples
+    --------
+    >>> [(each.name, each.n_layers) for each in manager.memory_map().dimensions]
+    [('tools', 4), ('diary', 2)]
     """
 
     place: str
@@ -104,6 +109,11 @@ class MemoryMap:
             If the file cannot be written.
         ValueError, TypeError
             If `path` is not a path.
+
+        Examples
+        --------
+        >>> manager.memory_map().save("memory.svg").read_text()[:4]
+        '<svg'
         """
         where = osmem.as_path(path)
         if where.suffix.lower() != _SUFFIX:
