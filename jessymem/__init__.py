@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from jessymem import hints as hints
+    from jessymem import notebooks as notebooks
     from jessymem._version import __version__
     from jessymem.config import MemoryConfig, PoolConfig
     from jessymem.contexts import ContextCollection, LoadedContext, NavigationPath
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         RegionNotFound,
         RemoteError,
     )
+    from jessymem.histograms import LatencyHistogram
     from jessymem.ids import DimensionId, LayerId
     from jessymem.ingest.building import build
     from jessymem.ingest.exporting import export
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         ExportReport,
     )
     from jessymem.manager import MmapManager
+    from jessymem.notebooks.memory_map import MemoryMap
     from jessymem.pools.allocator import PoolAllocator
     from jessymem.pools.offsets import MmapOffset
     from jessymem.pools.pool import MmapPool
@@ -89,6 +92,7 @@ __all__ = [
     "InvalidAccess",
     "JessyMemoryError",
     "JessyWarning",
+    "LatencyHistogram",
     "LayerId",
     "LayerIds",
     "LayerInfo",
@@ -99,6 +103,7 @@ __all__ = [
     "LoadReport",
     "LoadedContext",
     "MemoryConfig",
+    "MemoryMap",
     "MemoryStats",
     "MmapManager",
     "MmapOffset",
@@ -126,11 +131,13 @@ _HOMES: Final = {
     "_version": ("__version__",),
     "config": ("MemoryConfig", "PoolConfig"),
     "contexts": ("ContextCollection", "LoadedContext", "NavigationPath"),
+    "histograms": ("LatencyHistogram",),
     "ids": ("DimensionId", "LayerId"),
     "ingest.building": ("build",),
     "ingest.exporting": ("export",),
     "ingest.reports": ("BuildReport", "BuiltDimension", "ExportReport", "ExportedDimension"),
     "manager": ("MmapManager",),
+    "notebooks.memory_map": ("MemoryMap",),
     "pools.allocator": ("PoolAllocator",),
     "pools.offsets": ("MmapOffset",),
     "pools.pool": ("MmapPool",),
@@ -150,8 +157,8 @@ _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in name
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
-    if name == "hints":  # for annotations
-        return import_module("jessymem.hints")
+    if name in ("hints", "notebooks"):  # for annotations; for what a cell shows of an object
+        return import_module(f"jessymem.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = f"{__name__}.{_HOME_OF.get(name, 'errors')}"

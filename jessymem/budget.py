@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 CLASSES: Final = ("core_slots", "core_headroom", "grown", "user")
 
 
+def class_of(dimension: int) -> str:
+    """Return the class that counts a dimension's regions, a core one's up to its slot."""
+    if dimension <= s.N_CORE_DIMENSIONS:
+        return "core_slots"
+    return "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
+
+
 class Charge:
     """What one file, or one table, costs: it counts for as long as this lives; its memory holds it.
 
@@ -397,11 +404,11 @@ class Budget:
         self, dimension: DimensionId, n_bytes: int, beside: int = 0, charge_id: int = 0
     ) -> Charge:
         n_pages_bytes = osmem.round_to_pages(n_bytes)
-        if dimension <= s.N_CORE_DIMENSIONS:
+        kind = class_of(dimension)
+        if kind == "core_slots":
             left = max(self._capacities[dimension] - beside, 0)
             beyond = max(n_pages_bytes - left, 0)
-            return Charge(charge_id, n_pages_bytes, beyond, "core_slots")
-        kind = "grown" if dimension < s.FIRST_USER_DIMENSION else "user"
+            return Charge(charge_id, n_pages_bytes, beyond, kind)
         return Charge(charge_id, n_pages_bytes, 0, kind)
 
     def _all_waiting(self) -> int:

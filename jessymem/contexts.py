@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Final, cast, overload
 
+import jessymem
 from jessymem.content_views import as_content_view
 from jessymem.errors import shown
 from jessymem.ids import LayerId, LayerLike, as_layer_id, items_of
@@ -269,6 +270,10 @@ class ContextCollection(Sequence[LoadedContext]):
     def __repr__(self) -> str:
         """Show how many and how large."""
         return f"<ContextCollection {len(self)} contexts {self.total_size:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_contexts(self)
 
     @property
     def total_size(self) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jessymem.engine.locations import LayersLike
     from jessymem.kernels.store import Store
+    from jessymem.pools.occupancy import Occupancy
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
     from jessymem.regions.name_patterns import NamePattern
@@ -35,6 +36,7 @@ __all__ = [
     "LayersLike",
     "NamePattern",
     "NameTable",
+    "Occupancy",
     "SearchPattern",
     "Store",
 ]
@@ -50,6 +52,7 @@ _HOME_OF: Final = {
     "LayersLike": "jessymem.engine.locations",
     "NamePattern": "jessymem.regions.name_patterns",
     "NameTable": "jessymem.regions.name_table",
+    "Occupancy": "jessymem.pools.occupancy",
     "SearchPattern": "jessymem.scanning.searching",
     "Store": "jessymem.kernels.store",
 }

@@ -901,6 +901,29 @@ class MmapManager(LayerReader):
 
         return metrics_text(self.get_stats(), self.config)
 
+    @clears_frames
+    def memory_map(self) -> jessymem.MemoryMap:
+        """Return a picture of what is in memory now; works on a closed manager too.
+
+        Nothing is loaded, mapped or read for it.
+
+        Returns
+        -------
+        MemoryMap
+            The budget, the loaded dimensions to scale, and what lies where in the pools. A notebook
+            shows it, `str` writes it as text, and its `save` makes it a file.
+
+        Examples
+        --------
+        >>> picture = manager.memory_map()
+        >>> print(picture)
+        Memory of ...data
+        budget     [......] ... of 64.0 MB (... %), peak ...
+        D15 tools  [######...] ... mapped, 4 layers
+        D16 diary  [#...] 602 B mapped, 2 layers
+        """
+        return jessymem.notebooks.map_memory(self._engine)
+
     # -- the rest of being an object ---------------------------------------------------------------
 
     def __enter__(self) -> MmapManager:
@@ -921,6 +944,10 @@ class MmapManager(LayerReader):
         simulated = f", {totals.n_simulated} of them simulated" if totals.n_simulated else ""
         dimensions = "1 dimension" if totals.n_loaded == 1 else f"{totals.n_loaded:,} dimensions"
         return f"<MmapManager {engine.loader.place} {dimensions}{simulated}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_manager(self, self._engine)
 
     @clears_frames
     def __reduce__(self) -> tuple[Callable[..., MmapManager], tuple[Any, ...]]:

@@ -64,7 +64,7 @@ def collector(managers: MmapManager | Mapping[str, MmapManager]) -> Collector:
     """
     is_one = isinstance(managers, MmapManager) or not isinstance(managers, Mapping)
     # A manager is a mapping too.
-    named: dict[Any, Any] = {"": managers} if is_one else dict(managers)  # type: ignore[arg-type]
+    named: dict[Any, Any] = {"": managers} if is_one else dict(managers)
     for name, manager in named.items():
         if not isinstance(name, str) or not isinstance(manager, MmapManager):
             raise TypeError(f"a collector is of managers, by name: not {manager!r}")

@@ -451,6 +451,15 @@ def mapped_file_bytes(data: NDArray[np.uint8]) -> int | None:
         return None  # the mapping holds no descriptor: it is of no file
 
 
+def is_cut(data: object) -> bool:
+    """Tell whether an array maps a file that is shorter by now: reading what is gone kills."""
+    mapping = file_mapping_of(data)
+    try:
+        return mapping is not None and mapping.size() < len(mapping)
+    except (OSError, ValueError):
+        return False  # the mapping holds no descriptor: it is of no file
+
+
 def advise(data: NDArray[np.uint8], advice: str) -> bool:
     """Tell the system how `data` will be read; return whether it was told.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jessymem
 from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId
 from jessymem.pools.survey import PoolStats
@@ -137,6 +138,10 @@ class MemoryStats:
             f" {self.dimensions_loaded:,} dimensions, {self.layers_loaded:,} layers>"
         )
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_stats(self)
+
     def __str__(self) -> str:
         """Write all of it as a table, a line each."""
         alarms = {
@@ -212,3 +217,7 @@ class LoadReport:
             reason = reason.removeprefix(f"{dimension}: ")
             parts[1] += f" ({dimension}: {reason}{', ...' if len(self.skipped) > 1 else ''})"
         return f"<LoadReport {', '.join(parts)}, {1_000 * self.seconds:.1f} ms>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_report(self)

@@ -12,3 +12,8 @@ def show_bytes(n_bytes: float) -> str:
         if n_units >= 1000:
             n_units, unit = n_units / 1024, larger
     return f"{n_units:,.1f} {unit}"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things: ``1 layer``, ``2,000 layers``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

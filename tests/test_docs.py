@@ -61,6 +61,7 @@ def test_the_readme_example_runs(tmp_path):
         ("capacity.md", 1),
         ("errors.md", 1),
         ("index.md", 1),
+        ("pictures.md", 1),
     ],
 )
 def test_the_examples_of_a_page_run(page, n_examples, tmp_path):

@@ -125,6 +125,15 @@ class LearnedRegion(LayerTable):
         # Later states have added to it, or an attempt at one that was not published.
         return {number: each for number, each in found.items() if self.has_layer(number)}
 
+    @property
+    def n_learned(self) -> int:
+        """How many layers are learned."""
+        if self._shared.n_begun == len(self.rows):
+            return len(self._shared.learned)
+        found = self._shared.learned.copy()  # later states have added to it
+        numbers = np.fromiter(found, np.int64, len(found))
+        return int(np.count_nonzero(np.isin(numbers, self.numbers)))
+
     def learned_layer(self, number: int) -> LearnedLayer | None:
         """Return a learned layer; None where there is none of this number."""
         return self._shared.learned.get(number) if self.has_layer(number) else None

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
+import jessymem
 from jessymem.budget import Budget
 from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig, naming_fields
 from jessymem.errors import InvalidAccess, clears_frames, without_frames
@@ -458,6 +459,10 @@ class PoolAllocator(PoolCounts):
         """Show what is in use."""
         used, limit = self._budget.total, self._budget.limit_bytes
         return f"<PoolAllocator {used:,} of {limit:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_allocator(self)
 
     def __reduce__(self) -> NoReturn:
         """Refuse: a pickle would come without the memory."""

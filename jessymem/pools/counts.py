@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final
 
+import jessymem
 from jessymem.budget import Budget, Usage
 from jessymem.errors import clears_frames
 from jessymem.pools.pool import MmapPool
@@ -83,6 +84,16 @@ class PoolCounts:
                 if usage.total == usage.n_region_bytes + found.n_block_bytes:
                     break
             return found, usage
+
+    @clears_frames
+    def occupancies(self, max_pieces: int) -> list[jessymem.hints.Occupancy]:
+        """Tell where in its pools blocks are used, each pool cut into so many pieces at most."""
+        from jessymem.pools.occupancy import occupancy_of
+
+        self._views.collect_ended()
+        with self._budget.changing():
+            pools = self._table.pool_ids
+            return [occupancy_of(self._table, pool, max_pieces) for pool in pools]
 
     @clears_frames
     def blocks(self) -> list[ListedBlock]:

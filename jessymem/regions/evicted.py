@@ -96,6 +96,11 @@ class EvictedRegion(LoadedDimension):
         return [found for each in self._members if (found := each.find()) is not None]
 
     @property
+    def file_lengths(self) -> tuple[int, ...]:
+        """How long each of the files is that are to be mapped again, in bytes."""
+        return tuple([each.n_bytes for each in self._editions if each is not None])
+
+    @property
     def n_members(self) -> int:
         """How many regions it was made of."""
         return len(self._members)

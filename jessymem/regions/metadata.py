@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import jessymem
 from jessymem.errors import shown
 from jessymem.ids import LayerId
 
@@ -125,6 +126,10 @@ class LayerInfo:
         if self.children:
             parts.append(f"children={len(self.children)}")
         return f"<LayerInfo {', '.join([*parts, self.location.name, self.state.name])}>"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_layer(self)
 
 
 @dataclass(frozen=True)

@@ -468,6 +468,10 @@ class MmapRegion(LayerTable):
         n_layers = len(self.layout.rows)
         return f"<MmapRegion {self.dimension_id} {n_layers} layers {self.size:,} bytes {self.path}>"
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook's cell."""
+        return jessymem.notebooks.show_region(self)
+
     # -- for the manager ---------------------------------------------------------------------------
 
     @property

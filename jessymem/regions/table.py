@@ -124,6 +124,11 @@ class LoadedDimension(ABC):
         """How many regions it is made of, or was before it was evicted."""
         return 0
 
+    @property
+    def file_lengths(self) -> tuple[int, ...]:
+        """How long each of the regions is, or was before, that it is made of, in bytes."""
+        return ()
+
     def check_has(self, layer_id: LayerId) -> None:
         """Raise LayerNotFound where there is no such layer."""
         if layer_id.dimension != self.dimension_id or not self.has_layer(layer_id.layer):
@@ -161,6 +166,11 @@ class LoadedDimension(ABC):
     def learned(self) -> Mapping[int, Any]:
         """Learned layers by number; `jessymem.learning` knows more of them."""
         return _NOTHING
+
+    @property
+    def n_learned(self) -> int:
+        """How many layers are learned."""
+        return 0
 
     def learned_layer(self, number: int) -> Any:
         """Return a learned layer; None where there is none of this number."""
@@ -379,6 +389,11 @@ class LayerTable(LoadedDimension):
         """What the budget counts for it, in bytes."""
         n_files: int = sum([member.n_charged_bytes for member in self.members])
         return n_files + sum([int(charge.n_bytes) for charge in self.table_charges])
+
+    @property
+    def file_lengths(self) -> tuple[int, ...]:
+        """How long each of the regions is that it is made of, in bytes."""
+        return tuple([int(member.size) for member in self.members])
 
     @property
     def n_file_bytes(self) -> int:

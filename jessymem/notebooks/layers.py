@@ -1,0 +1,41 @@
+"""What is known of one layer as HTML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jessymem.notebooks.markup import Html, escape, facts, foreign, heading, joined, listed, section
+from jessymem.regions.metadata import shortest
+
+if TYPE_CHECKING:
+    from jessymem.regions.metadata import LayerInfo
+
+
+def kind_of(layer: LayerInfo) -> Html:
+    """Say what a layer's content is: ``text``, or an array's dtype and shape."""
+    if layer.dtype is None or layer.shape is None:
+        return foreign(layer.encoding)
+    return foreign(f"array {layer.dtype} {'x'.join(map(str, layer.shape))}".rstrip())
+
+
+def view(layer: LayerInfo) -> Html:
+    """Show one layer."""
+    known = [
+        ("content", kind_of(layer)),
+        ("size", escape(f"{layer.size:,} bytes")),
+        ("offset", escape(f"{layer.offset:,}")),
+        ("frequency", escape(shortest(layer.frequency))),
+        ("depth", escape(str(layer.depth))),
+        ("parent", escape("none" if layer.parent is None else str(layer.parent))),
+        ("where", escape(layer.location.value)),
+        ("state", escape(layer.state.value)),
+    ]
+    parts = [
+        heading("LayerInfo", joined([escape(f"{layer.layer_id} "), foreign(layer.name)]), ""),
+        facts(known),
+    ]
+    for title, items in (("Keywords", layer.keywords), ("Children", layer.children)):
+        if items:
+            found = listed(items, len(items), title.lower())
+            parts.append(section(title, f"{len(items):,}", found, is_open=title == "Keywords"))
+    return joined(parts)
