@@ -25,6 +25,7 @@ SIMULATION_MODES: Final = ("auto", "never", "always")
 ADVICE_MODES: Final = ("willneed", "random", "sequential", "none")
 LOAD_MODES: Final = ("map", "copy")
 GUARDS: Final = ("none", "lease")
+STATUS_MODES: Final = ("off", "auto")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
 
 _THRESHOLDS: Final = ("warning_threshold", "eviction_threshold", "critical_threshold")
@@ -174,6 +175,9 @@ class MemoryConfig:
         (Linux), at the price of a descriptor a file. A file that cannot be leased is copied.
     zero_on_reuse : bool
         Whether blocks that were used before are handed out zeroed.
+    status : {"off", "auto"} or path-like
+        Where other processes see what this one does (`jessymem top`): nowhere; in a file of the
+        user's folder for such, or in this one. It is written twice a second, and gone at `close`.
     read_only : bool
         Refuse every write; make no directory and no lock file. Always so where `base_path` is a
         URL.
@@ -207,6 +211,7 @@ class MemoryConfig:
     guard: str = "none"
     zero_on_reuse: bool = True
     read_only: bool = False
+    status: str | os.PathLike[str] = "off"
 
     def __post_init__(self) -> None:
         """Check every field and bring it to one form: plain numbers, a path, pools."""
@@ -231,6 +236,8 @@ class MemoryConfig:
         _check_choice("guard", self.guard, GUARDS)
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
+        if self.status not in STATUS_MODES:
+            keep("status", os.fspath(as_path("status", self.status)))
         if is_elsewhere:
             keep("read_only", True)
 

@@ -121,7 +121,7 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             "active_regions": stats.active_regions,
             "avg_access_latency_us": stats.avg_access_latency_us,
             "access_samples": engine.sampler.n_samples,
-            "latency_seconds": {kind: _latency(found) for kind, found in stats.latencies.items()},
+            "latency_seconds": _latency_records(stats),
             "peak_concurrent_readers": stats.peak_concurrent_readers,
             "simulation_mode": stats.simulation_mode,
             "fragmentation_ratio": stats.fragmentation_ratio,
@@ -141,7 +141,12 @@ def dump_state(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _latency(found: LatencyHistogram) -> dict[str, float]:
+def _latency_records(stats: MemoryStats) -> dict[str, dict[str, float]]:
+    return {kind: latency_record(found) for kind, found in stats.latencies.items()}
+
+
+def latency_record(found: LatencyHistogram) -> dict[str, float]:
+    """Describe a histogram: how many samples, and times in seconds."""
     percentiles = dict(zip(("p50", "p90", "p99"), found.percentiles((50, 90, 99)), strict=True))
     return {
         "n_samples": found.n_samples,

@@ -94,7 +94,11 @@ class MmapManager(LayerReader):
         *,
         base_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._engine = Engine(MemoryConfig.of(config, base_path))
+        self._engine = engine = Engine(MemoryConfig.of(config, base_path))
+        if engine.config.status != "off":
+            from jessymem.status.writer import StatusWriter
+
+            engine.watcher = StatusWriter(engine, engine.config.status)
 
     # -- finding and loading -----------------------------------------------------------------------
 

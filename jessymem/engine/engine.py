@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from weakref import WeakMethod, ref
 
 from jessymem import descriptors
@@ -77,6 +77,13 @@ _N_FILES_A_MAP: Final = 4  # with its lease, its deltas, and what others open
 _EVICTABLE: Final = (s.REGION_MAPPED, s.REGION_COPIED)
 
 
+class Watcher(Protocol):
+    """Looks at an engine now and then."""
+
+    def stop(self) -> None:
+        """Look no more."""
+
+
 class Engine:
     """What a manager holds.
 
@@ -91,6 +98,8 @@ class Engine:
     pinned : set of DimensionId
     present_allocator : PoolAllocator or None
         None: nobody has wanted blocks yet.
+    watcher : Watcher or None
+        Who is to stop when it is closed.
     n_evictions, n_reloads : int
     is_closed : bool
     """
@@ -109,6 +118,7 @@ class Engine:
         self.n_evictions = self.n_reloads = self._n_maps = 0
         self.is_closed = False
         self.present_allocator: PoolAllocator | None = None
+        self.watcher: Watcher | None = None
         self._kept: dict[object, frozenset[DimensionId]] = {}
         self._crystallizing: list[ref[Crystallizing]] = []
         self.gathering = Gathering()
@@ -667,6 +677,8 @@ class Engine:
             self.budget.retire(charge_ids)
         try:
             if not was_closed:
+                if self.watcher is not None:
+                    self.watcher.stop()
                 self.loader.close()
                 for record in records.of_close(self.loader.place, lost):
                     record()
@@ -681,6 +693,7 @@ class Engine:
         self._crystallizing = []
         self.gathering = Gathering()
         self._is_allocating = False
+        self.watcher = None  # the parent's
         snapshot = self.snapshot
         for loaded in snapshot.loaded:
             loaded.forget_crystallizing()

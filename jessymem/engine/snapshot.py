@@ -291,6 +291,12 @@ class Snapshot:
         """Return a copy of a dimension's REGION row."""
         return self._chunks[dimension >> s.CHUNK_BITS].rows[dimension & _ROW_MASK].copy()
 
+    def rows(self) -> NDArray[Any]:
+        """Return a copy of the REGION rows of what is loaded, ascending."""
+        found = np.concatenate([_NOTHING.rows[:0], *(chunk.rows for chunk in self.chunks)])
+        loaded: NDArray[Any] = found[found["state"] != s.REGION_EMPTY]
+        return loaded
+
     @property
     def n_slots(self) -> int:
         """How many slots there are; the number of every dimension loaded is below."""

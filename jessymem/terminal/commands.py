@@ -21,7 +21,9 @@ _HOMES: Final = {
     "find": "searching",
     "fold": "files",
     "inspect": "files",
+    "ps": "watching",
     "rm": "files",
+    "top": "watching",
     "verify": "files",
     "warmup": "measuring",
 }

@@ -6,13 +6,14 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from jessymem._version import __version__
 from jessymem.bench.run import BenchReport, accepted_misses
 from jessymem.bench.table import NotRun, Row
 from jessymem.contexts import ContextCollection
 from jessymem.demo.run import DemoReport
+from jessymem.diagnostics import latency_record
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId
 from jessymem.ingest.reports import BuildReport, ExportReport
@@ -21,8 +22,11 @@ from jessymem.regions.arrays import descr_of
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.metadata import LayerInfo, shortest
 from jessymem.regions.region import MmapRegion
+from jessymem.status.reader import Status
 from jessymem.terminal.stores import place_of
 from jessymem.warming import WarmupReport
+
+_THRESHOLDS: Final = ("warning", "eviction", "critical")
 
 
 def build_record(report: BuildReport) -> dict[str, Any]:
@@ -220,3 +224,43 @@ def _error(error: JessyMemoryError) -> dict[str, Any]:
 
 def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
+
+
+def status_record(status: Status) -> dict[str, Any]:
+    """Describe what a process shows of itself."""
+    return {
+        "path": str(status.path),
+        "pid": status.pid,
+        "is_alive": status.is_alive,
+        "command": status.command,
+        "release": status.release,
+        "store": status.store,
+        "made_at": status.made_at,
+        "written_at": status.written_at,
+        "thresholds": dict(
+            zip(("warning", "eviction", "critical"), status.thresholds, strict=True)
+        ),
+        "counters": status.counters,
+        "classes": {
+            name: {"allocated_bytes": allocated, "limit_bytes": limit}
+            for name, (allocated, limit) in status.classes.items()
+        },
+        "n_dimensions": status.n_dimensions,
+        "dimensions": [
+            {
+                "dimension": str(each.dimension_id),
+                "name": each.name,
+                "state": each.state,
+                "n_layers": each.n_layers,
+                "n_learned": each.n_learned,
+                "n_charged": each.n_charged,
+                "generation": each.generation,
+                "pinned": each.is_pinned,
+            }
+            for each in status.dimensions
+        ],
+        "pools": list(status.pools),
+        "latency_seconds": {
+            kind: latency_record(found) for kind, found in status.latencies.items()
+        },
+    }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+from jessymem.units import count as count
 from jessymem.units import show_bytes
+from jessymem.visible_text import visible as visible
 
 if TYPE_CHECKING:
     from jessymem.bench.table import Line, Row
@@ -20,38 +20,12 @@ if TYPE_CHECKING:
     from jessymem.warming import WarmupReport
 
 
-_HIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"))
-
-#: Persian, Indic scripts and emoji need them; they move nothing.
-_JOINERS: Final = "\u200c\u200d"
-
 #: What is shown around a find.
 CONTEXT_BYTES: Final = 30
 MAX_FOUND_CHARS: Final = 60
 
 _MAX_LINE_CHARS: Final = 500
 _MAX_SKIPPED_SHOWN: Final = 20
-
-
-def visible(text: str, keep: str = "") -> str:
-    r"""Write invisible characters as escapes such as ``\x1b``, but what is in `keep`."""
-    return text if text.isprintable() else text.translate(_escapes(keep))
-
-
-class _Escapes(dict[int, str | int]):
-    """What stands for each character, by its number; made when it is first met."""
-
-    def __missing__(self, code: int) -> str | int:
-        character = chr(code)
-        is_hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES
-        shown = character.encode("unicode_escape").decode("ascii") if is_hidden else code
-        self[code] = shown
-        return shown
-
-
-@lru_cache
-def _escapes(keep: str) -> _Escapes:
-    return _Escapes({ord(character): ord(character) for character in keep + _JOINERS})
 
 
 def one_line(message: str) -> str:
@@ -146,11 +120,6 @@ def show_kind(layer: LayerInfo) -> str:
     if layer.dtype is None or layer.shape is None:
         return layer.encoding
     return f"{layer.dtype.name} {'x'.join(map(str, layer.shape))}".strip()
-
-
-def count(number: int, noun: str) -> str:
-    """Write a number of things: ``1 layer``, ``2,000 layers``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:

@@ -1,0 +1,286 @@
+"""`Status`: what another process shows of itself at one moment, checked before it is believed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+
+from jessymem.errors import RegionFormatError, RegionIOError
+from jessymem.histograms import LatencyHistogram
+from jessymem.ids import DimensionId
+from jessymem.kernels import schema as s
+from jessymem.status import layout, processes
+
+#: So often a file is read again that is just being written, and how long between two times.
+_N_TRIES: Final = 1_000
+_PAUSE_SECONDS: Final = 0.0002
+
+
+@dataclass(frozen=True)
+class ShownDimension:
+    """What a status file tells of a dimension.
+
+    Attributes
+    ----------
+    dimension_id : DimensionId
+    name : str
+    state : str
+        As in `MmapManager.dump_state`.
+    n_layers, n_learned : int
+    n_charged : int
+        Bytes that the budget counts for its region.
+    generation : int
+    is_pinned : bool
+    """
+
+    dimension_id: DimensionId
+    name: str
+    state: str
+    n_layers: int
+    n_learned: int
+    n_charged: int
+    generation: int
+    is_pinned: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a manager of a running process has told last.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file that it was read from.
+    pid : int
+    command, release, store : str
+        What the process runs, which jessymem, and where the manager's files are.
+    made_at, written_at, interval : float
+        When the manager was made, when this was written, and how often it is; in seconds, since
+        1970 the first two.
+    thresholds : tuple of float
+        For warning, eviction, and the critical one, as shares of the limit.
+    counters : dict of str to int or float
+        The numbers of `MemoryStats` that are one number each.
+    classes : dict of str to (int, int)
+        Bytes that are allocated, and that it is meant to hold.
+    n_dimensions : int
+        How many are loaded.
+    dimensions : tuple of ShownDimension
+        Those with the most bytes in the budget, at most 256.
+    pools : tuple of dict
+        As in `MmapManager.dump_state`, without the blocks.
+    latencies : dict of str to LatencyHistogram
+    """
+
+    path: Path
+    pid: int
+    process_started: int
+    command: str
+    release: str
+    store: str
+    made_at: float
+    written_at: float
+    interval: float
+    thresholds: tuple[float, float, float]
+    counters: dict[str, int | float]
+    classes: dict[str, tuple[int, int]]
+    n_dimensions: int
+    dimensions: tuple[ShownDimension, ...]
+    pools: tuple[dict[str, Any], ...]
+    latencies: dict[str, LatencyHistogram]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+        return processes.is_alive(self.pid, self.process_started)
+
+
+def read(path: Path) -> Status:
+    """Read a status file, of one moment.
+
+    Raises
+    ------
+    RegionIOError
+        If it cannot be read, is no regular file, or is neither this user's nor root's.
+    RegionFormatError
+        If it is no status file, or of another version; or is written so often that no whole one
+        could be read.
+    """
+    record = _read_record(path)
+    try:
+        return _status_of(path, record)
+    except (ValueError, LookupError) as error:  # numbers that no manager writes
+        raise RegionFormatError(
+            f"{path} is no status file: {error}",
+            field="dimensions",
+            offset=layout.STATUS.fields["dimensions"][1],  # type: ignore[index]
+            expected="what a manager writes",
+            got=str(error),
+            path=str(path),
+        ) from None
+
+
+def running(folder: Path | None = None) -> Iterator[Status]:
+    """Yield what the processes of this user show that live, in the order of their ids."""
+    found = []
+    for path in processes.files_in(processes.directory() if folder is None else folder):
+        with suppress(RegionIOError, RegionFormatError):
+            status = read(path)
+            if status.is_alive:
+                found.append(status)
+    yield from sorted(found, key=lambda status: (status.pid, status.made_at))
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the status files of processes that are gone; return which."""
+    removed = []
+    for path in processes.files_in(folder):
+        with suppress(RegionIOError, RegionFormatError, OSError):
+            if not read(path).is_alive:
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _read_record(path: Path) -> Any:
+    error: RegionFormatError | None = None
+    for _ in range(_N_TRIES):
+        content = _read_bytes(path)
+        try:
+            return _checked(content, path)
+        except RegionFormatError as failed:
+            if failed.field not in ("sequence", "checksum"):
+                raise
+            error = failed
+        sleep(_PAUSE_SECONDS)
+    assert error is not None
+    raise error
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read it whole; one byte more than there should be tells that it is another file."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb", buffering=0) as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            if os.name != "nt" and found.st_uid not in (0, os.geteuid()) and os.geteuid():
+                raise PermissionError(errno.EPERM, "it is another user's")
+            return file.read(layout.N_BYTES + 1)
+    except OSError as error:
+        raise RegionIOError.from_os_error(error, "read", path) from error
+
+
+def _checked(content: bytes, path: Path) -> Any:
+    """Return the record; raise RegionFormatError for what is none."""
+
+    def fault(field: str, expected: object, got: object) -> RegionFormatError:
+        return RegionFormatError(
+            f"{path} is no status file: {field} is {got}, not {expected}",
+            field=field,
+            offset=0 if field == "length" else layout.STATUS.fields[field][1],  # type: ignore[index]
+            expected=expected,
+            got=got,
+            path=str(path),
+        )
+
+    if len(content) != layout.N_BYTES:
+        raise fault("length", layout.N_BYTES, len(content))
+    record = np.frombuffer(content, layout.STATUS)[0]
+    magic = bytes(record["magic"])
+    begin, end = int(record["begin_sequence"]), int(record["end_sequence"])
+    if magic != layout.MAGIC:
+        raise fault("magic", layout.MAGIC, magic)
+    for field, expected in (("version", layout.VERSION), ("n_bytes", layout.N_BYTES)):
+        if record[field] != expected:
+            raise fault(field, expected, int(record[field]))
+    if begin != end:
+        error = fault("end_sequence", begin, end)
+        error.field = "sequence"
+        raise error
+    found = xxhash.xxh3_64_intdigest(content[layout.SUMMED])
+    if found != record["checksum"]:
+        raise fault("checksum", int(record["checksum"]), found)
+    for field, most in (
+        ("n_listed", layout.MAX_DIMENSIONS),
+        ("n_pools", layout.MAX_POOLS),
+    ):
+        if not 0 <= record[field] <= most:
+            raise fault(field, f"at most {most}", int(record[field]))
+    return record
+
+
+def _status_of(path: Path, record: Any) -> Status:
+    listed = record["dimensions"][: record["n_listed"]]
+    return Status(
+        path=path,
+        pid=int(record["pid"]),
+        process_started=int(record["process_started"]),
+        command=_text(record["command"]),
+        release=_text(record["release"]),
+        store=_text(record["store"]),
+        made_at=record["made_at_ns"] / 1e9,
+        written_at=record["written_at_ns"] / 1e9,
+        interval=record["interval_ns"] / 1e9,
+        thresholds=(
+            float(record["warning_threshold"]),
+            float(record["eviction_threshold"]),
+            float(record["critical_threshold"]),
+        ),
+        counters=dict(zip(layout.COUNTERS.names or (), record["counters"].item(), strict=True)),
+        classes={
+            _text(each["name"]): (int(each["allocated_bytes"]), int(each["limit_bytes"]))
+            for each in record["classes"]
+        },
+        n_dimensions=int(record["n_dimensions"]),
+        dimensions=tuple(map(_dimension_of, listed)),
+        pools=tuple(map(_pool_of, record["pools"][: record["n_pools"]])),
+        latencies={
+            _text(each["kind"]): LatencyHistogram(
+                each["counts"].copy(), int(each["total_ns"]), int(each["max_ns"])
+            )
+            for each in record["latencies"]
+        },
+    )
+
+
+def _dimension_of(row: Any) -> ShownDimension:
+    return ShownDimension(
+        dimension_id=DimensionId(int(row["number"])),
+        name=_text(row["name"]),
+        state=s.REGION_STATES[int(row["state"])],
+        n_layers=int(row["n_layers"]),
+        n_learned=int(row["n_learned"]),
+        n_charged=int(row["n_charged"]),
+        generation=int(row["generation"]),
+        is_pinned=bool(row["is_pinned"]),
+    )
+
+
+def _pool_of(row: Any) -> dict[str, Any]:
+    total, used = int(row["total_blocks"]), int(row["used_blocks"])
+    return {
+        "pool_id": int(row["pool_id"]),
+        "block_size": int(row["block_size"]),
+        "total_blocks": total,
+        "used_blocks": used,
+        "utilization": used / total if total else 0.0,
+        "failures": int(row["failures"]),
+        "kind": s.POOL_KINDS[int(row["kind"])],
+    }
+
+
+def _text(value: bytes) -> str:
+    return bytes(value).decode("utf-8", "replace")
