@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 from support.internals import make_room, snapshot_of
 from support.learning_checks import DIMENSIONS, IMMUTABLE, NUMBERS, WORDS, Checks
 from support.learning_model import Dimension, Layer, Learned
+from support.shown import check_shown
 
 from jessymem import (
     DimensionId,
@@ -518,6 +519,7 @@ class Learning(Checks, RuleBasedStateMachine):
         for _, view, content in self.views:
             assert view.readonly and bytes(view) == content
         self.adopt()
+        check_shown(self.manager)
         self.check_lists()
         for number, dimension in self.model.items():
             if dimension.is_loaded:

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 from support.internals import allocator_of
 from support.regions import write_sparse
+from support.shown import check_shown
 
 from jessymem import (
     AllocationFailed,
@@ -433,7 +434,7 @@ class Blocks(RuleBasedStateMachine):
 
     def check_stats(self):
         assert self.allocator.validate() == []
-        stats, model = self.manager.get_stats(), self.model
+        stats, model = check_shown(self.manager), self.model
         waiting = [block for block in model.blocks if block.is_waiting]
         requested = sum(block.n_bytes for block in model.blocks if not block.is_waiting)
         regions = sum(REGIONS[number] for number in model.regions)
