@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _SUB_BITS: Final = 6
 _N_SUB: Final = 2**_SUB_BITS
@@ -25,7 +22,7 @@ NS: Final = 1_000_000_000
 
 
 @lru_cache(1)
-def bucket_edges() -> NDArray[np.int64]:
+def bucket_edges() -> np.typing.NDArray[np.int64]:
     """Return where each bucket begins, and where the last one ends, in nanoseconds.
 
     Returns
@@ -69,7 +66,9 @@ class LatencyHistogram:
 
     __slots__ = ("counts", "max_ns", "total_ns")
 
-    def __init__(self, counts: NDArray[np.int64], total_ns: int = 0, max_ns: int = 0) -> None:
+    def __init__(
+        self, counts: np.typing.NDArray[np.int64], total_ns: int = 0, max_ns: int = 0
+    ) -> None:
         self.counts = counts
         self.total_ns = total_ns
         self.max_ns = max_ns

@@ -6,18 +6,21 @@ own, as `matplotlib.pyplot.subplots` does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from jessymem.errors import shown
+from jessymem.histograms import bucket_edges
 from jessymem.ingest import extras
 from jessymem.manager import MmapManager
 from jessymem.stats import MemoryStats
+from jessymem.status.reader import Status
 from jessymem.units import show_bytes
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
-__all__ = ["memory_classes", "pool_occupancy"]
+__all__ = ["latency", "memory_classes", "memory_over_time", "pool_occupancy"]
 
 _MIB: Final = 2**20
 
@@ -25,6 +28,7 @@ _MIB: Final = 2**20
 _USED: Final = "#0072b2"
 _FREE: Final = "#d5dae1"
 _LIMIT: Final = "#d55e00"
+_CLASSES: Final = ("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00")
 
 
 def pool_occupancy(
@@ -99,6 +103,105 @@ def memory_classes(
     axes.vlines(limits, low, high, color=_LIMIT, linewidth=2, label="meant to hold")
     labels = [name.replace("_", " ") for name in stats.per_class]
     return _labelled(axes, rows, labels, "class", "Budget by class")
+
+
+def latency(
+    source: MmapManager | MemoryStats | Status,
+    kinds: Sequence[str] | None = None,
+    ax: matplotlib.axes.Axes | None = None,
+) -> matplotlib.axes.Axes:
+    """Draw how long operations took: for each share of them, within what time they were done.
+
+    Parameters
+    ----------
+    source : MmapManager, MemoryStats or jessymem.status.Status
+    kinds : sequence of str, optional
+        Keys of `MemoryStats.latencies`; by default all of which there are samples.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a figure of its own.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Seconds, and the share that took longer, both in powers of ten.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed.
+    TypeError, ValueError
+        If `source` is none of these, or one of `kinds` is not measured.
+    """
+    found = source.latencies if isinstance(source, Status) else _stats_of(source).latencies
+    chosen = [kind for kind, each in found.items() if each.n_samples] if kinds is None else kinds
+    unknown = [kind for kind in chosen if kind not in found]
+    if unknown:
+        raise ValueError(f"{shown(unknown[0])} is not measured: {', '.join(found)} are")
+    axes = _axes(ax, "latency")
+    for kind in chosen:
+        histogram = found[kind]
+        if not histogram.n_samples:
+            continue
+        taken = histogram.counts.nonzero()[0]
+        ends = bucket_edges()[taken + 1] / 1e9
+        counts = histogram.counts[taken]
+        # Before the first sample all take longer; the last one ends where none does.
+        longer = 1 - counts.cumsum() / histogram.n_samples
+        longer[-1] = 0.5 / histogram.n_samples
+        axes.step([ends[0], *ends], [1.0, *longer], where="post", label=kind.replace("_", ", "))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("share that takes longer")
+    axes.set_title("Latencies", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    return axes
+
+
+def memory_over_time(
+    statuses: Iterable[Status], ax: matplotlib.axes.Axes | None = None
+) -> matplotlib.axes.Axes:
+    """Draw what the budget of a running process counts, by class, over time.
+
+    Parameters
+    ----------
+    statuses : iterable of jessymem.status.Status
+        As `jessymem.status.watch` yields them, or a list of them.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a figure of its own.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Seconds since the first, and MiB; lines at the thresholds and the limit.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed.
+    ValueError
+        If there is no status.
+    """
+    found = list(statuses)
+    if not found:
+        raise ValueError("there is nothing to draw: no status was given")
+    axes = _axes(ax, "memory_over_time")
+    times = [each.written_at - found[0].written_at for each in found]
+    names = list(found[-1].classes)
+    heights = [[each.classes[name][0] / _MIB for each in found] for name in names]
+    labels = [name.replace("_", " ") for name in names]
+    axes.stackplot(times, heights, labels=labels, colors=_CLASSES)
+    limit = found[-1].counters["total_limit_bytes"] / _MIB
+    for share in found[-1].thresholds:
+        axes.axhline(share * limit, color=_LIMIT, linewidth=1, linestyle="--")
+    axes.axhline(limit, color=_LIMIT, linewidth=2, label="limit")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("MiB")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Memory of process {found[-1].pid}", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0)
+    return axes
 
 
 def _stats_of(source: object) -> MemoryStats:

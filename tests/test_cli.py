@@ -74,7 +74,9 @@ def test_every_command_has_help():
         assert command.help.splitlines()[0] in " ".join(result.output.split())
         assert len(command.get_short_help_str(60)) <= 60
         assert "..." not in command.get_short_help_str(60)
-    expected = "bench build cat contexts demo discover export find fold inspect rm verify warmup"
+    expected = (
+        "bench build cat contexts demo discover export find fold inspect ps rm top verify warmup"
+    )
     assert names == expected.split()
 
 

@@ -33,6 +33,7 @@ def test_defaults():
         "guard": "none",
         "zero_on_reuse": True,
         "read_only": False,
+        "status": "off",
     }
     assert sum(pool.size_mb for pool in pools) == config.total_memory_mb
     assert config.limit_bytes == 280 * MIB
@@ -52,6 +53,7 @@ REFUSED = [
     ("guard", ["sigbus", "Lease", "", None, True]),
     ("zero_on_reuse", [1, 0, None, "yes"]),
     ("read_only", [1, 0, None, "no"]),
+    ("status", [None, 3, b"x", "a\0b", True]),
 ]
 
 

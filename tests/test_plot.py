@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from support.processes import PATIENCE_SECONDS
 
-from jessymem import ConfigError, MemoryConfig, MmapManager, RegionBuilder, plot
+from jessymem import ConfigError, MemoryConfig, MmapManager, RegionBuilder, plot, status
 from jessymem.config import MIB
 
 
@@ -84,3 +85,35 @@ def test_without_matplotlib_it_is_said_what_to_install(busy, monkeypatch):
 def test_what_is_no_manager_is_refused(source):
     with pytest.raises(TypeError, match="MmapManager or its MemoryStats"):
         plot.pool_occupancy(source)
+
+
+def test_latencies_are_drawn_as_they_were(busy, axes):
+    stats = busy.get_stats()
+    assert plot.latency(busy, ax=axes) is axes
+    (line,) = axes.lines
+    assert line.get_label() == "load"
+    times, shares = line.get_data()
+    assert times[-1] == pytest.approx(stats.latencies["load"].max_seconds, rel=0.02)
+    assert (shares[0], shares[-1]) == (1.0, 0.5)
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+
+
+def test_latencies_that_nobody_measures_are_named(busy, axes):
+    with pytest.raises(ValueError, match="'writes' is not measured: read, batch"):
+        plot.latency(busy, ["writes"], ax=axes)
+    assert not plot.latency(busy, ["reload"], ax=axes).lines  # there are none yet
+
+
+def test_memory_is_drawn_over_time(busy, axes, tmp_path):
+    config = MemoryConfig(64, tmp_path, status=tmp_path / "here.status")
+    with MmapManager(config) as manager:
+        seen = [status.read(config.status)]
+        manager.load_dimension(20)
+        watched = status.watch(config.status, PATIENCE_SECONDS, 0.05)
+        seen.append(next(each for each in watched if each.n_dimensions))
+    assert plot.memory_over_time(seen, ax=axes) is axes
+    heights = [collection.get_paths()[0].get_extents().y1 for collection in axes.collections]
+    assert max(heights) == pytest.approx(seen[-1].counters["total_allocated_bytes"] / MIB)
+    assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx([48, 54.4, 60.8, 64])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot.memory_over_time([], ax=axes)

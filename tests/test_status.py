@@ -372,3 +372,19 @@ def test_no_read_is_torn(store, tmp_path):
 @pytest.mark.slow
 def test_of_a_million_reads_none_is_torn(store, tmp_path):
     assert len(read_against_a_writer(store, tmp_path / "here.status", 1_000_000)) > 1_000
+
+
+def test_it_is_watched_until_it_ends(store, tmp_path):
+    path = tmp_path / "here.status"
+    manager = shown_manager(store, path)
+    watched = reader.watch(path, PATIENCE_SECONDS, 0.001)
+    first = next(watched)
+    manager.load_dimension("D01")
+    rewrite(manager)
+    second = next(watched)
+    assert second.written_at > first.written_at
+    assert (first.n_dimensions, second.n_dimensions) == (0, 1)
+    manager.close()
+    assert list(watched) == []
+    with pytest.raises(RegionIOError):
+        next(reader.watch(path, 1))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, Final
 
 import numpy as np
@@ -105,7 +105,7 @@ class Status:
         return processes.is_alive(self.pid, self.process_started)
 
 
-def read(path: Path) -> Status:
+def read(path: str | os.PathLike[str]) -> Status:
     """Read a status file, of one moment.
 
     Raises
@@ -116,6 +116,7 @@ def read(path: Path) -> Status:
         If it is no status file, or of another version; or is written so often that no whole one
         could be read.
     """
+    path = Path(path)
     record = _read_record(path)
     try:
         return _status_of(path, record)
@@ -139,6 +140,36 @@ def running(folder: Path | None = None) -> Iterator[Status]:
             if status.is_alive:
                 found.append(status)
     yield from sorted(found, key=lambda status: (status.pid, status.made_at))
+
+
+def watch(path: str | os.PathLike[str], seconds: float, interval: float = 0.5) -> Iterator[Status]:
+    """Yield what a process shows, again and again, for so long or until it has ended.
+
+    Parameters
+    ----------
+    path : path-like
+        Of a status file: `running` tells which there are.
+    seconds : float
+        How long.
+    interval : float
+        Between two looks, in seconds. What was not written anew is not yielded again.
+
+    Raises
+    ------
+    RegionIOError, RegionFormatError
+        As `read`, for the first look.
+    """
+    status, ends = read(Path(path)), monotonic() + seconds
+    yield status
+    while monotonic() < ends:
+        sleep(min(interval, max(ends - monotonic(), 0)))
+        try:
+            now = read(status.path)
+        except (RegionIOError, RegionFormatError):
+            return
+        if now.written_at > status.written_at:
+            status = now
+            yield status
 
 
 def sweep(folder: Path) -> list[Path]:

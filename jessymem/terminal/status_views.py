@@ -217,7 +217,7 @@ def _dimensions(status: Status, sort: str, n_rows: int | None) -> RenderableType
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("dimension", no_wrap=True)
     table.add_column("name", no_wrap=True)
-    for column in ("memory", "layers", "learned", "gen."):
+    for column in ("mapped", "layers", "learned", "gen."):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column(f"state (by {name})", no_wrap=True)
     for each in shown:

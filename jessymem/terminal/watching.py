@@ -19,7 +19,7 @@ from jessymem.terminal.status_views import SORTS, processes_table, status_view
 
 _NOBODY = 'no process shows itself: MemoryConfig(status="auto") makes a manager do so'
 #: Lines of a view that are no dimensions: head, budget, counters, titles, and what is below.
-_OTHER_LINES = 14
+_OTHER_LINES = 12
 
 
 @click.command()
