@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from math import nan
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from jessymem.bench.setting import NotThere, Setting, require_cpus
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import race, run_in_threads
 from jessymem.demo.crowd import measure_throughput
+from jessymem.ids import LayerId
 from jessymem.kernels.schema import LAYER, MAX_LAYERS
 from jessymem.warming import warmup
 
@@ -54,6 +56,7 @@ def measure(setting: Setting) -> Outcomes:
     with SYSTEMS["jessymem"].open(store_of("jessymem"), len(contents)) as ours:
         yield from _single_reads(setting, ours, store_of)
         yield from _crowd(setting, ours, store_of)
+    yield _shown(setting, store_of("jessymem"))
     yield from _batches(setting, store_of)
     yield from _million(setting)
 
@@ -87,6 +90,28 @@ def _single_reads(
             yield key, Outcome(both.seconds(0) / n, both.seconds(1) / n, both.ratio(0, to=1))
         except NotInstalled as error:
             yield key, NotRun(str(error))
+
+
+def _shown(setting: Setting, store: Path) -> tuple[str, Outcome]:
+    """Measure reads for several writes of the status, in turns with reads without one."""
+    n, path = setting.n_contents, setting.home("status") / "shown.status"
+    layer_ids = [LayerId(peers.DIMENSION, number) for number in _shuffled(n)]
+
+    def seconds_of_a_read(status: str) -> float:
+        with data.open_manager(store, status=status) as manager:
+            manager.load_dimension(peers.DIMENSION)
+            read_each(manager.access_layer, layer_ids)
+            n_reads, start = 0, perf_counter()
+            while (seconds := perf_counter() - start) < 4 * setting.window_seconds:
+                read_each(manager.access_layer, layer_ids)
+                n_reads += n
+            return seconds / n_reads
+
+    shown, hidden = [], []
+    for _ in range(setting.n_rounds(7)):
+        shown.append(seconds_of_a_read(str(path)))
+        hidden.append(seconds_of_a_read("off"))
+    return "read.one.status", _rates(shown, hidden)
 
 
 # -- from threads ----------------------------------------------------------------------------------

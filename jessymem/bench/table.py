@@ -132,6 +132,12 @@ LINES: Final = (
     Line("read.one.pyarrow", _READ, "pyarrow, mapped file"),
     Line("read.one.safetensors", _READ, "safetensors (copies)"),
     Line("read.one.sqlite", _READ, "sqlite (copies)"),
+    Line(
+        "read.one.status",
+        "One read, shown to other processes (`status`)",
+        "not shown",
+        _at_most(1.02),
+    ),
     Line("read.batch", _LOOKUP, "NumPy table[ids], 64-byte rows", _at_most(1)),
     Line("read.batch.take", _LOOKUP, "NumPy table.take(ids)"),
     Line("read.batch.lmdb", _LOOKUP, "lmdb get, one by one", _at_least(40), "per second"),
