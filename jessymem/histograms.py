@@ -220,6 +220,12 @@ class LatencyHistogram:
         )
 
 
+@lru_cache(1)
+def no_samples() -> LatencyHistogram:
+    """Return a histogram of nothing."""
+    return LatencyHistogram.of(())
+
+
 def show_seconds(seconds: float) -> str:
     """Write a time with three digits, in the unit that suits it."""
     for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from time import perf_counter_ns
 from typing import Final
 
-from jessymem.histograms import LatencyHistogram
+from jessymem.histograms import LatencyHistogram, no_samples
 from jessymem.locks import Hold, Lock
 
 #: What a manager measures, in the order in which it is shown.
@@ -65,7 +65,7 @@ class Latencies:
             with self._lock.hold():
                 self._count()
         counted = self._counted
-        return {kind: counted.get(kind) or LatencyHistogram.of(()) for kind in self._waiting}
+        return {kind: counted.get(kind) or no_samples() for kind in self._waiting}
 
     def after_fork(self) -> None:
         """Renew the lock in a forked child, which goes on counting."""

@@ -43,7 +43,8 @@ def keys_of(family):
 
 def test_the_table_has_every_row_that_was_promised():
     expected = """
-        read.one read.batch read.batch.lmdb read.million read.threads read.threads.lmdb read.cores
+        read.one read.one.status read.batch read.batch.lmdb read.million
+        read.threads read.threads.lmdb read.cores
         allocate.compiled allocate.threads allocate.python allocate.many
         start.manager start.load start.load.full start.core
         start.nth start.all start.all.cold start.cold start.learn start.block

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, exposition, start_http_server
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
@@ -234,3 +235,22 @@ def test_the_dashboard_asks_for_metrics_that_there_are(manager):
     there = {name for name, _ in read_from(manager)}
     assert asked and asked <= there
     assert [panel["title"] for panel in panels] == list(dict.fromkeys(p["title"] for p in panels))
+
+
+def test_the_ten_lines_of_the_documents_serve_it(store, tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "monitoring.md").read_text()
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "REGISTRY" in block
+    ]
+    served = []
+    registry = CollectorRegistry()
+    monkeypatch.setattr(prometheus_client, "REGISTRY", registry)
+    monkeypatch.setattr(prometheus_client, "start_http_server", served.append)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(store)
+    names = {}
+    exec(code, names)  # it is ours
+    with names["manager"]:
+        assert served == [9464]
+        assert registry.get_sample_value("jessymem_layers") == 8.0
+    assert len(code.strip().splitlines()) <= 10

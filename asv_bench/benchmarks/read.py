@@ -1,6 +1,7 @@
 """One layer from Python: what it costs, and what that depends on (nothing, it should turn out)."""
 
 import random
+from pathlib import Path
 
 from jessymem import LayerId
 
@@ -147,3 +148,29 @@ class Describe_8KiB(Contents):
     def time_get_stats(self, base):
         for _ in range(geometry(100, 2)):
             self.manager.get_stats()
+
+
+class AccessLayer_Shown(Contents):
+    """Whether a thread writes the manager's status for other processes, twice a second."""
+
+    params = ["off", "auto"]
+    param_names = ["status"]
+    version = "1"
+
+    def setup(self, base, status):
+        try:
+            self.manager = module("bench.data").open_manager(Path(base), status=status)
+        except TypeError:
+            raise NotImplementedError("this version shows no status") from None
+        self.manager.load_dimension(READ)
+        chosen = random.Random(1).choices(range(READ_LAYERS), k=N_READS)
+        self.keys = [LayerId(READ, number) for number in chosen]
+        read_each(self.manager.access_layer, self.keys)
+
+    def teardown(self, base, status):
+        if hasattr(self, "manager"):
+            self.manager.close()
+
+    @named("10,000 single reads, shown to other processes or not")
+    def time_access_layer(self, base, status):
+        read_each(self.manager.access_layer, self.keys)

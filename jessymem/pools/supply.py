@@ -356,9 +356,10 @@ class Supply:
             offset = MmapOffset.from_packed(handles[failed[0]])
             raise self.record_misuse(failures.wrong_block(code, offset, s.ANY_SIZE, self.table))
         self.follow_up(code)
-        for handle, n_requested in zip(handles.tolist(), requested, strict=False):
-            offset = MmapOffset.from_packed(handle)
-            self._records.write_block("deallocated", offset, n_requested)
+        if requested:
+            for handle, n_requested in zip(handles.tolist(), requested, strict=True):
+                offset = MmapOffset.from_packed(handle)
+                self._records.write_block("deallocated", offset, n_requested)
 
     def end_deallocation(
         self, code: int, handle: int, n_bytes: int, n_requested: int | None = None
