@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ import jessymem.distributed as jd
 from jessymem import (
     DimensionNotFound,
     LimitExceeded,
+    MemoryConfig,
     MmapManager,
+    MmapRegion,
     RegionBuilder,
     RegionFormatError,
     RemoteError,
@@ -122,6 +125,57 @@ def test_scanning(folder):
     value = scanned[(scanned["layer"] == "L15-01")].loc[3]["value"]
     assert value == sum(text_of(3, 1).encode())
     assert len(scanned) == N_FILES * (N_LAYERS + 1)
+
+
+def test_case_words_and_expressions_are_those_of_a_manager(folder):
+    path = next(iter(folder.glob("part-*/region.mmap")))
+    with MmapManager(base_path=folder, config=MemoryConfig(64, simulation="never")) as manager:
+        dimension = int(MmapRegion.from_file(15, path).dimension_id)
+        manager.load_dimension(dimension, path)
+        for needle, form in (
+            (b"RIVER", {"ignore_case": True}),
+            ("Layer", {"ignore_case": True, "word": True}),
+            (b"rive", {"word": True}),
+            (re.compile(rb"layer [0-3]"), {}),
+            (re.compile(rb"RIVER (?=r)", re.I), {}),
+        ):
+            here = [(str(hit.layer_id), hit.offset) for hit in manager.find(needle, **form)]
+            frame = jd.find(str(path), needle, **form).compute(scheduler="sync")
+            assert list(zip(frame["layer"], frame["offset"], strict=True)) == here
+            counted = jd.count(str(path), needle, **form).compute(scheduler="sync")
+            assert counted["count"].tolist() == [manager.count(needle, **form)]
+
+
+def test_keys_tell_needles_and_forms_apart(folder):
+    asked = [
+        jd.find(str(folder), needle, ignore_case=ignore_case, word=word)
+        for needle in (b"river", re.compile(b"river"), re.compile(b"river", re.I))
+        for ignore_case in (False, True)
+        for word in (False, True)
+        if not (isinstance(needle, re.Pattern) and ignore_case)
+    ]
+    keys = [str(frame.__dask_keys__()) for frame in asked]
+    assert len(set(keys)) == len(keys)
+    assert str(jd.find(str(folder), re.compile(b"river")).__dask_keys__()) in keys
+
+
+def test_names_select_as_in_a_manager(folder):
+    chosen = jd.select(str(folder), name="note [12]", depth=(2, 9)).compute(scheduler="sync")
+    assert set(chosen["name"]) == {"note 2"}
+    assert len(chosen) == N_FILES
+    brought = jd.layers(str(folder), name="note 1").compute(scheduler="sync")
+    assert len(brought) == N_FILES
+    assert all(b"layer 1 " in content for content in brought["content"])
+    first, again, other = (
+        str(jd.select(str(folder), name=name).__dask_keys__()) for name in ("a*", "a*", "b*")
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("needle", ["", re.compile("text"), 3])
+def test_needles_that_are_none_are_refused_at_once(folder, needle):
+    with pytest.raises((TypeError, ValueError)):
+        jd.find(str(folder), needle)
 
 
 def test_selecting_describes_and_reads_no_contents(folder):
@@ -404,6 +458,8 @@ def run(*arguments: str, exit_code: int = 0) -> str:
 @pytest.mark.slow
 def test_the_command_searches_on_workers_of_its_own(folder):
     assert run("find", "river ", "-c", "--workers", "2", "--data", str(folder)) == f"{total()}\n"
+    command = "find", "LAYER [34]", "-i", "-e", "-c", "--workers", "2", "--data", str(folder)
+    assert run(*command) == f"{2 * N_FILES}\n"
     assert run("find", "lake", "-c", "--workers", "2", "--data", str(folder), exit_code=1) == "0\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,6 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import shown
 from jessymem.ids import as_integer
 from jessymem.remote.files import RemoteFile
-from jessymem.scanning.needles import Needle
 from jessymem.scanning.searching import as_wanted
 
 MISSING: Final = 'questions to many files need dask: pip install "jessymem[distributed]"'
@@ -50,25 +50,29 @@ _FILES_PER_TASK: Final = 32
 
 def find(
     urls: Urls,
-    needle: bytes | str,
+    needle: bytes | str | re.Pattern[bytes],
     *,
     limit: int | None = None,
+    ignore_case: bool = False,
+    word: bool = False,
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
     task_bytes: int = TASK_BYTES,
 ) -> dd.DataFrame:
-    """Find bytes in the contents of all layers of many region files.
+    """Find bytes or expressions in the contents of all layers of many region files.
 
     Parameters
     ----------
     urls : str, path-like, or iterable of them
         Of region files; of folders, for each ``region.mmap`` below; or globs. As fsspec takes them;
         without a protocol a path of this machine, which every worker must see.
-    needle : bytes or str
-        A string is encoded as UTF-8.
+    needle : bytes, str or re.Pattern
+        A string is encoded as UTF-8; an expression is one of `re`, compiled from bytes.
     limit : int, optional
         At most so many finds of each file.
+    ignore_case, word : bool
+        As `MmapManager.find` takes them.
     config : MemoryConfig or int
         The budget that the tasks of one worker process share, or just its MiB.
     cache : FileCache, optional
@@ -107,22 +111,24 @@ def find(
     >>> frame.compute()[["layer", "offset"]].values.tolist()
     [['L16-07', 0]]
     """
-    question = questions.Find(
-        _as_bytes(needle), None if limit is None else as_integer(limit, "limit")
-    )
+    wanted = _as_needle(needle, ignore_case, word)
+    most = None if limit is None else as_integer(limit, "limit")
+    question = questions.Find(wanted, most, ignore_case, word)
     return _frame(urls, question, config, cache, storage_options, task_bytes)
 
 
 def count(
     urls: Urls,
-    needle: bytes | str,
+    needle: bytes | str | re.Pattern[bytes],
     *,
+    ignore_case: bool = False,
+    word: bool = False,
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
     task_bytes: int = TASK_BYTES,
 ) -> dd.DataFrame:
-    """Count the positions at which some bytes are, in each of many region files.
+    """Count the positions at which bytes or an expression are, in each of many region files.
 
     Parameters, errors and notes are those of `find`.
 
@@ -138,7 +144,7 @@ def count(
     >>> [url.rpartition("/data/")[2] for url in counts["url"]], counts["count"].tolist()
     (['D15/region.mmap', 'D16/region.mmap'], [8, 2])
     """
-    question = questions.Count(_as_bytes(needle))
+    question = questions.Count(_as_needle(needle, ignore_case, word), ignore_case, word)
     return _frame(urls, question, config, cache, storage_options, task_bytes)
 
 
@@ -199,6 +205,7 @@ def select(
     depth: Range | None = None,
     frequency: Range | None = None,
     *,
+    name: str | None = None,
     storage_options: Options = None,
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
@@ -210,7 +217,7 @@ def select(
 
     Parameters
     ----------
-    keywords, depth, frequency
+    keywords, depth, frequency, name
         As `MmapManager.select` takes them.
     urls, config, cache, storage_options
         As in `find`, as are the errors.
@@ -228,7 +235,7 @@ def select(
     >>> frame[["layer", "name", "n_bytes"]].values.tolist()
     [['L15-00', 'bash/README', 16], ['L15-02', 'grep/README', 17]]
     """
-    question = questions.Select(_query(keywords, depth, frequency))
+    question = questions.Select(_query(keywords, depth, frequency, name))
     return _frame(urls, question, config, cache, storage_options, None)
 
 
@@ -238,6 +245,7 @@ def layers(
     depth: Range | None = None,
     frequency: Range | None = None,
     *,
+    name: str | None = None,
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
@@ -259,7 +267,7 @@ def layers(
     >>> frame[["layer", "content"]].values.tolist()
     [['L15-02', b'Grep finds lines.']]
     """
-    question = questions.Layers(_query(keywords, depth, frequency))
+    question = questions.Layers(_query(keywords, depth, frequency, name))
     return _frame(urls, question, config, cache, storage_options, task_bytes)
 
 
@@ -318,17 +326,25 @@ def array(
     return stacked
 
 
-def _as_bytes(needle: bytes | str) -> bytes:
-    wanted = as_wanted(needle, ignore_case=False, word=False)
-    if not isinstance(wanted, Needle):
-        raise TypeError("many files are searched for bytes or a string, not for a pattern")
-    return wanted.wanted
+def _as_needle(needle: Any, ignore_case: bool, word: bool) -> bytes | str | re.Pattern[bytes]:
+    """Return a needle in a form that travels; raise what `MmapManager.find` would raise."""
+    as_wanted(needle, ignore_case=ignore_case, word=word)
+    if isinstance(needle, re.Pattern):
+        return needle
+    if callable(getattr(needle, "finditer", None)):
+        raise TypeError(f"expressions of `re` travel, not those of {type(needle).__module__}")
+    if isinstance(needle, str):
+        return needle if ignore_case else needle.encode()
+    return memoryview(needle).tobytes()
 
 
 def _query(
-    keywords: Iterable[str] | None, depth: Range | None, frequency: Range | None
+    keywords: Iterable[str] | None,
+    depth: Range | None,
+    frequency: Range | None,
+    name: str | None,
 ) -> tasks.Query:
-    return tasks.Query.of(keywords, depth, frequency, None)
+    return tasks.Query.of(keywords, depth, frequency, None, name)
 
 
 def _config(config: MemoryConfig | int) -> MemoryConfig:

@@ -43,10 +43,12 @@ def empty(columns: dict[str, Any]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Find:
-    """Where some bytes are."""
+    """Where some bytes, or what a compiled expression stands for, are."""
 
-    needle: bytes
+    needle: Any
     limit: int | None = None
+    ignore_case: bool = False
+    word: bool = False
 
     needs_contents: ClassVar[bool] = True
     columns: ClassVar[dict[str, Any]] = {**_LAYER, "offset": np.dtype(np.int64)}
@@ -57,7 +59,8 @@ class Find:
         """Return for each dimension a column of each name."""
         if self.limit is not None and len(dimensions) > 1:
             return {each: self.answers(manager, [each])[each] for each in dimensions}
-        hits = manager.find(self.needle, dimensions, limit=self.limit, workers=1).array
+        form: Any = {"ignore_case": self.ignore_case, "word": self.word, "workers": 1}
+        hits = manager.find(self.needle, dimensions, limit=self.limit, **form).array
         parts = _by_dimension(hits["layer"], dimensions)
         return {
             each: {"layer": layer_column(hits["layer"][part]), "offset": hits["offset"][part]}
@@ -67,9 +70,11 @@ class Find:
 
 @dataclass(frozen=True)
 class Count:
-    """How often some bytes are there."""
+    """How often they are there."""
 
-    needle: bytes
+    needle: Any
+    ignore_case: bool = False
+    word: bool = False
 
     needs_contents: ClassVar[bool] = True
     columns: ClassVar[dict[str, Any]] = {"url": TEXT, "count": np.dtype(np.int64)}
@@ -78,10 +83,9 @@ class Count:
         self, manager: MmapManager, dimensions: Sequence[DimensionId]
     ) -> dict[DimensionId, dict[str, Any]]:
         """Return for each dimension a column of each name."""
-        return {
-            each: {"count": np.array([manager.count(self.needle, [each], workers=1)], np.int64)}
-            for each in dimensions
-        }
+        form: Any = {"ignore_case": self.ignore_case, "word": self.word, "workers": 1}
+        found = {each: manager.count(self.needle, [each], **form) for each in dimensions}
+        return {each: {"count": np.array([number], np.int64)} for each, number in found.items()}
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,9 @@ class Layers:
         """Return for each dimension a column of each name; contents are copies: the file may go."""
         query, found = self.query, {}
         for dimension in dimensions:
-            chosen = manager.select(query.keywords, query.depth, query.frequency, [dimension])
+            name = None if query.name is None else query.name.text
+            ranges = query.depth, query.frequency
+            chosen = manager.select(query.keywords, *ranges, [dimension], name=name)
             described = describe([manager.get_layer_info(each) for each in chosen])
             contents = [bytes(manager.access_layer(each)) for each in chosen]
             found[dimension] = {**described, "content": contents}

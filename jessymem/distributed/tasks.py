@@ -6,6 +6,7 @@ them room.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -276,4 +277,10 @@ _budget: Final = _Budget()
 
 def _token_of(question: Any) -> list[tuple[str, Any]]:
     """Return what a question consists of; of a compiled function what it was compiled from."""
-    return [(name, getattr(value, "py_func", value)) for name, value in vars(question).items()]
+    found: list[tuple[str, Any]] = []
+    for name, value in vars(question).items():
+        told: Any = getattr(value, "py_func", value)
+        if isinstance(value, re.Pattern):
+            told = "re", value.pattern, value.flags
+        found.append((name, told))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -23,9 +23,14 @@ class NamePattern:
     Parameters
     ----------
     text : str
+
+    Attributes
+    ----------
+    text : str
     """
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._match = re.compile(translate(text)).match
         first = _SPECIAL.search(text)
         plain, rest = (
@@ -41,6 +46,10 @@ class NamePattern:
         except UnicodeEncodeError:  # half of a surrogate pair, which is in no name
             self._prefix = self._suffix = b""
             self._is_decided = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the text."""
+        return NamePattern, (self.text,)
 
     def matches(self, name: str) -> bool:
         """Tell whether a name matches."""

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,23 @@ _N_TASKS_AHEAD = 8
 
 
 def find_on_cluster(
-    needle: bytes,
+    needle: Any,
     data: Path | str,
     workers: int | None,
     scheduler: str | None,
     limit: int | None,
     *,
+    ignore_case: bool,
+    word: bool,
     is_count: bool,
     as_json: bool,
 ) -> int:
     """Write what is found in all files under `data`; return how many finds there are."""
     import jessymem.distributed as jd
 
-    asked: Any = jd.count(data, needle) if is_count else jd.find(data, needle, limit=limit)
+    form: Any = {"ignore_case": ignore_case, "word": word}
+    ask: Any = jd.count if is_count else partial(jd.find, limit=limit)
+    asked = ask(data, needle, **form)
     n_found = 0
     with _client(workers, scheduler) as client, _progress() as advance:
         for frame in _frames(client, asked.to_delayed(), advance):

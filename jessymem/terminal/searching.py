@@ -151,8 +151,8 @@ def find(
     line: layer, name, offset in its content, and what is around. Hits of bytes may overlap, and
     each lies in one layer.
 
-    With --workers or --scheduler bytes alone are searched for, in every region file under DATA,
-    or that matches it as a pattern; each hit is a line of file, layer and offset.
+    With --workers or --scheduler every region file under DATA is searched, or that matches it as
+    a pattern, on Dask; each hit is a line of file, layer and offset.
 
     \b
     Exit codes:  0  something is found
@@ -171,10 +171,10 @@ def find(
     if regexp and is_hex:
         raise click.UsageError("--regexp goes without --hex", ctx)
     if workers is not None or scheduler is not None:
-        if dimensions or name or not form.is_plain or not isinstance(wanted, bytes) or word:
+        if dimensions or name or not form.is_plain:
             raise click.UsageError(
-                "--workers and --scheduler search whole files for bytes: they go with --hex, "
-                "--count, --limit and --jsonl alone",
+                "--workers and --scheduler search whole files: they go without dimensions, --name, "
+                "--json, lines and --layers-with-matches",
                 ctx,
             )
         if workers is not None and scheduler is not None:
@@ -182,9 +182,9 @@ def find(
         with _failing():
             from jessymem.terminal.clusters import find_on_cluster
 
-            n_found = find_on_cluster(
-                typed, data, workers, scheduler, limit, is_count=form.count, as_json=form.jsonl
-            )
+            forms = {"ignore_case": ignore_case, "word": word}
+            forms |= {"is_count": form.count, "as_json": form.jsonl}
+            n_found = find_on_cluster(wanted, data, workers, scheduler, limit, **forms)
         ctx.exit(0 if n_found else 1)
     with _failing(), ExitStack() as stack:
         folder = folder_of(data, dimensions or None)
