@@ -130,7 +130,7 @@ def latency(
     ConfigError
         If matplotlib is not installed.
     TypeError, ValueError
-        If `source` is none of these, or one of `kinds` is not measured.
+        If `source` is something else, or one of `kinds` is not measured.
     """
     found = source.latencies if isinstance(source, Status) else _stats_of(source).latencies
     chosen = [kind for kind, each in found.items() if each.n_samples] if kinds is None else kinds

@@ -116,7 +116,7 @@ class Workers:
         """
         self.check()
         if n_bytes >= _SMALL_BYTES and is_threaded:
-            queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited)
+            queue = _JobQueue(work, jobs, self.n_workers, self.stop, is_awaited, self._reader)
             yield from self._results_of(queue)
         # What is left: of few bytes all; of more what no thread could be started for.
         for job in jobs:
@@ -153,10 +153,6 @@ class Workers:
             self._progress(self._n_done, self._n_expected)
         self.check()
 
-    def _run(self, queue: _JobQueue[Any]) -> None:
-        with self._reader():
-            queue.run()
-
     @contextmanager
     def _threads(self, queue: _JobQueue[Any]) -> Iterator[int]:
         """Have threads within that do the jobs of a queue, and tell how many could be started.
@@ -164,7 +160,7 @@ class Workers:
         At the end they are told to stop, and waited for.
         """
         names = [f"jessymem-scan-{number}" for number in range(self.n_workers)]
-        threads = [Thread(target=self._run, args=(queue,), name=name) for name in names]
+        threads = [Thread(target=queue.run, name=name) for name in names]
         n_started = 0
         try:
             for thread in threads:
@@ -203,6 +199,7 @@ class _JobQueue(Generic[R]):
         n_workers: int,
         stop: NDArray[np.int64],
         is_awaited: bool,
+        reader: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.changed = Event()
         self.n_running = n_workers
@@ -211,6 +208,7 @@ class _JobQueue(Generic[R]):
         self._jobs = enumerate(jobs)
         self._stop = stop
         self._is_awaited = is_awaited
+        self._reader = reader
         self._lock = Lock()
         self._room = Semaphore(_N_AHEAD * n_workers)
         self._done: dict[int, tuple[Job, R]] = {}
@@ -219,16 +217,17 @@ class _JobQueue(Generic[R]):
     def run(self) -> None:
         """Do jobs until there are none, or all are to stop; who fails stops the others."""
         try:
-            while not self._stop[0]:
-                if self._is_awaited and not self._room.acquire(timeout=_ROOM_SECONDS):
-                    continue
-                with self._lock:
-                    position, job = next(self._jobs, (-1, None))
-                if job is None:
-                    break
-                self._done[position] = job, self._work(job)
-                if self._is_awaited:
-                    self.changed.set()
+            with self._reader():
+                while not self._stop[0]:
+                    if self._is_awaited and not self._room.acquire(timeout=_ROOM_SECONDS):
+                        continue
+                    with self._lock:
+                        position, job = next(self._jobs, (-1, None))
+                    if job is None:
+                        break
+                    self._done[position] = job, self._work(job)
+                    if self._is_awaited:
+                        self.changed.set()
         except BaseException as error:
             self._stop[0] = 1
             if self.error is None:

@@ -173,6 +173,8 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda m, base: m.get_stats(),
     ),
     "dump_state": (lambda m, base: m, lambda m, base: m.dump_state()),
+    "metrics_text": (lambda m, base: m, lambda m, base: m.metrics_text()),
+    "memory_map": (lambda m, base: m, lambda m, base: m.memory_map()),
     "pickle": (lambda m, base: m, lambda m, base: pickle.dumps(m)),
     "pickle of a store": (lambda m, base: m.store(), lambda s, base: pickle.dumps(s)),
     "unpickle": (lambda m, base: pickle.dumps(m), lambda data, base: pickle.loads(data)),
