@@ -236,7 +236,9 @@ class MemoryConfig:
         _check_choice("guard", self.guard, GUARDS)
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
-        if self.status not in STATUS_MODES:
+        if isinstance(self.status, str) and self.status.lower() in STATUS_MODES:
+            _check_choice("status", self.status, STATUS_MODES)  # "Auto" is no file
+        else:
             keep("status", os.fspath(as_path("status", self.status)))
         if is_elsewhere:
             keep("read_only", True)

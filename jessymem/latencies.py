@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from time import perf_counter_ns
 from typing import Final
 
@@ -42,7 +43,11 @@ class Latencies:
 
     def __init__(self, kinds: Sequence[str] = KINDS) -> None:
         self._waiting: dict[str, deque[int]] = {kind: deque() for kind in kinds}
-        self._counted: dict[str, LatencyHistogram] = {}
+        # What is counted, and what was taken out of the queue to be counted: one value, so that
+        # no interrupt finds a sample in both, or in neither.
+        self._books: dict[str, tuple[LatencyHistogram | None, list[int]]] = {
+            kind: (None, []) for kind in kinds
+        }
         self._lock = Lock()
 
     def add(self, kind: str, n_ns: int) -> None:
@@ -64,8 +69,7 @@ class Latencies:
         if not self._lock.is_mine():  # else this interrupts a count
             with self._lock.hold():
                 self._count()
-        counted = self._counted
-        return {kind: counted.get(kind) or no_samples() for kind in self._waiting}
+        return {kind: counted or no_samples() for kind, (counted, _) in self._books.items()}
 
     def after_fork(self) -> None:
         """Renew the lock in a forked child, which goes on counting."""
@@ -84,10 +88,9 @@ class Latencies:
     def _count(self) -> None:
         """Take what waits into the histograms; under the lock."""
         for kind, waiting in self._waiting.items():
-            samples = [waiting.popleft() for _ in range(len(waiting))]
-            if samples:
-                more, before = LatencyHistogram.of(samples), self._counted.get(kind)
-                self._counted = {
-                    **self._counted,
-                    kind: more if before is None else before + more,
-                }
+            counted, taken = self._books[kind]
+            # From one to the other in one step of the interpreter.
+            taken.extend(islice(iter(waiting.popleft, None), len(waiting)))
+            if taken:
+                more = LatencyHistogram.of(taken)
+                self._books[kind] = more if counted is None else counted + more, []

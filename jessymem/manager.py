@@ -272,6 +272,7 @@ class MmapManager(LayerReader):
         (False, b'Rain')
         """
         dimension = as_dimension_id(dimension_id)
+        self._engine.check_open(dimension)
         self._engine.give_up(self._engine.unload, dimension)
 
     @clears_frames
@@ -293,6 +294,7 @@ class MmapManager(LayerReader):
         ['D16']
         """
         dimension = as_dimension_id(dimension_id)
+        self._engine.check_open(dimension)
         self._engine.write(self._engine.pin, dimension)
 
     @clears_frames
@@ -307,6 +309,7 @@ class MmapManager(LayerReader):
         []
         """
         dimension = as_dimension_id(dimension_id)
+        self._engine.check_open(dimension)
         self._engine.give_up(self._engine.unpin, dimension)
 
     @clears_frames

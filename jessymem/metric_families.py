@@ -20,6 +20,9 @@ BOUNDS: Final = tuple(
 )
 
 
+_STEP: Final = "crystallization_"
+
+
 class Family(NamedTuple):
     """One metric.
 
@@ -85,7 +88,14 @@ _FAMILIES: Final = (
     _family("largest_free_run", "gauge", "bytes", "The longest row of free blocks in any pool."),
     _family("pools", "gauge", "", "Pools, by what they were made for.", "kind"),
     _family("pool", "gauge", "bytes", "Blocks of pools, by block size.", "block_size", "state"),
-    _family("latency", "histogram", "seconds", "How long operations took.", "operation"),
+    _family(
+        "latency",
+        "histogram",
+        "seconds",
+        "How long operations took; of single reads and allocations one in 1,024 is counted.",
+        "operation",
+    ),
+    _family("crystallization_step", "histogram", "seconds", "Steps of crystallizations.", "step"),
 )
 
 
@@ -124,7 +134,12 @@ def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]
         _one(stats.largest_free_run_bytes),
         _pools(stats),
         _pool_bytes(stats),
-        [((kind,), found) for kind, found in stats.latencies.items()],
+        [((kind,), stats.latencies[kind]) for kind in stats.latencies if _STEP not in kind],
+        [
+            ((kind.removeprefix(_STEP),), stats.latencies[kind])
+            for kind in stats.latencies
+            if _STEP in kind
+        ],
     ]
     named = zip(_FAMILIES, values, strict=True)
     return {family.name: [Sample(*each) for each in found] for family, found in named}

@@ -101,12 +101,13 @@ class PressureLog:
         for level in levels:
             logger.log(
                 level.severity,
-                "memory use %s the %s threshold: %d of %d bytes (%.0f %%)",
+                "memory use %s the %s threshold: %d of %d bytes (%.0f %%)%s",
                 "is above" if used > level.above_bytes else "would pass",
                 level.name,
                 used,
                 self._limit,
                 100 * used / self._limit,
+                "" if used > level.above_bytes else f", and {facts.get('requested_bytes', 0)} more",
                 extra={
                     "event": "memory_pressure",
                     "threshold_name": level.name,

@@ -79,9 +79,10 @@ class MemoryStats:
     latencies : mapping of str to LatencyHistogram
         How long things took so far: "read" (single reads, as for the average below), "batch"
         (each), "allocation" (single ones from Python, one in 1,024), "load" and "reload" (each
-        dimension), "crystallization" (each) and of these "crystallization_lock" (waiting for the
-        file's lock, and looking what is beside it), "crystallization_write" (until it is durable)
-        and "crystallization_publish" (switching readers over). What failed is not in it.
+        dimension that is read from its file), "crystallization" (each) and of these
+        "crystallization_lock" (waiting for the file's lock), "crystallization_write" (looking what
+        is there, and until it is durable) and "crystallization_publish" (switching readers over).
+        What failed is not in it.
     avg_access_latency_us : float
         Mean over the latest 4,096 measured single reads (`access_layer`, `load_layer_context`), in
         microseconds. Each thread's first read is measured and then one in 1,024; 0.0: none yet.

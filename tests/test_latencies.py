@@ -15,6 +15,7 @@ from support.processes import PATIENCE_SECONDS
 
 from jessymem.histograms import N_BUCKETS, LatencyHistogram, bucket_edges
 from jessymem.latencies import KINDS, Latencies
+from jessymem.metric_families import BOUNDS
 
 NS = 1e9
 LONGEST = 2**40 - 1
@@ -45,8 +46,8 @@ def test_histograms_add_up_as_their_samples_do(first, second):
 def test_how_many_were_quicker(samples, seconds):
     found = LatencyHistogram.of(samples).below(seconds)
     limit = seconds * NS
-    assert sum(each <= limit * 0.985 - 1 for each in samples) <= found
-    assert found <= sum(each <= limit for each in samples)
+    assert sum(each <= limit for each in samples) <= found
+    assert found <= sum(each <= limit * 1.016 + 1 for each in samples)
 
 
 def test_every_edge_begins_a_bucket():
@@ -65,6 +66,29 @@ def test_what_is_longer_counts_as_the_longest(value):
     found = LatencyHistogram.of([value])
     assert found.counts[-1] == 1
     assert found.max_ns == value
+    assert found.percentile(50) == value / 1e9
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_a_sample_on_a_bound_is_within_it(bound):
+    assert LatencyHistogram.of([round(bound * NS)]).below(bound) == 1
+
+
+def test_an_interrupt_in_the_middle_of_a_count_loses_no_sample(monkeypatch):
+    latencies = Latencies()
+    for value in range(10):
+        latencies.add("load", value)
+
+    def interrupted(samples):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatencyHistogram, "of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            latencies.histograms()
+    latencies.add("load", 10)
+    assert latencies.histograms()["load"].total_ns == sum(range(11))
+    assert latencies.histograms()["load"].n_samples == 11
 
 
 def test_without_samples_all_is_nothing():
@@ -85,6 +109,10 @@ def test_a_histogram_travels_and_compares():
     assert pickle.loads(pickle.dumps(one)) == one
     assert one != LatencyHistogram.of([1, 2])
     assert one != 3
+    with pytest.raises(TypeError):
+        one + 1
+    with pytest.raises(ValueError, match="read-only"):
+        (one + one).counts[0] = 1
     assert repr(one) == ("<LatencyHistogram of 3: median 2 ns, 99 % within 3 ms, at most 3 ms>")
     with pytest.raises(ValueError, match="read-only"):
         one.counts[0] = 1

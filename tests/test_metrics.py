@@ -150,7 +150,7 @@ def counters_of(manager):
     found = read_from(manager)
     counted = {name: found[name, ()] for name in COUNTERS}
     for (name, labels), value in found.items():
-        if name == "jessymem_latency_seconds_count":
+        if name.endswith("_seconds_count"):
             counted[name, labels] = value
     return counted
 

@@ -20,6 +20,7 @@ from support.shown import check_shown
 from jessymem import (
     ConfigError,
     JessyWarning,
+    LimitExceeded,
     MemoryConfig,
     MmapManager,
     RegionFormatError,
@@ -176,6 +177,40 @@ def test_a_forked_child_neither_writes_nor_removes_it(store, folder):
         assert reader.read(path).pid == os.getpid()
 
 
+def test_of_another_container_only_what_is_new_counts(store, tmp_path, folder):
+    with shown_manager(store) as manager:
+        rewrite(manager)
+        path = path_of(manager)
+        elsewhere = dataclasses.replace(reader.read(path), namespace=1)
+        assert (elsewhere.is_here, elsewhere.is_alive) == (False, True)
+        assert not dataclasses.replace(elsewhere, written_at=0.0).is_alive
+        content = path.read_bytes()
+    kept = folder / "1-1.status"
+    kept.write_bytes(content)
+    edited(kept, namespace=1, pid=2**22 + 5, written_at_ns=0)
+    assert reader.sweep(folder) == []
+    assert kept.exists()
+
+
+def test_what_cannot_be_read_is_swept_once_it_is_old(folder):
+    folder.mkdir(mode=0o700)
+    gone, young, alive, other = (
+        folder / f"{name}.status"
+        for name in (f"{2**22 + 5}-1", f"{2**22 + 5}-2", f"{os.getpid()}-1", "letter")
+    )
+    for path in (gone, young, alive, other):
+        path.write_bytes(b"of another version")
+        if path != young:
+            os.utime(path, (0, 0))
+    assert reader.sweep(folder) == [gone]
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
+    assert processes.directory().parent != tmp_path / "missing"
+    assert not (tmp_path / "missing").exists()
+
+
 def test_a_manager_that_travels_shows_itself_anew(store, folder):
     with shown_manager(store) as manager:
         manager.load_dimension("D01")
@@ -243,10 +278,39 @@ def test_a_folder_that_others_may_write_into_is_no_place(store, folder):
 
 def test_a_file_that_others_replaced_is_not_removed(store, tmp_path):
     path = tmp_path / "here.status"
-    with shown_manager(store, path):
+    with shown_manager(store, path) as manager:
         path.unlink()
         path.write_bytes(b"another")
+        with pytest.raises(FileNotFoundError, match="others removed it"):
+            rewrite(manager)
     assert path.read_bytes() == b"another"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_said_and_nothing_is_left(store, tmp_path, monkeypatch):
+    path = tmp_path / "here.status"
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:1_000]))
+    assert "No space left" in off(store, path)
+    assert not path.exists()
+
+
+def test_a_load_waits_for_a_look_that_holds_what_was_unloaded(tmp_path):
+    from support.regions import write_sparse
+
+    write_sparse(tmp_path, 20, 5 * 2**20)
+    write_sparse(tmp_path, 21, 5 * 2**20)
+    config = MemoryConfig(8, tmp_path, status=tmp_path / "here.status", simulation="never")
+    with MmapManager(config) as manager:
+        manager.load_dimension(20)
+        held = [manager._engine.snapshot]
+        manager.unload_dimension(20)
+        threading.Timer(0.005, held.clear).start()
+        manager.load_dimension(21)
+        held.append(manager._engine.snapshot)
+        manager.unload_dimension(21)
+        with pytest.raises(LimitExceeded):  # for as long as that no look takes
+            manager.load_dimension(20)
 
 
 def test_a_file_that_others_truncate_kills_nobody(store, tmp_path):
@@ -257,7 +321,7 @@ def test_a_file_that_others_truncate_kills_nobody(store, tmp_path):
         assert reader.read(path).pid == os.getpid()
 
 
-@pytest.mark.parametrize("wrong", [3, None, b"x", "a\0b"])
+@pytest.mark.parametrize("wrong", [3, None, b"x", "a\0b", "Auto", "OFF"])
 def test_a_status_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigError, match="status"):
         MemoryConfig(status=wrong)
@@ -313,6 +377,16 @@ def test_numbers_that_no_manager_writes_are_refused(path, field, value):
     with pytest.raises(RegionFormatError) as caught:
         reader.read(path)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1])
+def test_counts_that_are_none_are_refused(path, value):
+    record = np.frombuffer(path.read_bytes(), layout.STATUS).copy()
+    record["counters"]["utilization"] = value
+    edited(path, counters=record["counters"])
+    with pytest.raises(RegionFormatError) as caught:
+        reader.read(path)
+    assert caught.value.field == "counters"
 
 
 def test_rows_that_no_manager_writes_are_refused(path):

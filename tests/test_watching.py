@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import select
+import subprocess
 import sys
 import time
 
 import pytest
+from rich.console import Console
 from support.command_line import run
 from support.processes import PATIENCE_SECONDS
 
-from jessymem import MemoryConfig, MmapManager
-from jessymem.terminal.status_views import show_age
+from jessymem import MemoryConfig, MmapManager, RegionBuilder
+from jessymem.latencies import KINDS
+from jessymem.status import reader
+from jessymem.terminal.status_views import fitting_view, show_age, status_view
 
 HOSTILE = "<script>\x1b[31m\u202etxt"
 
@@ -74,6 +79,53 @@ def test_all_fits_into_80_columns(shown):
     lines = run("top", "--once", columns=80).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("D20") and line.rstrip().endswith("mapped") for line in lines)
+
+
+def test_numbers_are_never_cut(store, folder):
+    config = MemoryConfig(64, store, status="auto", simulation="never")
+    with MmapManager(config) as manager:
+        for number in range(100, 110):
+            manager.create_proto_dimension(number, bytes(number), name="x" * 60)
+        builder = RegionBuilder(200, "a name that is as long as names may be")
+        builder.add_layer(0, bytes(40_000))
+        builder.build_to_file(store / "D200" / "region.mmap")
+        manager.load_dimension(200)
+        manager._engine.watcher._write()
+        for columns in (60, 80):
+            listed = run("ps", columns=columns).stdout
+            assert str(os.getpid()) in listed
+            assert "64.0 MB" in listed
+        shown = run("top", "--once", columns=80).stdout
+        (row,) = [line for line in shown.splitlines() if line.startswith("D200")]
+        assert re.search(r" 4\d\.\d KB +1 +0 +1 +mapped$", row.rstrip())
+
+
+@pytest.mark.parametrize("height", [10, 24, 40])
+def test_a_low_terminal_shows_dimensions_too(shown, height):
+    for kind in KINDS:
+        shown._engine.latencies.add(kind, 1_000)
+    shown._engine.watcher._write()
+    (status,) = reader.running()
+    screen = Console(width=80, height=height, force_terminal=True)
+    lines = screen.render_lines(fitting_view(status, None, "b", screen), pad=False)
+    drawn = ["".join(segment.text for segment in line) for line in lines]
+    n_rows = sum(line.startswith("D") for line in drawn)
+    assert n_rows == (1 if height == 10 else 3)
+    assert len(drawn) <= height or height == 10
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.65, 1.0])
+def test_the_bar_is_as_long_as_what_is_counted(shown, share):
+    (status,) = reader.running()
+    counters = status.counters | {"total_allocated_bytes": share * 64 * 2**20}
+    classes = {name: (int(share * 64 * 2**20 / 5), 0) for name in status.classes}
+    drawn = dataclasses.replace(status, counters=counters, classes=classes)
+    screen = Console(width=80, color_system=None)
+    lines = screen.render_lines(status_view(drawn, None, "b", 80), pad=False)
+    text = "\n".join("".join(segment.text for segment in line) for line in lines)
+    (bar,) = re.findall(r"^budget \[(.*?)\]", text, re.M)
+    n_filled = len(bar.rstrip("|.")) if "." in bar else len(bar)
+    assert abs(n_filled - max(share * 40, share > 0)) <= 1
 
 
 def test_all_is_told_as_json(shown):
@@ -161,6 +213,8 @@ def test_it_is_watched_on_a_terminal(shown):
     found = top.read_until("state (by name)")
     assert "\x1b[31m\u202e" not in found
     top.press("x")  # no key of it
+    top.press("\x1b[A")  # an arrow
+    top.press("\x1a")  # nothing is stopped
     shown.load_contexts(["L01-00"] * 3)
     top.read_until("/s)")  # a rate, of two looks
     top.press("q")
@@ -172,6 +226,21 @@ def test_it_ends_with_what_is_watched(shown):
     top = Terminal("top", "--interval", "0.1")
     top.read_until("state (by bytes)")
     shown.close()
+    top.read_until("shows nothing any more")
+    assert top.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_it_ends_with_a_process_that_is_killed(store, folder):
+    program = "import sys, time; from jessymem import *;"
+    program += "m = MmapManager(MemoryConfig(8, sys.argv[1], status='auto', simulation='never'));"
+    program += "print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", program, str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        top = Terminal("top", str(process.pid), "--interval", "0.1")
+        top.read_until("state (by bytes)")
+        process.kill()
     top.read_until("shows nothing any more")
     assert top.wait() == 0
 

@@ -118,5 +118,10 @@ def log_learning(event: str, layer_id: LayerId, n_bytes: int) -> None:
             event,
             layer_id,
             n_bytes,
-            extra={"event": event, "layer": str(layer_id), "n_bytes": n_bytes},
+            extra={
+                "event": event,
+                "dimension": str(layer_id.dimension),
+                "layer": str(layer_id),
+                "n_bytes": n_bytes,
+            },
         )

@@ -193,4 +193,6 @@ def naming(who: DimensionId | LayerId) -> Iterator[None]:
         yield
     except (LimitExceeded, AllocationFailed) as error:
         kind = "layer" if isinstance(who, LayerId) else "dimension"
-        raise type(error)(f"{who}: {error}", **error.details, **{kind: who}) from error
+        named = type(error)(f"{who}: {error}", **error.details, **{kind: who})
+        named.is_recorded = error.is_recorded
+        raise named from error

@@ -25,15 +25,18 @@ def no_memory(code: int, n_bytes: int, why_no_growth: str) -> AllocationFailed:
     )
 
 
-def closed() -> InvalidAccess:
-    """Say that an allocator is closed."""
-    return InvalidAccess("the allocator is closed: its blocks have been freed")
+def closed(offset: MmapOffset | None = None) -> InvalidAccess:
+    """Say that an allocator is closed, and which block was asked for."""
+    fault = "the allocator is closed: its blocks have been freed"
+    if offset is None:
+        return InvalidAccess(fault)
+    return InvalidAccess(f"{offset!r}: {fault}", offset=offset)
 
 
 def wrong_block(code: int, offset: MmapOffset, n_bytes: int, table: PoolTable) -> JessyMemoryError:
     """Say why `offset` is no block that may be freed or viewed."""
     if code == s.IS_CLOSED:
-        return closed()
+        return closed(offset)
     where = f"{offset!r}"
     if code == s.NOT_A_POOL or not table.has(offset.pool_id):
         text = f"there is no pool {offset.pool_id}"

@@ -67,7 +67,7 @@ class Records:
         severity = DEBUG if isinstance(error, LimitExceeded) else WARNING
         if not is_enabled_for(severity):
             return
-        error.is_recorded = True
+        error.is_recorded = severity >= WARNING
         facts = {
             "event": "allocation_failed",
             "error": type(error).__name__,

@@ -99,6 +99,7 @@ STATUS: Final = np.dtype(
         ("n_bytes", "<i4"),
         ("pid", "<i8"),
         ("process_started", "<i8"),  # as `processes.start_of` tells it; 0: it cannot tell
+        ("namespace", "<i8"),  # in which the pid is one, as `processes.namespace` tells it
         ("command", f"S{COMMAND_BYTES}"),
         ("release", "S32"),  # of jessymem
         ("store", f"S{STORE_BYTES}"),

@@ -31,6 +31,14 @@ def start_of(pid: int) -> int:
         return 0
 
 
+def namespace() -> int:
+    """Return a number that tells this container's process ids from those of others; 0: unknown."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 def is_alive(pid: int, started: int) -> bool:
     """Tell whether a process lives that has this id and started then.
 
@@ -54,11 +62,11 @@ def is_alive(pid: int, started: int) -> bool:
 def directory() -> Path:
     """Return where processes of this user put their files, unless they are told another place.
 
-    ``$XDG_RUNTIME_DIR/jessymem``, or where that is not set a folder of the user's own among
-    temporary files.
+    ``$XDG_RUNTIME_DIR/jessymem`` where that is a folder of this user's, or else a folder of the
+    user's own among temporary files.
     """
     root = os.environ.get("XDG_RUNTIME_DIR")
-    if root and os.path.isabs(root):
+    if root and os.path.isabs(root) and fault_of_directory(Path(root)) is None:
         return Path(root, "jessymem")
     user = os.getuid() if os.name != "nt" else os.environ.get("USERNAME", "user")
     return Path(tempfile.gettempdir(), f"jessymem-{user}")
@@ -78,6 +86,12 @@ def fault_of_directory(path: Path) -> str | None:
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return f"others may write into {path}"
     return None
+
+
+def id_in(path: Path) -> int | None:
+    """Return the id of the process that made a file, by its name; None: the name tells none."""
+    pid, _, number = path.stem.partition("-")
+    return int(pid) if pid.isdecimal() and number.isdecimal() else None
 
 
 def files_in(folder: Path) -> Iterator[Path]:

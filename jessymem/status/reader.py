@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,11 @@ from jessymem.status import layout, processes
 #: So often a file is read again that is just being written, and how long between two times.
 _N_TRIES: Final = 1_000
 _PAUSE_SECONDS: Final = 0.0002
+
+#: A process that wrote so long ago, and cannot be looked at, counts as gone; and a file that cannot
+#: be read may be swept.
+_SILENT_SECONDS: Final = 10
+_OLD_SECONDS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Status:
     path: Path
     pid: int
     process_started: int
+    namespace: int
     command: str
     release: str
     store: str
@@ -100,9 +107,16 @@ class Status:
     latencies: dict[str, LatencyHistogram]
 
     @property
+    def is_here(self) -> bool:
+        """Whether its process id is one of those that this process sees: no other container's."""
+        return self.namespace in (0, processes.namespace())
+
+    @property
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
-        return processes.is_alive(self.pid, self.process_started)
+        """Whether the process still runs; of another container's, whether it wrote just now."""
+        if self.is_here:
+            return processes.is_alive(self.pid, self.process_started)
+        return abs(time() - self.written_at) < _SILENT_SECONDS
 
 
 def read(path: str | os.PathLike[str]) -> Status:
@@ -170,14 +184,26 @@ def watch(path: str | os.PathLike[str], seconds: float, interval: float = 0.5) -
         if now.written_at > status.written_at:
             status = now
             yield status
+        elif not now.is_alive:
+            return
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the status files of processes that are gone; return which."""
+    """Remove the status files of processes that are gone; return which.
+
+    Of other containers' processes nobody here can tell. What cannot be read, of another version or
+    cut short, goes once it is old and no process has the id in its name.
+    """
     removed = []
     for path in processes.files_in(folder):
-        with suppress(RegionIOError, RegionFormatError, OSError):
-            if not read(path).is_alive:
+        with suppress(RegionIOError, OSError):
+            try:
+                status = read(path)
+                is_over = status.is_here and not status.is_alive
+            except RegionFormatError:
+                pid, age = processes.id_in(path), time() - path.lstat().st_mtime
+                is_over = pid is not None and age > _OLD_SECONDS and not processes.start_of(pid)
+            if is_over:
                 path.unlink()
                 removed.append(path)
     return removed
@@ -250,7 +276,19 @@ def _checked(content: bytes, path: Path) -> Any:
     ):
         if not 0 <= record[field] <= most:
             raise fault(field, f"at most {most}", int(record[field]))
+    for field in ("counters", "classes", "pools", "latencies", "dimensions"):
+        if not all(map(_is_counted, np.atleast_1d(record[field]).tolist())):
+            raise fault(field, "numbers of 0 and above", "others")
+    thresholds = [record[f"{name}_threshold"] for name in ("warning", "eviction", "critical")]
+    if not all(0 < each <= 1 for each in thresholds):
+        raise fault("warning_threshold", "shares", thresholds)
     return record
+
+
+def _is_counted(row: tuple[Any, ...]) -> bool:
+    """Tell whether a row's numbers are such as are counted."""
+    numbers = (each for each in row if isinstance(each, int | float))
+    return all(isfinite(each) and each >= 0 for each in numbers)
 
 
 def _status_of(path: Path, record: Any) -> Status:
@@ -259,6 +297,7 @@ def _status_of(path: Path, record: Any) -> Status:
         path=path,
         pid=int(record["pid"]),
         process_started=int(record["process_started"]),
+        namespace=int(record["namespace"]),
         command=_text(record["command"]),
         release=_text(record["release"]),
         store=_text(record["store"]),

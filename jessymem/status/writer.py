@@ -7,6 +7,7 @@ that others truncate would kill the process.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import time
@@ -68,7 +69,7 @@ class StatusWriter:
         self._record: Any = np.zeros((), layout.STATUS)
         self._describe(engine)
         try:
-            self.path = _path_for(place, self._files)
+            self._make_file(place)
             self._write()
             thread = Thread(target=self._run, name="jessymem-status", daemon=True)
             atexit.register(self.stop)
@@ -116,9 +117,48 @@ class StatusWriter:
         at = layout.STATUS.fields["checksum"][1]  # type: ignore[index]
         content[at : at + 8] = checksum.to_bytes(8, "little")
         for file in list(self._files):  # none: it is being stopped
+            if not self._is_there(file):
+                raise FileNotFoundError(errno.ENOENT, "others removed it, or put another there")
             os.lseek(file, 0, os.SEEK_SET)
-            os.write(file, content)
+            if os.write(file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return True
+
+    def _is_there(self, file: int) -> bool:
+        """Tell whether an open file is the one at the path."""
+        if self.path is None:
+            return False
+        try:
+            mine, there = os.fstat(file), os.lstat(self.path)
+        except OSError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+    def _make_file(self, place: str | os.PathLike[str]) -> None:
+        """Make the file, for this user alone; raise OSError where that cannot be."""
+        if place != "auto":
+            self.path = Path(place).absolute()
+            _clear(self.path)
+            self._open(self.path)
+            return
+        folder = processes.directory()
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        fault = processes.fault_of_directory(folder)
+        if fault is not None:
+            raise PermissionError(fault)
+        reader.sweep(folder)
+        while True:
+            self.path = folder / f"{os.getpid()}-{next(_numbers)}{processes.SUFFIX}"
+            with suppress(FileExistsError):
+                self._open(self.path)
+                return
+
+    def _open(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        # In one step of the interpreter: no interrupt finds a file that nobody would remove.
+        self._files.extend(map(os.open, (path,), (flags,), (0o600,)))
 
     def _describe(self, engine: Engine) -> None:
         """Write down what does not change."""
@@ -126,6 +166,7 @@ class StatusWriter:
         record["magic"] = np.void(layout.MAGIC)
         record["version"], record["n_bytes"] = layout.VERSION, layout.N_BYTES
         record["pid"], record["process_started"] = self._process, processes.start_of(self._process)
+        record["namespace"] = processes.namespace()
         command = " ".join(map(str, sys.argv)) or sys.executable or "python"
         record["command"] = _cut(command, layout.COMMAND_BYTES)
         record["release"] = __version__.encode()
@@ -146,9 +187,8 @@ class StatusWriter:
         except IndexError:
             return
         atexit.unregister(self.stop)
-        with suppress(OSError):
-            mine, there = os.fstat(file), os.lstat(self.path or "")
-            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino) and self.path:
+        if self._is_there(file) and self.path is not None:
+            with suppress(OSError):
                 os.unlink(self.path)
         os.close(file)
 
@@ -190,31 +230,6 @@ def fill(record: Any, engine: Engine) -> None:
         n_listed += 1
     record["n_dimensions"], record["n_listed"] = stats.dimensions_loaded, n_listed
     record["n_pools"] = len(pools)
-
-
-def _path_for(place: str | os.PathLike[str], files: deque[int]) -> Path:
-    """Make the file, for this user alone, and put it into `files`; return where it is.
-
-    Raises OSError where that cannot be.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    if place != "auto":
-        path = Path(place).absolute()
-        _clear(path)
-        files.append(os.open(path, flags, 0o600))
-        return path
-    folder = processes.directory()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fault = processes.fault_of_directory(folder)
-    if fault is not None:
-        raise PermissionError(fault)
-    reader.sweep(folder)
-    while True:
-        path = folder / f"{os.getpid()}-{next(_numbers)}{processes.SUFFIX}"
-        with suppress(FileExistsError):
-            files.append(os.open(path, flags, 0o600))
-            return path
 
 
 def _clear(path: Path) -> None:

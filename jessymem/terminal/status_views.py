@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +17,12 @@ from jessymem.visible_text import fitting
 
 _BAR_COLUMNS: Final = 40
 _NAME_COLUMNS: Final = 24
+#: What dimensions have at least, of lines; and texts, of columns.
+_FEWEST_ROWS: Final = 5
+_FEWEST_COLUMNS: Final = 8
+_STEPS: Final = "crystallization_"
+#: What the columns of dimensions take beside the name, with the longest numbers that there are.
+_OTHER_COLUMNS: Final = 66
 _STYLES: Final = {
     "core_slots": "blue",
     "core_headroom": "cyan",
@@ -36,7 +42,13 @@ SORTS: Final[Mapping[str, tuple[str, Callable[[ShownDimension], Any]]]] = {
 
 
 def status_view(
-    status: Status, before: Status | None = None, sort: str = "b", n_rows: int | None = None
+    status: Status,
+    before: Status | None,
+    sort: str,
+    width: int,
+    n_rows: int | None = None,
+    *,
+    is_short: bool = False,
 ) -> RenderableType:
     """Draw a status.
 
@@ -47,33 +59,65 @@ def status_view(
         An earlier one, for rates; None: numbers are since the manager was made.
     sort : str
         A key of `SORTS`.
+    width : int
+        Columns; names are cut so that all else fits.
     n_rows : int or None
         So many lines for dimensions, at most; None: all that are listed.
+    is_short : bool
+        Whether pools are a line together.
     """
-    parts = [*_head(status), _budget(status), _counters(status, before)]
-    parts += [_latencies(status, before), _pools(status), _dimensions(status, sort, n_rows)]
-    return Group(*parts)
+    top = [*_head(status), _budget(status), _counters(status, before), _latencies(status, before)]
+    pools = _pools_in_short(status) if is_short else _pools(status)
+    return Group(*top, pools, _dimensions(status, sort, width, n_rows))
 
 
-def processes_table(found: list[Status]) -> Table:
-    """List the processes that show themselves, a line each."""
+def fitting_view(
+    status: Status, before: Status | None, sort: str, screen: Console
+) -> RenderableType:
+    """Draw a status so that it fits a screen, with some dimensions however low that is."""
+    for is_short in (False, True):
+        whole = status_view(status, before, sort, screen.width, 1, is_short=is_short)
+        n_others = len(screen.render_lines(whole, pad=False)) - 1
+        n_left = screen.height - n_others - 1
+        if n_left >= _FEWEST_ROWS:
+            break
+    n_rows = max(n_left, 1)
+    return status_view(status, before, sort, screen.width, n_rows, is_short=is_short)
+
+
+def processes_table(found: list[Status], width: int) -> Table:
+    """List the processes that show themselves, a line each; only texts are cut."""
     table = Table(box=None, pad_edge=False)
     for name in ("pid", "up", "memory", "of", "dimensions", "layers"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("store", no_wrap=True, overflow="ellipsis")
-    table.add_column("command", no_wrap=True, overflow="ellipsis")
+    rows = []
     for status in found:
         counters = status.counters
-        table.add_row(
+        cells = (
             str(status.pid),
             show_age(time.time() - status.made_at),
             show_bytes(counters["total_allocated_bytes"]),
             show_bytes(counters["total_limit_bytes"]),
             f"{counters['dimensions_loaded']:,}",
             f"{counters['layers_loaded']:,}",
-            Text(fitting(status.store, 200)),
-            Text(fitting(status.command, 200)),
         )
+        rows.append((status, cells))
+    taken = sum(
+        2 + max(len(str(column.header)), *(len(cells[at]) for _, cells in rows))
+        for at, column in enumerate(table.columns)
+    )
+    left = max(width - taken - 2, _FEWEST_COLUMNS)
+    n_store = max(len(status.store) for status, _ in rows)
+    n_store = min(n_store, left if left < 3 * _FEWEST_COLUMNS else 2 * left // 3)
+    n_command = left - n_store - 1
+    table.add_column("store", no_wrap=True)
+    if n_command >= _FEWEST_COLUMNS:
+        table.add_column("command", no_wrap=True)
+    for status, cells in rows:
+        texts = [Text(fitting(status.store, n_store))]
+        if n_command >= _FEWEST_COLUMNS:
+            texts.append(Text(fitting(status.command, n_command)))
+        table.add_row(*cells, *texts)
     return table
 
 
@@ -91,14 +135,15 @@ def show_age(seconds: float) -> str:
 
 def _head(status: Status) -> Iterator[Text]:
     age = time.time() - status.written_at
-    up = show_age(time.time() - status.made_at)
+    is_alive = status.is_alive
+    up = show_age((time.time() if is_alive else status.written_at) - status.made_at)
     line = Text.assemble(
         (f"jessymem {status.release}", "bold"),
         f"  process {status.pid}, up {up}  ",
         no_wrap=True,
         overflow="ellipsis",
     )
-    if not status.is_alive:
+    if not is_alive:
         line.append("gone", "bold red")
     elif age > 4 * status.interval + 1:
         line.append(f"silent for {show_age(age)}", "yellow")
@@ -111,17 +156,21 @@ def _budget(status: Status) -> RenderableType:
     limit = max(int(counters["total_limit_bytes"]), 1)
     level = counters["total_allocated_bytes"] / limit
     at = [round(share * _BAR_COLUMNS) for share in status.thresholds]
-    bar, n_drawn = Text("budget ["), 0
-    filled = []
+    bar, total = Text("budget ["), 0
+    filled: list[str] = []
     for name, (allocated, _) in status.classes.items():
-        n_cells = min(-(-allocated * _BAR_COLUMNS // limit), _BAR_COLUMNS - n_drawn)
+        total += allocated
+        n_cells = min(round(total * _BAR_COLUMNS / limit), _BAR_COLUMNS) - len(filled)
         filled += [_STYLES.get(name, "white")] * n_cells
-        n_drawn += n_cells
+    if total and not filled:
+        filled = [_STYLES["blocks"]]
     for cell in range(_BAR_COLUMNS):
-        if cell < len(filled):
+        if cell in at:
+            bar.append("|", filled[cell] if cell < len(filled) else "dim")
+        elif cell < len(filled):
             bar.append("#", filled[cell])
         else:
-            bar.append("|" if cell in at else ".", "dim")
+            bar.append(".", "dim")
     style = ["green", "yellow", "dark_orange", "red"][sum(level > t for t in status.thresholds)]
     bar.append(f"] {show_bytes(counters['total_allocated_bytes'])} of {show_bytes(limit)}")
     bar.append(f" ({level:.1%})", style)
@@ -173,24 +222,31 @@ def _rate(status: Status, before: Status | None, name: str) -> str:
     return f" ({(status.counters[name] - before.counters[name]) / seconds:,.0f}/s)"
 
 
-def _latencies(status: Status, before: Status | None) -> Table:
+def _latencies(status: Status, before: Status | None) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("latency", no_wrap=True)
     for name in ("samples", "per s", "median", "99 %", "most"):
         table.add_column(name, justify="right", no_wrap=True)
     seconds = 0.0 if before is None else status.written_at - before.written_at
     for kind, found in status.latencies.items():
-        if not found.n_samples:
+        if not found.n_samples or kind.startswith(_STEPS):
             continue
         median, tail = found.percentiles((50, 99))
         rate = ""
         if before is not None and seconds > 0:
             rate = f"{(found.n_samples - before.latencies[kind].n_samples) / seconds:,.1f}"
         times = (show_seconds(each) for each in (median, tail, found.max_seconds))
-        table.add_row(kind.replace("_", ", "), f"{found.n_samples:,}", rate, *times)
+        table.add_row(kind, f"{found.n_samples:,}", rate, *times)
     if not table.row_count:
         table.add_row("nothing yet", "", "", "", "", "")
-    return table
+    steps = [
+        f"{kind.removeprefix(_STEPS)} {show_seconds(found.percentile(50))}"
+        for kind, found in status.latencies.items()
+        if kind.startswith(_STEPS) and found.n_samples
+    ]
+    if not steps:
+        return table
+    return Group(table, Text(f"  of a crystallization, median: {', '.join(steps)}", "dim"))
 
 
 def _pools(status: Status) -> Table:
@@ -210,7 +266,16 @@ def _pools(status: Status) -> Table:
     return table
 
 
-def _dimensions(status: Status, sort: str, n_rows: int | None) -> RenderableType:
+def _pools_in_short(status: Status) -> Text:
+    sizes: dict[int, tuple[int, int]] = {}
+    for pool in status.pools:
+        used, total = sizes.get(pool["block_size"], (0, 0))
+        sizes[pool["block_size"]] = used + pool["used_blocks"], total + pool["total_blocks"]
+    shown = [f"{show_bytes(size)} {used:,}/{total:,}" for size, (used, total) in sizes.items()]
+    return Text("blocks " + ", ".join(shown), no_wrap=True, overflow="ellipsis")
+
+
+def _dimensions(status: Status, sort: str, width: int, n_rows: int | None) -> RenderableType:
     name, key = SORTS[sort]
     chosen = sorted(status.dimensions, key=key)
     shown = chosen if n_rows is None else chosen[: max(n_rows, 1)]
@@ -220,10 +285,11 @@ def _dimensions(status: Status, sort: str, n_rows: int | None) -> RenderableType
     for column in ("mapped", "layers", "learned", "gen."):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column(f"state (by {name})", no_wrap=True)
+    n_columns = max(min(width - _OTHER_COLUMNS, _NAME_COLUMNS), 4)
     for each in shown:
         table.add_row(
             str(each.dimension_id),
-            Text(fitting(each.name, _NAME_COLUMNS)),
+            Text(fitting(each.name, n_columns)),
             show_bytes(each.n_charged),
             f"{each.n_layers:,}",
             f"{each.n_learned:,}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ from jessymem.status.reader import Status
 from jessymem.terminal import records, screens
 from jessymem.terminal.keys import pressed_keys
 from jessymem.terminal.shell import json_option, write_json
-from jessymem.terminal.status_views import SORTS, processes_table, status_view
+from jessymem.terminal.status_views import SORTS, fitting_view, processes_table, status_view
 
 _NOBODY = 'no process shows itself: MemoryConfig(status="auto") makes a manager do so'
-#: Lines of a view that are no dimensions: head, budget, counters, titles, and what is below.
-_OTHER_LINES = 12
 
 
 @click.command()
@@ -33,7 +32,8 @@ def ps(as_json: bool) -> None:
     if as_json:
         write_json([records.status_record(each) for each in found])
     elif found:
-        screens.Screen().print(processes_table(found))
+        screen = screens.Screen()
+        screen.print(processes_table(found, screen.width))
     else:
         screens.Screen(is_error=True).print(_NOBODY)
 
@@ -67,10 +67,12 @@ def top(target: str | None, once: bool, interval: float, sort: str, as_json: boo
     if as_json:
         write_json(records.status_record(status))
         return
+    if not isfinite(interval):
+        raise click.UsageError("--interval is a number of seconds")
     screen = screens.Screen()
     key = next(each for each, (name, _) in SORTS.items() if name == sort)
     if once or not screen.is_terminal:
-        screen.print(status_view(status, None, key))
+        screen.print(status_view(status, None, key, screen.width))
         return
     _watch(status, screen, key, interval)
 
@@ -95,8 +97,7 @@ def _watch(status: Status, screen: Any, sort: str, interval: float) -> None:
     before: Status | None = None
     with pressed_keys() as keys, Live(console=screen, screen=True, auto_refresh=False) as live:
         while True:
-            n_rows = screen.height - _OTHER_LINES - len(status.pools) - _n_measured(status)
-            live.update(status_view(status, before, sort, n_rows), refresh=True)
+            live.update(fitting_view(status, before, sort, screen), refresh=True)
             ends = time.monotonic() + interval
             while (left := ends - time.monotonic()) > 0:
                 key = keys.wait(left)
@@ -111,8 +112,6 @@ def _watch(status: Status, screen: Any, sort: str, interval: float) -> None:
                 break
             if now.written_at > status.written_at:
                 before, status = status, now
+            elif not now.is_alive:
+                break
     screen.print(f"process {status.pid} shows nothing any more")
-
-
-def _n_measured(status: Status) -> int:
-    return sum(each.n_samples > 0 for each in status.latencies.values())

@@ -98,8 +98,10 @@ def _check_metrics(stats, found):
     assert both == stats.dimensions_loaded
     used = [each.value for each in found["jessymem_pool_bytes"] if each.labels[1] == "used"]
     assert sum(used) == stats.per_class["blocks"].allocated_bytes
-    for each in found["jessymem_latency_seconds"]:
-        assert each.value == stats.latencies[each.labels[0]]
+    measured = {each.labels[0]: each.value for each in found["jessymem_latency_seconds"]}
+    for each in found["jessymem_crystallization_step_seconds"]:
+        measured[f"crystallization_{each.labels[0]}"] = each.value
+    assert measured == stats.latencies
 
 
 def _check_status(stats, record):
