@@ -493,13 +493,31 @@ def test_short_needles_are_compared_whole_and_equal_bytes_far_apart(needle, offs
 
 def test_who_scans_is_a_reader_and_so_is_each_worker(mixed, finely, monkeypatch):
     manager, _ = mixed
-    barrier, run = threading.Barrier(3), workers._JobQueue.run
+    barrier = threading.Barrier(3)
 
-    def run_together(queue):
-        barrier.wait(PATIENCE_SECONDS)
-        run(queue)
+    class Stop:
+        """What workers ask within, before each job: all three are at it together."""
 
-    monkeypatch.setattr(workers._JobQueue, "run", run_together)
+        def __init__(self):
+            self.value = 0
+            self.threads = set()
+
+        def __getitem__(self, at):
+            thread = threading.get_ident()
+            if thread not in self.threads:
+                self.threads.add(thread)
+                barrier.wait(PATIENCE_SECONDS)
+            return self.value
+
+        def __setitem__(self, at, value):
+            self.value = value
+
+    init = workers._JobQueue.__init__
+
+    def watched(queue, work, jobs, n_workers, stop, *rest):
+        init(queue, work, jobs, n_workers, Stop(), *rest)
+
+    monkeypatch.setattr(workers._JobQueue, "__init__", watched)
     manager.count(b"x", workers=3)
     assert manager.get_stats().peak_concurrent_readers == 4
 
