@@ -66,8 +66,13 @@ while not all(counts):
 """
 
 
+SLOW_MANY = pytest.param("many", marks=pytest.mark.slow)
+
+
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
-@pytest.mark.parametrize("way", ["compiled", "many", "single"])
+@pytest.mark.parametrize("way", ["compiled", SLOW_MANY, "single"])
+    "way", ["compiled", pytest.param("many", marks=pytest.mark.slow), "single"]
+)
 def test_daemon_threads_may_be_in_blocks_when_the_interpreter_ends(way):
     for _ in range(N_RUNS):
         command = [sys.executable, "-c", PROGRAM, way]
@@ -141,7 +146,7 @@ while not all(counts):
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
-@pytest.mark.parametrize("way", ["stores", "views", "scans"])
+@pytest.mark.parametrize("way", ["stores", pytest.param("views", marks=pytest.mark.slow), "scans"])
 def test_daemon_threads_may_read_layers_when_the_interpreter_ends(way, tmp_path):
     command = [sys.executable, "-c", READERS, way, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, timeout=120, check=False)

@@ -18,6 +18,8 @@ from support.writes import BASE, DIMENSION, WriteCase, act, files_in, target_in
 from jessymem import JessyMemoryError, osmem
 
 each_case = pytest.mark.parametrize("name", WRITE_CASES)
+#: Each second call; with `-m slow` every one.
+each_step = pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def attempt(case: WriteCase, folder: Path, failing: Failing) -> str | None:
@@ -37,7 +39,8 @@ def attempt(case: WriteCase, folder: Path, failing: Failing) -> str | None:
 
 @each_case
 @each_fault
-def test_every_call_of_a_write_failed_in_turn(name, number, for_good, memory_path):
+@each_step
+def test_every_call_of_a_write_failed_in_turn(name, number, for_good, step, memory_path):
     case = WRITE_CASES[name]
     outcomes = []
     n_calls = 0
@@ -52,7 +55,7 @@ def test_every_call_of_a_write_failed_in_turn(name, number, for_good, memory_pat
         error = attempt(case, folder, failing)
         if not failing.failed:
             break
-        n_calls += 1
+        n_calls += step
         assert not opened_since(descriptors)
         assert osmem.intercept is None
         left = {path.name for path in files_in(folder) - before}

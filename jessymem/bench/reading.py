@@ -26,6 +26,9 @@ from jessymem.warming import warmup
 
 LAYER_BYTES: Final = 8_192
 
+#: Several writes of the status fall into so many windows.
+_N_WINDOWS: Final = 4
+
 #: The peers of a single read, by the last part of their line's key.
 _PEERS: Final = {
     "read.one": "lmdb",
@@ -101,10 +104,11 @@ def _shown(setting: Setting, store: Path) -> tuple[str, Outcome]:
         with data.open_manager(store, status=status) as manager:
             manager.load_dimension(peers.DIMENSION)
             read_each(manager.access_layer, layer_ids)
-            n_reads, start = 0, perf_counter()
-            while (seconds := perf_counter() - start) < 4 * setting.window_seconds:
+            n_reads, seconds, start = 0, 0.0, perf_counter()
+            while not n_reads or seconds < _N_WINDOWS * setting.window_seconds:
                 read_each(manager.access_layer, layer_ids)
                 n_reads += n
+                seconds = perf_counter() - start
             return seconds / n_reads
 
     shown, hidden = [], []

@@ -22,7 +22,7 @@ from jessymem import (
     pieces,
     references,
 )
-from jessymem.bench import footprint, timing
+from jessymem.bench import footprint, reading, timing
 from jessymem.engine import locations
 from jessymem.kernels import _jit, transactions
 from jessymem.kernels import schema as s
@@ -344,6 +344,7 @@ def set_applied_job(monkeypatch: Any, n_bytes: int) -> None:
 def let_turns_be_short(monkeypatch: Any) -> None:
     """Let a benchmark measure for as short a time as may be."""
     monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "_N_WINDOWS", 0)
 
 
 def hide_footprint(monkeypatch: Any, missing: Path) -> None:

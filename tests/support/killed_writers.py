@@ -18,12 +18,12 @@ from support.write_cases import WRITE_CASES
 from support.writes import WriteCase, act
 
 
-def kill_at_each_call(case: WriteCase, base: Path) -> Iterator[tuple[str, Path]]:
-    """Fork a writer that is killed at its first system call, one at its second, and so on.
+def kill_at_each_call(case: WriteCase, base: Path, step: int = 1) -> Iterator[tuple[str, Path]]:
+    """Fork a writer that is killed at its first system call, one `step` calls later, and so on.
 
     Yields the call, or "" when the writer came through, and the folder that it left.
     """
-    for n_calls in itertools.count():
+    for n_calls in itertools.count(step=step):
         folder = base / str(n_calls)
         folder.mkdir()
         case.prepare(folder)
