@@ -9,6 +9,8 @@ import pytest
 
 from jessymem.kernels import _jit
 
+SLOW_MANY, SLOW_VIEWS = (pytest.param(way, marks=pytest.mark.slow) for way in ("many", "views"))
+
 N_RUNS = 3
 
 PROGRAM = """
@@ -66,13 +68,8 @@ while not all(counts):
 """
 
 
-SLOW_MANY = pytest.param("many", marks=pytest.mark.slow)
-
-
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
 @pytest.mark.parametrize("way", ["compiled", SLOW_MANY, "single"])
-    "way", ["compiled", pytest.param("many", marks=pytest.mark.slow), "single"]
-)
 def test_daemon_threads_may_be_in_blocks_when_the_interpreter_ends(way):
     for _ in range(N_RUNS):
         command = [sys.executable, "-c", PROGRAM, way]
@@ -146,88 +143,7 @@ while not all(counts):
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
-@pytest.mark.parametrize("way", ["stores", pytest.param("views", marks=pytest.mark.slow), "scans"])
-def test_daemon_threads_may_read_layers_when_the_interpreter_ends(way, tmp_path):
-    command = [sys.executable, "-c", READERS, way, str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    assert (ended.returncode, ended.stderr) == (0, b"")@pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
-@pytest.mark.parametrize(
-    "way", ["compiled", pytest.param("many", marks=pytest.mark.slow), "single"]
-)
-def test_daemon_threads_may_be_in_blocks_when_the_interpreter_ends(way):
-    for _ in range(N_RUNS):
-        command = [sys.executable, "-c", PROGRAM, way]
-        ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
-        assert (ended.returncode, ended.stderr) == (0, b"")
-
-
-READERS = """
-import sys, threading
-import numpy as np
-from jessymem import MmapManager, RegionBuilder
-from jessymem.kernels import layer_bytes
-from numba import njit
-
-builder = RegionBuilder("D20", "Name")
-builder.add_layer(0, bytes(2**23))
-builder.build_to_file(sys.argv[2] + "/D20/region.mmap")
-manager = MmapManager(64, base_path=sys.argv[2])
-manager.load_dimension("D20")
-manager.create_proto_dimension("D21", bytes(2**20))
-
-
-@njit(nogil=True)
-def read(store, layer_id, running, n):
-    total = 0
-    for _ in range(n):
-        running[0] += 1
-        for byte in layer_bytes(store, layer_id):
-            total += byte
-    return total
-
-
-@njit(nogil=True)
-def read_array(content, running, n):
-    total = 0
-    for _ in range(n):
-        running[0] += 1
-        for byte in content:
-            total += byte
-    return total
-
-
-def stores(running, layer_id):
-    read(manager.store(), layer_id, running, 10**12)
-
-
-def views(running, layer_id):
-    read_array(np.frombuffer(manager.access_layer(layer_id), np.uint8), running, 10**12)
-
-
-def scans(running, layer_id):
-    try:
-        while True:
-            manager.count(b"needle", workers=2)
-            running[0] += 1
-    except RuntimeError:  # Python starts no thread at its end
-        pass
-
-
-read(manager.store(), 20 << 16, np.zeros(1, np.int64), 1)
-read_array(np.frombuffer(manager.access_layer("L20-00"), np.uint8), np.zeros(1, np.int64), 1)
-manager.count(b"needle")
-counts = [np.zeros(1, np.int64) for _ in range(4)]
-work = {"stores": stores, "views": views, "scans": scans}[sys.argv[1]]
-for number, count in enumerate(counts):
-    layer_id = (20 + number % 2) << 16
-    threading.Thread(target=work, args=(count, layer_id), daemon=True).start()
-while not all(counts):
-    pass
-"""
-
-
-@pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
-@pytest.mark.parametrize("way", ["stores", pytest.param("views", marks=pytest.mark.slow), "scans"])
+@pytest.mark.parametrize("way", ["stores", SLOW_VIEWS, "scans"])
 def test_daemon_threads_may_read_layers_when_the_interpreter_ends(way, tmp_path):
     command = [sys.executable, "-c", READERS, way, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
