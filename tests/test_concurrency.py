@@ -144,7 +144,7 @@ def check_nothing_left(base: Path) -> None:
 
 
 def test_readers_under_writers(tmp_path):
-    seen = readers_under_writers(tmp_path, n_rounds=8)
+    seen = readers_under_writers(tmp_path, n_rounds=5)
     assert seen["0"] > 0 and len(seen) > 3, "old and new states were both read"
     check_nothing_left(tmp_path)
 

@@ -92,8 +92,18 @@ def damage(path, how):
     return str(path)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "other"])
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("nbi", "truncated"),
+        ("nbc", "empty"),
+        ("nbi", "other"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("nbi", "empty"), ("nbc", "truncated"), ("nbc", "other"))
+        ),
+    ],
+)
 def test_a_damaged_file_is_named_and_mended_once(cache, kind, how):
     (path,) = cache.rglob(f"parse.parse_entries.*.{kind}")
     name = damage(path, how)
@@ -181,6 +191,8 @@ def install(folder, way, change=lambda text: text):
     return archive
 
 
+SLOW_ARCHIVE = pytest.param("archive", marks=pytest.mark.slow)
+
 WAYS = ["sources", "bytecode", "archive", "archived bytecode"]
 
 DIGEST = "from jessymem.kernels import _jit; print(_jit.digest_of_sources())"
@@ -228,7 +240,7 @@ USE = """
 """
 
 
-@pytest.mark.parametrize("way", ["bytecode", "archive"])
+@pytest.mark.parametrize("way", ["bytecode", SLOW_ARCHIVE])
 def test_a_users_cached_code_is_not_run_with_the_tables_of_another_release(way, tmp_path):
     (tmp_path / "user.py").write_text(textwrap.dedent(USER))
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "USER_FOLDER": str(tmp_path)}
@@ -241,7 +253,7 @@ def test_a_users_cached_code_is_not_run_with_the_tables_of_another_release(way, 
     ]
 
 
-@pytest.mark.parametrize("way", ["bytecode", "archive"])
+@pytest.mark.parametrize("way", [SLOW_ARCHIVE, "bytecode"])
 def test_kernels_are_cached_without_files_of_sources(way, tmp_path):
     path = install(tmp_path / "one", way)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}

@@ -70,7 +70,7 @@ def check_contents(manager, layers):
 # -- what they cost --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_batch", [True, False])
+@pytest.mark.parametrize("is_batch", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_small_layers_are_charged_at_most_twice_their_bytes(manager, is_batch):
     contents = [content(number) for number in range(N_LAYERS)]
     if is_batch:

@@ -135,9 +135,10 @@ def test_a_power_failure_at_any_instant_leaves_the_old_or_the_new(name, record):
 
 
 @each_case
-def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, record):
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, step, record):
     first = record(name)
-    for n_calls in range(len(first.calls) + 1):
+    for n_calls in range(len(first.calls), -1, -step):  # with `-m slow` after each call
         again = first.again_after_a_kill(n_calls)
         assert again.disk_after(again.calls).now() == tree_of(again.folder)
         assert list(again.faults(again.calls)) == []
