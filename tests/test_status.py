@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from support.internals import status_record
 from support.processes import PATIENCE_SECONDS, checked_in_child
 from support.shown import check_shown
 
@@ -443,9 +444,36 @@ def test_no_read_is_torn(store, tmp_path):
     assert len(read_against_a_writer(store, tmp_path / "here.status", 300)) > 2
 
 
+WRITING = """
+import sys
+from jessymem import MemoryConfig, MmapManager
+with MmapManager(MemoryConfig(64, sys.argv[1], status=sys.argv[2], simulation="never")) as manager:
+    watcher = manager._engine.watcher
+    print(flush=True)
+    while True:
+        offset = manager.allocate(100)
+        watcher._write()
+        manager.deallocate(offset)
+        watcher._write()
+"""
+
+
 @pytest.mark.slow
 def test_of_a_million_reads_none_is_torn(store, tmp_path):
-    assert len(read_against_a_writer(store, tmp_path / "here.status", 1_000_000)) > 1_000
+    """Of a process that does nothing but write: each has a checksum that holds, and agrees."""
+    path = tmp_path / "here.status"
+    command = [sys.executable, "-c", WRITING, str(store), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        seen = set()
+        for _ in range(1_000_000):
+            counters = status_record(path)["counters"]
+            n_live = counters["total_allocations"] - counters["total_deallocations"]
+            assert n_live in (0, 1)
+            assert counters["total_allocated_bytes"] == n_live * 4096
+            seen.add(int(counters["total_allocations"]))
+        process.kill()
+    assert len(seen) > 1_000
 
 
 def test_it_is_watched_until_it_ends(store, tmp_path):

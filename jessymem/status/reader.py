@@ -276,9 +276,14 @@ def _checked(content: bytes, path: Path) -> Any:
     ):
         if not 0 <= record[field] <= most:
             raise fault(field, f"at most {most}", int(record[field]))
-    for field in ("counters", "classes", "pools", "latencies", "dimensions"):
-        if not all(map(_is_counted, np.atleast_1d(record[field]).tolist())):
+    n_rows = {"dimensions": record["n_listed"], "pools": record["n_pools"]}
+    for field in ("counters", "classes", "dimensions", "pools"):
+        rows = np.atleast_1d(record[field])[: n_rows.get(field)]
+        if not all(map(_is_counted, rows.tolist())):
             raise fault(field, "numbers of 0 and above", "others")
+    latencies = record["latencies"]
+    if min(latencies[name].min() for name in ("counts", "total_ns", "max_ns")) < 0:
+        raise fault("latencies", "numbers of 0 and above", "others")
     thresholds = [record[f"{name}_threshold"] for name in ("warning", "eviction", "critical")]
     if not all(0 < each <= 1 for each in thresholds):
         raise fault("warning_threshold", "shares", thresholds)

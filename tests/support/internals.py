@@ -30,6 +30,7 @@ from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
 from jessymem.scanning import applying, needles, scans, searching, workers
+from jessymem.status import reader as status_reader
 
 # -- a manager -------------------------------------------------------------------------------------
 
@@ -379,3 +380,8 @@ def before_keeping(monkeypatch: Any, manager: MmapManager, function: Any) -> Non
         return keeping(self, dimensions)
 
     monkeypatch.setattr(type(engine), "keeping", keep)
+
+
+def status_record(path: Path) -> Any:
+    """What is in a status file, checked, as the record that it is."""
+    return status_reader._read_record(path)
