@@ -283,6 +283,17 @@ class MemoryConfig:
         return "lease" if self.guard == "lease" and self.load_mode == "map" else self.load_mode
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """The shares of the budget at which something happens, by name, rising.
+
+        Examples
+        --------
+        >>> MemoryConfig().thresholds
+        {'warning': 0.75, 'eviction': 0.85, 'critical': 0.95}
+        """
+        return {name.removesuffix("_threshold"): getattr(self, name) for name in _THRESHOLDS}
+
+    @property
     def limit_bytes(self) -> int:
         """The budget in bytes.
 

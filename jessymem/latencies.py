@@ -16,6 +16,9 @@ from typing import Final
 from jessymem.histograms import LatencyHistogram, no_samples
 from jessymem.locks import Hold, Lock
 
+#: With this begins the name of what is a step of a crystallization.
+STEP_PREFIX: Final = "crystallization_"
+
 #: What a manager measures, in the order in which it is shown.
 KINDS: Final = (
     "read",
@@ -24,9 +27,7 @@ KINDS: Final = (
     "load",
     "reload",
     "crystallization",
-    "crystallization_lock",
-    "crystallization_write",
-    "crystallization_publish",
+    *(f"{STEP_PREFIX}{step}" for step in ("lock", "write", "publish")),
 )
 
 #: So many samples may wait to be counted.

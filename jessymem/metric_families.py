@@ -6,21 +6,20 @@ Labels have few values: no layer, no keyword and no dimension is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from jessymem._version import __version__
 from jessymem.config import MemoryConfig
 from jessymem.histograms import LatencyHistogram
+from jessymem.latencies import STEP_PREFIX
+from jessymem.pools.survey import blocks_by_size
 from jessymem.stats import MemoryStats
 
 #: Upper bounds of the buckets of latencies, in seconds.
 BOUNDS: Final = tuple(
     float(f"{digits}e{exponent}") for exponent in range(-7, 2) for digits in (1, 2.5, 5)
 )
-
-
-_STEP: Final = "crystallization_"
 
 
 class Family(NamedTuple):
@@ -63,7 +62,8 @@ def _family(name: str, kind: str, unit: str, text: str, *labels: str) -> Family:
     return Family("_".join(filter(None, ("jessymem", name, unit))), kind, unit, text, labels)
 
 
-_FAMILIES: Final = (
+#: Every metric, in the order in which they are shown.
+FAMILIES: Final = (
     _family("build", "info", "", "Version of jessymem.", "version"),
     _family("limit", "gauge", "bytes", "What the budget may count."),
     _family("allocated", "gauge", "bytes", "What the budget counts, by class.", "class"),
@@ -99,14 +99,13 @@ _FAMILIES: Final = (
 )
 
 
-def families() -> Iterator[Family]:
-    """Yield every metric, in the order in which they are shown."""
-    yield from _FAMILIES
-
-
 def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]:
     """Return the values of every metric, by its name."""
     in_memory = stats.active_regions
+    measured = stats.latencies.items()
+    steps = {kind: found for kind, found in measured if kind.startswith(STEP_PREFIX)}
+    measured = stats.latencies.items()
+    steps = {kind: found for kind, found in measured if kind.startswith(STEP_PREFIX)}
     values: list[Iterable[tuple[tuple[str, ...], int | float | LatencyHistogram]]] = [
         [((__version__,), 1)],
         _one(stats.total_limit_bytes),
@@ -116,11 +115,7 @@ def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]
         _one(stats.waiting_bytes),
         _one(stats.retained_bytes),
         _one(stats.utilization),
-        [
-            (("warning",), config.warning_threshold),
-            (("eviction",), config.eviction_threshold),
-            (("critical",), config.critical_threshold),
-        ],
+        [((name,), share) for name, share in config.thresholds.items()],
         [(("memory",), in_memory), (("evicted",), stats.dimensions_loaded - in_memory)],
         _one(stats.layers_loaded),
         _one(int(stats.simulation_mode)),
@@ -134,14 +129,10 @@ def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]
         _one(stats.largest_free_run_bytes),
         _pools(stats),
         _pool_bytes(stats),
-        [((kind,), stats.latencies[kind]) for kind in stats.latencies if _STEP not in kind],
-        [
-            ((kind.removeprefix(_STEP),), stats.latencies[kind])
-            for kind in stats.latencies
-            if _STEP in kind
-        ],
+        [((kind,), found) for kind, found in measured if kind not in steps],
+        [((kind.removeprefix(STEP_PREFIX),), found) for kind, found in steps.items()],
     ]
-    named = zip(_FAMILIES, values, strict=True)
+    named = zip(FAMILIES, values, strict=True)
     return {family.name: [Sample(*each) for each in found] for family, found in named}
 
 
@@ -155,16 +146,10 @@ def _pools(stats: MemoryStats) -> list[tuple[tuple[str, ...], int]]:
 
 
 def _pool_bytes(stats: MemoryStats) -> list[tuple[tuple[str, ...], int]]:
-    sizes: dict[int, tuple[int, int]] = {}
-    for pool in stats.per_pool.values():
-        used, free = sizes.get(pool.block_size, (0, 0))
-        n_free = pool.total_blocks - pool.used_blocks
-        more = pool.used_blocks * pool.block_size, n_free * pool.block_size
-        sizes[pool.block_size] = used + more[0], free + more[1]
     return [
-        ((str(size), state), value)
-        for size, both in sorted(sizes.items())
-        for state, value in zip(("used", "free"), both, strict=True)
+        ((str(size), state), n_blocks * size)
+        for size, (used, total) in sorted(blocks_by_size(stats.per_pool.values()).items())
+        for state, n_blocks in (("used", used), ("free", total - used))
     ]
 
 

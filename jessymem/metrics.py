@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from jessymem.errors import ConfigError
 from jessymem.histograms import LatencyHistogram
 from jessymem.manager import MmapManager
-from jessymem.metric_families import Family, Sample, buckets, families, samples
+from jessymem.metric_families import FAMILIES, Family, Sample, buckets, samples
 
 try:
     from prometheus_client import core
@@ -80,7 +80,7 @@ class _Collector:
 
     def describe(self) -> Iterator[Any]:
         """Yield each metric without values."""
-        for family in families():
+        for family in FAMILIES:
             yield self._made(family)
 
     def collect(self) -> Iterator[Any]:
@@ -89,7 +89,7 @@ class _Collector:
             name: samples(manager.get_stats(), manager.config)
             for name, manager in self._managers.items()
         }
-        for family in families():
+        for family in FAMILIES:
             metric = self._made(family)
             for name, values in found.items():
                 for sample in values[family.name]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from jessymem.config import MemoryConfig
 from jessymem.histograms import LatencyHistogram
-from jessymem.metric_families import Family, Sample, buckets, families, samples
+from jessymem.metric_families import FAMILIES, Family, Sample, buckets, samples
 from jessymem.stats import MemoryStats
 
 #: What a server says that the text is.
@@ -20,7 +20,7 @@ CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-
 def metrics_text(stats: MemoryStats, config: MemoryConfig) -> str:
     """Return all metrics of a manager as OpenMetrics text."""
     values = samples(stats, config)
-    lines = [line for family in families() for line in _lines(family, values[family.name])]
+    lines = [line for family in FAMILIES for line in _lines(family, values[family.name])]
     return "\n".join([*lines, "# EOF", ""])
 
 

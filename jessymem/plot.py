@@ -189,18 +189,18 @@ def memory_over_time(
     axes = _axes(ax, "memory_over_time")
     times = [each.written_at - found[0].written_at for each in found]
     names = list(found[-1].classes)
-    heights = [[each.classes[name][0] / _MIB for each in found] for name in names]
+    heights = [[each.classes[name].allocated_bytes / _MIB for each in found] for name in names]
     labels = [name.replace("_", " ") for name in names]
     axes.stackplot(times, heights, labels=labels, colors=_CLASSES)
     limit = found[-1].counters["total_limit_bytes"] / _MIB
-    for share in found[-1].thresholds:
+    for share in found[-1].thresholds.values():
         axes.axhline(share * limit, color=_LIMIT, linewidth=1, linestyle="--")
     axes.axhline(limit, color=_LIMIT, linewidth=2, label="limit")
     axes.set_xlabel("seconds")
     axes.set_ylabel("MiB")
     axes.set_ylim(bottom=0)
     axes.set_title(f"Memory of process {found[-1].pid}", loc="left")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0)
+    _put_legend_above(axes, 3)
     return axes
 
 
@@ -231,6 +231,16 @@ def _labelled(
     axes.set_xlabel("MiB")
     axes.set_ylabel(kind)
     axes.set_title(title, loc="left")
-    # Above the plot, where it hides no bar.
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0)
+    _put_legend_above(axes, 2)
     return axes
+
+
+def _put_legend_above(axes: matplotlib.axes.Axes, n_columns: int) -> None:
+    """Say what the colours are, where that hides nothing."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=n_columns,
+        frameon=False,
+        borderaxespad=0,
+    )

@@ -179,3 +179,12 @@ def allocator():
     yield made
     assert made.validate() == []
     made.close()
+
+
+@pytest.fixture
+def status_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this user's processes put their files, for this test alone."""
+    root = tmp_path / "run"
+    root.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
+    return root / "jessymem"

@@ -19,7 +19,7 @@ from support.internals import evict
 from support.processes import checked_in_child
 
 from jessymem import LayerNotFound, MmapManager
-from jessymem.metric_families import families
+from jessymem.metric_families import FAMILIES
 from jessymem.metrics import collector
 from jessymem.openmetrics import CONTENT_TYPE
 
@@ -42,8 +42,8 @@ def test_their_parser_reads_the_text(manager):
     manager.access_layer("L01-00")
     text = manager.metrics_text()
     parsed = list(text_string_to_metric_families(text))
-    assert [each.name for each in parsed] == [each.name for each in families()]
-    for mine, theirs in zip(families(), parsed, strict=True):
+    assert [each.name for each in parsed] == [each.name for each in FAMILIES]
+    for mine, theirs in zip(FAMILIES, parsed, strict=True):
         assert (theirs.type, theirs.unit, theirs.documentation) == (mine.kind, mine.unit, mine.help)
         assert theirs.samples
     assert text.endswith("\n# EOF\n")
@@ -143,7 +143,7 @@ def test_their_server_serves_it(manager):
     assert theirs == read_from(manager)
 
 
-COUNTERS = [f"{each.name}_total" for each in families() if each.kind == "counter"]
+COUNTERS = [f"{each.name}_total" for each in FAMILIES if each.kind == "counter"]
 
 
 def counters_of(manager):
@@ -216,7 +216,7 @@ def test_the_documents_list_every_metric():
     rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `jessymem_")]
     listed = {row[0].strip(" `"): [cell.strip() for cell in row[1:]] for row in rows}
     suffix = {"counter": "_total", "info": "_info"}
-    for family in families():
+    for family in FAMILIES:
         name = family.name + suffix.get(family.kind, "")
         labels = ", ".join(f"`{label}`" for label in family.labels)
         assert listed.pop(name) == [family.kind, labels, family.help]

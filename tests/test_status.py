@@ -30,15 +30,6 @@ from jessymem import (
 from jessymem.status import layout, processes, reader, writer
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where this user's processes put their files, for this test alone."""
-    root = tmp_path / "run"
-    root.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
-    return root / "jessymem"
-
-
 def shown_manager(store, status="auto", **settings):
     return MmapManager(MemoryConfig(64, store, status=status, simulation="never", **settings))
 
@@ -64,7 +55,7 @@ def edited(path, **changes):
     path.write_bytes(content)
 
 
-def test_others_see_what_the_manager_sees(store, folder):
+def test_others_see_what_the_manager_sees(store, status_folder):
     with shown_manager(store) as manager:
         manager.load_all()
         manager.create_proto_dimension(20, b"learned", name="l")
@@ -74,10 +65,10 @@ def test_others_see_what_the_manager_sees(store, folder):
         rewrite(manager)
         (status,) = reader.running()
         assert status.path == path_of(manager)
-        assert status.path.parent == folder
+        assert status.path.parent == status_folder
         assert (status.pid, status.is_alive) == (os.getpid(), True)
         assert status.store == str(store)
-        assert status.thresholds == (0.75, 0.85, 0.95)
+        assert list(status.thresholds.values()) == [0.75, 0.85, 0.95]
         assert abs(time.time() - status.written_at) < PATIENCE_SECONDS
         by_number = {int(each.dimension_id): each for each in status.dimensions}
         assert by_number[1].name == "Emotion"
@@ -86,7 +77,7 @@ def test_others_see_what_the_manager_sees(store, folder):
         check_shown(manager)
 
 
-def test_it_is_written_again_and_again(store, folder, monkeypatch):
+def test_it_is_written_again_and_again(store, status_folder, monkeypatch):
     monkeypatch.setattr(writer, "INTERVAL_SECONDS", 0.01)
     with shown_manager(store) as manager:
         manager.load_dimension("D01")
@@ -96,15 +87,15 @@ def test_it_is_written_again_and_again(store, folder, monkeypatch):
             time.sleep(0.01)
 
 
-def test_only_this_user_may_read_it(store, folder):
+def test_only_this_user_may_read_it(store, status_folder):
     with shown_manager(store) as manager:
         path = path_of(manager)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(status_folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("end", ["close", "forget"])
-def test_it_is_gone_with_the_manager(store, folder, end, monkeypatch):
+def test_it_is_gone_with_the_manager(store, status_folder, end, monkeypatch):
     monkeypatch.setattr(writer, "INTERVAL_SECONDS", 0.01)
     manager = shown_manager(store)
     path, thread = path_of(manager), manager._engine.watcher._thread
@@ -134,14 +125,14 @@ def start(store, status="auto", then="stay"):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def test_it_is_gone_when_the_process_ends_without_closing(store, folder):
+def test_it_is_gone_when_the_process_ends_without_closing(store, status_folder):
     with start(store, then="end") as process:
         path = process.stdout.readline().strip()
-    assert path.startswith(str(folder))
+    assert path.startswith(str(status_folder))
     assert not os.path.exists(path)
 
 
-def test_a_killed_process_is_not_shown_and_its_file_is_swept(store, folder):
+def test_a_killed_process_is_not_shown_and_its_file_is_swept(store, status_folder):
     with start(store) as process:
         path = process.stdout.readline().strip()
         assert [each.pid for each in reader.running()] == [process.pid]
@@ -155,7 +146,7 @@ def test_a_killed_process_is_not_shown_and_its_file_is_swept(store, folder):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it tells no starts of processes")
-def test_another_process_of_the_same_id_is_another_one(store, folder):
+def test_another_process_of_the_same_id_is_another_one(store, status_folder):
     with shown_manager(store) as manager:
         status = reader.read(path_of(manager))
         assert status.is_alive
@@ -164,7 +155,7 @@ def test_another_process_of_the_same_id_is_another_one(store, folder):
     assert processes.start_of(2**22 + 5) == 0
 
 
-def test_a_forked_child_neither_writes_nor_removes_it(store, folder):
+def test_a_forked_child_neither_writes_nor_removes_it(store, status_folder):
     with shown_manager(store) as manager:
         path = path_of(manager)
 
@@ -178,7 +169,7 @@ def test_a_forked_child_neither_writes_nor_removes_it(store, folder):
         assert reader.read(path).pid == os.getpid()
 
 
-def test_of_another_container_only_what_is_new_counts(store, tmp_path, folder):
+def test_of_another_container_only_what_is_new_counts(store, tmp_path, status_folder):
     with shown_manager(store) as manager:
         rewrite(manager)
         path = path_of(manager)
@@ -186,24 +177,24 @@ def test_of_another_container_only_what_is_new_counts(store, tmp_path, folder):
         assert (elsewhere.is_here, elsewhere.is_alive) == (False, True)
         assert not dataclasses.replace(elsewhere, written_at=0.0).is_alive
         content = path.read_bytes()
-    kept = folder / "1-1.status"
+    kept = status_folder / "1-1.status"
     kept.write_bytes(content)
     edited(kept, namespace=1, pid=2**22 + 5, written_at_ns=0)
-    assert reader.sweep(folder) == []
+    assert reader.sweep(status_folder) == []
     assert kept.exists()
 
 
-def test_what_cannot_be_read_is_swept_once_it_is_old(folder):
-    folder.mkdir(mode=0o700)
+def test_what_cannot_be_read_is_swept_once_it_is_old(status_folder):
+    status_folder.mkdir(mode=0o700)
     gone, young, alive, other = (
-        folder / f"{name}.status"
+        status_folder / f"{name}.status"
         for name in (f"{2**22 + 5}-1", f"{2**22 + 5}-2", f"{os.getpid()}-1", "letter")
     )
     for path in (gone, young, alive, other):
         path.write_bytes(b"of another version")
         if path != young:
             os.utime(path, (0, 0))
-    assert reader.sweep(folder) == [gone]
+    assert reader.sweep(status_folder) == [gone]
 
 
 def test_a_folder_that_is_not_there_is_not_made_for_it(tmp_path, monkeypatch):
@@ -212,7 +203,7 @@ def test_a_folder_that_is_not_there_is_not_made_for_it(tmp_path, monkeypatch):
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_manager_that_travels_shows_itself_anew(store, folder):
+def test_a_manager_that_travels_shows_itself_anew(store, status_folder):
     with shown_manager(store) as manager:
         manager.load_dimension("D01")
         with pickle.loads(pickle.dumps(manager)) as copy:
@@ -270,9 +261,9 @@ def test_where_there_is_no_folder_nothing_is_shown(store, tmp_path):
     assert "No such file" in off(store, tmp_path / "missing" / "x.status")
 
 
-def test_a_folder_that_others_may_write_into_is_no_place(store, folder):
-    folder.mkdir()
-    folder.chmod(0o777)
+def test_a_folder_that_others_may_write_into_is_no_place(store, status_folder):
+    status_folder.mkdir()
+    status_folder.chmod(0o777)
     assert "others may write into" in off(store, "auto")
     assert list(reader.running()) == []
 

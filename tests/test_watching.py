@@ -16,7 +16,7 @@ from rich.console import Console
 from support.command_line import run
 from support.processes import PATIENCE_SECONDS
 
-from jessymem import MemoryConfig, MmapManager, RegionBuilder
+from jessymem import ClassUsage, MemoryConfig, MmapManager, RegionBuilder
 from jessymem.latencies import KINDS
 from jessymem.status import reader
 from jessymem.terminal.status_views import fitting_view, show_age, status_view
@@ -25,16 +25,7 @@ HOSTILE = "<script>\x1b[31m\u202etxt"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where this user's processes put their files, for this test alone."""
-    root = tmp_path / "run"
-    root.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
-    return root / "jessymem"
-
-
-@pytest.fixture
-def shown(store, folder):
+def shown(store, status_folder):
     """A manager that shows itself, with something of everything."""
     with MmapManager(MemoryConfig(64, store, status="auto", simulation="never")) as manager:
         manager.load_all()
@@ -46,7 +37,7 @@ def shown(store, folder):
         yield manager
 
 
-def test_nobody_is_said_on_stderr(folder):
+def test_nobody_is_said_on_stderr(status_folder):
     done = run("ps")
     assert done.stdout == ""
     assert 'status="auto"' in done.stderr
@@ -81,7 +72,7 @@ def test_all_fits_into_80_columns(shown):
     assert any(line.startswith("D20") and line.rstrip().endswith("mapped") for line in lines)
 
 
-def test_numbers_are_never_cut(store, folder):
+def test_numbers_are_never_cut(store, status_folder):
     config = MemoryConfig(64, store, status="auto", simulation="never")
     with MmapManager(config) as manager:
         for number in range(100, 110):
@@ -118,7 +109,7 @@ def test_a_low_terminal_shows_dimensions_too(shown, height):
 def test_the_bar_is_as_long_as_what_is_counted(shown, share):
     (status,) = reader.running()
     counters = status.counters | {"total_allocated_bytes": share * 64 * 2**20}
-    classes = {name: (int(share * 64 * 2**20 / 5), 0) for name in status.classes}
+    classes = dict.fromkeys(status.classes, ClassUsage(int(share * 64 * 2**20 / 5), 0))
     drawn = dataclasses.replace(status, counters=counters, classes=classes)
     screen = Console(width=80, color_system=None)
     lines = screen.render_lines(status_view(drawn, None, "b", 80), pad=False)
@@ -152,7 +143,7 @@ def test_of_several_managers_one_has_to_be_named(shown, store):
 
 
 @pytest.mark.parametrize("target", ["1", "99999999999999999999", "no/such.status", "/etc/passwd"])
-def test_what_shows_nothing_is_named(folder, target):
+def test_what_shows_nothing_is_named(status_folder, target):
     done = run("top", "--once", target, exit_code=1)
     assert target in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -231,7 +222,7 @@ def test_it_ends_with_what_is_watched(shown):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
-def test_it_ends_with_a_process_that_is_killed(store, folder):
+def test_it_ends_with_a_process_that_is_killed(store, status_folder):
     program = "import sys, time; from jessymem import *;"
     program += "m = MmapManager(MemoryConfig(8, sys.argv[1], status='auto', simulation='never'));"
     program += "print(flush=True); time.sleep(600)"

@@ -37,6 +37,7 @@ from jessymem.errors import (
 from jessymem.histograms import NS
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.latencies import STEP_PREFIX
 from jessymem.learning import deltas
 from jessymem.learning.checks import check_writable, is_in_memory_alone
 from jessymem.learning.layers import LearnedLayer
@@ -95,7 +96,7 @@ def crystallize(
         steps = {"lock": writes - waits, "write": publishes - writes}
         steps["publish"] = published - publishes
         for step, seconds in steps.items():
-            engine.latencies.add(f"crystallization_{step}", int(seconds * NS))
+            engine.latencies.add(f"{STEP_PREFIX}{step}", int(seconds * NS))
         engine.latencies.add("crystallization", int((perf_counter() - start) * NS))
     except BaseException:
         for layer in chosen:

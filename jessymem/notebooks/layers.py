@@ -5,23 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jessymem.notebooks.markup import Html, escape, facts, foreign, heading, joined, listed, section
-from jessymem.regions.metadata import shortest
+from jessymem.regions.metadata import kind_of, shortest
 
 if TYPE_CHECKING:
     from jessymem.regions.metadata import LayerInfo
 
 
-def kind_of(layer: LayerInfo) -> Html:
-    """Say what a layer's content is: ``text``, or an array's dtype and shape."""
-    if layer.dtype is None or layer.shape is None:
-        return foreign(layer.encoding)
-    return foreign(f"array {layer.dtype} {'x'.join(map(str, layer.shape))}".rstrip())
-
-
 def view(layer: LayerInfo) -> Html:
     """Show one layer."""
     known = [
-        ("content", kind_of(layer)),
+        ("content", foreign(kind_of(layer))),
         ("size", escape(f"{layer.size:,} bytes")),
         ("offset", escape(f"{layer.offset:,}")),
         ("frequency", escape(shortest(layer.frequency))),

@@ -51,11 +51,10 @@ def view(engine: Engine) -> Html:
     stats, snapshot = collect_stats(engine, moment), moment.snapshot
     about = "closed" if engine.is_closed else _amount(stats)
     config = engine.config
-    marks = config.warning_threshold, config.eviction_threshold, config.critical_threshold
     return joined(
         [
             heading("MmapManager", foreign(str(engine.loader.place)), about),
-            budget_of(stats, marks),
+            budget_of(stats, tuple(config.thresholds.values())),
             _dimensions(snapshot, stats, engine),
             pools_of(stats.per_pool),
             counters_of(stats),

@@ -59,7 +59,7 @@ class MemoryMap:
     place: str
     is_closed: bool
     stats: jessymem.MemoryStats
-    thresholds: tuple[float, float, float]
+    thresholds: tuple[float, ...]
     dimensions: tuple[MappedDimension, ...]
     n_others: int
     n_other_bytes: int
@@ -143,7 +143,7 @@ def map_of(engine: Engine) -> MemoryMap:
         str(engine.loader.place),
         engine.is_closed,
         collect_stats(engine, moment),
-        (config.warning_threshold, config.eviction_threshold, config.critical_threshold),
+        tuple(config.thresholds.values()),
         tuple(
             MappedDimension.of(loaded, is_pinned=loaded.dimension_id in engine.pinned)
             for loaded in shown

@@ -9,7 +9,6 @@ from jessymem.errors import JessyMemoryError
 from jessymem.ids import LayerId
 from jessymem.inspection import byte_use, creation_time, extension_state
 from jessymem.kernels import schema as s
-from jessymem.notebooks.layers import kind_of
 from jessymem.notebooks.markup import (
     N_ROWS,
     NOTHING,
@@ -27,7 +26,7 @@ from jessymem.notebooks.markup import (
     unreadable,
 )
 from jessymem.notebooks.usage import Part, bar, legend
-from jessymem.regions.metadata import shortest
+from jessymem.regions.metadata import kind_of, shortest
 from jessymem.units import count, show_bytes
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _row(region: MmapRegion, layer_id: LayerId, row: int) -> tuple[Html, ...]:
         escape(str(layer_id)),
         foreign(layer.name),
         escape(show_bytes(layer.size)),
-        kind_of(layer),
+        foreign(kind_of(layer)),
         escape(shortest(layer.frequency)),
         escape(str(layer.depth)),
         escape("-" if layer.parent is None else str(layer.parent)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jessymem.kernels import schema as s
+from jessymem.pools.survey import run_lengths
 from jessymem.pools.table import PoolTable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def occupancy_of(table: PoolTable, pool: int, max_pieces: int) -> Occupancy:
     free, waiting = (
         np.add.reduceat(kind, edges[:-1], dtype=np.int64) / n_each for kind in (is_free, is_waiting)
     )
-    lengths = _run_lengths(is_free)
+    lengths = run_lengths(is_free)
     longest = int(lengths.max(initial=0))
     return Occupancy(pool, 1 - free - waiting, waiting, len(lengths), longest)
 
@@ -56,9 +57,3 @@ def _with_rest_of_runs(states: NDArray[Any], state: int) -> NDArray[np.bool_]:
     heads = np.where(states == s.BLOCK_CONTINUED, 0, np.arange(len(states)))
     found: NDArray[np.bool_] = states[np.maximum.accumulate(heads)] == state
     return found
-
-
-def _run_lengths(is_free: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return how long each row of free blocks is."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], is_free, [False]))))
-    return edges[1::2] - edges[::2]

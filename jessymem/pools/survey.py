@@ -7,7 +7,7 @@ threads go on allocating.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,21 @@ class PoolStats:
     utilization: float
     failures: int
     kind: str
+
+
+def blocks_by_size(pools: Iterable[PoolStats]) -> dict[int, tuple[int, int]]:
+    """Add up pools of one block size: how many blocks are used, and how many there are."""
+    sizes: dict[int, tuple[int, int]] = {}
+    for pool in pools:
+        used, total = sizes.get(pool.block_size, (0, 0))
+        sizes[pool.block_size] = used + pool.used_blocks, total + pool.total_blocks
+    return sizes
+
+
+def run_lengths(is_free: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return how long each row of free blocks is."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], is_free, [False]))))
+    return edges[1::2] - edges[::2]
 
 
 @dataclass(frozen=True)
@@ -141,10 +156,9 @@ class _Pool:
 
     def fill(self, tally: Any) -> None:
         """Do what the kernel does: add up the blocks into a TALLY."""
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], self.is_free, [False]))))
         tally["n_free"] = np.count_nonzero(self.is_free)
         tally["n_dirty"] = np.count_nonzero(self.is_free & (self.status & s.BLOCK_DIRTY != 0))
-        tally["n_longest_free"] = (edges[1::2] - edges[::2]).max(initial=0)
+        tally["n_longest_free"] = run_lengths(self.is_free).max(initial=0)
         tally["n_heads"] = np.count_nonzero(self.is_live)
         tally["n_live"] = self._n_blocks(self.is_live)
         tally["n_waiting"] = self._n_blocks(self.is_waiting)

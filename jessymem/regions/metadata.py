@@ -54,6 +54,13 @@ def shortest(frequency: float) -> str:
     return str(np.float32(frequency))
 
 
+def kind_of(layer: LayerInfo) -> str:
+    """Say what a layer's content is: ``text``, ``bytes``, or an array's dtype and shape."""
+    if layer.dtype is None or layer.shape is None:
+        return layer.encoding
+    return f"array {layer.dtype} {'x'.join(map(str, layer.shape))}".rstrip()
+
+
 @dataclass(frozen=True, repr=False)
 class LayerInfo:
     """One layer, without its content.
@@ -113,11 +120,8 @@ class LayerInfo:
 
     def __repr__(self) -> str:
         """Say in one line what it is; what it has not is left out."""
-        kind = self.encoding
-        if self.dtype is not None and self.shape is not None:
-            kind = f"array {self.dtype} {'x'.join(map(str, self.shape))}".rstrip()
         name = f" {shown(self.name)}" if self.name else ""
-        parts = [f"{self.layer_id}{name}", f"{self.size:,} bytes", kind]
+        parts = [f"{self.layer_id}{name}", f"{self.size:,} bytes", kind_of(self)]
         parts += [f"frequency={shortest(self.frequency)}", f"depth={self.depth}"]
         if self.keywords:
             parts.append(f"keywords={self.keywords}")

@@ -90,6 +90,9 @@ LATENCY: Final = np.dtype(
     [("kind", "S32"), ("total_ns", "<i8"), ("max_ns", "<i8"), ("counts", "<i8", (N_BUCKETS,))]
 )
 
+#: Shares of the limit, as `MemoryConfig.thresholds` has them.
+THRESHOLDS: Final = np.dtype([("warning", "<f8"), ("eviction", "<f8"), ("critical", "<f8")])
+
 STATUS: Final = np.dtype(
     [
         ("begin_sequence", "<i8"),
@@ -103,9 +106,7 @@ STATUS: Final = np.dtype(
         ("command", f"S{COMMAND_BYTES}"),
         ("release", "S32"),  # of jessymem
         ("store", f"S{STORE_BYTES}"),
-        ("warning_threshold", "<f8"),
-        ("eviction_threshold", "<f8"),
-        ("critical_threshold", "<f8"),
+        ("thresholds", THRESHOLDS),
         ("made_at_ns", "<i8"),  # since 1970, as all times
         ("written_at_ns", "<i8"),
         ("interval_ns", "<i8"),

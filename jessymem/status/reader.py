@@ -20,6 +20,8 @@ from jessymem.errors import RegionFormatError, RegionIOError
 from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
+from jessymem.pools.survey import PoolStats
+from jessymem.stats import ClassUsage
 from jessymem.status import layout, processes
 
 #: So often a file is read again that is just being written, and how long between two times.
@@ -73,18 +75,16 @@ class Status:
     made_at, written_at, interval : float
         When the manager was made, when this was written, and how often it is; in seconds, since
         1970 the first two.
-    thresholds : tuple of float
-        For warning, eviction, and the critical one, as shares of the limit.
+    thresholds : dict of str to float
+        As `MemoryConfig.thresholds`.
     counters : dict of str to int or float
         The numbers of `MemoryStats` that are one number each.
-    classes : dict of str to (int, int)
-        Bytes that are allocated, and that it is meant to hold.
+    classes : dict of str to ClassUsage
     n_dimensions : int
         How many are loaded.
     dimensions : tuple of ShownDimension
         Those with the most bytes in the budget, at most 256.
-    pools : tuple of dict
-        As in `MmapManager.dump_state`, without the blocks.
+    pools : tuple of PoolStats
     latencies : dict of str to LatencyHistogram
     """
 
@@ -98,12 +98,12 @@ class Status:
     made_at: float
     written_at: float
     interval: float
-    thresholds: tuple[float, float, float]
+    thresholds: dict[str, float]
     counters: dict[str, int | float]
-    classes: dict[str, tuple[int, int]]
+    classes: dict[str, ClassUsage]
     n_dimensions: int
     dimensions: tuple[ShownDimension, ...]
-    pools: tuple[dict[str, Any], ...]
+    pools: tuple[PoolStats, ...]
     latencies: dict[str, LatencyHistogram]
 
     @property
@@ -244,10 +244,11 @@ def _checked(content: bytes, path: Path) -> Any:
     """Return the record; raise RegionFormatError for what is none."""
 
     def fault(field: str, expected: object, got: object) -> RegionFormatError:
+        at = {"length": "begin_sequence", "sequence": "end_sequence"}.get(field, field)
         return RegionFormatError(
             f"{path} is no status file: {field} is {got}, not {expected}",
             field=field,
-            offset=0 if field == "length" else layout.STATUS.fields[field][1],  # type: ignore[index]
+            offset=layout.STATUS.fields[at][1],  # type: ignore[index]
             expected=expected,
             got=got,
             path=str(path),
@@ -264,9 +265,7 @@ def _checked(content: bytes, path: Path) -> Any:
         if record[field] != expected:
             raise fault(field, expected, int(record[field]))
     if begin != end:
-        error = fault("end_sequence", begin, end)
-        error.field = "sequence"
-        raise error
+        raise fault("sequence", begin, end)
     found = xxhash.xxh3_64_intdigest(content[layout.SUMMED])
     if found != record["checksum"]:
         raise fault("checksum", int(record["checksum"]), found)
@@ -284,9 +283,8 @@ def _checked(content: bytes, path: Path) -> Any:
     latencies = record["latencies"]
     if min(latencies[name].min() for name in ("counts", "total_ns", "max_ns")) < 0:
         raise fault("latencies", "numbers of 0 and above", "others")
-    thresholds = [record[f"{name}_threshold"] for name in ("warning", "eviction", "critical")]
-    if not all(0 < each <= 1 for each in thresholds):
-        raise fault("warning_threshold", "shares", thresholds)
+    if not all(0 < share <= 1 for share in record["thresholds"].item()):
+        raise fault("thresholds", "shares", record["thresholds"])
     return record
 
 
@@ -309,14 +307,10 @@ def _status_of(path: Path, record: Any) -> Status:
         made_at=record["made_at_ns"] / 1e9,
         written_at=record["written_at_ns"] / 1e9,
         interval=record["interval_ns"] / 1e9,
-        thresholds=(
-            float(record["warning_threshold"]),
-            float(record["eviction_threshold"]),
-            float(record["critical_threshold"]),
-        ),
-        counters=dict(zip(layout.COUNTERS.names or (), record["counters"].item(), strict=True)),
+        thresholds=_by_name(record["thresholds"]),
+        counters=_by_name(record["counters"]),
         classes={
-            _text(each["name"]): (int(each["allocated_bytes"]), int(each["limit_bytes"]))
+            _text(each["name"]): ClassUsage(int(each["allocated_bytes"]), int(each["limit_bytes"]))
             for each in record["classes"]
         },
         n_dimensions=int(record["n_dimensions"]),
@@ -344,17 +338,21 @@ def _dimension_of(row: Any) -> ShownDimension:
     )
 
 
-def _pool_of(row: Any) -> dict[str, Any]:
+def _pool_of(row: Any) -> PoolStats:
     total, used = int(row["total_blocks"]), int(row["used_blocks"])
-    return {
-        "pool_id": int(row["pool_id"]),
-        "block_size": int(row["block_size"]),
-        "total_blocks": total,
-        "used_blocks": used,
-        "utilization": used / total if total else 0.0,
-        "failures": int(row["failures"]),
-        "kind": s.POOL_KINDS[int(row["kind"])],
-    }
+    return PoolStats(
+        pool_id=int(row["pool_id"]),
+        block_size=int(row["block_size"]),
+        total_blocks=total,
+        used_blocks=used,
+        utilization=used / total if total else 0.0,
+        failures=int(row["failures"]),
+        kind=s.POOL_KINDS[int(row["kind"])],
+    )
+
+
+def _by_name(row: Any) -> dict[str, Any]:
+    return dict(zip(row.dtype.names, row.item(), strict=True))
 
 
 def _text(value: bytes) -> str:

@@ -1,7 +1,8 @@
 """`StatusWriter`: a thread that writes a manager's status file now and then.
 
 What is watched does nothing for it. The file is written with write(2), never through a mapping: one
-that others truncate would kill the process.
+that others truncate would kill the process. Its calls do not pass the seam of `osmem`, which is for
+what is done with region files.
 """
 
 from __future__ import annotations
@@ -171,8 +172,7 @@ class StatusWriter:
         record["command"] = _cut(command, layout.COMMAND_BYTES)
         record["release"] = __version__.encode()
         record["store"] = _cut(str(engine.loader.place), layout.STORE_BYTES)
-        for name in ("warning_threshold", "eviction_threshold", "critical_threshold"):
-            record[name] = getattr(config, name)
+        record["thresholds"] = tuple(config.thresholds.values())
         record["made_at_ns"] = time.time_ns()
         record["interval_ns"] = int(INTERVAL_SECONDS * 1e9)
 

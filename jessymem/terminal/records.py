@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Sequence
 from datetime import datetime
 from math import isfinite
-from typing import Any, Final
+from typing import Any
 
 from jessymem._version import __version__
 from jessymem.bench.run import BenchReport, accepted_misses
@@ -25,8 +26,6 @@ from jessymem.regions.region import MmapRegion
 from jessymem.status.reader import Status
 from jessymem.terminal.stores import place_of
 from jessymem.warming import WarmupReport
-
-_THRESHOLDS: Final = ("warning", "eviction", "critical")
 
 
 def build_record(report: BuildReport) -> dict[str, Any]:
@@ -237,14 +236,9 @@ def status_record(status: Status) -> dict[str, Any]:
         "store": status.store,
         "made_at": status.made_at,
         "written_at": status.written_at,
-        "thresholds": dict(
-            zip(("warning", "eviction", "critical"), status.thresholds, strict=True)
-        ),
+        "thresholds": status.thresholds,
         "counters": status.counters,
-        "classes": {
-            name: {"allocated_bytes": allocated, "limit_bytes": limit}
-            for name, (allocated, limit) in status.classes.items()
-        },
+        "classes": {name: dataclasses.asdict(usage) for name, usage in status.classes.items()},
         "n_dimensions": status.n_dimensions,
         "dimensions": [
             {
@@ -259,7 +253,7 @@ def status_record(status: Status) -> dict[str, Any]:
             }
             for each in status.dimensions
         ],
-        "pools": list(status.pools),
+        "pools": list(map(dataclasses.asdict, status.pools)),
         "latency_seconds": {
             kind: latency_record(found) for kind, found in status.latencies.items()
         },

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jessymem.histograms import show_seconds
+from jessymem.latencies import STEP_PREFIX
+from jessymem.pools.survey import blocks_by_size
 from jessymem.status.reader import ShownDimension, Status
 from jessymem.units import count, show_bytes
 from jessymem.visible_text import fitting
@@ -20,7 +22,6 @@ _NAME_COLUMNS: Final = 24
 #: What dimensions have at least, of lines; and texts, of columns.
 _FEWEST_ROWS: Final = 5
 _FEWEST_COLUMNS: Final = 8
-_STEPS: Final = "crystallization_"
 #: What the columns of dimensions take beside the name, with the longest numbers that there are.
 _OTHER_COLUMNS: Final = 66
 _STYLES: Final = {
@@ -155,11 +156,11 @@ def _budget(status: Status) -> RenderableType:
     counters = status.counters
     limit = max(int(counters["total_limit_bytes"]), 1)
     level = counters["total_allocated_bytes"] / limit
-    at = [round(share * _BAR_COLUMNS) for share in status.thresholds]
+    at = [round(share * _BAR_COLUMNS) for share in status.thresholds.values()]
     bar, total = Text("budget ["), 0
     filled: list[str] = []
-    for name, (allocated, _) in status.classes.items():
-        total += allocated
+    for name, usage in status.classes.items():
+        total += usage.allocated_bytes
         n_cells = min(round(total * _BAR_COLUMNS / limit), _BAR_COLUMNS) - len(filled)
         filled += [_STYLES.get(name, "white")] * n_cells
     if total and not filled:
@@ -171,23 +172,21 @@ def _budget(status: Status) -> RenderableType:
             bar.append("#", filled[cell])
         else:
             bar.append(".", "dim")
-    style = ["green", "yellow", "dark_orange", "red"][sum(level > t for t in status.thresholds)]
+    n_passed = sum(level > share for share in status.thresholds.values())
+    style = ("green", "yellow", "dark_orange", "red")[n_passed]
     bar.append(f"] {show_bytes(counters['total_allocated_bytes'])} of {show_bytes(limit)}")
     bar.append(f" ({level:.1%})", style)
-    parts = [
-        (f"{name.replace('_', ' ')} {show_bytes(allocated)}", _STYLES.get(name, "white"))
-        for name, (allocated, _) in status.classes.items()
-        if allocated
-    ]
     classes = Text("       ")
-    for text, each_style in parts:
-        classes.append(f"{text}  ", each_style)
+    for name, usage in status.classes.items():
+        if usage.allocated_bytes:
+            shown = f"{name.replace('_', ' ')} {show_bytes(usage.allocated_bytes)}  "
+            classes.append(shown, _STYLES.get(name, "white"))
     rest = (
         f"       peak {show_bytes(counters['peak_usage_bytes'])}, waiting for views"
         f" {show_bytes(counters['waiting_bytes'])}, retained"
         f" {show_bytes(counters['retained_bytes'])}"
     )
-    return Group(bar, *([classes] if parts else []), Text(rest))
+    return Group(bar, *([classes] if total else []), Text(rest))
 
 
 def _counters(status: Status, before: Status | None) -> Table:
@@ -229,7 +228,7 @@ def _latencies(status: Status, before: Status | None) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     seconds = 0.0 if before is None else status.written_at - before.written_at
     for kind, found in status.latencies.items():
-        if not found.n_samples or kind.startswith(_STEPS):
+        if not found.n_samples or kind.startswith(STEP_PREFIX):
             continue
         median, tail = found.percentiles((50, 99))
         rate = ""
@@ -240,9 +239,9 @@ def _latencies(status: Status, before: Status | None) -> RenderableType:
     if not table.row_count:
         table.add_row("nothing yet", "", "", "", "", "")
     steps = [
-        f"{kind.removeprefix(_STEPS)} {show_seconds(found.percentile(50))}"
+        f"{kind.removeprefix(STEP_PREFIX)} {show_seconds(found.percentile(50))}"
         for kind, found in status.latencies.items()
-        if kind.startswith(_STEPS) and found.n_samples
+        if kind.startswith(STEP_PREFIX) and found.n_samples
     ]
     if not steps:
         return table
@@ -256,22 +255,19 @@ def _pools(status: Status) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for pool in status.pools:
         table.add_row(
-            f"{pool['pool_id']} {pool['kind']}",
-            show_bytes(pool["block_size"]),
-            f"{pool['used_blocks']:,}",
-            f"{pool['total_blocks']:,}",
-            f"{pool['utilization']:.0%}",
-            f"{pool['failures']:,}",
+            f"{pool.pool_id} {pool.kind}",
+            show_bytes(pool.block_size),
+            f"{pool.used_blocks:,}",
+            f"{pool.total_blocks:,}",
+            f"{pool.utilization:.0%}",
+            f"{pool.failures:,}",
         )
     return table
 
 
 def _pools_in_short(status: Status) -> Text:
-    sizes: dict[int, tuple[int, int]] = {}
-    for pool in status.pools:
-        used, total = sizes.get(pool["block_size"], (0, 0))
-        sizes[pool["block_size"]] = used + pool["used_blocks"], total + pool["total_blocks"]
-    shown = [f"{show_bytes(size)} {used:,}/{total:,}" for size, (used, total) in sizes.items()]
+    sizes = blocks_by_size(status.pools).items()
+    shown = [f"{show_bytes(size)} {used:,}/{total:,}" for size, (used, total) in sizes]
     return Text("blocks " + ", ".join(shown), no_wrap=True, overflow="ellipsis")
 
 
