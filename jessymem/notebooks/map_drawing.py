@@ -115,9 +115,7 @@ def _budget(drawing: Drawing, memory: jessymem.MemoryMap) -> None:
     drawing.text(_MARGIN, drawing.y, about, is_faint=True)
 
 
-def _thresholds(
-    drawing: Drawing, shares: tuple[float, float, float], width: float, top: float
-) -> None:
+def _thresholds(drawing: Drawing, shares: tuple[float, ...], width: float, top: float) -> None:
     last = -1e9
     for at in shares:
         x = _MARGIN + width * at
