@@ -16,7 +16,7 @@ def lowest(project: dict[str, object]) -> list[str]:
     """Return ``name==version`` for each requirement of a project and its extras."""
     extras = dict(project["optional-dependencies"])  # type: ignore[call-overload]
     wanted = [*project["dependencies"], *chain.from_iterable(extras.values())]  # type: ignore[misc]
-    found = (re.match(r"([\w-]+)>=([\w.]+)", requirement) for requirement in wanted)
+    found = (re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in wanted)
     return sorted({f"{match[1]}=={match[2]}" for match in found if match})
 
 

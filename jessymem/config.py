@@ -178,6 +178,9 @@ class MemoryConfig:
     status : {"off", "auto"} or path-like
         Where other processes see what this one does (`jessymem top`): nowhere; in a file of the
         user's folder for such, or in this one. It is written twice a second, and gone at `close`.
+    compress_cold : {"none", "zstd", "zstd:1" to "zstd:22"}
+        Whether `fold` compresses the layers of a dimension that is cold: evicted, or among the
+        first to be. Needs the extra ``zstd``; docs/compression.md tells what it costs.
     read_only : bool
         Refuse every write; make no directory and no lock file. Always so where `base_path` is a
         URL.
@@ -212,6 +215,7 @@ class MemoryConfig:
     zero_on_reuse: bool = True
     read_only: bool = False
     status: str | os.PathLike[str] = "off"
+    compress_cold: str = "none"
 
     def __post_init__(self) -> None:
         """Check every field and bring it to one form: plain numbers, a path, pools."""
@@ -234,6 +238,11 @@ class MemoryConfig:
         _check_choice("advice", self.advice, ADVICE_MODES)
         _check_choice("load_mode", self.load_mode, LOAD_MODES)
         _check_choice("guard", self.guard, GUARDS)
+        if self.compress_cold != "none":
+            from jessymem.zstd import as_compression
+
+            if as_compression(self.compress_cold, "compress_cold") is None:
+                raise _config_error("compress_cold", None, "'none' or 'zstd'")
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
         if isinstance(self.status, str) and self.status.lower() in STATUS_MODES:

@@ -204,6 +204,7 @@ def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
     rows, base = region.rows, region.base
     # A region's own layers have one location and one state.
     is_plain = base is region and len(region.members) == 1 and len(rows) > 0
+    is_stored_plain = is_plain and region.members[0].frames is None
     location = region.location_of(0) if is_plain else None
     state = region.state_of(0) if is_plain else None
     fields = ("layer_num", "content_offset", "content_end", "depth", "frequency", "parent")
@@ -225,7 +226,7 @@ def _layers(loaded: LoadedDimension) -> list[dict[str, Any]]:
             "layer": str(LayerId(region.dimension_id, number)),
             "pool": pools.get(number),
             "generation": file if is_plain else generation_of(number),
-            "offset": start if is_plain else region.extent_of(row)[0],
+            "offset": start if is_stored_plain else region.extent_of(row)[0],
             "size": end - start,
             "depth": depth,
             "frequency": frequency if isfinite(frequency) else None,  # JSON has no NaN

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jessymem.pools.occupancy import Occupancy
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
+    from jessymem.regions.frames import Frames
     from jessymem.regions.name_patterns import NamePattern
     from jessymem.regions.name_table import NameTable
     from jessymem.scanning.batches import HitBatch
@@ -31,6 +32,7 @@ __all__ = [
     "CancelToken",
     "Content",
     "ContentOrArray",
+    "Frames",
     "HitBatch",
     "LayerDraft",
     "LayersLike",
@@ -47,6 +49,7 @@ _HOME_OF: Final = {
     "CancelToken": "jessymem.scanning.workers",
     "Content": "jessymem.regions.drafts",
     "ContentOrArray": "jessymem.regions.drafts",
+    "Frames": "jessymem.regions.frames",
     "HitBatch": "jessymem.scanning.batches",
     "LayerDraft": "jessymem.regions.drafts",
     "LayersLike": "jessymem.engine.locations",

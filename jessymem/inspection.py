@@ -260,7 +260,7 @@ def extension_state(region: MmapRegion) -> str:
 
 def byte_use(region: MmapRegion) -> ByteUse:
     """Count a region's bytes by what they are for."""
-    rows = region.layout.rows
+    rows = region.stored_rows()
     metadata = region.layout.content_start
     contents = int((rows["content_end"] - rows["content_offset"]).sum())
     return ByteUse(metadata, contents, region.size - metadata - contents)
@@ -276,7 +276,7 @@ def byte_map(region: MmapRegion, n_cells: int) -> NDArray[np.intp]:
     """
     edges = np.linspace(0, region.size, n_cells + 1)
     metadata = np.minimum(edges, region.layout.content_start)
-    contents = _bytes_before(region.layout.rows, edges)
+    contents = _bytes_before(region.stored_rows(), edges)
     shares = np.diff([metadata, contents, edges - metadata - contents], axis=1)
     kinds: NDArray[np.intp] = shares.argmax(axis=0)
     kinds[0] = 0

@@ -24,6 +24,7 @@ KINDS: Final = (
     "read",
     "batch",
     "allocation",
+    "inflation",
     "load",
     "reload",
     "crystallization",

@@ -657,20 +657,25 @@ class MmapManager(LayerReader):
 
     @clears_frames
     @records_failure("fold_failed", "folded")
-    def fold(self, dimension_id: DimensionLike) -> bool:
+    def fold(self, dimension_id: DimensionLike, *, compress: str | None = None) -> bool:
         """Write a dimension's region file and the deltas beside it into one region file.
 
-        Readers go on meanwhile. Afterwards a reader of the plain format sees all of the dimension.
-        It need not be loaded.
+        Readers go on meanwhile. Afterwards a reader of the plain format sees all of the dimension,
+        unless layers of it are compressed. It need not be loaded.
 
         Parameters
         ----------
         dimension_id : DimensionId, int or str
+        compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
+            What is to become of its layers: those that become an eighth shorter are kept
+            compressed, at level 3 or the one given; or all of them plain. By default each stays
+            as it is, unless the dimension is cold and `MemoryConfig.compress_cold` says more.
 
         Returns
         -------
         bool
-            False: there was no delta, and nothing was written.
+            False: there was no delta, no layer is to be stored in another way, and nothing was
+            written.
 
         Raises
         ------
@@ -680,6 +685,8 @@ class MmapManager(LayerReader):
             As `crystallize_proto_dimension`.
         InvalidAccess
             If this call interrupts another one of its thread, or the manager is closed.
+        ConfigError
+            If `compress` is not one of those above, or the extra ``zstd`` is missing.
         ValueError, TypeError
             If `dimension_id` is not a dimension id.
 
@@ -699,16 +706,21 @@ class MmapManager(LayerReader):
         """
         from jessymem.learning import crystallization
 
-        return crystallization.fold(self._engine, as_dimension_id(dimension_id))
+        return crystallization.fold(self._engine, as_dimension_id(dimension_id), compress)
 
     @clears_frames
     @records_failure("crystallize_failed", "crystallized")
-    def crystallize_dimension(self, dimension_id: DimensionLike) -> list[LayerId]:
+    def crystallize_dimension(
+        self, dimension_id: DimensionLike, *, compress: str | None = None
+    ) -> list[LayerId]:
         """Write all that is learned in a dimension into its file, in one go.
 
         Parameters
         ----------
         dimension_id : DimensionId, int or str
+        compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
+            As `fold` takes it, for what is written anew. Where nothing of the dimension's region
+            file is compressed yet, all of that is written again with it.
 
         Returns
         -------
@@ -722,6 +734,8 @@ class MmapManager(LayerReader):
         DuplicateLayer, ImmutableDimension
             As `crystallize_proto_dimension`, for the first layer that it holds for; none is
             written then.
+        ConfigError
+            As `fold`.
 
         Notes
         -----
@@ -736,7 +750,8 @@ class MmapManager(LayerReader):
         """
         from jessymem.learning import crystallization
 
-        return crystallization.crystallize(self._engine, as_dimension_id(dimension_id))
+        dimension = as_dimension_id(dimension_id)
+        return crystallization.crystallize(self._engine, dimension, compress=compress)
 
     # -- blocks of memory, see `PoolAllocator` -----------------------------------------------------
 

@@ -6,16 +6,22 @@ import sys
 import weakref
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from jessymem.config import MemoryConfig
-from jessymem.errors import RegionNotFound
-from jessymem.ids import DimensionId
+from jessymem.errors import LayerNotFound, RegionNotFound
+from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
 from jessymem.regions.layout import Edition
+from jessymem.regions.table import address_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from jessymem.engine.engine import Engine
     from jessymem.engine.snapshot import Snapshot
     from jessymem.kernels.store import Store
@@ -56,8 +62,16 @@ class Origin:
         self._engine = engine
         self._snapshot = snapshot
 
-    def store(self) -> Store:
-        """Return the state's store."""
+    def store(self, inflated: tuple[int, ...] = ()) -> Store:
+        """Return the state's store, in which some layers, by packed id, are inflated.
+
+        Raises
+        ------
+        LayerNotFound
+            If one of these is not in memory.
+        RegionFormatError, LimitExceeded, AllocationFailed, ConfigError
+            As `Frames.view`.
+        """
         from jessymem.kernels import _jit
         from jessymem.kernels.store import Store
 
@@ -65,16 +79,44 @@ class Origin:
             from jessymem.kernels import _numba
 
             _numba.init()
-        return Store(self._snapshot.directory, self._reduce)
+        directory = self._snapshot.directory
+        if inflated:
+            directory = self._inflated(inflated)
+        return Store(directory, partial(self._reduce, inflated))
 
-    def _reduce(self) -> tuple[Any, ...]:
+    def _inflated(self, packed: tuple[int, ...]) -> NDArray[np.int64]:
+        """Return the state's directory with rows that lead to what is inflated."""
+        snapshot, held = self._snapshot, list[Any]()
+        tables: dict[int, NDArray[Any]] = {}
+        for layer_id in map(LayerId.from_packed, packed):
+            dimension = int(layer_id.dimension)
+            table = snapshot.get_for(layer_id).resident
+            if table is None:
+                raise LayerNotFound(f"{layer_id} is not in memory", layer=layer_id)
+            row = table.find_row(layer_id)
+            if table.frames_of(row) is None:
+                continue
+            if dimension not in tables:
+                held.append(self._engine.loader.charge_table(table, table.rows.nbytes))
+                tables[dimension] = table.private_rows()
+            view = table.content_of(row)
+            held.append(view)
+            away = address_of(np.frombuffer(view, np.uint8)) - table.content_address
+            rows = tables[dimension]
+            rows["content_offset"][row] = away % 2**64  # it wraps around
+            rows["content_end"][row] = (away + len(view)) % 2**64
+        return snapshot.directory_with(tables, held)
+
+    def _reduce(self, inflated: tuple[int, ...]) -> tuple[Any, ...]:
         engine, snapshot = self._engine, self._snapshot
         loaded = editions_in(engine, snapshot)
         in_memory = tuple(each for each in loaded if snapshot.path_of(each[0]) is not None)
-        return attach_store, (engine.loader.config, in_memory)
+        return attach_store, (engine.loader.config, in_memory, inflated)
 
 
-def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
+def attach_store(
+    config: MemoryConfig, loaded: tuple[Loaded, ...], inflated: tuple[int, ...] = ()
+) -> Store:
     """Make the store that a pickled one is in this process.
 
     While one that was pickled alike is held here, nothing is mapped a second time.
@@ -93,7 +135,7 @@ def attach_store(config: MemoryConfig, loaded: tuple[Loaded, ...]) -> Store:
         reload(engine, loaded)
         origin = Origin(engine, engine.snapshot)
         _origins[config, loaded] = origin
-    return origin.store()
+    return origin.store(inflated)
 
 
 #: Of stores that were unpickled here, for as long as one of them is held.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 #: At most so many bytes are written by one call, and so many buffers; pieces that are shorter than
@@ -12,6 +12,41 @@ _N_BUFFERS: Final = 1_000
 _SHORT_PIECE_BYTES: Final = 2**16
 _BUFFER_BYTES: Final = 2**18
 _GATHERED_BYTES: Final = 2**24
+
+
+class Parts:
+    """A piece whose bytes are made when they are wanted, one part after the other.
+
+    Parameters
+    ----------
+    n_bytes : int
+        How many they are together.
+    make : callable
+        Returns an iterator over the parts; what it raises goes to who copies them.
+    """
+
+    __slots__ = ("_make", "_n_bytes")
+
+    def __init__(self, n_bytes: int, make: Callable[[], Iterator[Any]]) -> None:
+        self._n_bytes = n_bytes
+        self._make = make
+
+    def __len__(self) -> int:
+        """Return how many bytes it is."""
+        return self._n_bytes
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the parts, made anew."""
+        return self._make()
+
+
+def in_parts(pieces: Iterable[Any]) -> Iterator[Any]:
+    """Yield the bytes of `pieces`, those of `Parts` as they are made."""
+    for piece in pieces:
+        if isinstance(piece, Parts):
+            yield from piece
+        else:
+            yield piece
 
 
 def gather(pieces: Iterable[Any]) -> Iterable[Any]:

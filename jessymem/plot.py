@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from jessymem import extras
 from jessymem.errors import shown
 from jessymem.histograms import bucket_edges
-from jessymem.ingest import extras
 from jessymem.manager import MmapManager
 from jessymem.stats import MemoryStats
 from jessymem.status.reader import Status

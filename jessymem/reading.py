@@ -48,7 +48,9 @@ class LayerReader(LayerMapping):
     LimitExceeded, DimensionNotFound, RegionIOError, RegionFormatError or AllocationFailed if a
     dimension was evicted and cannot be mapped again: there is no room, or its file is gone or
     cannot be read. OutOfBounds if a file was changed under its mapping so that a layer would lie
-    outside. ValueError or TypeError if an argument is not of the form that is asked for.
+    outside. ValueError or TypeError if an argument is not of the form that is asked for. If a
+    layer is compressed, RegionFormatError, where it is damaged, LimitExceeded or AllocationFailed,
+    where there is no room to inflate it, and ConfigError, where the extra ``zstd`` is missing.
     """
 
     @clears_frames
@@ -278,14 +280,15 @@ class LayerReader(LayerMapping):
             statuses = located.locations["status"]
             if (statuses == s.OUT_OF_BOUNDS).any():  # damage is not skipped
                 raise_missing(located, packed)
-            is_found = statuses == s.OK
+            is_found = located.is_found
             rows = located.locations[is_found][["slot", "row"]].tolist()
-            return ContextCollection(
-                LoadedContext.of(layer_id, located.snapshot.table_at(slot), row)
-                for layer_id, (slot, row) in zip(
-                    compress(wanted, is_found.tolist()), rows, strict=True
-                )
-            )
+            layer_ids = compress(wanted, is_found.tolist())
+            table_at = located.snapshot.table_at
+            found = [
+                (each, table_at(at), row) for each, (at, row) in zip(layer_ids, rows, strict=True)
+            ]
+        del located, table_at  # what is compressed may need the room of what else they hold
+        return ContextCollection(LoadedContext.of(*each) for each in found)
 
     @clears_frames
     def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
@@ -382,7 +385,8 @@ class LayerReader(LayerMapping):
             In the order of the ids, the caller's own. Fields: ``offset`` and ``size`` of the
             content in bytes (int64), the offset from the region's first byte, out of which that of
             a layer in memory may lead; ``region``, the region id (int32); ``status`` (int32), 0
-            where the layer was found, else NO_DIMENSION, NO_SUCH_LAYER or OUT_OF_BOUNDS of
+            where the layer was found, COMPRESSED where it was, and has to be inflated first, with
+            its size and no offset; else NO_DIMENSION, NO_SUCH_LAYER or OUT_OF_BOUNDS of
             `jessymem.kernels.schema`, with region -1; ``slot`` and ``row`` (int32), its rows in the
             tables of `store`. Locations are those of one state: they keep nothing alive.
 
@@ -445,7 +449,9 @@ class LayerReader(LayerMapping):
 
         strict = is_strict(missing)
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
-            return cut_views(located)
+            cut = cut_views(located)
+        del located  # what is compressed may need the room of what else it holds
+        return cut.inflated()
 
     @clears_frames
     def gather(
@@ -498,6 +504,7 @@ class LayerReader(LayerMapping):
             A tuple of two arrays, to be passed to functions compiled with ``numba.njit``; see
             `jessymem.kernels`. What it leads to stays in memory, unchanged, while it is held.
             Layers that were evicted are not in it: read them, or pin their dimensions, before.
+            Compressed ones have the status COMPRESSED there, and no bytes; see `inflate`.
 
         Examples
         --------
@@ -515,6 +522,55 @@ class LayerReader(LayerMapping):
         self._engine.check_open()
         self._engine.sampler.note_reader()
         return Origin(self._engine, snapshot).store()
+
+    @clears_frames
+    def inflate(self, layer_ids: jessymem.hints.LayersLike) -> jessymem.hints.Store:
+        """Return the present state for use in compiled code, with some compressed layers inflated.
+
+        Parameters
+        ----------
+        layer_ids : array of packed ids, or iterable of LayerId, int or str
+            What is not compressed may be among them. Evicted dimensions are mapped again.
+
+        Returns
+        -------
+        Store
+            As `store` returns, in which each of these layers is there as any other. Compressed
+            layers that are not among them have the status COMPRESSED there. What is inflated counts
+            in the budget for as long as the store is held; other readers use it too.
+
+        Raises
+        ------
+        LayerNotFound
+            If one of them is not loaded.
+        LimitExceeded, AllocationFailed
+            If there is no room for them all together.
+        RegionFormatError
+            If one is damaged.
+        ConfigError
+            If the extra ``zstd`` is missing.
+
+        Examples
+        --------
+        >>> from jessymem.kernels import layer_bytes
+        >>> text = "Rain, and rain again. " * 50
+        >>> layer = manager.create_proto_dimension("D16", text)
+        >>> manager.crystallize_dimension("D16", compress="zstd")
+        [L16-08]
+        >>> layer_bytes(manager.store(), int(layer)).size
+        0
+        >>> layer_bytes(manager.inflate([layer]), int(layer)).size
+        1100
+        """
+        from jessymem.engine.locations import as_packed, located_in
+        from jessymem.pickling import Origin
+
+        packed = as_packed(layer_ids)
+        with located_in(self._engine, packed, is_strict=True) as located:
+            snapshot, compressed = located.snapshot, packed[located.compressed].tolist()
+            del located
+            self._engine.sampler.note_reader()
+            return Origin(self._engine, snapshot).store(tuple(dict.fromkeys(compressed)))
 
     # -- scans -------------------------------------------------------------------------------------
 

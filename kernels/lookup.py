@@ -18,6 +18,8 @@ from jessymem.kernels.schema import (
     ABSENT,
     CHUNK_BITS,
     CHUNK_ROWS,
+    COMPRESSED,
+    COMPRESSED_AT,
     DIRECTORY,
     DIRECTORY_BYTES,
     EVICTED,
@@ -26,6 +28,7 @@ from jessymem.kernels.schema import (
     LAYER_BYTES,
     LAYER_INDEX,
     LOCATION,
+    MAX_CONTENT_BYTES,
     MAX_LAYER,
     NO_DIMENSION,
     NO_SUCH_LAYER,
@@ -97,13 +100,16 @@ def find_row(region: Int, layer: Int) -> Int:
 def find_extent(region: Int, row: Int) -> tuple[Int, Int]:
     """Return where a row's content begins, in bytes from its region's first, and its size.
 
-    The size is OUT_OF_BOUNDS where they would lie outside. Each word of the row is read once,
+    The size is a code where they lie elsewhere: COMPRESSED, and where the content would begin is
+    its size then; or OUT_OF_BOUNDS. Each word of the row is read once,
     checked, then used: the row may lie in a file that someone else rewrites.
     """
     address = memory.load_i64(region + TABLE_ADDRESS) + row * LAYER_BYTES
     start = memory.load_i64(address + _CONTENT_OFFSET)
     end = memory.load_i64(address + _CONTENT_END)
     if start < 0 or end < start or end > memory.load_i64(region + N_BYTES):
+        if start == COMPRESSED_AT and start < end <= start + MAX_CONTENT_BYTES:
+            return end - start, np.int64(COMPRESSED)
         # Content elsewhere in memory lies where its offset leads, on either side of the region;
         # such a table is private and was checked when it was made.
         if memory.load_i64(region + LEADS_OUTSIDE) == 0 or end < start:
@@ -113,13 +119,16 @@ def find_extent(region: Int, row: Int) -> tuple[Int, Int]:
 
 @kernel(inline=True)
 def find_layer(region: Int, layer: Int) -> tuple[Int, Int, Int]:
-    """Return row, offset and size of a layer; row is negative, a code, where there is none."""
+    """Return row, offset and size of a layer; row is negative, a code, where there is none.
+
+    Of one that is COMPRESSED the size is told.
+    """
     row = find_row(region, layer)
     if row < 0:
         return row, np.int64(0), np.int64(0)
     offset, n_bytes = find_extent(region, row)
     if n_bytes < 0:
-        return n_bytes, np.int64(0), np.int64(0)
+        return n_bytes, np.int64(0), offset
     return row, offset, n_bytes
 
 
@@ -130,9 +139,10 @@ def locate_many(
     out: NDArray[Any],
     touched: NDArray[Any],
 ) -> Int:
-    """Write where each of `layer_ids` (int64) lies into `out`; return how many were not found.
+    """Write where each of `layer_ids` (int64) lies into `out`; return how many are not at hand.
 
-    ``touched[slot]`` (uint8) becomes 1 for the region of each that was.
+    ``touched[slot]`` (uint8) becomes 1 for the region of each that was found. What is compressed
+    was, and has its size and its row; the rest has not.
     """
     # Rows by their addresses: arrays that pass from call to call have their references counted.
     first = directory.ctypes.data
@@ -165,6 +175,14 @@ def locate_many(
                 out[i]["status"] = OK
                 out[i]["slot"] = slot
                 touched[slot] = 1
+            elif n_bytes == COMPRESSED:
+                out[i]["offset"] = 0
+                out[i]["size"] = offset
+                out[i]["region"] = memory.load_i32(region + REGION_ID)
+                out[i]["status"] = COMPRESSED
+                out[i]["slot"] = layer_ids[i] >> LAYER_BITS
+                touched[layer_ids[i] >> LAYER_BITS] = 1
+                n_missing += 1
             else:
                 out[i]["offset"] = 0
                 out[i]["size"] = 0

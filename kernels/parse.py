@@ -22,6 +22,7 @@ from jessymem.kernels.schema import (
     BAD_KEYWORD_COUNT,
     BAD_KEYWORD_LENGTH,
     BAD_METADATA_SIZE,
+    COMPRESSED_AT,
     FAULT,
     KEYWORD_LENGTH_BYTES,
     LAYER,
@@ -148,10 +149,11 @@ def parse_entry(data: Bytes, at: Int, rows: Rows, i: Int, fault: NDArray[Any]) -
     if end - at < _EXTENT_BYTES:
         return report_end(fault, at, _EXTENT_BYTES, n_bytes)
     content, size = extent_at(data, at)
-    if content < 0 or content > n_bytes:
-        return report(fault, at, n_bytes, content, BAD_EXTENT)
-    if size > n_bytes - content:
-        return report(fault, at + _SIZE, n_bytes - content, size, BAD_EXTENT)
+    if content != COMPRESSED_AT:  # that may be there is for `check_rows` to say
+        if content < 0 or content > n_bytes:
+            return report(fault, at, n_bytes, content, BAD_EXTENT)
+        if size > n_bytes - content:
+            return report(fault, at + _SIZE, n_bytes - content, size, BAD_EXTENT)
     rows["layer_num"][i] = number
     rows["depth"][i] = depth
     rows["frequency"][i] = bits

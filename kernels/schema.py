@@ -26,16 +26,18 @@ LAYER_BITS: Final = 16  # a packed layer id is dimension << LAYER_BITS | layer
 N_CORE_DIMENSIONS: Final = 14
 FIRST_USER_DIMENSION: Final = 32_768  # D15 .. D32767 are grown, D32768 and above belong to the user
 
-# -- the region file, version 1 (docs/format.md) ---------------------------------------------------
+# -- the region file, versions 1 and 2 (docs/format.md) --------------------------------------------
 #
 #   0  HEADER                 256 bytes; its reserved part may hold an EXTENSION
 # 256  layer_count x entry    LAYER_ENTRY, keywords, LAYER_EXTENT: variable length, any order
 #      table                  layer_count x LAYER, sorted by layer_num   (extension only)
 #      heap                   names, keywords, arrays' descriptions       (extension only)
+#      frames, dictionary     of compressed layers                        (version 2 only)
 #      content blocks         on 64-byte boundaries when written here
 
 MAGIC: Final = b"JESSY_MMAP_V1\0\0\0"
-FORMAT_VERSION: Final = 1
+COMPRESSED_MAGIC: Final = b"JESSY_MMAP_V2\0\0\0"  # of a file in which layers are compressed
+VERSIONS: Final = {MAGIC: 1, COMPRESSED_MAGIC: 2}
 MAX_NAME_BYTES: Final = 64
 
 HEADER: Final = np.dtype(
@@ -78,7 +80,10 @@ EXTENSION: Final = np.dtype(
         ("replaces", "<u8"),  # the lowest generation of the deltas in whose place it is; 0: of none
         ("deleted_offset", "<u8"),  # of a delta: u16 numbers of deleted layers; 0: there are none
         ("n_deleted", "<u8"),
-        ("padding", "V32"),  # zero
+        ("frames_offset", "<u8"),  # of a file with compressed layers: FRAME[n_frames]; else 0
+        ("n_frames", "<u8"),
+        ("dictionary_offset", "<u8"),  # that its frames share; 0: there is none
+        ("dictionary_size", "<u8"),
         ("header_xxh3", "<u8"),
     ]
 )
@@ -108,6 +113,25 @@ FLAG_SIMULATION: Final = 1  # simulation was on when the file was written
 KNOWN_FLAGS: Final = FLAG_SIMULATION
 
 DELETED: Final = np.dtype("<u2")  # the number of a deleted layer
+
+# Where the bytes of one compressed layer are stored. Its row says how long the content is: from
+# COMPRESSED_AT, where no file has bytes, to so much behind it.
+FRAME: Final = np.dtype(
+    [
+        ("stored_offset", "<u8"),
+        ("stored_xxh3", "<u8"),  # of the stored bytes
+        ("stored_size", "<u4"),
+        ("layer_num", "<u2"),
+        ("codec", "u1"),  # CODEC_*
+        ("uses_dictionary", "u1"),  # 0 or 1
+    ]
+)
+COMPRESSED_AT: Final = 2**62
+CODEC_ZSTD: Final = 1  # one frame of RFC 8878
+CODECS: Final = {CODEC_ZSTD: "zstd"}
+MAX_EXPANSION: Final = 2**15  # of a stored byte: blocks of 128 KiB take four bytes at least
+MAX_DICTIONARY_BYTES: Final = 2**20
+FRAME_ALIGNMENT: Final = 8  # of the frames' table
 
 ENCODING_BYTES: Final = 0
 ENCODING_TEXT: Final = 1  # UTF-8
@@ -189,7 +213,7 @@ LOCATION: Final = np.dtype(
         ("offset", "i8"),  # of the content, from the region's first byte
         ("size", "i8"),  # of the content
         ("region", "i4"),  # region id
-        ("status", "i4"),  # OK, NO_*, OUT_OF_BOUNDS or EVICTED
+        ("status", "i4"),  # OK, NO_*, OUT_OF_BOUNDS, EVICTED or COMPRESSED
         ("slot", "i4"),
         ("row", "i4"),
     ]
@@ -357,6 +381,7 @@ NO_DIMENSION: Final = -1
 NO_SUCH_LAYER: Final = -2
 OUT_OF_BOUNDS: Final = -3
 EVICTED: Final = -4  # the dimension has to be mapped again first
+COMPRESSED: Final = -5  # the layer has to be inflated first
 
 # `parse_entries` ran into: the end of the file, a forbidden count, number or offset.
 BAD_ENTRY: Final = -10
@@ -422,5 +447,7 @@ if any(at % LINE_WORDS for at in (USED, PEAK, RESIDENT, LIMIT, POOLS_AT)):
     raise AssertionError("counters begin cache lines")
 if HANDLE_POOL_SHIFT + 7 != 63 or N_POOL_IDS >= 2**7:
     raise AssertionError("a handle is a positive 64-bit integer")
+if FRAME.itemsize % FRAME_ALIGNMENT:
+    raise AssertionError("frames are aligned where the first is")
 if MIN_ENTRY_BYTES != 23:
     raise AssertionError("a plain entry without keywords is 23 bytes")

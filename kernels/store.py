@@ -141,8 +141,9 @@ class Place(NamedTuple):
     Attributes
     ----------
     status : int
-        ``OK`` (0), ``NO_DIMENSION``, ``NO_SUCH_LAYER``, ``EVICTED`` or ``OUT_OF_BOUNDS`` of
-        `jessymem.kernels.schema`; all but OK are negative.
+        ``OK`` (0), ``NO_DIMENSION``, ``NO_SUCH_LAYER``, ``EVICTED``, ``COMPRESSED`` or
+        ``OUT_OF_BOUNDS`` of `jessymem.kernels.schema`; all but OK are negative. A compressed layer
+        is there for code that is handed the store of `MmapManager.inflate`.
     slot : int
         The dimension's row in `Store.regions`: its number; -1 where there is no such layer.
     row : int
@@ -151,7 +152,7 @@ class Place(NamedTuple):
         Of the content, in bytes from the region's first; that of a layer in memory may lead out of
         the region.
     size : int
-        Of the content, in bytes.
+        Of the content, in bytes; also of a compressed one.
 
     Examples
     --------
@@ -197,7 +198,7 @@ def locate(store: Store, layer_id: Int) -> Place:
     region = lookup.find_region(store.directory.ctypes.data, slot)
     row, offset, n_bytes = lookup.find_layer(region, layer_id & MAX_LAYER)
     if row < 0:
-        return Place(row, none, none, np.int64(0), np.int64(0))
+        return Place(row, none, none, np.int64(0), n_bytes)
     return Place(np.int64(OK), slot, row, offset, n_bytes)
 
 

@@ -20,8 +20,8 @@ from jessymem import (
     LayerId,
     MmapManager,
     RegionIOError,
+    extras,
 )
-from jessymem.ingest import extras
 
 
 @pytest.fixture

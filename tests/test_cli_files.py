@@ -268,6 +268,8 @@ def test_inspect_as_json_has_every_fact(store):
         "offset": layer.offset,
         "n_bytes": layer.size,
         "encoding": "text",
+        "compression": None,
+        "n_stored_bytes": layer.size,
         "dtype": None,
         "shape": None,
         "frequency": 1.5,

@@ -34,6 +34,7 @@ def test_defaults():
         "zero_on_reuse": True,
         "read_only": False,
         "status": "off",
+        "compress_cold": "none",
     }
     assert sum(pool.size_mb for pool in pools) == config.total_memory_mb
     assert config.limit_bytes == 280 * MIB
@@ -54,6 +55,7 @@ REFUSED = [
     ("zero_on_reuse", [1, 0, None, "yes"]),
     ("read_only", [1, 0, None, "no"]),
     ("status", [None, 3, b"x", "a\0b", True]),
+    ("compress_cold", [None, 3, "", "gzip", "zstd:", "zstd:0", "zstd:23", "zstd:x", True]),
 ]
 
 

@@ -51,7 +51,10 @@ EXTENSION_RULES = {
     "heap in the contents": field_rule("heap_offset", START + 1, f"{HEAP} to {START}"),
     "heap of 2**64 - 1": field_rule("heap_size", 2**64 - 1, f"0 to {START - HEAP}"),
     "heap into the contents": field_rule("heap_size", START - HEAP + 1, f"0 to {START - HEAP}"),
-    "padding": field_rule("padding", bytes(31) + b"\1", "zeros"),
+    "frames in version 1": field_rule("n_frames", 1, "0 to 0"),
+    "frames somewhere, and none": field_rule("frames_offset", 512, "0 to 0"),
+    "a dictionary in version 1": field_rule("dictionary_size", 1, "0 to 0"),
+    "a dictionary somewhere, and none": field_rule("dictionary_offset", 512, "0 to 0"),
     "deleted layers of no delta": field_rule("n_deleted", 1, "0 to 0"),
     "deleted layers somewhere, and none": field_rule("deleted_offset", 300, "0 to 0"),
 }

@@ -41,11 +41,11 @@ PLAIN_RULES = {
     "no bytes": (b"", "header", 0, "256 bytes", "0 bytes"),
     "a byte short of a header": (TWO[:255], "header", 0, "256 bytes", "255 bytes"),
     "another magic": (
-        write_plain(magic=b"JESSY_MMAP_V2"),
+        write_plain(magic=b"JESSY_MMAP_V3"),
         "magic",
         84,
         naive.MAGIC,
-        b"JESSY_MMAP_V2\0\0\0",
+        b"JESSY_MMAP_V3\0\0\0",
     ),
     "dimension 0": (write_plain(dimension=0), "dimension_id", 0, "1 to 65535", 0),
     "dimension 65536": (write_plain(dimension=65536), "dimension_id", 0, "1 to 65535", 65536),

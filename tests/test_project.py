@@ -28,8 +28,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work)/|[A-Za-z]:\\+
 
 
 def split_requirement(requirement):
-    """'numpy>=2.0' as ('numpy', '>=2.0')."""
-    return re.fullmatch(r"([\w-]+)(.*)", requirement).groups()
+    """'numpy>=2.0' as ('numpy', '>=2.0'); without the Python that it is for."""
+    return re.fullmatch(r"([\w.-]+?)((?:[<>=].*?)?)(?:; .*)?", requirement).groups()
 
 
 def requirements_of(extra):

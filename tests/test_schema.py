@@ -20,6 +20,7 @@ ON_DISK = {
     "LAYER_EXTENT": s.LAYER_EXTENT,
     "EXTENSION": s.EXTENSION,
     "LAYER": s.LAYER,
+    "FRAME": s.FRAME,
 }
 IN_MEMORY = {
     "REGION": s.REGION,
@@ -40,6 +41,7 @@ IN_MEMORY = {
         (s.LAYER_EXTENT, 12),
         (s.EXTENSION, 156),
         (s.LAYER, 64),
+        (s.FRAME, 24),
         (s.REGION, 128),
         (s.LOCATION, 32),
         (s.FAULT, 32),
@@ -87,8 +89,9 @@ def test_numbers_on_disk_are_little_endian_and_say_so(dtype):
         (s.HEADER, naive.HEADER_FIELDS, 0),
         (s.EXTENSION, naive.EXTENSION_FIELDS, 100),
         (s.LAYER, naive.ROW_FIELDS, 0),
+        (s.FRAME, naive.FRAME_FIELDS, 0),
     ],
-    ids=["HEADER", "EXTENSION", "LAYER"],
+    ids=["HEADER", "EXTENSION", "LAYER", "FRAME"],
 )
 def test_offsets_are_those_of_the_table_written_by_hand(dtype, fields, start):
     by_hand = {name: (at - start, struct.calcsize(code)) for name, (at, code) in fields.items()}
@@ -112,7 +115,10 @@ def test_limits():
     assert s.MAX_CONTENT_BYTES == 0xFFFFFFFF
     assert s.ALIGNMENT == 64
     assert s.MAGIC == b"JESSY_MMAP_V1\0\0\0" == naive.MAGIC
+    assert s.COMPRESSED_MAGIC == b"JESSY_MMAP_V2\0\0\0"
     assert s.EXTENSION_MAGIC == b"JMX1"
+    assert s.MAX_EXPANSION == 128 * 1024 // 4
+    assert s.COMPRESSED_AT == 2**62
 
 
 def test_a_layer_id_packs_into_the_bits_that_its_numbers_need():
@@ -129,7 +135,7 @@ def test_codes_are_distinct_and_negative():
     source = Path(s.__file__).read_text(encoding="utf-8")
     section = source.partition("# -- what kernels return -")[2].partition("\n# -- ")[0]
     codes = [int(code) for code in re.findall(r"^[A-Z_]+: Final = (-\d+)", section, re.M)]
-    assert len(codes) == len(set(codes)) == 28
+    assert len(codes) == len(set(codes)) == 29
     assert max(codes) < s.OK == 0
 
 
@@ -165,9 +171,9 @@ def documented_tables():
 
 def test_the_tables_of_the_documentation_are_the_dtypes():
     tables = list(documented_tables())
-    assert len(tables) == 5
-    starts = [0, 0, 0, s.RESERVED_OFFSET, 0]
-    order = [s.HEADER, s.LAYER_ENTRY, s.LAYER_EXTENT, s.EXTENSION, s.LAYER]
+    assert len(tables) == 6
+    starts = [0, 0, 0, s.RESERVED_OFFSET, 0, 0]
+    order = [s.HEADER, s.LAYER_ENTRY, s.LAYER_EXTENT, s.EXTENSION, s.LAYER, s.FRAME]
     for table, dtype, start in zip(tables, order, starts, strict=True):
         here = []
         for field in dtype.names:

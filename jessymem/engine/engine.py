@@ -24,6 +24,7 @@ from jessymem.core_dimensions import IMMUTABLE, SLOTS
 from jessymem.engine import records
 from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.gathering import Gathering
+from jessymem.engine.inflated import InflatedLayers
 from jessymem.engine.loading import Loader
 from jessymem.engine.policies import Mark, make_policy
 from jessymem.engine.sampling import ReadSampler
@@ -96,7 +97,7 @@ class Engine:
         The published state; readers bind it once.
     lock : Lock
         The writer lock.
-    budget, loader, policy, sampler, latencies, pressure
+    budget, loader, policy, sampler, latencies, pressure, inflated
         As their classes say.
     pinned : set of DimensionId
     present_allocator : PoolAllocator or None
@@ -110,10 +111,13 @@ class Engine:
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
         self.budget = Budget(config.limit_bytes, SLOTS)
-        self.loader = Loader(config, self.budget)
+        self.latencies = Latencies()
+        self.inflated = InflatedLayers(
+            WeakMethod(self.allocator), WeakMethod(self._note_droppable), self.latencies
+        )
+        self.loader = Loader(config, self.budget, self.inflated)
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
-        self.latencies = Latencies()
         self.sampler = ReadSampler(self.policy.gate, self.latencies)
         self.snapshot = self._empty = Snapshot.empty(SLOTS)
         self._renew_lock()
@@ -392,7 +396,7 @@ class Engine:
                 except RegionIOError as error:
                     # Each mapping holds a descriptor.
                     is_out_of_them = error.errno in descriptors.OUT_OF_DESCRIPTORS
-                    if not is_out_of_them or not self.make_room(1, wanted=dimension):
+                    if not is_out_of_them or not self.make_room(1, dimension, drops=False):
                         raise
                     empty_frames(error)
 
@@ -405,7 +409,7 @@ class Engine:
         if self._n_maps < descriptors.limit() // _N_FILES_A_MAP:
             return  # it could hardly be: then the load itself fails, and evicts
         while not descriptors.are_spare(_N_SPARE_DESCRIPTORS):
-            if not self.make_room(1, wanted=wanted):
+            if not self.make_room(1, wanted, drops=False):
                 return  # no reason to refuse what can be mapped
 
     def making_room(self, dimension: DimensionId, load: Callable[[], T]) -> T:
@@ -481,17 +485,24 @@ class Engine:
         # Another process may have written meanwhile.
         return self.map(dimension, self.loader.home_of(dimension), viewed)
 
-    def make_room(self, n_bytes: int, wanted: DimensionId | None = None) -> bool:
+    def make_room(
+        self, n_bytes: int, wanted: DimensionId | None = None, *, drops: bool = True
+    ) -> bool:
         """Evict the coldest regions until so many bytes are free; tell whether they are.
+
+        What is inflated goes first, unless it is mappings that are to go.
 
         For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
         allocation whatever can be had is welcome.
         """
         if self.gathering:
             self.publish()
-        if wanted is not None and not self._could_free(n_bytes, wanted):
+        n_inflated = self.inflated.n_bytes if drops else 0
+        if wanted is not None and not self._could_free(n_bytes - n_inflated, wanted):
             return False
         target = self.used() - n_bytes
+        if n_inflated:
+            self.inflated.drop(lambda: self.used() <= target)
         deadline = monotonic() + _PATIENCE_SECONDS
         n_in_vain = n_evicted = 0
         while n_in_vain < _N_IN_VAIN and self.used() > target:
@@ -533,6 +544,8 @@ class Engine:
     def _could_free(self, n_bytes: int, wanted: DimensionId) -> bool:
         """Tell whether evicting all that may go would free so many bytes."""
         n_freed = 0
+        if n_bytes <= 0:
+            return True
         for dimension in self.policy:
             n_freed += self._freed_by(dimension, wanted)
             if n_freed >= n_bytes:
@@ -653,6 +666,19 @@ class Engine:
 
             stored.free(self.present_allocator, blocks)
 
+    def is_cold(self, dimension: DimensionId) -> bool:
+        """Tell whether what is known of accesses calls a dimension cold: so is one that went."""
+        if self.config.compress_cold == "none" or dimension in self.pinned:
+            return False
+        loaded = self.snapshot.find(dimension)
+        if loaded is None or loaded.resident is None:
+            return True
+        return self.policy.is_cold(int(dimension))
+
+    def _note_droppable(self) -> None:
+        """Note that there is something again that can go."""
+        self._is_hopeless = False
+
     def _make_room_for_blocks(self, n_bytes: int) -> None:
         """Evict before an allocation."""
         if self.lock.is_mine():
@@ -715,6 +741,7 @@ class Engine:
         self.budget.after_fork(self._live_charge_ids())
         if self.present_allocator is not None:
             self.present_allocator.recount()
+        self.inflated.after_fork()
         self.sampler.after_fork()
         self.latencies.after_fork()
 

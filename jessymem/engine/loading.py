@@ -39,6 +39,7 @@ from jessymem.regions.table import LayerTable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.engine.inflated import InflatedLayers
     from jessymem.regions.mirror import Mirror
 
 T = TypeVar("T")
@@ -55,7 +56,9 @@ class Loader:
         What people call that: the store's URL, where it is one.
     """
 
-    def __init__(self, config: MemoryConfig, budget: Budget) -> None:
+    def __init__(
+        self, config: MemoryConfig, budget: Budget, inflated: InflatedLayers | None = None
+    ) -> None:
         self._mirror: Mirror | None = None
         if osmem.is_url(config.base_path):
             before_import("jessymem.regions.mirror")
@@ -68,6 +71,7 @@ class Loader:
         self.place = self.base if self._mirror is None else self._mirror.url
         self._config = config
         self._budget = budget
+        self._inflated = inflated
         self._region_ids = count(1)
         self._table_ids = count(-1, -1)  # of charges that are of no region
         self._peeked: Peeked = {}
@@ -338,6 +342,8 @@ class Loader:
                     member.charge_id = charge.id
                     charged.append(member)
                 n_charged += member.n_charged_bytes
+                if member.frames is not None:
+                    member.frames.supply = self._inflated
             if opened is None:
                 opened = members[0] if len(members) == 1 else RegionChain(members, before)
             for table in {id(each): each for each in (*members, opened)}.values():

@@ -44,13 +44,30 @@ class Located(NamedTuple):
     slots : list of int
         Each slot that any of them is in, ascending: the numbers of dimensions.
     n_missing : int
-        How many are not OK.
+        How many are not there.
+    n_compressed : int
+        How many are, and have to be inflated first.
     """
 
     snapshot: Snapshot
     locations: NDArray[Any]
     slots: list[int]
     n_missing: int
+    n_compressed: int = 0
+
+    @property
+    def is_found(self) -> NDArray[np.bool_]:
+        """Tell of each whether it is there."""
+        statuses = self.locations["status"]
+        found: NDArray[np.bool_] = (statuses == s.OK) | (statuses == s.COMPRESSED)
+        return found
+
+    @property
+    def compressed(self) -> NDArray[np.intp]:
+        """Which have to be inflated first."""
+        if not self.n_compressed:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(self.locations["status"] == s.COMPRESSED)
 
 
 def as_packed(layer_ids: LayersLike) -> NDArray[np.int64]:
@@ -90,13 +107,20 @@ def locate(snapshot: Snapshot, packed: NDArray[np.int64]) -> Located:
         n_missing = int(lookup.locate_many(snapshot.directory, packed, locations, marks))
     else:
         n_missing = _locate_plain(snapshot, packed, locations, touched)
-    return Located(snapshot, locations, np.flatnonzero(touched).tolist(), n_missing)
+    n_compressed = 0
+    if n_missing:
+        n_compressed = int(np.count_nonzero(locations["status"] == s.COMPRESSED))
+    slots = np.flatnonzero(touched).tolist()
+    return Located(snapshot, locations, slots, n_missing - n_compressed, n_compressed)
 
 
 def _locate_plain(
     snapshot: Snapshot, packed: NDArray[np.int64], out: NDArray[Any], touched: NDArray[Any]
 ) -> int:
-    """Do what the kernel does, through the views of single reads; nothing is compiled."""
+    """Do what the kernel does, through the views of single reads; nothing is compiled.
+
+    Return how many are not OK.
+    """
     found = []
     n_missing = 0
     outside: dict[int, tuple[memoryview, memoryview]] = {}
@@ -118,7 +142,11 @@ def _locate_plain(
                 status = s.NO_SUCH_LAYER
             else:
                 status = s.OUT_OF_BOUNDS
-                if start <= end <= n_bytes or table.leads_outside:
+                if s.COMPRESSED_AT < end <= s.COMPRESSED_AT + s.MAX_CONTENT_BYTES:
+                    length = end - s.COMPRESSED_AT
+                    location = (0, length, slot.region_id, s.COMPRESSED, dimension, row)
+                    n_missing += 1
+                elif start <= end <= n_bytes or table.leads_outside:
                     offset = start if start < 2**63 else start - 2**64
                     n_layer_bytes = (end - start) % 2**64
                     location = (offset, n_layer_bytes, slot.region_id, s.OK, dimension, row)
@@ -165,7 +193,7 @@ def located_in(engine: Engine, packed: NDArray[np.int64], *, is_strict: bool) ->
             engine.latencies.add("batch", perf_counter_ns() - start)
             return
         # Of each dimension one layer: also one that is in memory may have to go before it is kept.
-        is_there = is_evicted | (located.locations["status"] == s.OK)
+        is_there = is_evicted | located.is_found
         there = {LayerId.from_packed(each) for each in packed[is_there].tolist()}
         wanted = {layer_id.dimension: layer_id for layer_id in there}
         del snapshot, located  # what else they hold may have to go
@@ -186,8 +214,48 @@ def note_accesses(engine: Engine, located: Located) -> None:
         located.snapshot.mark_of(number)[0] = tick
 
 
-def cut_views(located: Located) -> list[memoryview | None]:
-    """Return a fresh view of each layer of a batch, None where it is missing."""
+class Cut(NamedTuple):
+    """What a batch reads.
+
+    Attributes
+    ----------
+    views : list of memoryview or None
+        None where a layer is missing, or has to be inflated first.
+    compressed : list of (int, LayerTable, int)
+        Of those: which it is of the batch, its table and its row there.
+    """
+
+    views: list[memoryview | None]
+    compressed: list[tuple[int, LayerTable, int]]
+
+    def inflated(self) -> list[memoryview | None]:
+        """Return all views; whoever calls this holds no state, which may have to go for it."""
+        for at, table, row in self.compressed:
+            self.views[at] = table.content_of(row)
+        return self.views
+
+
+def cut_views(located: Located) -> Cut:
+    """Return a fresh view of each layer of a batch that is at hand."""
+    if not located.n_compressed:
+        return Cut(_cut_plain(located), [])
+    locations, compressed = located.locations, located.compressed
+    plain = np.flatnonzero(locations["status"] != s.COMPRESSED)
+    slots = np.unique(locations["slot"][plain])
+    there = located._replace(
+        locations=locations[plain], slots=slots[slots >= 0].tolist(), n_compressed=0
+    )
+    views: list[memoryview | None] = [None] * len(locations)
+    for at, view in zip(plain.tolist(), _cut_plain(there), strict=True):
+        views[at] = view
+    places = locations[["slot", "row"]][compressed].tolist()
+    table_at = located.snapshot.table_at
+    left = [(at, table_at(slot), row) for at, (slot, row) in zip(compressed, places, strict=True)]
+    return Cut(views, left)
+
+
+def _cut_plain(located: Located) -> list[memoryview | None]:
+    """Return a fresh view of each layer of a batch in which none is compressed, None: missing."""
     snapshot, locations = located.snapshot, located.locations
     tables = [snapshot.table_at(slot) for slot in located.slots]
     if not located.n_missing and all(table.extents is None for table in tables):
@@ -243,14 +311,16 @@ def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             reason="os_refused",
             requested=n_bytes,
         ) from error
+    target, bounds = memoryview(data), offsets.tolist()
     if is_compiled:
         gather.copy_layers(located.snapshot.directory, locations, offsets, data)
-        return data, offsets
-    target = memoryview(data)
-    bounds = offsets.tolist()
-    for i, view in enumerate(cut_views(located)):
-        if view is not None:
-            target[bounds[i] : bounds[i + 1]] = view
+    else:
+        for i, view in enumerate(cut_views(located).views):
+            if view is not None:
+                target[bounds[i] : bounds[i + 1]] = view
+    for at in located.compressed.tolist():  # into the buffer at once
+        table = located.snapshot.table_at(int(locations["slot"][at]))
+        table.copy_content(int(locations["row"][at]), target[bounds[at] : bounds[at + 1]])
     return data, offsets
 
 
@@ -278,7 +348,7 @@ def raise_missing(located: Located, packed: NDArray[np.int64]) -> None:
         raise OutOfBounds(
             f"{layer_id} was being changed in its file", offset=0, size=0, region_size=table.size
         )
-    wrong = packed[statuses != s.OK].tolist()
+    wrong = packed[~located.is_found].tolist()
     layers = tuple(_as_id(each) for each in dict.fromkeys(wrong))
     first = layers[0]
     if len(layers) > 1:

@@ -86,6 +86,10 @@ class Policy(ABC):
         """
 
     @abstractmethod
+    def is_cold(self, dimension: int) -> bool:
+        """Tell whether a dimension would be among the first to go; one that cannot go is not."""
+
+    @abstractmethod
     def _first_mark(self, dimension: int) -> Mark: ...
 
 
@@ -141,6 +145,15 @@ class _Ordered(Policy):
         finally:
             for each in passed:
                 heappush(heap, each)
+
+    def is_cold(self, dimension: int) -> bool:
+        """Tell whether at least half of the others have greater marks."""
+        mark = self._marks.get(dimension)
+        if mark is None:
+            return False
+        own = mark[0]
+        n_warmer = sum(bool(each[0] > own) for each in list(self._marks.values()))
+        return 2 * n_warmer > len(self._marks) - 1 > 0
 
     def _order_again(self) -> None:
         heap = [(mark[0], self._orders[each], each) for each, mark in self._marks.items()]
@@ -292,6 +305,11 @@ class Sieve(Policy):
             del self._ahead[dimension]
             self._start_over_at_the_end()
         return None
+
+    def is_cold(self, dimension: int) -> bool:
+        """Tell whether nobody has visited it since the hand last passed, or it was admitted."""
+        mark = self._marks.get(dimension)
+        return mark is not None and not mark[0]
 
     def _first_mark(self, dimension: int) -> Mark:
         self._ahead[dimension] = None

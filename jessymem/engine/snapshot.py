@@ -10,7 +10,7 @@ copies its chunk and the list of chunks, whatever else is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -111,11 +111,14 @@ _NOTHING: Final = _Chunk([None] * s.CHUNK_ROWS, aligned_zeros(s.CHUNK_ROWS, s.RE
 class _Directory:
     """The base of a directory: while the array lives, so does what it leads to."""
 
-    def __init__(self, addresses: NDArray[np.int64], chunks: tuple[_Chunk, ...]) -> None:
+    def __init__(
+        self, addresses: NDArray[np.int64], chunks: tuple[_Chunk, ...], held: object = None
+    ) -> None:
         raw = addresses.view(np.uint8)
         raw.flags.writeable = False
         self._addresses = raw
         self._chunks = chunks
+        self._held = held
         self.__array_interface__ = raw.__array_interface__
 
 
@@ -211,6 +214,27 @@ class Snapshot:
         for at, chunk in fresh.items():
             addresses[at] = chunk.address
         return Snapshot(addresses, tuple(chunks), totals, self._parents)
+
+    def directory_with(self, tables: Mapping[int, NDArray[Any]], held: object) -> NDArray[np.int64]:
+        """Return a directory in which some dimensions have other rows, private and checked.
+
+        Parameters
+        ----------
+        tables : mapping of int to ndarray of LAYER
+            By dimension that is in memory; contents may lie anywhere.
+        held : object
+            What those lead to; the directory keeps it.
+        """
+        chunks = list(self._chunks)
+        for dimension, rows in tables.items():
+            at = dimension >> s.CHUNK_BITS
+            if chunks[at] is self._chunks[at]:
+                chunks[at] = chunks[at].copy()
+            row = chunks[at].rows[dimension & _ROW_MASK]
+            row["table_address"], row["leads_outside"] = address_of(rows), True
+        addresses = np.array([chunk.address for chunk in chunks], s.DIRECTORY)
+        base = _Directory(addresses, tuple(chunks), (tables, held))
+        return np.asarray(base).view(s.DIRECTORY)
 
     # -- what is loaded ----------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from jessymem import extras
 from jessymem.errors import JessyMemoryError, RegionIOError
 from jessymem.ids import DimensionId
-from jessymem.ingest import extras
 from jessymem.ingest.contents import check_length, encode
 from jessymem.ingest.folders import SourceFile, look_at, natural_key
 from jessymem.ingest.manifest import Manifest, parse_record

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from jessymem import extras
 from jessymem.ids import LayerId
-from jessymem.ingest import extras
 from jessymem.ingest.columns import Columns, as_text
 from jessymem.ingest.contents import encode
 from jessymem.ingest.folders import SourceFile

@@ -43,6 +43,7 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.files import REGION_FILE, RegionFiles
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
+from jessymem.zstd import as_compression
 
 #: Called with the bytes that were dealt with since the last call.
 Advance = Callable[[int], object]
@@ -82,6 +83,8 @@ class PlannedDimension:
         Which file may be replaced; None: there must be none.
     is_forced : bool
         Whether any may.
+    compress : str or None
+        As `build` takes it.
     """
 
     dimension_id: DimensionId
@@ -95,6 +98,7 @@ class PlannedDimension:
     looked_ns: int
     replaces: Edition | None = None
     is_forced: bool = False
+    compress: str | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -202,19 +206,22 @@ class Plan:
                 del encoded  # before the next is read
                 advance(layer.n_bytes)
         # What may be replaced was asked of the user when the plan was made.
-        region = builder.write_to(planned.path, planned.check_place)
+        region = builder.write_to(planned.path, planned.check_place, compress=planned.compress)
         self._keep_receipt(planned, region)
         return planned.outcome(region)
 
     @staticmethod
     def _keep_receipt(planned: PlannedDimension, region: MmapRegion | RegionChain) -> None:
         """Note what the region file was built from, unless that is noted already."""
-        folder, built = planned.path.parent, receipts.describe(planned.source, planned.name)
+        folder = planned.path.parent
+        built = receipts.describe(planned.source, planned.name, planned.compress)
         if isinstance(region, RegionChain):
             receipts.remove_receipt(folder)
             return
         found = receipts.read_receipt(folder)
-        is_told = found is not None and found.tells_of(planned.source, planned.name)
+        is_told = found is not None and found.tells_of(
+            planned.source, planned.name, planned.compress
+        )
         if found is None or found.edition != region.edition or not is_told:
             receipt = receipts.Receipt(region.edition, built, planned.looked_ns)
             receipts.write_receipt(folder, receipt)
@@ -232,6 +239,7 @@ def build(
     force: bool = False,
     resume: bool = True,
     dry_run: bool = False,
+    compress: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> BuildReport:
     """Make region files of folders, files, tables and archives.
@@ -262,6 +270,10 @@ def build(
         replaced where it has. Else all that is there is in the way, or with `force` replaced.
     dry_run : bool
         Whether to say only what would be written.
+    compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
+        Whether layers are kept compressed, where that makes them an eighth shorter: by Zstandard,
+        at level 3 or the one given. Needs the extra ``zstd``. What an earlier build wrote in
+        another way is written again. By default what is written is not compressed.
     progress : callable, optional
         Called as ``progress(n_bytes, n_bytes_in_all)`` after each layer.
 
@@ -301,7 +313,7 @@ def build(
     b'Fog.'
     """
     options = Options(names, Columns(column, name_column, keywords_column))
-    plan = plan_build(source, out, options, force=force, resume=resume)
+    plan = plan_build(source, out, options, force=force, resume=resume, compress=compress)
     if dry_run:
         return plan.report()
     n_done, n_all = 0, plan.n_bytes
@@ -336,6 +348,7 @@ def plan_build(
     *,
     force: bool = False,
     resume: bool = True,
+    compress: str | None = None,
 ) -> Plan:
     """Plan a build: what becomes which layer of which dimension.
 
@@ -352,6 +365,7 @@ def plan_build(
         Where the region files go.
     options : Options
     force, resume : bool
+    compress : str, optional
         As `build` takes them.
 
     Returns
@@ -372,6 +386,7 @@ def plan_build(
             raise ConfigError(
                 f"{each}: source and target are the same folder", field="data", value=data
             )
+    as_compression(compress)
     looked_ns = receipts.now_ns()
     sources, skipped = find_sources(given, data, options)
     if not sources:
@@ -383,7 +398,10 @@ def plan_build(
     numbered = sorted(zip(numbers, sources, strict=True), key=lambda pair: pair[0])
     dimensions, in_the_way = [], []
     for number, found in numbered:
-        planned = _plan_dimension(number, found, data, looked_ns, may_resume=resume and not force)
+        may_resume = resume and not force
+        planned = _plan_dimension(
+            number, found, data, looked_ns, may_resume=may_resume, compress=compress
+        )
         if planned.is_replaced and not force:
             planned = replace(planned, replaces=_replaceable(planned, data) if resume else None)
             if planned.replaces is None:
@@ -471,7 +489,13 @@ def _as_paths(source: Paths) -> list[Path]:
 
 
 def _plan_dimension(
-    dimension: DimensionId, source: Source, data: Path, looked_ns: int, *, may_resume: bool
+    dimension: DimensionId,
+    source: Source,
+    data: Path,
+    looked_ns: int,
+    *,
+    may_resume: bool,
+    compress: str | None,
 ) -> PlannedDimension:
     path = region_path(data, dimension)
     is_taken = _is_taken(dimension, path)
@@ -482,7 +506,7 @@ def _plan_dimension(
     _check_format(dimension, name, source, layers)
     is_unchanged = False
     if is_taken and may_resume:
-        is_unchanged = _is_unchanged(dimension, name, source, layers, data)
+        is_unchanged = _is_unchanged(dimension, name, source, layers, data, compress)
     return PlannedDimension(
         dimension_id=dimension,
         name=name,
@@ -493,6 +517,7 @@ def _plan_dimension(
         layers=layers,
         source=source,
         looked_ns=looked_ns,
+        compress=compress,
     )
 
 
@@ -502,8 +527,12 @@ def _is_unchanged(
     source: Source,
     layers: tuple[PlannedLayer, ...],
     data: Path,
+    compress: str | None,
 ) -> bool:
-    """Tell whether what is there is what would be written: by the receipt, or by all contents."""
+    """Tell whether what is there is what would be written: by the receipt, or by all contents.
+
+    How it is compressed only the receipt tells.
+    """
     try:
         region = region_files(data, dimension).open_newest()
     except JessyMemoryError:
@@ -513,9 +542,12 @@ def _is_unchanged(
         receipt is not None
         and isinstance(region, MmapRegion)
         and receipt.edition == region.edition
-        and receipt.tells_of(source, name)
+        and receipt.tells_of(source, name, compress)
     ):
         return True
+    is_as_compressed = receipt is not None and receipt.built.get("compress") == compress
+    if compress is not None and not is_as_compressed:
+        return False
     with closing(source.read(dimension, layers)) as contents:
         return receipts.is_in(region, dimension, name, contents, len(layers))
 

@@ -46,9 +46,12 @@ class Receipt(NamedTuple):
     built: dict[str, Any]
     looked_ns: int
 
-    def tells_of(self, source: Source, name: str) -> bool:
-        """Tell whether a source is still what was built, by length and time of each file."""
-        said = describe(source, name)
+    def tells_of(self, source: Source, name: str, compress: str | None = None) -> bool:
+        """Tell whether a source is still what was built, by length and time of each file.
+
+        And in the way that is asked for, if any is.
+        """
+        said = describe(source, name, self.built.get("compress") if compress is None else compress)
         last = max((file.changed_ns for file in source.files), default=0)
         is_sure = last < self.looked_ns - _UNSURE_NS
         return "files" in said and said == self.built and is_sure
@@ -62,10 +65,12 @@ def _place_of(source: Source) -> str:
     return os.path.realpath(source.path)
 
 
-def describe(source: Source, name: str) -> dict[str, Any]:
+def describe(source: Source, name: str, compress: str | None = None) -> dict[str, Any]:
     """Say where a source is, and, where that can be told, what its layers depend on."""
     options = source.options
     known = {"version": _VERSION, "name": name, "source": _place_of(source)}
+    if compress is not None:
+        known["compress"] = compress
     if options is None:
         return known
     return {

@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from jessymem import extras
 from jessymem.errors import ConfigError, shown
 from jessymem.ids import LayerId
-from jessymem.ingest import archives, arrow, extras
+from jessymem.ingest import archives, arrow
 from jessymem.ingest.contents import is_text
 from jessymem.ingest.file_names import FileNames
 from jessymem.ingest.manifest import MANIFEST_FILE

@@ -10,12 +10,13 @@ import numpy as np
 
 from jessymem import osmem
 from jessymem.engine.engine import Engine
+from jessymem.engine.naming import naming
 from jessymem.engine.records import log_learning
 from jessymem.errors import DuplicateLayer, shown
 from jessymem.ids import DimensionId, LayerId, as_dimension_id, items_of
 from jessymem.kernels import schema as s
 from jessymem.learning.checks import check_writable
-from jessymem.learning.layers import LearnedLayer, naming
+from jessymem.learning.layers import LearnedLayer
 from jessymem.learning.region import with_learned
 from jessymem.pools import stored
 from jessymem.pools.stored import StoredBlock

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import ref
 
 import xxhash
@@ -31,6 +31,7 @@ from jessymem.errors import (
     InvalidAccess,
     LayerNotFound,
     LimitExceeded,
+    RegionFormatError,
     RegionIOError,
     empty_frames,
 )
@@ -45,21 +46,29 @@ from jessymem.learning.overlays import is_same
 from jessymem.learning.region import Base, name_of_new
 from jessymem.logger import INFO, logger
 from jessymem.regions.chain import RegionChain
+from jessymem.regions.compression import Settled, settle
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.encoding import write_layout
 from jessymem.regions.evicted import EvictedRegion
 from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
+from jessymem.regions.spool import Spool, SpooledPieces
 from jessymem.regions.table import LoadedDimension
+from jessymem.zstd import Compression, as_compression
 
 # So often what is learned is written where others change meanwhile what it follows.
 _N_WRITES: Final = 4
 
 
 def crystallize(
-    engine: Engine, dimension: DimensionId, wanted: LayerId | None = None
+    engine: Engine,
+    dimension: DimensionId,
+    wanted: LayerId | None = None,
+    compress: str | None = None,
 ) -> list[LayerId]:
     """Write one learned layer of a dimension, or all, into its file; return which.
+
+    What is new is compressed as `compress` says; what is there stays as it is.
 
     Raises
     ------
@@ -67,6 +76,7 @@ def crystallize(
         As `MmapManager.crystallize_proto_dimension`.
     """
     start = perf_counter()
+    compression = as_compression(compress)
     _check_can_write(engine, dimension)
     # Known to others by a reference that ends with this call, whatever ends it.
     running = Crystallizing(dimension)
@@ -85,7 +95,7 @@ def crystallize(
         waits = perf_counter()
         with files.writing(adds=True):
             writes = perf_counter()
-            written = _write_after(engine, files, chosen)
+            written = _write_after(engine, files, chosen, compression=compression)
             chosen = written.layers
             for layer in chosen:
                 layer.note_written(files.written_generation)
@@ -228,7 +238,11 @@ def _look(engine: Engine, files: RegionFiles) -> Present:
 
 
 def _write_after(
-    engine: Engine, files: RegionFiles, layers: list[LearnedLayer], deleted: LayerId | None = None
+    engine: Engine,
+    files: RegionFiles,
+    layers: list[LearnedLayer],
+    deleted: LayerId | None = None,
+    compression: Compression | None = None,
 ) -> Written:
     """Write what is learned after what there is, under the files' lock; again if that changes.
 
@@ -249,7 +263,7 @@ def _write_after(
         if deleted is not None:
             _check_there(engine, present.files, deleted)
         try:
-            written = _write(engine, files, present, layers, deleted=gone)
+            written = _write(engine, files, present, layers, deleted=gone, compression=compression)
         except RegionIOError as error:
             if error.errno != errno.EEXIST:
                 raise
@@ -268,12 +282,14 @@ def _write(
     present: Present,
     layers: list[LearnedLayer],
     *,
-    is_whole: bool = False,
+    whole: Settled | None = None,
     deleted: Collection[int] = (),
+    compression: Compression | None = None,
 ) -> Written:
     """Write what is learned, under the files' lock: beside what there is, or together with it.
 
-    With `is_whole` together. Of `deleted` layers nothing is there any more.
+    What is there is `whole`, if that is to be written with nothing else. Of `deleted` layers
+    nothing is there any more.
     """
     dimension, current = files.dimension, present.files
     layers = _not_deleted(present, layers)
@@ -283,28 +299,49 @@ def _write(
     generation = files.next_generation(present.generation, on_disk)
     created_at = max(time.time_ns(), 0)  # a clock may be set before 1970
     lay_out = partial(
-        write_layout,
+        _lay_out,
         dimension,
         name.encode(),
         generation=generation,
         created_at=created_at,
         flags=_flags_for(engine, dimension, current),
     )
-    may_follow = not (is_whole or present.is_lost) and files.is_owned()
+    if compression is not None:
+        new = settle(new, compression, dimension, trains=current is None).drafts
+    may_follow = whole is None and not present.is_lost and files.is_owned()
     planned = deltas.plan(current, new, lay_out, deleted) if may_follow else None
     if planned is None:
         replaced = {layer.number for layer in layers}
-        kept = [] if current is None else current.drafts(without=replaced.union(deleted))
+        kept: Sequence[LayerDraft] = ()
+        if whole is not None:
+            kept = whole.drafts
+        elif current is not None:
+            kept = current.drafts(without=replaced.union(deleted))
         older = () if current is None else current.members[1:]
         replaces = min((each.generation for each in older), default=0)
-        planned = deltas.Plan((), *lay_out(kept + new, replaces=replaces))
+        planned = deltas.Plan((), *lay_out([*kept, *new], replaces=replaces))
     engine.budget.check_possible(dimension, planned.n_chain_bytes)
     for layer in layers:
         # Should the file get its name and then an error come, the next attempt knows its own.
         layer.attempt = (generation, created_at)
     put = files.put_delta if planned.before else partial(files.put, replaces=current is not None)
-    path = put(planned.pieces, generation)
+    is_spooled = whole is not None and whole.n_changed
+    pieces = SpooledPieces(planned.pieces) if is_spooled else planned.pieces
+    path = put(pieces, generation)
     return Written(path, planned.before, layers, files.written_identity)
+
+
+def _lay_out(
+    dimension: DimensionId, name: bytes, drafts: Sequence[LayerDraft], **options: Any
+) -> tuple[int, list[Any]]:
+    """Lay out a file; frames that need another dictionary than the first are made anew."""
+    generation, created_at = options.pop("generation"), options.pop("created_at")
+    dictionary = b""
+    if any(draft.frame is not None for draft in drafts):
+        drafts, dictionary, _ = settle(drafts, None, dimension)
+    return write_layout(
+        dimension, name, drafts, generation, created_at, dictionary=dictionary, **options
+    )
 
 
 def _flags_for(engine: Engine, dimension: DimensionId, current: Base | None) -> int:
@@ -330,7 +367,12 @@ def _merged(layer_id: LayerId, current: Base | None, layer: LearnedLayer) -> Lay
         return mine
     if current.is_simulated(layer.number):  # what is loaded stands for files that are gone
         return mine
-    under = current.draft_of(current.find_row(layer_id))
+    try:
+        under = current.draft_of(current.find_row(layer_id))
+    except RegionFormatError:  # it is compressed, and damaged
+        if layer.is_in(current):
+            return mine
+        raise
     if layer.is_in(current):  # from an attempt that failed afterwards, maybe since it was damaged
         return under if _is_whole(under) else mine
     if not layer.is_overlay:
@@ -393,10 +435,13 @@ def _would_fit(engine: Engine, loaded: LoadedDimension, opened: MmapRegion | Reg
     return engine.used() - n_freed + opened.n_charged <= engine.budget.limit_bytes
 
 
-def fold(engine: Engine, dimension: DimensionId) -> bool:
+def fold(engine: Engine, dimension: DimensionId, compress: str | None = None) -> bool:
     """Write a dimension's region file and its deltas into one; see `MmapManager.fold`."""
     start = perf_counter()
+    compression = as_compression(compress)
     _check_can_write(engine, dimension)
+    if compress is None and engine.is_cold(dimension):
+        compression = as_compression(engine.config.compress_cold, "compress_cold")
     running = Crystallizing(dimension)
     try:
         with engine.writing():
@@ -410,9 +455,14 @@ def fold(engine: Engine, dimension: DimensionId) -> bool:
                     dimension=dimension,
                     path=str(files.target),
                 )
-            if len(present.files.members) == 1 and not present.is_lost:
+            is_one = len(present.files.members) == 1 and not present.is_lost
+            if is_one and compression is None:
                 return False
-            written = _write(engine, files, present, [], is_whole=True)
+            spool = Spool(files.target.parent)
+            whole = settle(present.files.drafts(), compression, dimension, spool)
+            if is_one and not whole.n_changed:
+                return False
+            written = _write(engine, files, present, [], whole=whole)
             engine.write(_publish_folded, engine, dimension, written)
             files.remove_deltas()
     finally:

@@ -83,6 +83,8 @@ def plan(
     base, *older = current.members
     if base.path is None:  # simulated
         return None
+    if base.frames is None and any(draft.frame is not None for draft in new):
+        return None  # who cannot read version 2 would take the rest for the dimension
     limit = base.size // s.DELTA_SHARE
     if sum(len(draft.content) for draft in new) > limit:
         return None

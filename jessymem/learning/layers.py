@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from weakref import ref
@@ -12,8 +10,7 @@ import numpy as np
 import xxhash
 
 from jessymem.engine.crystallizing import Crystallizing
-from jessymem.errors import AllocationFailed, LimitExceeded
-from jessymem.ids import DimensionId, LayerId
+from jessymem.ids import LayerId
 from jessymem.pools.stored import StoredBlock
 from jessymem.regions.drafts import LayerDraft
 from jessymem.regions.metadata import ContentLocation, LayerState
@@ -184,15 +181,3 @@ class LearnedLayer:
         row["parent"] = int(draft.parent or 0)
         row["encoding"] = draft.encoding
         row["keyword_count"] = len(draft.keywords)
-
-
-@contextmanager
-def naming(who: DimensionId | LayerId) -> Iterator[None]:
-    """Let errors about memory say for which dimension or layer it was."""
-    try:
-        yield
-    except (LimitExceeded, AllocationFailed) as error:
-        kind = "layer" if isinstance(who, LayerId) else "dimension"
-        named = type(error)(f"{who}: {error}", **error.details, **{kind: who})
-        named.is_recorded = error.is_recorded
-        raise named from error

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import xxhash
 
+from jessymem.engine.naming import naming
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
-from jessymem.learning.layers import LearnedLayer, naming
+from jessymem.learning.layers import LearnedLayer
 from jessymem.pools import stored
 from jessymem.regions.drafts import Content, as_content
 from jessymem.regions.table import LayerTable
@@ -83,9 +85,12 @@ def lay_again(
         is_written_now = layer.is_crystallizing
         if not layer.is_overlay or is_written_now or not base.has_layer(layer.number):
             continue
-        under = base.draft_of(base.find_row(LayerId(base.dimension_id, layer.number)))
+        row = base.find_row(LayerId(base.dimension_id, layer.number))
         is_simulated = base.is_simulated(layer.number)
-        if layer.is_over_simulation != is_simulated or not _is_unchanged(under, layer):
+        member, there = base.origin_of(row)
+        (stored,) = member.drafts_of(np.array([there]))  # not inflated, if it is compressed
+        if layer.is_over_simulation != is_simulated or not _is_unchanged(stored, layer):
+            under = base.draft_of(row)
             pieces = [under.content, layer.tail]
             is_text = layer.draft.encoding == s.ENCODING_TEXT
             draft = replace(under, content_xxh3=None)
@@ -104,8 +109,15 @@ def _is_unchanged(under: LayerDraft, layer: LearnedLayer) -> bool:
         content_xxh3=under.content_xxh3,
         encoding=under.encoding,
         array_header=under.array_header,
+        frame=under.frame,
     )
-    return described == under and is_same(under.content, layer.content[: layer.n_base])
+    if described != under:
+        return False
+    mine = layer.content[: layer.n_base]
+    if under.frame is None:
+        return is_same(under.content, mine)
+    is_as_long = under.frame.n_bytes == len(mine)
+    return is_as_long and under.content_xxh3 == xxhash.xxh3_64_intdigest(mine)
 
 
 def is_same(one: Any, other: Any) -> bool:

@@ -20,7 +20,7 @@ from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.rows import insert_rows
+from jessymem.regions.rows import insert_rows, is_compressed
 from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:
@@ -101,6 +101,10 @@ class LearnedRegion(LayerTable):
     def has_simulated(self) -> bool:
         """Whether what lies under its learned layers is simulated, or a part of it."""
         return self._base is not None and self._base.has_simulated
+
+    def private_rows(self, numbers: Sequence[int] | None = None) -> NDArray[np.void]:
+        """Return a copy of the rows, or of those of some layers, ascending."""
+        return aligned_copy(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
 
     def extents_of(self, rows: NDArray[np.intp]) -> ExtentsOfRows:
         """Return where the contents of some rows are; see `LayerTable`."""
@@ -305,6 +309,13 @@ class LearnedRegion(LayerTable):
         start = learned.block.offset if learned.block is not None else 0
         return start, start + len(learned.content)
 
+    def origin_of(self, row: int) -> tuple[MmapRegion | None, int]:
+        """Return the region that a row comes from, None where it is learned, and the row there."""
+        match self._find(row):
+            case (base, base_row):
+                return base.origin_of(base_row)
+        return None, row
+
     def rebased(
         self, base: Base, blocks: Callable[[], PoolAllocator]
     ) -> tuple[LayerTable, list[StoredBlock | None]]:
@@ -366,6 +377,7 @@ def _rows_under(
     rows = base.private_rows(numbers)
     if base.extents is None:
         starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
+        starts[is_compressed(rows)] = 0
         return rows, Extents([base.reader[0]] * len(rows), starts, ends)
     if numbers is None:
         return rows, base.extents

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from jessymem.kernels import schema as s
-from jessymem.regions.rows import GrowingRows
+from jessymem.regions.rows import GrowingRows, owned
 from jessymem.regions.table import Extents
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class SharedRows(GrowingRows):
     ) -> None:
         n_rows = len(rows)
         super().__init__(rows, max(_MIN_ROWS - n_rows, n_rows // 4))
-        self._owners = list(extents.owners[:n_rows])
+        self._owners = owned(list(extents.owners[:n_rows]), rows)
         self._starts, self._ends = np.zeros((2, len(self._rows)), np.uint64)
         self._starts[:n_rows], self._ends[:n_rows] = extents.starts, extents.ends
         self.learned = learned

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from jessymem.kernels.schema import GRANULE_BYTES
+from jessymem.pieces import in_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +54,9 @@ class SharedBlock:
         start = end = self.n_filled
         self.n_filled = next_start(start + n_bytes)  # first: what is written once is never again
         memory = self._memory
-        for piece in pieces:
-            at, end = end, end + len(piece)
-            memory[at:end] = piece
+        for part in in_parts(pieces):
+            at, end = end, end + len(part)
+            memory[at:end] = part
         return self._view[start:end]
 
 

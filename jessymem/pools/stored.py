@@ -59,14 +59,19 @@ class StoredBlock:
         return MmapOffset.from_packed(self.handle).offset + (self.start or 0)
 
 
-def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[StoredBlock]:
+def store(
+    blocks: PoolAllocator, contents: Sequence[Sequence[Any]], shared_with: OpenBlocks | None = None
+) -> list[StoredBlock]:
     """Keep bytes, all of them or none: what is small shares blocks, the rest has its own.
 
     Parameters
     ----------
     blocks : PoolAllocator
     contents : sequence of sequence of bytes-like
-        For each, the pieces that make it; together at least one byte.
+        For each, the pieces that make it; together at least one byte. Of `Parts` the bytes are
+        made when they are copied.
+    shared_with : OpenBlocks, optional
+        Which blocks small contents share; by default those of all others.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
     """
     blocks._supply.check_open()
     sizes = [sum(map(len, pieces)) for pieces in contents]
-    open_blocks = blocks._open
+    open_blocks = blocks._open if shared_with is None else shared_with
     opened = None if min(sizes) > open_blocks.max_bytes else open_blocks.take(min(sizes))
     handles: list[int] = []
     single: MmapOffset | None = None
@@ -110,6 +115,11 @@ def store(blocks: PoolAllocator, contents: Sequence[Sequence[Any]]) -> list[Stor
     # What is interrupted from here on frees all with the last reference.
     open_blocks.put_back(shared)
     return stored
+
+
+def open_blocks(blocks: PoolAllocator) -> OpenBlocks:
+    """Return shared blocks of its own, for contents that end together."""
+    return OpenBlocks(blocks._open.block_bytes)
 
 
 class _Plan(NamedTuple):

@@ -16,6 +16,7 @@ from jessymem.errors import OutOfBounds
 from jessymem.kernels import release
 from jessymem.kernels import schema as s
 from jessymem.kernels.transactions import NOT_PLAIN, PlainState
+from jessymem.pieces import in_parts
 from jessymem.pools import failures
 from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.table import PoolTable
@@ -219,6 +220,6 @@ def _collecting(views_of: ref[Views]) -> Callable[[object], None]:
 def _fill(target: NDArray[np.uint8], pieces: Iterable[Any]) -> None:
     """Copy pieces one behind the other; NumPy releases the GIL where they are long."""
     at = 0
-    for piece in pieces:
-        target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
-        at += len(piece)
+    for part in in_parts(pieces):
+        target[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)

@@ -306,6 +306,7 @@ class RegionBuilder:
         *,
         replace_immutable: bool = False,
         load_mode: str = "map",
+        compress: str | None = None,
     ) -> MmapRegion:
         """Write the region and map it.
 
@@ -321,6 +322,9 @@ class RegionBuilder:
             Whether a file of D09 or D14 may be replaced.
         load_mode : {"map", "copy"}
             How the new file is opened; files that are there are looked at in the same way.
+        compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
+            Whether layers are kept compressed, where that makes them an eighth shorter: by
+            Zstandard, at level 3 or the one given. Needs the extra ``zstd``. By default none is.
 
         Returns
         -------
@@ -342,6 +346,8 @@ class RegionBuilder:
         InvalidAccess
             If this thread is writing the same file already, and a signal handler, a finalizer or a
             handler of records has led here.
+        ConfigError
+            If `compress` is not one of those above, or the extra is missing.
         ValueError, TypeError
             If `path` is not a path, or `load_mode` not one of those above.
 
@@ -372,13 +378,14 @@ class RegionBuilder:
                     dimension=self._dimension,
                 )
 
-        return self.write_to(path, check, load_mode)
+        return self.write_to(path, check, load_mode, compress)
 
     def write_to(
         self,
         path: str | os.PathLike[str],
         check: Callable[[RegionFiles], None],
         load_mode: str = "map",
+        compress: str | None = None,
     ) -> MmapRegion:
         """Do as `build_to_file` does; `check`, called under the files' lock, may refuse it.
 
@@ -403,6 +410,7 @@ class RegionBuilder:
         """
         target = self._as_target(path)
         files = RegionFiles(self._dimension, target, check_load_mode(load_mode))
+        drafts, dictionary = self._settled(compress)
         with files.writing():
             check(files)
             files.check_base()
@@ -411,9 +419,10 @@ class RegionBuilder:
             _, pieces = write_layout(
                 self._dimension,
                 self._name,
-                list(self._drafts.values()),
+                drafts,
                 generation=generation,
                 created_at=max(time.time_ns(), 0),
+                dictionary=dictionary,
             )
             path = files.put(self._readable(pieces), generation)
             files.remove_deltas()
@@ -437,8 +446,26 @@ class RegionBuilder:
             )
         return target
 
-    def build_to_memory(self) -> MmapRegion:
+    def _settled(self, compress: str | None) -> tuple[list[LayerDraft], bytes]:
+        """Return the layers as they are to be written, and the dictionary that frames share."""
+        drafts = list(self._drafts.values())
+        if compress is None:
+            return drafts, b""
+        from jessymem.regions.compression import settle
+        from jessymem.zstd import as_compression
+
+        compression = as_compression(compress)
+        spool = None if self._spool is None else Spool(self._spool.folder)
+        settled = settle(drafts, compression, self._dimension, spool)
+        return settled.drafts, settled.dictionary
+
+    def build_to_memory(self, *, compress: str | None = None) -> MmapRegion:
         """Lay the region out in private memory, as it would be in a file.
+
+        Parameters
+        ----------
+        compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
+            As `build_to_file`.
 
         Returns
         -------
@@ -460,8 +487,10 @@ class RegionBuilder:
         >>> region.path is None, bytes(region.content_of(0))
         (True, b'Repair the bridge.')
         """
-        drafts = list(self._drafts.values())
-        total_size, pieces = write_layout(self._dimension, self._name, drafts, 1, 0)
+        drafts, dictionary = self._settled(compress)
+        total_size, pieces = write_layout(
+            self._dimension, self._name, drafts, 1, 0, dictionary=dictionary
+        )
         data = osmem.private_copy(self._readable(pieces), total_size)
         return MmapRegion(self._dimension, None, data, s.REGION_SIMULATED, identity=None)
 

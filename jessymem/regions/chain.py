@@ -19,7 +19,15 @@ from jessymem.kernels import schema as s
 from jessymem.named_tuples import NamedTuple
 from jessymem.regions.layout import Edition
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.rows import Columns, GrowingRows, lay_over, newest
+from jessymem.regions.rows import (
+    Columns,
+    GrowingRows,
+    Owners,
+    is_compressed,
+    lay_over,
+    newest,
+    owned,
+)
 from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:
@@ -217,8 +225,12 @@ class RegionChain(LayerTable):
 
     def extent_of(self, row: int) -> tuple[int, int]:
         """Return where a layer's content begins and ends in its file."""
-        origins = self._origins
-        return int(origins.starts[row]), int(origins.ends[row])
+        member, there = self._member_of(row)
+        return member.extent_of(there)
+
+    def origin_of(self, row: int) -> tuple[MmapRegion, int]:
+        """Return the member that a row comes from, and the row there."""
+        return self._member_of(row)
 
     def draft_of(self, row: int) -> jessymem.hints.LayerDraft:
         """Return the layer in a row as it would be written again; as `MmapRegion.draft_of`."""
@@ -319,7 +331,7 @@ class _ChainRows(GrowingRows):
         super().__init__(rows, n_spare, min(last + 1 + n_spare, s.MAX_LAYERS))
         self._origins = [aligned_copy(each, np.zeros(n_spare, each.dtype)) for each in origins]
         self.index(n_rows)
-        self.owners: list[memoryview] = _contents_of(members)[origins[0]].tolist()
+        self.owners = owned(_contents_of(members)[origins[0]].tolist(), rows)
         self.charge: Any = None
 
     def origins(self, n_rows: int) -> Columns:
@@ -330,6 +342,8 @@ class _ChainRows(GrowingRows):
         """Tell whether rows can be added, as `GrowingRows`, and need no index that is not there."""
         if not super().has_space(n_rows, rows):
             return False
+        if not isinstance(self.owners, Owners) and is_compressed(rows).any():
+            return False
         n_after = n_rows + len(rows)
         return self._index is not None or int(rows["layer_num"][-1]) == n_after - 1
 
@@ -339,7 +353,10 @@ class _ChainRows(GrowingRows):
         places = self.extend(rows)
         for column, given in zip(self._origins, origins, strict=True):
             column[places] = given
-        self.owners[places.start :] = [member.reader[0]] * len(rows)
+        owners = [member.reader[0]] * len(rows)
+        if member.frames is not None:
+            owners = owned(owners, rows)
+        self.owners[places.start :] = owners
 
     @property
     def n_bytes(self) -> int:
@@ -362,10 +379,14 @@ def _columns_of(members: tuple[MmapRegion, ...], at: int) -> Columns:
     member = members[at]
     rows = member.private_rows()
     starts, ends = rows["content_offset"].copy(), rows["content_end"].copy()
+    stored = None if member.frames is None else member.frames.is_stored
+    if stored is not None:
+        starts[stored] = 0
     if at:
         away = member.content_address - members[0].content_address
         shift = np.uint64(away % 2**64)  # it wraps around
-        rows["content_offset"] += shift
-        rows["content_end"] += shift
+        for field in ("content_offset", "content_end"):
+            shifted = rows[field] + shift
+            rows[field] = shifted if stored is None else np.where(stored, rows[field], shifted)
     which, there = np.full(len(rows), at, np.uint8), np.arange(len(rows), dtype=np.uint16)
     return rows, which, there, starts, ends

@@ -22,6 +22,8 @@ _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 if TYPE_CHECKING:
     from collections.abc import Buffer
 
+    from jessymem.regions.frames import Frame
+
     Content: TypeAlias = str | Buffer
 else:
     Content: TypeAlias = str | bytes | bytearray | memoryview
@@ -40,6 +42,8 @@ class LayerDraft:
         What makes the content an array; empty where it is not an array.
     content_xxh3 : int or None
         The checksum that came with the content; None: it is to be computed.
+    frame : Frame or None
+        What is known of a compressed layer, of which `content` is what is stored.
     """
 
     layer: int
@@ -52,6 +56,7 @@ class LayerDraft:
     encoding: int = s.ENCODING_BYTES
     array_header: bytes = b""
     content_xxh3: int | None = None
+    frame: Frame | None = None
 
 
 class EncodedContent(NamedTuple):

@@ -21,6 +21,7 @@ _EXTENT: Final = struct.Struct("<QI")  # LAYER_EXTENT
 _LENGTH: Final = struct.Struct("<I")
 _CHECKSUM: Final = struct.Struct("<Q")
 _ROW: Final = struct.Struct("<QQQIfHBBIIIIIII")  # LAYER
+_FRAME: Final = struct.Struct("<QQIHBB")  # FRAME
 
 
 def write_layout(
@@ -34,13 +35,15 @@ def write_layout(
     flags: int = 0,
     replaces: int = 0,
     deleted: Sequence[int] = (),
+    dictionary: bytes = b"",
 ) -> tuple[int, list[Any]]:
     """Lay out a region of `drafts`; return its length and the pieces that, in order, are its bytes.
 
     Contents are referred to, not copied. `drafts` are written in the order of their numbers, which
     must differ. With `follows`, the edition of another file, it is a delta; with `replaces` one in
     the place of those from that generation on; with `deleted` one that says which layers before it
-    are gone, by their numbers, ascending.
+    are gone, by their numbers, ascending. With compressed layers among them it is one of version
+    2; `dictionary` is the one that their frames share.
 
     Raises
     ------
@@ -55,13 +58,18 @@ def write_layout(
     heap_size = sum(map(_heap_bytes, drafts, keywords))
     gone = np.array(deleted, s.DELETED).tobytes()
     deleted_offset = heap_offset + heap_size
-    content_start = _align(deleted_offset + len(gone))
+    n_frames = sum(draft.frame is not None for draft in drafts)
+    frames_offset = _align(deleted_offset + len(gone), s.FRAME_ALIGNMENT)
+    dictionary_offset = frames_offset + n_frames * s.FRAME.itemsize
+    content_start = _align(dictionary_offset + len(dictionary))
     if content_start > s.MAX_METADATA_BYTES:
         raise _too_much(dimension, content_start)
-    entries, rows, heap, contents, total_size = _lay_out(drafts, keywords, content_start)
+    laid_out = _lay_out(drafts, keywords, content_start)
+    entries, rows, heap, frames, contents, total_size = laid_out
     metadata = bytearray(content_start - s.HEADER_BYTES)
     parts = (s.HEADER_BYTES, entries), (table_offset, rows), (heap_offset, heap)
-    for start, part in (*parts, (deleted_offset, gone)):
+    more = (deleted_offset, gone), (frames_offset, frames), (dictionary_offset, dictionary)
+    for start, part in (*parts, *more):
         at = start - s.HEADER_BYTES
         metadata[at : at + len(part)] = part
     extension = Extension(
@@ -79,6 +87,10 @@ def write_layout(
         replaces=replaces,
         deleted_offset=deleted_offset if gone else 0,
         n_deleted=len(deleted),
+        frames_offset=frames_offset if n_frames else 0,
+        n_frames=n_frames,
+        dictionary_offset=dictionary_offset if dictionary else 0,
+        dictionary_size=len(dictionary),
     )
     header = _encode_header(dimension, name, total_size, len(drafts), extension)
     return total_size, [header, metadata, *contents]
@@ -87,11 +99,11 @@ def write_layout(
 def _encode_header(
     dimension: DimensionId, name: bytes, total_size: int, n_layers: int, extension: Extension
 ) -> bytes:
-    padding, checksum = bytes(s.EXTENSION["padding"].itemsize), 0
-    record = np.array((s.EXTENSION_MAGIC, *extension, padding, checksum), s.EXTENSION)
+    record = np.array((s.EXTENSION_MAGIC, *extension, 0), s.EXTENSION)
     reserved = record.tobytes()
     facts = dimension, len(name), name.ljust(s.MAX_NAME_BYTES, b"\0"), total_size, n_layers
-    raw = np.array((*facts, s.MAGIC, reserved), s.HEADER).tobytes()[: s.CHECKED_HEADER_BYTES]
+    magic = s.COMPRESSED_MAGIC if extension.n_frames else s.MAGIC
+    raw = np.array((*facts, magic, reserved), s.HEADER).tobytes()[: s.CHECKED_HEADER_BYTES]
     return raw + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(raw))
 
 
@@ -104,8 +116,10 @@ def _too_much(dimension: DimensionId, n_bytes: int) -> RegionFormatError:
 
 def _lay_out(
     drafts: Sequence[LayerDraft], keywords: Sequence[bytes], content_start: int
-) -> tuple[bytes, bytes, bytes, list[Any], int]:
-    """Return plain entries, rows, heap, and the pieces of contents, each aligned, with their end.
+) -> tuple[bytes, bytes, bytes, bytes, list[Any], int]:
+    """Return plain entries, rows, heap, frames, and the pieces of contents with their end.
+
+    What is compressed is not aligned, all else is.
 
     One pass over all: of many layers, each column for itself would take as long, and of a single
     one ten times as long.
@@ -113,30 +127,39 @@ def _lay_out(
     entries: list[bytes] = []
     rows: list[bytes] = []
     heap: list[bytes] = []
+    frames: list[bytes] = []
     pieces: list[Any] = []
     end, in_heap = content_start, 0
     for draft, block in zip(drafts, keywords, strict=True):
         name, array, content = draft.name, draft.array_header, draft.content
         n_bytes, n_keywords = len(content), len(draft.keywords)
-        start = _align(end) if n_bytes else end
+        frame = draft.frame
+        start = _align(end) if n_bytes and frame is None else end
         pieces += (bytes(start - end), content)
         end = start + n_bytes
+        first, last = start, end
+        if frame is not None:
+            uses = bool(frame.dictionary)
+            frames.append(
+                _FRAME.pack(start, frame.stored_xxh3, n_bytes, draft.layer, frame.codec, uses)
+            )
+            first, last = s.COMPRESSED_AT, s.COMPRESSED_AT + frame.n_bytes
         entries += (
             _ENTRY.pack(draft.layer, draft.depth, draft.frequency, n_keywords),
             block,
-            _EXTENT.pack(start, n_bytes),
+            _EXTENT.pack(first, last - first),
         )
         heap += (name, block, array)
         keywords_at = in_heap + len(name)
         array_at = keywords_at + len(block)
         row = (
-            *(start, end, _checksum(draft), int(draft.parent or 0), draft.frequency, draft.layer),
+            *(first, last, _checksum(draft), int(draft.parent or 0), draft.frequency, draft.layer),
             *(draft.depth, draft.encoding, n_keywords, in_heap, len(name), keywords_at, len(block)),
             *(array_at if array else 0, len(array)),
         )
         rows.append(_ROW.pack(*row))
         in_heap = array_at + len(array)
-    return b"".join(entries), b"".join(rows), b"".join(heap), pieces, end
+    return *map(b"".join, (entries, rows, heap, frames)), pieces, end  # type: ignore[return-value]
 
 
 def _layer(draft: LayerDraft) -> int:
@@ -157,5 +180,5 @@ def _join_keywords(keywords: Sequence[bytes]) -> bytes:
     return b"".join(_LENGTH.pack(len(keyword)) + keyword for keyword in keywords)
 
 
-def _align(offset: int) -> int:
-    return -(-offset // s.ALIGNMENT) * s.ALIGNMENT
+def _align(offset: int, alignment: int = s.ALIGNMENT) -> int:
+    return -(-offset // alignment) * alignment

@@ -58,6 +58,7 @@ class Header(NamedTuple):
     name: str
     total_size: int
     layer_count: int
+    version: int = 1  # of the format; 2: layers are compressed
 
 
 class Extension(NamedTuple):
@@ -77,6 +78,10 @@ class Extension(NamedTuple):
     replaces: int = 0
     deleted_offset: int = 0
     n_deleted: int = 0
+    frames_offset: int = 0
+    n_frames: int = 0
+    dictionary_offset: int = 0
+    dictionary_size: int = 0
 
 
 class Layout(NamedTuple):
@@ -99,6 +104,9 @@ class Layout(NamedTuple):
     replaces: int = 0  # the lowest generation of the deltas in whose place it is; 0: of none
     deleted: NDArray[np.uint16] = NONE_DELETED  # of a delta: numbers of layers before it, ascending
     deleted_offset: int = 0  # in the file
+    frames: NDArray[Any] | None = None  # FRAME[n], copied; None: no layer is compressed
+    frames_offset: int = 0  # in the file
+    dictionary: bytes = b""  # that frames share; empty: there is none
     unchecked: Unchecked | None = None  # what is yet to be checked; None: nothing
 
     @property
@@ -123,7 +131,8 @@ def read_layout(
     `data` is the whole file, or with its length `n_bytes` all in front of the contents.
 
     An extension whose checksums fail is ignored with a warning: the plain entries are read
-    instead. What `is_own` was just written and read back: that its rows are in order was seen to.
+    instead, but of a file with compressed layers, which cannot be read without. What `is_own` was
+    just written and read back: that its rows are in order was seen to.
 
     Parameters
     ----------
@@ -138,6 +147,8 @@ def read_layout(
     """
     header = read_header(data, source, n_bytes)
     extension = read_extension(data, header, source)
+    if header.version > 1:
+        return _read_compressed(data, header, extension, source, is_own=is_own)
     if extension is not None and is_own:
         return extended_layout(data, header, extension)
     if extension is not None and _metadata_xxh3(data, extension) == extension.metadata_xxh3:
@@ -153,6 +164,23 @@ def read_layout(
     return read_plain(data, header, source)
 
 
+def _read_compressed(
+    data: Bytes, header: Header, extension: Extension | None, source: Source, *, is_own: bool
+) -> Layout:
+    """Do as `read_layout` for a file with compressed layers, all of whose checksums must hold."""
+    if extension is None:  # or `find_extension` has raised
+        raise faults.broken_extension(source, "extension_magic", s.EXTENSION_MAGIC, b"")
+    if not is_own:
+        found = _metadata_xxh3(data, extension)
+        if found != extension.metadata_xxh3:
+            expected = f"{extension.metadata_xxh3:#018x}"
+            raise faults.broken_extension(source, "metadata_xxh3", expected, f"{found:#018x}")
+    layout = extended_layout(data, header, extension)
+    if not is_own:
+        check_rows(layout, source)
+    return layout
+
+
 def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Header:
     """Check the header against the format, the dimension asked for and the file's length.
 
@@ -163,7 +191,7 @@ def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Head
         raise faults.broken(source, "header", 0, f"{s.HEADER_BYTES} bytes", f"{len(data)} bytes")
     broken = partial(faults.broken_header, source)
     number, name_size, name, total_size, n_layers, magic, _ = _record(data, 0, s.HEADER)
-    if magic != s.MAGIC:
+    if magic not in s.VERSIONS:
         raise broken("magic", s.MAGIC, magic)
     if not 1 <= number <= s.MAX_DIMENSION:
         raise broken("dimension_id", f"1 to {s.MAX_DIMENSION}", number)
@@ -188,7 +216,7 @@ def read_header(data: Bytes, source: Source, n_bytes: int | None = None) -> Head
     fitting = min(s.MAX_LAYERS, (n_bytes - s.HEADER_BYTES) // s.MIN_ENTRY_BYTES)
     if n_layers > fitting:
         raise broken("layer_count", f"<= {fitting}", n_layers)
-    return Header(DimensionId(number), text, total_size, n_layers)
+    return Header(DimensionId(number), text, total_size, n_layers, s.VERSIONS[magic])
 
 
 def read_extension(data: Bytes, header: Header, source: Source) -> Extension | None:
@@ -196,6 +224,8 @@ def read_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     try:
         return find_extension(data, header, source)
     except _NotHeld:
+        if header.version > 1:
+            raise
         _warn_ignored(source, "header_xxh3")
         return None
 
@@ -206,8 +236,10 @@ class _NotHeld(RegionFormatError):
 
 def find_extension(data: Bytes, header: Header, source: Source) -> Extension | None:
     """Return the extension if one is announced; raise RegionFormatError where it is damaged."""
-    magic, *fields, padding, header_xxh3 = _record(data, s.RESERVED_OFFSET, s.EXTENSION)
+    magic, *fields, header_xxh3 = _record(data, s.RESERVED_OFFSET, s.EXTENSION)
     if magic != s.EXTENSION_MAGIC:
+        if header.version > 1:
+            raise faults.broken_extension(source, "extension_magic", s.EXTENSION_MAGIC, magic)
         return None
     found = xxhash.xxh3_64_intdigest(data[: s.CHECKED_HEADER_BYTES])
     if found != header_xxh3:
@@ -237,14 +269,35 @@ def find_extension(data: Bytes, header: Header, source: Source) -> Extension | N
     _require(source, "flags", extension.flags, 0, s.KNOWN_FLAGS)
     _require(source, "replaces", extension.replaces, 0, limit)
     _require(source, "n_deleted", extension.n_deleted, 0, s.MAX_LAYERS if follows else 0)
-    low, high = 0, 0
-    if extension.n_deleted:
-        low = extension.heap_offset + extension.heap_size
-        high = end - extension.n_deleted * s.DELETED.itemsize
-    _require(source, "deleted_offset", extension.deleted_offset, low, high)
-    if any(padding):
-        raise faults.broken_extension(source, "padding", "zeros", padding)
+    taken = extension.heap_offset + extension.heap_size
+    taken = _require_behind(source, extension, "deleted_offset", taken, end)
+    is_compressed, least = header.version > 1, int(header.version > 1)
+    _require(source, "n_frames", extension.n_frames, least, header.layer_count * is_compressed)
+    taken = _require_behind(source, extension, "frames_offset", taken, end)
+    if extension.frames_offset % s.FRAME_ALIGNMENT:
+        expected = f"a multiple of {s.FRAME_ALIGNMENT}"
+        raise faults.broken_extension(source, "frames_offset", expected, extension.frames_offset)
+    most = s.MAX_DICTIONARY_BYTES * is_compressed
+    _require(source, "dictionary_size", extension.dictionary_size, 0, most)
+    _require_behind(source, extension, "dictionary_offset", taken, end)
     return extension
+
+
+def _lengths(extension: Extension) -> dict[str, int]:
+    """Return how long the parts behind the heap are, in bytes, by the field that says where."""
+    return {
+        "deleted_offset": extension.n_deleted * s.DELETED.itemsize,
+        "frames_offset": extension.n_frames * s.FRAME.itemsize,
+        "dictionary_offset": extension.dictionary_size,
+    }
+
+
+def _require_behind(source: Source, extension: Extension, field: str, taken: int, end: int) -> int:
+    """Check that a part lies behind what precedes it, 0 where it is empty; return where it ends."""
+    n_bytes, start = _lengths(extension)[field], getattr(extension, field)
+    low, high = (taken, end - n_bytes) if n_bytes else (0, 0)
+    _require(source, field, start, low, high)
+    return start + n_bytes if n_bytes else taken
 
 
 def is_header_whole(data: Bytes) -> bool:
@@ -269,8 +322,13 @@ def read_predecessor(extension: Extension) -> Edition | None:
     )
 
 
-def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
-    """Parse the plain entries into a table of their own, sorted by layer number."""
+def read_plain(
+    data: Bytes, header: Header, source: Source, extended: Layout | None = None
+) -> Layout:
+    """Parse the plain entries into a table of their own, sorted by layer number.
+
+    Where compressed layers are stored is in what is `extended`.
+    """
     before_import("jessymem.regions.entries")  # files of others; ours carry a table
     from jessymem.regions.entries import read_entries
 
@@ -279,6 +337,9 @@ def read_plain(data: Bytes, header: Header, source: Source) -> Layout:
     if np.any(numbers[1:] < numbers[:-1]):
         rows = rows[np.argsort(numbers, kind="stable")]
     layout = Layout(header, rows, data[:end], content_start=end)
+    if extended is not None:
+        layout = layout._replace(frames=extended.frames, frames_offset=extended.frames_offset)
+        layout = layout._replace(dictionary=extended.dictionary)
     check_rows(layout, source)
     return layout
 
@@ -385,7 +446,20 @@ def extended_layout(data: Bytes, header: Header, extension: Extension) -> Layout
         deleted_offset=first,
         # A copy: nobody can change it any more.
         deleted=deleted.copy().view(s.DELETED) if n_deleted else NONE_DELETED,
+        **_parts_of_frames(data, extension),
     )
+
+
+def _parts_of_frames(data: Bytes, extension: Extension) -> dict[str, Any]:
+    """Return what a layout says of compressed layers: copies, which nobody can change any more."""
+    if not extension.n_frames:
+        return {}
+    at, first = extension.frames_offset, extension.dictionary_offset
+    return {
+        "frames": data[at : at + extension.n_frames * s.FRAME.itemsize].copy().view(s.FRAME),
+        "frames_offset": at,
+        "dictionary": data[first : first + extension.dictionary_size].tobytes(),
+    }
 
 
 def _require(source: Source, field: str, got: int, low: int, high: int) -> None:
@@ -411,6 +485,10 @@ def _warn_ignored(source: Source, field: str) -> None:
 
 def check_rows(layout: Layout, source: Source) -> None:
     """Check every row of a table against the region; raise RegionFormatError at the first fault."""
+    if layout.frames is not None:
+        from jessymem.regions.frames import stored_rows
+
+        layout = layout._replace(rows=stored_rows(layout, source))
     heap_size, total = len(layout.heap), layout.header.total_size
     rules = _rules(layout.rows, slice(1), heap_size, total, layout.content_start)
     for field, wrong, expected in rules:

@@ -78,7 +78,7 @@ class LayerInfo:
         Of the content, in bytes from the start of the file that holds it, or of the pool where it
         is in memory; `MmapManager.dump_state` tells which.
     size : int
-        Of the content, in bytes.
+        Of the content, in bytes. One that is compressed takes `stored_size` in its file.
     keywords : tuple of str
     parent : LayerId or None
     children : tuple of LayerId
@@ -92,6 +92,10 @@ class LayerInfo:
     encoding : str
         What its writer gave: "text" (UTF-8), "array", or "bytes"; plain V1 files do not say, and
         have "bytes".
+    compression : str or None
+        How its file has it: "zstd"; None: as it is.
+    stored_size : int
+        Of the bytes that it takes in its file, or in memory.
 
     Examples
     --------
@@ -117,11 +121,15 @@ class LayerInfo:
     dtype: np.dtype[Any] | None = None
     shape: tuple[int, ...] | None = None
     encoding: str = "bytes"
+    compression: str | None = None
+    stored_size: int = 0
 
     def __repr__(self) -> str:
         """Say in one line what it is; what it has not is left out."""
         name = f" {shown(self.name)}" if self.name else ""
         parts = [f"{self.layer_id}{name}", f"{self.size:,} bytes", kind_of(self)]
+        if self.compression is not None:
+            parts.append(f"{self.compression} {self.stored_size:,} bytes")
         parts += [f"frequency={shortest(self.frequency)}", f"depth={self.depth}"]
         if self.keywords:
             parts.append(f"keywords={self.keywords}")

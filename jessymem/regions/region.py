@@ -39,6 +39,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
+from jessymem.regions.rows import Owners
 from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "full")
@@ -108,7 +109,20 @@ class MmapRegion(LayerTable):
         self.rows = self.layout.rows
         self.index = layout.build_index(self.rows)
         self._view = memoryview(data)
+        if self.layout.frames is not None:
+            from jessymem.regions.frames import Frames
+
+            self.frames = Frames(self.layout, self._view, source)
         self._cut_reader(self._view)
+
+    #: Of a region with compressed layers.
+    frames: jessymem.hints.Frames | None = None
+
+    def _own_owners(self) -> Sequence[Any]:
+        """Return owners of compressed layers, None for what is not inflated, or not compressed."""
+        if self.frames is None:
+            return ()
+        return Owners([None] * len(self.rows))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as path and edition; who unpickles it maps the file anew.
@@ -405,6 +419,8 @@ class MmapRegion(LayerTable):
         RegionFormatError
             At the first difference: field, offset, expected, got. A file that was truncated since
             it was mapped is found without touching the pages that are gone.
+        ConfigError
+            If a layer is compressed, and the extra ``zstd`` is missing.
         ValueError
             If there is no such level.
 
@@ -421,10 +437,22 @@ class MmapRegion(LayerTable):
             ...
         jessymem.errors.RegionFormatError: D15: ...: layer 3 content_xxh3 at byte ...
         """
-        from jessymem.regions.verification import verify_layout
-
         if level not in VERIFY_LEVELS:
             raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {shown(level)}")
+        self._verify(level)
+        return True
+
+    @clears_frames
+    def verify_stored(self) -> None:
+        """Compare all bytes with their checksums, but of compressed layers only what is stored.
+
+        Raises as `verify_integrity`; the extra ``zstd`` is not needed.
+        """
+        self._verify("full", inflates=False)
+
+    def _verify(self, level: str, *, inflates: bool = True) -> None:
+        from jessymem.regions.verification import verify_layout
+
         on_disk = osmem.mapped_file_bytes(self.data)
         if on_disk is not None and on_disk != self.size:
             raise RegionFormatError(
@@ -436,8 +464,7 @@ class MmapRegion(LayerTable):
                 dimension=self.dimension_id,
                 path=self._source.path,
             )
-        verify_layout(self._bytes, level, self._source)
-        return True
+        verify_layout(self._bytes, level, self._source, inflates=inflates)
 
     @computed_once
     @clears_frames
@@ -454,7 +481,7 @@ class MmapRegion(LayerTable):
         from jessymem.regions.metadata import RegionMetadata
 
         return RegionMetadata(
-            version=s.FORMAT_VERSION,
+            version=self.layout.header.version,
             generation=self.layout.generation,
             created_at=self.layout.created_at,
             dimension_name=self.layout.header.name,
@@ -569,7 +596,9 @@ class MmapRegion(LayerTable):
 
     @property
     def table_bytes(self) -> int:
-        """How long the tables are that were made of plain entries."""
+        """How long the tables are that were made of plain entries, or for compressed layers."""
+        if self.frames is not None:
+            return self.frames.n_bytes
         if self.layout.is_extended:
             return 0
         return self.rows.nbytes + (0 if self.index is None else self.index.nbytes)
@@ -587,6 +616,11 @@ class MmapRegion(LayerTable):
         rows = aligned_copy(self.rows if numbers is None else self.rows[self.rows_of(numbers)])
         starts, ends, found = rows["content_offset"], rows["content_end"], rows["layer_num"]
         wrong = (starts > ends) | (ends > self.size)
+        if self.frames is not None:
+            at = np.arange(len(rows)) if numbers is None else np.array(self.rows_of(numbers), int)
+            stored, lengths = self.frames.is_stored[at], self.frames.lengths[at]
+            is_other = (starts != s.COMPRESSED_AT) | (ends != s.COMPRESSED_AT + lengths)
+            wrong = np.where(stored, is_other, wrong)
         wrong[1:] |= found[1:] <= found[:-1]
         if numbers is not None:
             wrong |= found != np.array(numbers)
@@ -605,6 +639,32 @@ class MmapRegion(LayerTable):
         """Return itself, which has all its layers."""
         return self
 
+    def origin_of(self, row: int) -> tuple[MmapRegion, int]:
+        """Return itself and the row: it has all its layers."""
+        return self, row
+
+    def extent_of(self, row: int) -> tuple[int, int]:
+        """Return where a layer's bytes begin in the file, and so much further as its content is."""
+        if self.frames is None or not self.frames.has(row):
+            return super().extent_of(row)
+        start = self.frames.extent_of(row)[0]
+        return start, start + self.frames.size_of(row)
+
+    def stored_rows(self) -> np.typing.NDArray[np.void]:
+        """Return the rows as they lead to what is stored."""
+        if self.frames is None:
+            return self.rows
+        from jessymem.regions.frames import stored_rows
+
+        return stored_rows(self.layout, self._source)
+
+    @property
+    def bounds(self) -> tuple[memoryview, memoryview]:
+        """Per row where its content begins and ends in its owner; see `Reader`."""
+        if self.frames is None:
+            return super().bounds
+        return self.frames.bounds
+
     def is_simulated(self, number: int) -> bool:
         """Tell whether a layer is one of the simulation's."""
         return self.state == s.REGION_SIMULATED
@@ -621,7 +681,7 @@ class MmapRegion(LayerTable):
         OutOfBounds, RegionFormatError
             If its content or its keywords cannot be read.
         """
-        return self.drafts_of(np.array([row]))[0]
+        return self.drafts_of(np.array([row]), inflates=True)[0]
 
     def drafts(self, without: Collection[int] = ()) -> list[jessymem.hints.LayerDraft]:
         """Return all layers as they would be written again, but for some numbers."""
@@ -638,12 +698,17 @@ class MmapRegion(LayerTable):
         """Return nothing: nothing has been laid over it."""
         return set()
 
-    def drafts_of(self, at: np.typing.NDArray[np.intp]) -> list[jessymem.hints.LayerDraft]:
+    def drafts_of(
+        self, at: np.typing.NDArray[np.intp], *, inflates: bool = False
+    ) -> list[jessymem.hints.LayerDraft]:
         """Return the layers in some rows as they would be written again.
 
-        Whole columns are read, since a record costs ten times more.
+        Compressed ones as they are stored, unless it `inflates`. Whole columns are read, since a
+        record costs ten times more.
         """
         from jessymem.regions.drafts import LayerDraft
+
+        frames = None if inflates else self.frames
 
         rows = self.rows[at]
         heap = self.layout.heap.tobytes() if len(rows) > 1 else self.layout.heap
@@ -657,7 +722,11 @@ class MmapRegion(LayerTable):
         return [
             LayerDraft(
                 layer=number,
-                content=self.content_of(row),
+                content=(
+                    self.content_of(row)
+                    if frames is None or not frames.has(row)
+                    else frames.stored_bytes(row)
+                ),
                 name=bytes(heap[name_at : name_at + name_size]),
                 frequency=frequency,
                 depth=depth,
@@ -666,6 +735,7 @@ class MmapRegion(LayerTable):
                 encoding=encoding,
                 array_header=bytes(heap[array_at : array_at + array_size]),
                 content_xxh3=checksum if self.layout.is_extended else None,
+                frame=None if frames is None or not frames.has(row) else frames.frame_of(row),
             )
             for row, (name_at, name_size), (array_at, array_size), n_keywords, (
                 number,

@@ -80,6 +80,11 @@ class Spool:
         self._window, self._window_start = bytearray(), 0
 
     @property
+    def folder(self) -> Path:
+        """On whose disk they wait."""
+        return self._folder
+
+    @property
     def n_bytes(self) -> int:
         """How many bytes were taken."""
         return self._n_written + len(self._held)

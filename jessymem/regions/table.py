@@ -25,6 +25,7 @@ from jessymem.kernels import schema as s
 from jessymem.named_tuples import NamedTuple
 from jessymem.regions.indexes import NumberIndex, index_of_words, key_of
 from jessymem.regions.layout import Edition
+from jessymem.regions.rows import Owners
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 
@@ -400,6 +401,10 @@ class LayerTable(LoadedDimension):
         """How long the files, or the simulation, are that it comes from, in bytes."""
         return sum(int(member.size) for member in self.members)
 
+    def private_rows(self, numbers: Sequence[int] | None = None) -> np.typing.NDArray[np.void]:
+        """Return a copy of the rows, or of those of some layers, ascending, and checked."""
+        raise NotImplementedError
+
     @property
     def bounds(self) -> tuple[memoryview, memoryview]:
         """Per row where its content begins and ends, counted from the region's first byte."""
@@ -431,7 +436,7 @@ class LayerTable(LoadedDimension):
         how many there are. Where an interpreter counts differently, a viewed region is evicted in
         vain, and taken back as it is when it is read again.
         """
-        return _count_references(self.reader[0]) > _N_UNVIEWED
+        return is_viewed(self.reader[0])
 
     @property
     def numbers(self) -> np.typing.NDArray[np.uint16]:
@@ -494,7 +499,8 @@ class LayerTable(LoadedDimension):
 
         record = self.rows[row]
         start, end = self.extent_of(row)
-        form = self.form_of(row)
+        form, stored = self.form_of(row), self.frames_of(row)
+        codec, n_stored = (None, end - start) if stored is None else stored[0].cost_of(stored[1])
         return LayerInfo(
             layer_id=layer_id,
             name=self.name_of(row),
@@ -510,6 +516,8 @@ class LayerTable(LoadedDimension):
             dtype=None if form is None else form.dtype,
             shape=None if form is None else form.shape,
             encoding=self.encoding_of(row),
+            compression=codec,
+            stored_size=n_stored,
         )
 
     def encoding_of(self, row: int) -> str:
@@ -532,8 +540,12 @@ class LayerTable(LoadedDimension):
         start, end = starts[row], ends[row]
         if start <= end <= n_bytes:
             return content[start:end]
-        if owners:
-            return owners[row][start:end]
+        owner = owners[row] if owners else None
+        if owner is not None:
+            return owner[start:end]
+        stored = self.frames_of(row)
+        if stored is not None:
+            return self._inflated(*stored, row)
         number = int(self.rows[row]["layer_num"])
         raise OutOfBounds(
             f"layer {number} of {self.dimension_id}: bytes {start} to {end} lie outside its "
@@ -542,6 +554,37 @@ class LayerTable(LoadedDimension):
             size=end - start,
             region_size=self.size,
         )
+
+    def origin_of(self, row: int) -> tuple[Any, int]:
+        """Return the region that a row comes from, None where it is learned, and the row there."""
+        raise NotImplementedError
+
+    def _inflated(self, frames: jessymem.hints.Frames, there: int, row: int) -> memoryview:
+        """Return a compressed layer's content, and lead later reads to it where it is kept."""
+        view, kept = frames.view(there)
+        owners = self.reader[5]
+        if kept is not None and isinstance(owners, Owners):
+            kept.lead(owners, row)
+        return view[:]
+
+    def frames_of(self, row: int) -> tuple[jessymem.hints.Frames, int] | None:
+        """Return where a row's layer is stored compressed, and its row there; None: it is not."""
+        member, there = self.origin_of(row)
+        if member is None or member.frames is None or not member.frames.has(there):
+            return None
+        return member.frames, there
+
+    def copy_content(self, row: int, target: memoryview) -> None:
+        """Copy a layer's bytes into memory that is just as long; what is compressed is inflated.
+
+        Raises as `content_of`, but needs no room.
+        """
+        stored = self.frames_of(row)
+        if stored is None:
+            target[:] = self.content_of(row)
+        else:
+            frames, there = stored
+            frames.copy_into(there, target)
 
     def array_of(self, row: int) -> np.typing.NDArray[Any]:
         """Return a layer's content as the array that it is.
@@ -621,11 +664,15 @@ class LayerTable(LoadedDimension):
         """
         index = None if self.index is None else memoryview(self.index)
         if self.extents is None:
-            self.reader = content, *self.bounds, index, len(content), ()
+            self.reader = content, *self.bounds, index, len(content), self._own_owners()
         else:
             owners, starts, ends = self.extents
             views = memoryview(starts), memoryview(ends)
             self.reader = content, *views, index, _NOT_WITHIN, owners
+
+    def _own_owners(self) -> Sequence[Any]:
+        """Return owners of what does not lie in the table's own bytes; nothing, where all does."""
+        return ()
 
 
 def address_of(array: np.typing.NDArray[Any]) -> int:
@@ -639,6 +686,11 @@ def _count_references(view: memoryview) -> int:
         if type(buffer).__name__ == "managedbuffer":
             return sys.getrefcount(buffer)
     return 0
+
+
+def is_viewed(view: memoryview) -> bool:
+    """Tell whether there is any view beside this one of the same buffer object."""
+    return _count_references(view) > _N_UNVIEWED
 
 
 #: What is counted where a view is the only one: interpreters differ in how many are of counting.

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 2**20
 
 
-def verify_layout(data: Bytes, level: str, source: Source) -> None:
+def verify_layout(data: Bytes, level: str, source: Source, *, inflates: bool = True) -> None:
     """Read a region's bytes again and compare every checksum up to `level`, and table with entries.
 
     Unlike `read_layout` it lets no checksum pass: one that fails is an error. Plain V1 files have
-    none; theirs is a check of the structure and the texts.
+    none; theirs is a check of the structure and the texts. Unless it `inflates`, of compressed
+    layers what is stored is compared, and the content is not.
     """
     header = layout.read_header(data, source)
     extension = layout.read_extension(data, header, source)
@@ -31,7 +32,8 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
         _verify_no_extension(data, source)
     if level == "header":
         return
-    plain = layout.read_plain(data, header, source)
+    whole = None if header.version == 1 else layout.read_layout(data, source)
+    plain = layout.read_plain(data, header, source, whole)
     _verify_texts(plain, source)
     if extension is None:
         return
@@ -43,7 +45,7 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     _verify_arrays(extended, source)
     _verify_same(extended, plain, extension.table_offset, source)
     if level == "full":
-        _verify_contents(data, extended, extension.table_offset, source)
+        _verify_contents(data, extended, extension.table_offset, source, inflates=inflates)
 
 
 def _verify_no_extension(data: Bytes, source: Source) -> None:
@@ -110,16 +112,26 @@ def _verify_same(extended: Layout, plain: Layout, table_offset: int, source: Sou
             raise faults.broken(source, name, at, wanted, found)
 
 
-def _verify_contents(data: Bytes, extended: Layout, table_offset: int, source: Source) -> None:
+def _verify_contents(
+    data: Bytes, extended: Layout, table_offset: int, source: Source, *, inflates: bool
+) -> None:
     """Compare every content with its checksum, and what lies between contents with zero."""
-    order = np.argsort(extended.rows["content_offset"], kind="stable").tolist()
+    rows, frames = extended.rows, None
+    if extended.frames is not None:
+        from jessymem.regions.frames import Frames, stored_rows
+
+        rows, frames = stored_rows(extended, source), Frames(extended, memoryview(data), source)
+    order = np.argsort(rows["content_offset"], kind="stable").tolist()
     last_end = extended.content_start
     for i in order:
-        row = extended.rows[i]
+        row = rows[i]
         number, start, end = row["layer_num"], int(row["content_offset"]), int(row["content_end"])
         _verify_zeros(data, last_end, start, source)
-        at = faults.field_offset(table_offset, i, "content_xxh3")
-        _verify_sum(source, f"layer {number} content_xxh3", at, data, start, end)
+        if frames is not None and frames.has(i):
+            frames.verify(i, inflates=inflates)
+        else:
+            at = faults.field_offset(table_offset, i, "content_xxh3")
+            _verify_sum(source, f"layer {number} content_xxh3", at, data, start, end)
         last_end = max(last_end, end)
     _verify_zeros(data, last_end, len(data), source)
 

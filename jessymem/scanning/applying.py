@@ -86,6 +86,9 @@ class Applied:
         return values
 
     def _apply(self, spans: Spans, values: NDArray[Any], stop: NDArray[np.int64], job: Job) -> None:
+        first = job.span
+        spans, job = spans.plain(job)
+        values = values[first - job.span :]
         row = np.zeros(1, s.LAYER)
         bounds = np.array([job.span, job.last_span])
         try:

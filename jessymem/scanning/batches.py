@@ -81,6 +81,7 @@ class HitBatch(Hits):
         starts = np.clip(hits["offset"] - n_before, 0, last_starts)
         ends = np.minimum(rows["n_bytes"], n_bytes)
         is_whole = rows["n_bytes"] >= n_bytes
+        is_whole &= ~self._spans.is_compressed[at]
         windows = np.zeros((len(hits), n_bytes), np.uint8)
         if is_whole.any():
             addresses = (rows["address"] + starts)[is_whole]
@@ -91,8 +92,10 @@ class HitBatch(Hits):
             shape = (reach - n_bytes + 1, n_bytes)
             all_windows = np.lib.stride_tricks.as_strided(contents, shape, (1, 1), writeable=False)
             windows[is_whole] = all_windows[addresses - first]
-        is_short = np.flatnonzero(~is_whole)
-        for span in np.unique(at[is_short]).tolist():
+        is_rest = np.flatnonzero(~is_whole)
+        for span in np.unique(at[is_rest]).tolist():
             content = np.frombuffer(self._spans.view(span), np.uint8)
-            windows[is_short[at[is_short] == span], : len(content)] = content
+            for hit in is_rest[at[is_rest] == span].tolist():
+                piece = content[starts[hit] : starts[hit] + n_bytes]
+                windows[hit, : len(piece)] = piece
         return Windows(windows, starts, ends)

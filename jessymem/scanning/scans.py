@@ -202,4 +202,4 @@ def _spans_in(
     located = locations.locate(snapshot, packed)
     locations.note_missing(located, packed, is_strict=True)
     locations.note_accesses(engine, located)
-    return Spans.of(located, packed)
+    return Spans.of(located, packed, engine.inflated)

@@ -117,8 +117,10 @@ def _search(
 def _find_in_job(
     spans: Spans, wanted: Wanted, workers: Workers, limit: int, job: Job
 ) -> list[NDArray[Any]]:
+    spans, job = spans.plain(job)
     return wanted.find(spans, job, workers.stop, limit)
 
 
 def _count_in_job(spans: Spans, wanted: Wanted, workers: Workers, job: Job) -> int:
+    spans, job = spans.plain(job)
     return wanted.count(spans, job, workers.stop)

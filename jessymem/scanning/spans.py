@@ -17,6 +17,8 @@ from jessymem.regions.table import LayerTable, address_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from jessymem.engine.inflated import InflatedLayers
+
 #: What a layer costs a scan beside its bytes, in bytes.
 _LAYER_OVERHEAD: Final = 64
 
@@ -31,24 +33,71 @@ class Job(NamedTuple):
     n_bytes: int
 
 
+class Compressed(NamedTuple):
+    """Which of some layers are compressed, and where.
+
+    Attributes
+    ----------
+    is_compressed : ndarray of bool, shape (n,)
+    tables : tuple of LayerTable
+    at : ndarray of intp, shape (n,)
+        Of each layer, which of the tables has it.
+    rows : ndarray of int32, shape (n,)
+        Of each layer, its row there.
+    inflated : InflatedLayers
+    """
+
+    is_compressed: NDArray[np.bool_]
+    tables: tuple[LayerTable, ...]
+    at: NDArray[np.intp]
+    rows: NDArray[np.int32]
+    inflated: InflatedLayers
+
+    def inflate(self, first: int, rows: NDArray[Any]) -> list[memoryview]:
+        """Give SPAN rows, the layers from the first on, addresses; return what is to be held."""
+        chosen = np.flatnonzero(self.is_compressed[first : first + len(rows)]).tolist()
+        stored = []
+        for each in chosen:
+            frames = self.tables[self.at[first + each]].frames_of(int(self.rows[first + each]))
+            if frames is None:  # the file was rewritten
+                self.view(first + each)  # raises
+                raise AssertionError("a layer that is not stored compressed is")
+            stored.append(frames)
+        views = self.inflated.together(stored)
+        for each, view in zip(chosen, views, strict=True):
+            rows["address"][each] = address_of(np.frombuffer(view, np.uint8))
+        return views
+
+    def view(self, span: int) -> memoryview:
+        """Return a layer's bytes."""
+        view: memoryview = self.tables[self.at[span]].content_of(int(self.rows[span]))
+        return view
+
+
 class Spans:
     """Layers to be scanned, all of one state of the store.
 
     Attributes
     ----------
     rows : ndarray of SPAN, shape (n,)
-        Ascending by layer id; checked. What is behind them stays in memory with this object.
+        Ascending by layer id; checked. What is behind them stays in memory with this object. What
+        is compressed has no address: it is inflated for each job, see `plain`.
     n_bytes : int
         How long they are together.
     """
 
-    def __init__(self, rows: NDArray[Any], held: tuple[LayerTable, ...]) -> None:
+    def __init__(
+        self, rows: NDArray[Any], held: object, compressed: Compressed | None = None
+    ) -> None:
         self.rows = rows
         self.n_bytes = int(rows["n_bytes"].sum())
         self._held = held
+        self._compressed = compressed
 
     @classmethod
-    def of(cls, located: Located, packed: NDArray[np.int64]) -> Spans:
+    def of(
+        cls, located: Located, packed: NDArray[np.int64], inflated: InflatedLayers | None = None
+    ) -> Spans:
         """Take layers that were all found; of the state only their tables are held."""
         locations = located.locations
         tables = tuple(map(located.snapshot.table_at, located.slots))
@@ -60,21 +109,64 @@ class Spans:
         rows["n_bytes"] = locations["size"]
         rows["layer"] = packed
         rows["row_address"] = first_rows[at] + locations["row"] * s.LAYER_BYTES
-        return cls(rows, tables)
+        if not located.n_compressed or inflated is None:
+            return cls(rows, tables)
+        is_compressed = locations["status"] == s.COMPRESSED
+        rows["address"][is_compressed] = 0
+        compressed = Compressed(is_compressed, tables, at, locations["row"].copy(), inflated)
+        return cls(rows, tables, compressed)
+
+    @property
+    def is_compressed(self) -> NDArray[np.bool_]:
+        """Per row, whether the layer has no address yet."""
+        if self._compressed is None:
+            return np.zeros(len(self.rows), bool)
+        return self._compressed.is_compressed
+
+    def plain(self, job: Job) -> tuple[Spans, Job]:
+        """Return what a job reads, all of it in memory: itself, where nothing is compressed.
+
+        Lifetime: what was inflated for it goes with the spans that are returned.
+
+        Raises
+        ------
+        RegionFormatError, LimitExceeded, ConfigError
+            As `Frames.view`.
+        """
+        last = job.last_span + (job.last_end > 0)
+        compressed = self._compressed
+        if compressed is None or not compressed.is_compressed[job.span : last].any():
+            return self, job
+        rows = self.rows[job.span : last].copy()
+        held = compressed.inflate(job.span, rows)
+        moved = Job(0, job.at, job.last_span - job.span, job.last_end, job.n_bytes)
+        return Spans(rows, (held, self._held)), moved
 
     def samples(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
-        """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes."""
-        ends = np.cumsum(self.rows["n_bytes"])
-        starts = np.arange(n_pieces) * self.n_bytes // n_pieces
+        """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes.
+
+        Of what is compressed there are none.
+        """
+        rows, n_all = self.rows, self.n_bytes
+        if self._compressed is not None:
+            rows = rows[~self._compressed.is_compressed]
+            n_all = int(rows["n_bytes"].sum())
+            if not n_all:
+                return rows[:0]
+        ends = np.cumsum(rows["n_bytes"])
+        starts = np.arange(n_pieces) * n_all // n_pieces
         holding = np.searchsorted(ends, starts, side="right")
-        found: NDArray[Any] = self.rows[holding]
+        found: NDArray[Any] = rows[holding]
         skipped = starts - (ends[holding] - found["n_bytes"])
         found["address"] += skipped
         found["n_bytes"] = np.minimum(found["n_bytes"] - skipped, n_bytes)
         return found
 
     def view(self, span: int) -> memoryview:
-        """Return a layer's bytes, which stay in memory with it."""
+        """Return a layer's bytes, which stay in memory with it; what is compressed is inflated."""
+        compressed = self._compressed
+        if compressed is not None and compressed.is_compressed[span]:
+            return compressed.view(span)
         address, n_bytes = int(self.rows["address"][span]), int(self.rows["n_bytes"][span])
         return memoryview(memory.array_at(self, address, n_bytes, np.uint8))  # type: ignore[arg-type]
 
@@ -114,6 +206,8 @@ class Spans:
         cuts = np.arange(n_bytes, n_weighed, n_bytes)
         spans = np.searchsorted(ends, cuts, side="right")
         offsets = np.minimum(cuts - (ends - weights)[spans], lengths[spans])
+        if self._compressed is not None:  # one is inflated by one job
+            offsets[self._compressed.is_compressed[spans]] = 0
         if is_whole:
             spans = np.unique(spans[spans > 0])
             offsets = np.zeros_like(spans)

@@ -28,6 +28,11 @@ from jessymem.terminal.shell import SourcePath, data_option, json_option, write_
 )
 @click.option("--force", is_flag=True, help="Replace region files, whatever they hold.")
 @click.option("--no-resume", is_flag=True, help="Do not go on from what an earlier build wrote.")
+@click.option(
+    "--compress",
+    metavar="CODEC",
+    help="Keep layers compressed where that is shorter: zstd, or zstd:1 to zstd:22.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @json_option
 def build(
@@ -39,6 +44,7 @@ def build(
     names: str,
     force: bool,
     no_resume: bool,
+    compress: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -101,6 +107,7 @@ def build(
                 force=force,
                 resume=not no_resume,
                 dry_run=dry_run,
+                compress=compress,
                 progress=advance,
             )
     for line in wording.fault_lines(report.dimensions):

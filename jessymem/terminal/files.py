@@ -108,12 +108,19 @@ def verify(targets: tuple[str, ...], level: str, data: Path | str, as_json: bool
 @click.command()
 @dimensions_argument()
 @data_option()
+@click.option(
+    "--compress",
+    metavar="CODEC",
+    help="Compress layers: zstd, or zstd:1 to zstd:22; or none: all of them plain.",
+)
 @json_option
-def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None:
+def fold(
+    dimensions: tuple[DimensionId, ...], data: Path, compress: str | None, as_json: bool
+) -> None:
     """Write each region file and its deltas into one.
 
     Those of the dimensions named, or all under DATA. Readers go on meanwhile. Afterwards a
-    program that knows only the plain format sees every layer.
+    program that knows only the plain format sees every layer, unless some are compressed.
     """
     chosen = dimensions or tuple(files.dimension for files in files_under(data))
     outcomes: list[tuple[DimensionId, bool]] = []
@@ -121,7 +128,7 @@ def fold(dimensions: tuple[DimensionId, ...], data: Path, as_json: bool) -> None
     with reader_of(chosen, data, read_only=False) as manager, screens.show_progress() as progress:
         for dimension in progress.track(sorted(set(chosen)), description="folding"):
             try:
-                outcomes.append((dimension, manager.fold(dimension)))
+                outcomes.append((dimension, manager.fold(dimension, compress=compress)))
             except JessyMemoryError as error:
                 errors.append(error)
     if as_json:

@@ -207,6 +207,8 @@ def _layer(layer: LayerInfo) -> dict[str, Any]:
         "offset": layer.offset,
         "n_bytes": layer.size,
         "encoding": layer.encoding,
+        "compression": layer.compression,
+        "n_stored_bytes": layer.stored_size,
         "dtype": None if layer.dtype is None else descr_of(layer.dtype),
         "shape": layer.shape,
         "frequency": float(shortest(layer.frequency)),

@@ -117,9 +117,12 @@ def show_value(measurement: Measurement) -> str:
 
 def show_kind(layer: LayerInfo) -> str:
     """Write what a layer's content is: ``text``, or an array's dtype and shape, ``float64 3x4``."""
-    if layer.dtype is None or layer.shape is None:
-        return layer.encoding
-    return f"{layer.dtype.name} {'x'.join(map(str, layer.shape))}".strip()
+    kind = layer.encoding
+    if layer.dtype is not None and layer.shape is not None:
+        kind = f"{layer.dtype.name} {'x'.join(map(str, layer.shape))}".strip()
+    if layer.compression is None:
+        return kind
+    return f"{kind}, {layer.compression} {show_bytes(layer.stored_size)}"
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[str]:

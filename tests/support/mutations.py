@@ -262,7 +262,14 @@ MUTATIONS = [
         "if total_size > len(data):",
         "layout",
     ),
-    Mutation("jessymem/regions/layout.py", "if any(padding):", "if not padding:", "extension"),
+    Mutation(
+        "jessymem/regions/frames.py",
+        "lengths > frames",
+        "lengths < frames",
+        "compression",
+    ),
+    Mutation("jessymem/regions/frames.py", "if told == found:", "if told:", "compression"),
+    Mutation("jessymem/engine/inflated.py", "self.is_dropped = True", "pass", "compression"),
     Mutation("jessymem/regions/layout.py", "== extension.metadata_xxh3", "!= 0", "extension"),
     # -- files
     Mutation(

@@ -150,8 +150,20 @@ EXTENSION_FIELDS = {
     "replaces": (192, "<Q"),
     "deleted_offset": (200, "<Q"),
     "n_deleted": (208, "<Q"),
-    "padding": (216, "<32s"),
+    "frames_offset": (216, "<Q"),
+    "n_frames": (224, "<Q"),
+    "dictionary_offset": (232, "<Q"),
+    "dictionary_size": (240, "<Q"),
     "header_xxh3": (248, "<Q"),
+}
+FRAME_BYTES = 24
+FRAME_FIELDS = {
+    "stored_offset": (0, "<Q"),
+    "stored_xxh3": (8, "<Q"),
+    "stored_size": (16, "<I"),
+    "layer_num": (20, "<H"),
+    "codec": (22, "<B"),
+    "uses_dictionary": (23, "<B"),
 }
 ROW_BYTES = 64
 ROW_FIELDS = {

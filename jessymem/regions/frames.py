@@ -1,0 +1,362 @@
+"""`Frames`: a region's compressed layers: where they are stored, and how they are inflated.
+
+The table of frames is a private copy, checked when the region is: no change of the file leads
+outside of it. What stored bytes hold is believed once its checksum holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from weakref import WeakValueDictionary
+
+import numpy as np
+import xxhash
+
+from jessymem.errors import AllocationFailed, OutOfBounds
+from jessymem.ids import LayerId
+from jessymem.kernels import schema as s
+from jessymem.regions import faults
+from jessymem.regions.faults import Source
+from jessymem.regions.rows import is_compressed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jessymem.regions.layout import Layout
+
+_BOUNDS: Final = ("content_offset", "content_end")
+
+#: What a list takes for an item.
+_OWNER_BYTES: Final = 8
+
+
+class Frame(NamedTuple):
+    """One compressed layer as it is stored.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Of the content.
+    stored_xxh3 : int
+    dictionary : bytes
+        With which it was made; empty: with none.
+    codec : int
+        CODEC_*.
+    inflate : callable or None
+        Returns the content, in private memory; None: it was just compressed.
+    """
+
+    n_bytes: int
+    stored_xxh3: int
+    dictionary: bytes = b""
+    codec: int = s.CODEC_ZSTD
+    inflate: Callable[[], memoryview] | None = None
+
+
+class Supply(Protocol):
+    """Where inflated layers are kept for all readers of a manager."""
+
+    def view(self, frames: Frames, row: int) -> tuple[memoryview, Any]:
+        """Return a layer's content, and what holds it; None: nobody else may."""
+        ...
+
+
+class Frames:
+    """The compressed layers of one region.
+
+    Parameters
+    ----------
+    layout : Layout
+        Checked, with frames.
+    data : memoryview
+        The region's bytes, as far as they are there.
+    source : Source
+
+    Attributes
+    ----------
+    supply : Supply or None
+        None: there is no manager, and contents are inflated into private memory.
+    inflated : dict of int to object
+        By row what `supply` keeps for this region; it goes with the region.
+    is_stored : ndarray of bool
+        Per row, whether the layer is compressed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_dictionary",
+        "_frame_at",
+        "_layout",
+        "_lengths",
+        "_private",
+        "_source",
+        "inflated",
+        "is_stored",
+        "supply",
+    )
+
+    def __init__(self, layout: Layout, data: memoryview, source: Source) -> None:
+        self._layout = layout
+        self._data = data
+        self._source = source
+        self._dictionary: Any = None
+        self._private: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        self.supply: Supply | None = None
+        self.inflated: dict[int, Any] = {}
+        self.is_stored = is_compressed(layout.rows)
+        self._frame_at = np.cumsum(self.is_stored, dtype=np.int32) - 1
+        # Of the checked table, before anybody can change it.
+        self._lengths = np.array(layout.rows["content_end"]) - np.uint64(s.COMPRESSED_AT)
+
+    @property
+    def n_bytes(self) -> int:
+        """How long what was made for it is, with the rows' starts and owners."""
+        frames = self._layout.frames
+        assert frames is not None
+        n_rows = len(self.is_stored)
+        n_row_bytes = 5 + 3 * self._lengths.itemsize + _OWNER_BYTES
+        return int(frames.nbytes) + n_rows * n_row_bytes + len(self._layout.dictionary)
+
+    @property
+    def dictionary(self) -> bytes:
+        """The dictionary that frames share; empty: there is none."""
+        return self._layout.dictionary
+
+    def layer_id(self, row: int) -> LayerId:
+        """Return the id of the layer in a row, whose layer is compressed."""
+        return LayerId(self._layout.header.dimension, self._number(row))
+
+    def has(self, row: int) -> bool:
+        """Tell whether the layer in a row is compressed."""
+        return bool(self.is_stored[row])
+
+    @property
+    def lengths(self) -> NDArray[np.uint64]:
+        """Per row, how long the content of a compressed layer is, in bytes."""
+        return self._lengths
+
+    @property
+    def bounds(self) -> tuple[memoryview, memoryview]:
+        """Per row where its content begins and ends, of compressed ones in what is inflated.
+
+        Those end where nothing does, so that no reader takes them for plain ones.
+        """
+        starts, ends = (np.array(self._layout.rows[each]) for each in _BOUNDS)
+        starts[self.is_stored] = 0
+        ends[self.is_stored] = s.COMPRESSED_AT + self._lengths[self.is_stored]
+        return memoryview(starts), memoryview(ends)
+
+    def cost_of(self, row: int) -> tuple[str, int]:
+        """Return how a layer is compressed, and how many bytes it is stored in."""
+        record = self._record(row)
+        return s.CODECS[int(record["codec"])], int(record["stored_size"])
+
+    def extent_of(self, row: int) -> tuple[int, int]:
+        """Return where a layer's stored bytes begin and end in the region."""
+        record = self._record(row)
+        start = int(record["stored_offset"])
+        return start, start + int(record["stored_size"])
+
+    def size_of(self, row: int) -> int:
+        """Return how long a layer's content is, in bytes."""
+        return int(self._lengths[row])
+
+    def stored_bytes(self, row: int) -> memoryview:
+        """Return a layer's stored bytes without a copy."""
+        start, end = self.extent_of(row)
+        if end > len(self._data):
+            raise OutOfBounds(
+                f"{self.layer_id(row)}: its bytes {start} to {end} are not at hand",
+                offset=start,
+                size=end - start,
+                region_size=len(self._data),
+            )
+        return self._data[start:end]
+
+    def frame_of(self, row: int) -> Frame:
+        """Return how a layer is stored."""
+        record = self._record(row)
+        return Frame(
+            self.size_of(row),
+            int(record["stored_xxh3"]),
+            self.dictionary if record["uses_dictionary"] else b"",
+            int(record["codec"]),
+            partial(self.private_view, row),
+        )
+
+    def view(self, row: int) -> tuple[memoryview, Any]:
+        """Return a layer's content, and what holds it for others too, if anything does.
+
+        Lifetime: valid and unchanged for as long as it is held.
+
+        Raises
+        ------
+        RegionFormatError
+            If stored bytes or content are not what their checksums are of, or no frame.
+        LimitExceeded, AllocationFailed
+            If there is no room to inflate it.
+        ConfigError
+            If the extra ``zstd`` is missing.
+        """
+        if self.supply is not None:
+            return self.supply.view(self, row)
+        return self.private_view(row), None
+
+    def private_view(self, row: int) -> memoryview:
+        """Return a layer's content in private memory, which whoever holds it shares."""
+        owner = self._private.get(row)
+        if owner is None:
+            owner = self._empty(self.size_of(row))
+            self.copy_into(row, memoryview(owner))
+            owner.flags.writeable = False
+            self._private[row] = owner
+        return memoryview(owner)
+
+    def copy_into(self, row: int, target: memoryview) -> None:
+        """Inflate a layer into memory that is just as long; raises as `view`."""
+        kept = self.inflated.get(row)
+        if kept is not None:
+            target[:] = kept.view
+            return
+        at = 0
+        for part in self.parts_of(row):
+            target[at : at + len(part)] = part
+            at += len(part)
+
+    def parts_of(self, row: int) -> Iterator[bytes]:
+        """Yield a layer's content, in parts; the last only once the checksum holds."""
+        from jessymem import zstd
+
+        frame, digest, held = self.frame_of(row), xxhash.xxh3_64(), b""
+        told = int(self._layout.rows[row]["content_xxh3"])
+        who = f"{self.layer_id(row)} of {self._source.path} is compressed"
+        try:
+            shared = self._read_dictionary(who) if frame.dictionary else None
+            for part in zstd.inflate(self._stored_parts(row), frame.n_bytes, shared, who):
+                if held:
+                    yield held
+                digest.update(part)
+                held = part
+        except zstd.BadFrame as error:
+            self.verify(row, inflates=False)  # damage is told as such
+            start = self.extent_of(row)[0]
+            name, got = f"layer {self._number(row)} frame", "stored bytes that are none"
+            raise faults.broken(self._source, name, start, str(error), got) from None
+        if digest.intdigest() != told:
+            self.verify(row, inflates=False)  # damage is told as such
+        self._compare(row, "content_xxh3", told, digest.intdigest())
+        yield held
+
+    def verify(self, row: int, *, inflates: bool = True) -> None:
+        """Compare a layer's stored bytes with their checksum; if it `inflates`, the content too."""
+        digest = xxhash.xxh3_64()
+        for part in self._stored_parts(row):
+            digest.update(part)
+        told = int(self._record(row)["stored_xxh3"])
+        self._compare(row, "stored_xxh3", told, digest.intdigest())
+        if inflates:
+            for _ in self.parts_of(row):
+                pass
+
+    def _stored_parts(self, row: int) -> Iterator[bytes]:
+        """Yield a layer's stored bytes, copied: the file may be rewritten while they are read."""
+        from jessymem.zstd import PART_BYTES
+
+        stored = self.stored_bytes(row)
+        for start in range(0, len(stored), PART_BYTES):
+            yield bytes(stored[start : start + PART_BYTES])
+
+    def _empty(self, n_bytes: int) -> NDArray[np.uint8]:
+        try:
+            return np.empty(n_bytes, np.uint8)
+        except MemoryError as error:
+            raise AllocationFailed(
+                f"the system refused {n_bytes:,} bytes for a layer of {self._source.path}",
+                reason="os_refused",
+                requested=n_bytes,
+            ) from error
+
+    def _compare(self, row: int, field: str, told: int, found: int) -> None:
+        """Raise RegionFormatError where a checksum does not hold."""
+        if told == found:
+            return
+        if field in (s.FRAME.names or ()):
+            at = self._frame_offset(row, field)
+        else:
+            at = faults.field_offset(self._layout.table_offset or 0, row, field)
+        name = f"layer {self._number(row)} {field}"
+        raise faults.broken(self._source, name, at, f"{told:#018x}", f"{found:#018x}")
+
+    def _read_dictionary(self, who: str) -> Any:
+        if self._dictionary is None:
+            from jessymem import zstd
+
+            self._dictionary = zstd.read_dictionary(self.dictionary, who)
+        return self._dictionary
+
+    def _number(self, row: int) -> int:
+        return int(self._record(row)["layer_num"])
+
+    def _at(self, row: int) -> int:
+        """Return which frame a row has."""
+        return int(self._frame_at[row])
+
+    def _record(self, row: int) -> Any:
+        assert self._layout.frames is not None
+        return self._layout.frames[self._at(row)]
+
+    def _frame_offset(self, row: int, field: str) -> int:
+        at = self._layout.frames_offset + self._at(row) * s.FRAME.itemsize
+        return at + int(s.FRAME.fields[field][1])  # type: ignore[index]
+
+
+def stored_rows(layout: Layout, source: Source) -> NDArray[np.void]:
+    """Check a region's frames; return a copy of its rows that lead to what is stored.
+
+    Raises
+    ------
+    RegionFormatError
+        At the first frame that breaks a rule.
+    """
+    rows, frames = layout.rows.copy(), layout.frames
+    assert frames is not None
+    at = np.flatnonzero(is_compressed(rows))
+    for field, wrong, expected in _rules(layout, rows, at):
+        if wrong.any():
+            which = int(wrong.argmax())
+            place = layout.frames_offset + which * s.FRAME.itemsize
+            offset = place + int(s.FRAME.fields[field][1])  # type: ignore[index]
+            got = frames[which][field].item()
+            raise faults.broken(source, f"frame {which} {field}", offset, expected, got)
+    rows["content_offset"][at] = frames["stored_offset"]
+    rows["content_end"][at] = frames["stored_offset"] + frames["stored_size"]
+    return rows
+
+
+def _rules(
+    layout: Layout, rows: NDArray[Any], at: NDArray[np.intp]
+) -> Iterator[tuple[str, NDArray[np.bool_], str]]:
+    """Yield (field, where it is wrong, what is expected); each relies on those before it."""
+    frames = layout.frames
+    assert frames is not None
+    numbers = rows["layer_num"][at]
+    unlike = np.ones(len(frames), bool)
+    n_both = min(len(frames), len(numbers))
+    unlike[:n_both] = frames["layer_num"][:n_both] != numbers[:n_both]
+    if len(numbers) > len(frames) and not unlike.any():
+        unlike[-1] = True
+    yield "layer_num", unlike, "one frame for each compressed layer, in their order"
+    codecs = np.array(list(s.CODECS), np.uint8)
+    yield "codec", ~np.isin(frames["codec"], codecs), "1: zstd"
+    most = int(bool(layout.dictionary))
+    yield "uses_dictionary", frames["uses_dictionary"] > most, f"<= {most}"
+    total = layout.header.total_size
+    yield "stored_offset", frames["stored_offset"] > total, f"<= {total}, the file's length"
+    ends = rows["content_end"][at]
+    lengths = ends - np.uint64(s.COMPRESSED_AT)
+    wrong = (ends <= s.COMPRESSED_AT) | (lengths > s.MAX_CONTENT_BYTES)
+    wrong |= lengths > frames["stored_size"].astype(np.uint64) * np.uint64(s.MAX_EXPANSION)
+    yield "stored_size", wrong, f"1 to {s.MAX_EXPANSION:,} bytes of content for each byte"
