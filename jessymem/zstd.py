@@ -42,12 +42,12 @@ class Compression(NamedTuple):
 
 
 def as_compression(value: Any, field: str = "compress") -> Compression | None:
-    """Read ``"zstd"``, ``"zstd:<level>"``, ``"none"``, or None: as each layer is.
+    """Read ``"zstd"``, ``"zstd:<level>"``, ``"none"``; nothing stands for each layer as it is.
 
     Raises
     ------
     ConfigError
-        If it is none of these, or the extra ``zstd`` is missing.
+        If it is anything else, or the extra ``zstd`` is missing.
     """
     if value is None:
         return None
@@ -82,7 +82,7 @@ def read_dictionary(raw: bytes, what: object) -> Any:
     Raises
     ------
     BadFrame
-        If it is none.
+        If the bytes make no dictionary.
     """
     zstd = library(what)
     try:
@@ -105,7 +105,7 @@ def deflate(content: Any, level: int, dictionary: Any, what: object) -> bytes:
 def inflate(
     stored: Iterator[bytes], n_bytes: int, dictionary: Any, what: object
 ) -> Iterator[bytes]:
-    """Yield the content of a frame, in parts; of so many bytes, or it is none.
+    """Yield the content of a frame, in parts; it has to be of so many bytes.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def inflate(
     Raises
     ------
     BadFrame
-        If the frame says another length, ends early or goes on; or is no frame.
+        If the frame says another length, ends early or goes on; or there is no frame.
     """
     zstd = library(what)
     limits = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}

@@ -447,6 +447,10 @@ class MmapRegion(LayerTable):
         """Compare all bytes with their checksums, but of compressed layers only what is stored.
 
         Raises as `verify_integrity`; the extra ``zstd`` is not needed.
+
+        Examples
+        --------
+        >>> region.verify_stored()
         """
         self._verify("full", inflates=False)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+COMPRESSED_MAGIC = b"JESSY_MMAP_V2\0\0\0"
 MAGIC = b"JESSY_MMAP_V1\0\0\0"
 HEADER = struct.Struct("<II64sQI16s156s")
 ENTRY = struct.Struct("<HBfI")
@@ -42,7 +43,7 @@ class Region(NamedTuple):
 def read_plain(raw: bytes) -> Region:
     """Read a region file that obeys the format; checks next to nothing."""
     dimension, name_len, name, total_size, layer_count, magic, _ = HEADER.unpack_from(raw)
-    assert (magic, total_size) == (MAGIC, len(raw))
+    assert (magic, total_size) in ((MAGIC, len(raw)), (COMPRESSED_MAGIC, len(raw)))
     at, layers = HEADER.size, []
     for _ in range(layer_count):
         layer, depth, frequency, keyword_count = ENTRY.unpack_from(raw, at)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from jessymem import DimensionId, LayerId, MmapRegion, OutOfBounds, RegionFormatError, osmem
 from jessymem.kernels import gather, lookup
@@ -57,6 +58,9 @@ def check(raw: bytes) -> str:
     region = ask(load, raw)
     if is_refused(region, raw):
         return "refused"
+    if region.frames is not None:
+        check_compressed(region, raw)
+        return "extended"
     check_layers(region, raw)
     verified = not is_refused(ask(region.verify_integrity, "full"), raw)
     if region.generation == 0 or verified:
@@ -93,6 +97,36 @@ def check_layers(region: MmapRegion, raw: bytes) -> None:
     for question in (lambda: region.metadata, lambda: region.keyword_index):
         is_refused(ask(question), raw)
     region.describe_into(np.zeros(1, s.REGION)[0])
+
+
+def check_compressed(region: MmapRegion, raw: bytes) -> None:
+    """Check that each layer of a file with compressed ones is read as it says, or refused."""
+    ids = region.list_layers()
+    assert ids == sorted(set(ids))
+    verified = ask(region.verify_integrity, "full")
+    for row, layer_id in enumerate(ids):
+        content = ask(region.content_of, row)
+        info = ask(region.get_layer_info, layer_id)
+        if not is_refused(info, raw):
+            assert info.stored_size <= len(raw)
+            assert info.size <= s.MAX_EXPANSION * info.stored_size
+            assert info.compression or info.stored_size == info.size
+        if is_refused(content, raw):
+            assert is_refused(verified, raw)
+            continue
+        array = ask(is_array_of, region, layer_id, bytes(content))
+        if not (is_refused(info, raw) or is_refused(array, raw)):
+            assert len(content) == info.size
+        if region.frames.has(row):
+            checksum = int(region.rows[row]["content_xxh3"])
+            assert xxhash.xxh3_64_intdigest(content) == checksum
+    for question in (lambda: region.metadata, lambda: region.keyword_index, region.drafts):
+        is_refused(ask(question), raw)
+    asked = [*map(int, ids), (1 << s.LAYER_BITS) + 7, -1, 5]
+    found = batch(region, np.array(asked, np.int64))
+    assert np.all(found["size"] <= s.MAX_CONTENT_BYTES)
+    told = np.where(region.frames.is_stored, s.COMPRESSED, s.OK)
+    assert found["status"][: len(ids)].tolist() == told.tolist()
 
 
 def is_array_of(region: MmapRegion, layer_id: LayerId, content: bytes) -> bool:
@@ -180,9 +214,11 @@ def batch(region: MmapRegion, packed: Any) -> Any:
     is_found = found["status"] == s.OK
     assert n_missing == len(packed) - np.count_nonzero(is_found)
     assert np.all(found["offset"] >= 0) and np.all(found["size"] >= 0)
-    assert np.all(found["offset"] + found["size"] <= region.size)
+    assert np.all((found["offset"] + found["size"])[is_found] <= region.size)
     offsets = np.zeros(len(found) + 1, np.int64)
     n_bytes = int(gather.sum_sizes(found, offsets))
+    if np.any(found["status"] == s.COMPRESSED):
+        return found
     if n_bytes <= 4 * region.size:  # of a rewritten table every row may be the whole file
         out = np.zeros(n_bytes, np.uint8)
         gather.copy_layers(directory, found, offsets, out)

@@ -60,6 +60,15 @@ def _arrays() -> bytes:
     return bytes(builder.build_to_memory().data)
 
 
+def _compressed() -> bytes:
+    builder = RegionBuilder(1, "compressed")
+    builder.add_layer(0, b"river and stone " * 40, name="text", keywords=["k"])
+    builder.add_layer(2, "plain")
+    builder.add_array(5, np.zeros((20, 9), "<i4"))
+    builder.add_layer(9, bytes(range(256)) * 3 + bytes(5_000))
+    return bytes(builder.build_to_memory(compress="zstd").data)
+
+
 @functools.cache
 def bases() -> tuple[bytes, ...]:
     """Make the valid files that mutations begin with."""
@@ -74,6 +83,8 @@ def bases() -> tuple[bytes, ...]:
         _plain(*range(30, 10, -1)),
         _arrays(),
         _arrays(),
+        _compressed(),
+        _compressed(),
     )
 
 
@@ -86,6 +97,10 @@ def _walk(raw: bytes) -> Iterator[tuple[int, int]]:
         for row in range(n_layers):
             for field, (_, code) in naive.ROW_FIELDS.items():
                 yield naive.field_offset(raw, row, field), struct.calcsize(code)
+        first = naive.get_field(raw, "frames_offset")
+        for frame in range(naive.get_field(raw, "n_frames")):
+            for at, code in naive.FRAME_FIELDS.values():
+                yield first + frame * naive.FRAME_BYTES + at, struct.calcsize(code)
     at = naive.HEADER.size
     for layer in naive.read_plain(raw).layers:
         yield from ((at, 2), (at + 2, 1), (at + 3, 4), (at + 7, 4))
