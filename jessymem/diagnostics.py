@@ -56,6 +56,8 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         peak_usage_bytes=usage.peak,
         waiting_bytes=sum(usage.waiting.values()) + blocks.n_waiting,
         retained_bytes=blocks.n_retained,
+        inflated_layers=len(engine.inflated),
+        inflated_bytes=engine.inflated.n_bytes,
         per_class=usage.per_class | {"blocks": _of_blocks(engine, usage)},
         per_pool=blocks.per_pool,
         fragmentation_ratio=blocks.fragmentation_ratio,
@@ -104,6 +106,8 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             "peak_bytes": stats.peak_usage_bytes,
             "waiting_bytes": stats.waiting_bytes,
             "retained_bytes": stats.retained_bytes,
+            "inflated_layers": stats.inflated_layers,
+            "inflated_bytes": stats.inflated_bytes,
             "utilization": stats.utilization,
             "per_class": {
                 name: dataclasses.asdict(usage) for name, usage in stats.per_class.items()

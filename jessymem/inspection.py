@@ -199,7 +199,7 @@ def examine(target: Target, level: str) -> list[Finding]:
     Parameters
     ----------
     target : Target
-    level : {"header", "metadata", "full"}
+    level : {"header", "metadata", "stored", "full"}
 
     Returns
     -------

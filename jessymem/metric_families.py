@@ -73,6 +73,8 @@ FAMILIES: Final = (
     _family(
         "retained", "gauge", "bytes", "Pages of freed blocks that the system has not back yet."
     ),
+    _family("inflated_layers", "gauge", "", "Compressed layers that are inflated."),
+    _family("inflated", "gauge", "bytes", "Contents of compressed layers that are inflated."),
     _family("utilization", "gauge", "ratio", "Of the limit, what the budget counts."),
     _family("threshold", "gauge", "ratio", "Of the limit, where a threshold is.", "threshold"),
     _family("dimensions", "gauge", "", "Loaded dimensions, in memory or evicted.", "state"),
@@ -114,6 +116,8 @@ def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]
         _one(stats.peak_usage_bytes),
         _one(stats.waiting_bytes),
         _one(stats.retained_bytes),
+        _one(stats.inflated_layers),
+        _one(stats.inflated_bytes),
         _one(stats.utilization),
         [((name,), share) for name, share in config.thresholds.items()],
         [(("memory",), in_memory), (("evicted",), stats.dimensions_loaded - in_memory)],

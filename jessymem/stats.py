@@ -54,6 +54,9 @@ class MemoryStats:
     retained_bytes : int
         Pages of freed blocks that the system has not got back yet; not in `total_allocated_bytes`,
         and returned before a request is refused for want of them.
+    inflated_layers, inflated_bytes : int
+        Compressed layers that are inflated for all readers, and their blocks' bytes as asked for;
+        they are in "blocks", and go first.
     per_class : mapping of str to ClassUsage
         Regions by their dimension: "core_slots", "core_headroom", "grown" (D15 to D32767), "user"
         (D32768 and above); and "blocks", whatever is in them. Together they are all that is
@@ -111,6 +114,8 @@ class MemoryStats:
     peak_usage_bytes: int
     waiting_bytes: int
     retained_bytes: int
+    inflated_layers: int
+    inflated_bytes: int
     per_class: Mapping[str, ClassUsage]
     per_pool: Mapping[int, PoolStats]
     fragmentation_ratio: float
@@ -157,6 +162,7 @@ class MemoryStats:
             "peak": show_bytes(self.peak_usage_bytes),
             "waiting": show_bytes(self.waiting_bytes),
             "retained": show_bytes(self.retained_bytes),
+            "inflated": f"{self.inflated_layers:,} layers, {show_bytes(self.inflated_bytes)}",
             "thresholds": next((name for name, is_on in alarms.items() if is_on), "below all"),
             "dimensions": f"{self.dimensions_loaded:,},"
             f" in memory {self.active_regions:,}{simulated}",

@@ -87,7 +87,7 @@ def test_folding_passes_frames_on_as_they_are(tmp_path, monkeypatch):
             for number in COMPRESSED
         }
         monkeypatch.setattr(jessymem.zstd, "inflate", None)
-        monkeypatch.setattr(jessymem.zstd, "deflate", None)
+        monkeypatch.setattr(jessymem.zstd, "Deflater", None)
         assert manager.fold(20)
         monkeypatch.undo()
         region = file_of(tmp_path)

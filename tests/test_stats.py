@@ -66,6 +66,8 @@ def test_every_field_says_what_is_loaded(store, monkeypatch, page):
             peak_usage_bytes=core + grown,
             waiting_bytes=0,
             retained_bytes=0,
+            inflated_layers=0,
+            inflated_bytes=0,
             per_pool={
                 pool: PoolStats(pool, plan.block_size, plan.n_blocks, 0, 0.0, 0, "fixed")
                 for pool, plan in enumerate(DEFAULT_POOLS)
@@ -622,6 +624,8 @@ def assert_agrees(state, stats):
         "peak_bytes": stats.peak_usage_bytes,
         "waiting_bytes": stats.waiting_bytes,
         "retained_bytes": stats.retained_bytes,
+        "inflated_layers": stats.inflated_layers,
+        "inflated_bytes": stats.inflated_bytes,
         "utilization": stats.utilization,
         "per_class": {name: dataclasses.asdict(usage) for name, usage in stats.per_class.items()},
     }

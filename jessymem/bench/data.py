@@ -38,13 +38,19 @@ def open_manager(base: Path, total_mb: int = 2048, **settings: object) -> MmapMa
     return MmapManager(MemoryConfig(**config))  # type: ignore[arg-type]
 
 
-def build(base: Path, dimension: int, contents: Iterable[bytes], **properties: object) -> Path:
+def build(
+    base: Path,
+    dimension: int,
+    contents: Iterable[bytes],
+    compress: str | None = None,
+    **properties: object,
+) -> Path:
     """Write one dimension with these layers; return the path of its file."""
     builder = RegionBuilder(dimension, f"Measured {dimension}")
     for number, content in enumerate(contents):
         builder.add_layer(number, content, **properties)  # type: ignore[arg-type]
     path = region_path(base, DimensionId(dimension))
-    builder.build_to_file(path)
+    builder.build_to_file(path, compress=compress)
     return path
 
 
@@ -133,7 +139,9 @@ def real_text() -> bytes:
     return " ".join(random.Random(1).choices(words, k=2 * MIB)).encode()
 
 
-def build_text(base: Path, n_mb: int, layer_bytes: int = TEXT_LAYER_BYTES) -> list[DimensionId]:
+def build_text(
+    base: Path, n_mb: int, layer_bytes: int = TEXT_LAYER_BYTES, compress: str | None = None
+) -> list[DimensionId]:
     """Write dimensions of real text, 16 MiB each; a text that is shorter is repeated.
 
     Parameters
@@ -142,6 +150,8 @@ def build_text(base: Path, n_mb: int, layer_bytes: int = TEXT_LAYER_BYTES) -> li
     n_mb : int
         Of all contents together, rounded up to whole dimensions.
     layer_bytes : int
+    compress : str, optional
+        As `RegionBuilder.build_to_file` takes it.
 
     Returns
     -------
@@ -153,9 +163,8 @@ def build_text(base: Path, n_mb: int, layer_bytes: int = TEXT_LAYER_BYTES) -> li
     for i, dimension in enumerate(dimensions):
         begin = i * 1_000_003 % (TEXT_MB * MIB)  # no two dimensions are alike
         end = begin + TEXT_MB * MIB
-        build(
-            base, dimension, (text[at : at + layer_bytes] for at in range(begin, end, layer_bytes))
-        )
+        contents = (text[at : at + layer_bytes] for at in range(begin, end, layer_bytes))
+        build(base, dimension, contents, compress)
     return dimensions
 
 

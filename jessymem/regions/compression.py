@@ -29,7 +29,7 @@ MIN_SAVING: Final = 8
 #: A dictionary is for layers up to such a length, is so long itself, and is trained on at most so
 #: many times as much; of fewer layers none is made. It is kept where it makes a sample of others,
 #: so many layers, a twentieth shorter, with the share of it that falls to them.
-DICTIONARY_LAYER_BYTES: Final = 2**14
+DICTIONARY_LAYER_BYTES: Final = 2**13
 DICTIONARY_BYTES: Final = 2**16
 _TRAINING_SHARE: Final = 100
 _MIN_LAYERS: Final = 64
@@ -86,15 +86,18 @@ def settle(
     is_wanted = compression is not None and compression.level is not None
     if is_wanted and trains and not dictionary:
         dictionary = _trained(drafts, _level_of(compression), who)
-    press = _Press(_level_of(compression), dictionary, spool, who)
+    press: _Press | None = None  # the library may be missing where frames are only passed on
     found, n_changed = [], 0
     for draft in drafts:
         frame = draft.frame
+        is_foreign = frame is not None and frame.dictionary not in (b"", dictionary)
+        if press is None and (is_wanted or is_foreign):
+            press = _Press(_level_of(compression), dictionary, spool, who)
         if frame is None:
-            settled = press.compressed(draft) if is_wanted else draft
+            settled = press.compressed(draft) if is_wanted and press is not None else draft
         elif compression is not None and not is_wanted:
             settled = inflated(draft)
-        elif frame.dictionary and frame.dictionary != dictionary:
+        elif is_foreign and press is not None:
             settled = press.compressed(inflated(draft))
         else:
             settled = draft
@@ -115,11 +118,12 @@ class _Press:
     """Compresses layer after layer."""
 
     def __init__(self, level: int, dictionary: bytes, spool: Spool | None, who: str) -> None:
-        self._level = level
         self._raw = dictionary
-        self._dictionary = zstd.read_dictionary(dictionary, who) if dictionary else None
         self._spool = spool
-        self._who = who
+        self._alone = zstd.Deflater(level, None, who)
+        self._shared: zstd.Deflater | None = None
+        if dictionary:
+            self._shared = zstd.Deflater(level, zstd.read_dictionary(dictionary, who), who)
 
     def compressed(self, draft: LayerDraft) -> LayerDraft:
         """Return a plain layer compressed; as it is, where that saves too little."""
@@ -127,13 +131,12 @@ class _Press:
         if n_bytes < MIN_BYTES:
             return draft
         content = whole(draft.content)
-        is_short = self._dictionary is not None and n_bytes <= DICTIONARY_LAYER_BYTES
-        dictionary = self._dictionary if is_short else None
-        stored = zstd.deflate(content, self._level, dictionary, self._who)
+        shared = self._shared if n_bytes <= DICTIONARY_LAYER_BYTES else None
+        stored = (shared or self._alone).deflate(content)
         if len(stored) > n_bytes - n_bytes // MIN_SAVING:
             return draft
         checksum = draft.content_xxh3
-        frame = Frame(n_bytes, xxhash.xxh3_64_intdigest(stored), self._raw if is_short else b"")
+        frame = Frame(n_bytes, xxhash.xxh3_64_intdigest(stored), self._raw if shared else b"")
         return replace(
             draft,
             content=stored if self._spool is None else self._spool.append(stored),
@@ -164,9 +167,9 @@ def _trained(drafts: Sequence[LayerDraft], level: int, who: str) -> bytes:
         return b""
     dictionary = zstd.read_dictionary(raw, who)
     contents = [whole(draft.content) for draft in tried]
+    presses = [zstd.Deflater(level, known, who) for known in (None, dictionary)]
     alone, shared = (
-        sum(min(len(each), len(zstd.deflate(each, level, known, who))) for each in contents)
-        for known in (None, dictionary)
+        sum(min(len(each), len(press.deflate(each))) for each in contents) for press in presses
     )
     cost = len(raw) * len(tried) / len(small)
     return raw if shared + cost < alone * (1 - 1 / _MIN_GAIN) else b""

@@ -149,6 +149,13 @@ class Frames:
         ends[self.is_stored] = s.COMPRESSED_AT + self._lengths[self.is_stored]
         return memoryview(starts), memoryview(ends)
 
+    def totals(self) -> tuple[int, int, int]:
+        """Return how many bytes are stored, of how many of contents, and of the dictionary."""
+        frames = self._layout.frames
+        assert frames is not None
+        n_bytes = int(self._lengths[self.is_stored].sum())
+        return int(frames["stored_size"].sum()), n_bytes, len(self.dictionary)
+
     def cost_of(self, row: int) -> tuple[str, int]:
         """Return how a layer is compressed, and how many bytes it is stored in."""
         record = self._record(row)

@@ -42,7 +42,7 @@ from jessymem.regions.layout import Edition
 from jessymem.regions.rows import Owners
 from jessymem.regions.table import LayerTable
 
-VERIFY_LEVELS: Final = ("header", "metadata", "full")
+VERIFY_LEVELS: Final = ("header", "metadata", "stored", "full")
 
 
 def check_load_mode(load_mode: str) -> str:
@@ -405,9 +405,9 @@ class MmapRegion(LayerTable):
 
         Parameters
         ----------
-        level : {"header", "metadata", "full"}
-            Up to the header; up to the metadata, plain entries and table against each other; all,
-            with every content. Plain V1 files carry no checksums: there the structure is checked.
+        level : {"header", "metadata", "stored", "full"}
+            Up to the header; up to the metadata, plain entries and table against each other; all
+            bytes of the file; all, with every content, also of compressed layers. Plain V1 files carry no checksums: there the structure is checked.
 
         Returns
         -------
@@ -439,22 +439,6 @@ class MmapRegion(LayerTable):
         """
         if level not in VERIFY_LEVELS:
             raise ValueError(f"level is one of {', '.join(VERIFY_LEVELS)}, not {shown(level)}")
-        self._verify(level)
-        return True
-
-    @clears_frames
-    def verify_stored(self) -> None:
-        """Compare all bytes with their checksums, but of compressed layers only what is stored.
-
-        Raises as `verify_integrity`; the extra ``zstd`` is not needed.
-
-        Examples
-        --------
-        >>> region.verify_stored()
-        """
-        self._verify("full", inflates=False)
-
-    def _verify(self, level: str, *, inflates: bool = True) -> None:
         from jessymem.regions.verification import verify_layout
 
         on_disk = osmem.mapped_file_bytes(self.data)
@@ -468,7 +452,8 @@ class MmapRegion(LayerTable):
                 dimension=self.dimension_id,
                 path=self._source.path,
             )
-        verify_layout(self._bytes, level, self._source, inflates=inflates)
+        verify_layout(self._bytes, level, self._source)
+        return True
 
     @computed_once
     @clears_frames

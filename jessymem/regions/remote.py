@@ -65,7 +65,7 @@ def fetch(file: RemoteFile, cache: FileCache | None) -> CachedFile:
 def check_file(url: str, path: Path) -> None:
     """Check all of a file that was fetched; raise RegionFormatError, naming its URL."""
     try:
-        jessymem.MmapRegion.from_file(dimension_in(path), path).verify_stored()
+        jessymem.MmapRegion.from_file(dimension_in(path), path).verify_integrity("stored")
     except RegionFormatError as error:
         details = {**error.details, "path": url}
         raise RegionFormatError(f"{url}: {error.message}", **details) from error

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 2**20
 
 
-def verify_layout(data: Bytes, level: str, source: Source, *, inflates: bool = True) -> None:
+def verify_layout(data: Bytes, level: str, source: Source) -> None:
     """Read a region's bytes again and compare every checksum up to `level`, and table with entries.
 
     Unlike `read_layout` it lets no checksum pass: one that fails is an error. Plain V1 files have
-    none; theirs is a check of the structure and the texts. Unless it `inflates`, of compressed
-    layers what is stored is compared, and the content is not.
+    none; theirs is a check of the structure and the texts.
     """
     header = layout.read_header(data, source)
     extension = layout.read_extension(data, header, source)
@@ -44,7 +43,8 @@ def verify_layout(data: Bytes, level: str, source: Source, *, inflates: bool = T
     _verify_texts(extended, source)
     _verify_arrays(extended, source)
     _verify_same(extended, plain, extension.table_offset, source)
-    if level == "full":
+    if level != "metadata":
+        inflates = level == "full"
         _verify_contents(data, extended, extension.table_offset, source, inflates=inflates)
 
 

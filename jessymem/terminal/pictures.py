@@ -170,12 +170,17 @@ def _header(region: MmapRegion, whole: MmapRegion | RegionChain) -> Table:
         "file": place_of(region.path),
         "size": f"{region.size:,} bytes",
         "layers": f"{whole.n_layers:,}",
-        "format": "version 1",
+        "format": f"version {region.layout.header.version}",
         "extension": extension_state(region),
         "generation": str(whole.generation) if whole.generation else "none",
         "created": f"{created:%Y-%m-%d %H:%M:%S} UTC" if created else "not said",
         "contents from": f"byte {region.layout.content_start:,}",
     }
+    if region.frames is not None:
+        stored, n_bytes, shared = region.frames.totals()
+        n_layers = int(region.frames.is_stored.sum())
+        told = f"{n_layers:,} layers, {show_bytes(n_bytes)} in {show_bytes(stored)}"
+        facts["compressed"] = f"{told}, with {show_bytes(shared)} of dictionary" if shared else told
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     for name, value in facts.items():

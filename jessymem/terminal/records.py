@@ -104,6 +104,7 @@ def region_record(region: MmapRegion | RegionChain) -> dict[str, Any]:
         "n_bytes": file.size,
         "content_offset": file.layout.content_start,
         "bytes": byte_use(file)._asdict(),
+        "compressed": _compressed(file),
         "deltas": [
             {
                 "path": place_of(delta.path),
@@ -198,6 +199,13 @@ def _row(row: Row) -> dict[str, Any]:
         "verdict": row.verdict,
         "evidence": accepted_misses().get(line.key),
     }
+
+
+def _compressed(region: MmapRegion) -> dict[str, Any] | None:
+    if region.frames is None:
+        return None
+    stored, n_bytes, dictionary = region.frames.totals()
+    return {"n_stored_bytes": stored, "n_bytes": n_bytes, "n_dictionary_bytes": dictionary}
 
 
 def _layer(layer: LayerInfo) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def _check_dump(stats, state):
     assert budget["peak_bytes"] == stats.peak_usage_bytes
     assert budget["waiting_bytes"] == stats.waiting_bytes
     assert budget["retained_bytes"] == stats.retained_bytes
+    assert budget["inflated_bytes"] == stats.inflated_bytes
     for name in counters.keys() & {field.name for field in dataclasses.fields(stats)}:
         assert counters[name] == getattr(stats, name), name
     assert len(state["regions"]) == stats.dimensions_loaded
@@ -79,6 +80,8 @@ def _check_metrics(stats, found):
         ("peak_bytes", "peak_usage_bytes"),
         ("waiting_bytes", "waiting_bytes"),
         ("retained_bytes", "retained_bytes"),
+        ("inflated_bytes", "inflated_bytes"),
+        ("inflated_layers", "inflated_layers"),
         ("utilization_ratio", "utilization"),
         ("layers", "layers_loaded"),
         ("readers_peak", "peak_concurrent_readers"),
