@@ -476,18 +476,18 @@ def test_a_file_that_grows_meanwhile_is_as_long_as_it_was(path, mode, monkeypatc
 # -- verifying -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", ["header", "metadata", "full"])
+@pytest.mark.parametrize("level", ["header", "metadata", "stored", "full"])
 def test_an_intact_region_verifies(region, level):
     assert region.verify_integrity(level) is True
 
 
 @pytest.mark.parametrize("level", ["", "FULL", "content", None])
 def test_levels_that_are_none(region, level):
-    with pytest.raises(ValueError, match="level is one of header, metadata, full"):
+    with pytest.raises(ValueError, match="level is one of header, metadata, stored, full"):
         region.verify_integrity(level)
 
 
-@pytest.mark.parametrize("level", ["header", "metadata", "full"])
+@pytest.mark.parametrize("level", ["header", "metadata", "stored", "full"])
 def test_a_plain_file_verifies(level):
     raw = write_plain([Draft(3, b"abc", keywords=[b"word"]), Draft(1)])
     assert of_bytes(raw, 1).verify_integrity(level) is True
@@ -527,13 +527,19 @@ def test_every_flipped_byte_is_found(at):
 
 @pytest.mark.parametrize(
     ("at", "level"),
-    [(10, "header"), (180, "header"), (260, "metadata"), (START - 1, "metadata"), (START, "full")],
+    [
+        (10, "header"),
+        (180, "header"),
+        (260, "metadata"),
+        (START - 1, "metadata"),
+        (START, "stored"),
+    ],
 )
 def test_each_level_looks_as_far_as_it_says(at, level):
     data = np.frombuffer(SMALL, np.uint8).copy()
     region = MmapRegion(DimensionId(7), None, data, s.REGION_COPIED, None)
     data[at] ^= 1
-    levels = ["header", "metadata", "full"]
+    levels = ["header", "metadata", "stored", "full"]
     for one in levels[: levels.index(level)]:
         assert region.verify_integrity(one)
     for one in levels[levels.index(level) :]:
@@ -547,7 +553,7 @@ def test_a_file_truncated_after_mapping_is_found_without_a_crash(path, n_bytes):
     region = MmapRegion.from_file(7, path)
     size = region.size
     os.truncate(path, n_bytes % size)
-    for level in ("header", "metadata", "full"):
+    for level in ("header", "metadata", "stored", "full"):
         with pytest.raises(RegionFormatError) as caught:
             region.verify_integrity(level)
         assert (caught.value.field, caught.value.offset) == ("total_size", 72)

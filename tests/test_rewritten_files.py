@@ -51,7 +51,7 @@ def questions_to(region: MmapRegion) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "drafts", region.drafts
     yield "repr", lambda: repr(region)
     yield "describe_into", lambda: region.describe_into(np.zeros(1, s.REGION)[0])
-    for level in ("header", "metadata", "full"):
+    for level in ("header", "metadata", "stored", "full"):
         yield f"verify_integrity {level}", lambda level=level: region.verify_integrity(level)
     for row, layer_id in enumerate(IDS):
         for verb in (region.get_layer_info, region.read_array):

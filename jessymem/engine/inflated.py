@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jessymem.pools.shared import OpenBlocks
     from jessymem.pools.stored import StoredBlock
     from jessymem.regions.frames import Frames
-    from jessymem.regions.rows import Owners
+    from jessymem.regions.owners import Owners
 
 
 #: When it is looked which of the tables that lead to a layer are gone.

@@ -19,8 +19,9 @@ from jessymem.regions.arrays import ArrayForm, read_description
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.layout import Edition
 from jessymem.regions.metadata import ContentLocation, LayerState
+from jessymem.regions.owners import is_compressed
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.rows import insert_rows, is_compressed
+from jessymem.regions.rows import insert_rows
 from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from jessymem.kernels import schema as s
-from jessymem.regions.rows import GrowingRows, owned
+from jessymem.regions.owners import owned
+from jessymem.regions.rows import GrowingRows
 from jessymem.regions.table import Extents
 
 if TYPE_CHECKING:

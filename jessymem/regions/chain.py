@@ -18,16 +18,9 @@ from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 from jessymem.named_tuples import NamedTuple
 from jessymem.regions.layout import Edition
+from jessymem.regions.owners import Owners, is_compressed, owned
 from jessymem.regions.region import MmapRegion
-from jessymem.regions.rows import (
-    Columns,
-    GrowingRows,
-    Owners,
-    is_compressed,
-    lay_over,
-    newest,
-    owned,
-)
+from jessymem.regions.rows import Columns, GrowingRows, lay_over, newest
 from jessymem.regions.table import Extents, ExtentsOfRows, LayerTable
 
 if TYPE_CHECKING:

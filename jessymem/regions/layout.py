@@ -485,10 +485,7 @@ def _warn_ignored(source: Source, field: str) -> None:
 
 def check_rows(layout: Layout, source: Source) -> None:
     """Check every row of a table against the region; raise RegionFormatError at the first fault."""
-    if layout.frames is not None:
-        from jessymem.regions.frames import stored_rows
-
-        layout = layout._replace(rows=stored_rows(layout, source))
+    layout = layout._replace(rows=stored_rows(layout, source))
     heap_size, total = len(layout.heap), layout.header.total_size
     rules = _rules(layout.rows, slice(1), heap_size, total, layout.content_start)
     for field, wrong, expected in rules:
@@ -498,6 +495,17 @@ def check_rows(layout: Layout, source: Source) -> None:
             raise _broken(layout, row, field, told, source)
     _check_overlap(layout, source)
     _check_deleted(layout, source)
+
+
+def stored_rows(layout: Layout, source: Source) -> NDArray[np.void]:
+    """Return the rows as they lead to what is stored, where that is checked; see `frame_rules`."""
+    if layout.frames is None:
+        return layout.rows
+    from jessymem.regions import frame_rules
+
+    total, has_dictionary = layout.header.total_size, bool(layout.dictionary)
+    parts = layout.rows, layout.frames, layout.frames_offset, has_dictionary, total
+    return frame_rules.stored_rows(frame_rules.Parts(*parts), source)
 
 
 def are_sound(tables: Sequence[Unchecked]) -> list[bool]:

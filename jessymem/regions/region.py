@@ -39,7 +39,7 @@ from jessymem.ids import (
 from jessymem.kernels import schema as s
 from jessymem.regions import faults, layout
 from jessymem.regions.layout import Edition
-from jessymem.regions.rows import Owners
+from jessymem.regions.owners import Owners
 from jessymem.regions.table import LayerTable
 
 VERIFY_LEVELS: Final = ("header", "metadata", "stored", "full")
@@ -407,7 +407,8 @@ class MmapRegion(LayerTable):
         ----------
         level : {"header", "metadata", "stored", "full"}
             Up to the header; up to the metadata, plain entries and table against each other; all
-            bytes of the file; all, with every content, also of compressed layers. Plain V1 files carry no checksums: there the structure is checked.
+            bytes of the file; all, with every content, also of compressed layers. Plain V1 files
+            carry no checksums: there the structure is checked.
 
         Returns
         -------
@@ -641,11 +642,7 @@ class MmapRegion(LayerTable):
 
     def stored_rows(self) -> np.typing.NDArray[np.void]:
         """Return the rows as they lead to what is stored."""
-        if self.frames is None:
-            return self.rows
-        from jessymem.regions.frames import stored_rows
-
-        return stored_rows(self.layout, self._source)
+        return layout.stored_rows(self.layout, self._source)
 
     @property
     def bounds(self) -> tuple[memoryview, memoryview]:

@@ -22,29 +22,6 @@ if TYPE_CHECKING:
 Columns: TypeAlias = "tuple[NDArray[Any], ...]"
 
 
-class Owners(list[Any]):
-    """Per row, the bytes in which its content is; None: it is compressed, and not inflated."""
-
-    __slots__ = ("__weakref__",)
-
-
-def is_compressed(rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell of each LAYER row whether its layer is compressed."""
-    found: NDArray[np.bool_] = rows["content_offset"] == s.COMPRESSED_AT
-    return found
-
-
-def owned(owners: list[Any], rows: NDArray[Any]) -> list[Any]:
-    """Return owners of rows, none for those whose layer is compressed: `Owners`, if any is."""
-    compressed = np.flatnonzero(is_compressed(rows)).tolist()
-    if not compressed:
-        return owners
-    found = Owners(owners)
-    for row in compressed:
-        found[row] = None
-    return found
-
-
 class GrowingRows:
     """Rows and their index, with space for more.
 

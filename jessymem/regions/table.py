@@ -25,7 +25,7 @@ from jessymem.kernels import schema as s
 from jessymem.named_tuples import NamedTuple
 from jessymem.regions.indexes import NumberIndex, index_of_words, key_of
 from jessymem.regions.layout import Edition
-from jessymem.regions.rows import Owners
+from jessymem.regions.owners import Owners
 
 _NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
 

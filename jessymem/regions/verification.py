@@ -39,6 +39,8 @@ def verify_layout(data: Bytes, level: str, source: Source) -> None:
     at = s.RESERVED_OFFSET + s.EXTENSION.fields["metadata_xxh3"][1]  # type: ignore[index]
     _verify_sum(source, "metadata_xxh3", at, data, s.HEADER_BYTES, extension.content_start)
     extended = layout.extended_layout(data, header, extension)
+    # Copied: what is checked is what is used, whoever rewrites the file meanwhile.
+    extended = extended._replace(rows=extended.rows.copy())
     layout.check_rows(extended, source)
     _verify_texts(extended, source)
     _verify_arrays(extended, source)
@@ -116,11 +118,11 @@ def _verify_contents(
     data: Bytes, extended: Layout, table_offset: int, source: Source, *, inflates: bool
 ) -> None:
     """Compare every content with its checksum, and what lies between contents with zero."""
-    rows, frames = extended.rows, None
+    rows, frames = layout.stored_rows(extended, source), None
     if extended.frames is not None:
-        from jessymem.regions.frames import Frames, stored_rows
+        from jessymem.regions.frames import Frames
 
-        rows, frames = stored_rows(extended, source), Frames(extended, memoryview(data), source)
+        frames = Frames(extended, memoryview(data), source)
     order = np.argsort(rows["content_offset"], kind="stable").tolist()
     last_end = extended.content_start
     for i in order:

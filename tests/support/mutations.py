@@ -263,7 +263,7 @@ MUTATIONS = [
         "layout",
     ),
     Mutation(
-        "jessymem/regions/frames.py",
+        "jessymem/regions/frame_rules.py",
         "lengths > frames",
         "lengths < frames",
         "compression",
