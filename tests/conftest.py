@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import samples
 from support.kernels import TIERS, running
 
 # Out of the source tree, and before anything imports numba, which reads it once.
@@ -21,6 +22,10 @@ from jessymem.kernels import _jit
 
 #: Tests with threads of their own gain nothing from more processes beside them.
 MAX_PROCESSES = 4
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    samples.begin(config.option.markexpr)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -72,6 +77,8 @@ COMPILED_ONLY = frozenset(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if samples.is_whole() and item.get_closest_marker("sampled"):
+            item.add_marker("slow")
         for name, files in (("kernels", KERNELS), ("compiled_only", COMPILED_ONLY)):
             if item.path.stem in files:
                 item.add_marker(name)
