@@ -96,6 +96,7 @@ print(sum(parse.parse_entries.stats.cache_hits.values()))
     assert run_python(code, **cache) == "1"
 
 
+@pytest.mark.kernels
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 @pytest.mark.skipif(
     os.environ.get("NUMBA_BOUNDSCHECK") != "1", reason="only where bounds are checked"
