@@ -115,7 +115,7 @@ def kill_many_at_random(name: str, n_kills: int, memory_path: Path) -> list[str]
 
 @each_case
 def test_a_writer_that_is_killed_at_random(name, memory_path):
-    kill_many_at_random(name, 2, memory_path)
+    kill_many_at_random(name, 1, memory_path)
 
 
 @pytest.mark.slow
