@@ -388,7 +388,7 @@ def readers_under_everything(base, n_readers, n_writers, is_enough):
 
 
 def test_readers_under_every_kind_of_writer(tmp_path):
-    readers_under_everything(tmp_path, 20, n_writers=3, is_enough=lambda n_rounds: n_rounds == 20)
+    readers_under_everything(tmp_path, 12, n_writers=3, is_enough=lambda n_rounds: n_rounds == 20)
 
 
 @pytest.mark.slow
