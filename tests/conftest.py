@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from support import samples
 from support.kernels import TIERS, running
 
 # Out of the source tree, and before anything imports numba, which reads it once.
@@ -21,6 +24,10 @@ from jessymem.kernels import _jit
 
 #: Tests with threads of their own gain nothing from more processes beside them.
 MAX_PROCESSES = 4
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    samples.begin(config.option.markexpr)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -44,37 +51,55 @@ def pytest_xdist_setupnodes() -> None:
         assert process.wait() == 0
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Let every other process begin at the last file, so that no two rewrite the same assertions.
+
+    In a fresh checkout that takes 7 s; what one has rewritten the others find.
+    """
+    if int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2:
+        for path in sorted(Path(__file__).parent.glob("test_*.py"), reverse=True):
+            with suppress(Exception, pytest.skip.Exception):  # which come again, to be told
+                import_module(path.stem)
+
+
 #: Files whose tests run kernels: what a run with bounds checked needs, `-m kernels`.
 KERNELS = frozenset(
     """
     test_allocation test_answers test_applied_kernels test_atomics test_batches test_bitmap
-    test_block_views test_budget_kernels test_crowd test_extension test_first_blocks test_fuzz
-    test_jit test_layout test_leases test_lookup test_parse test_plain_blocks test_pool_machine
-    test_pool_misuse test_pool_pages test_pool_stress test_pool_supply test_pool_views
-    test_pools test_pressure test_release test_reload test_round_trips test_scans test_schema
-    test_search test_store test_tally test_tiers
+    test_block_views test_budget_kernels test_extension test_fuzz test_layout test_leases
+    test_lookup test_parse test_pool_machine test_pool_misuse test_pool_pages
+    test_pool_stress test_pool_supply test_pool_views test_pools test_pressure test_release
+    test_reload test_round_trips test_scans test_schema test_search test_store test_tally
+    test_tiers
     """.split()
 )
-#: Files whose tests start processes, measure, or make every system call fail: as plain Python they
-#: cost much and cover nothing more. The run for coverage leaves them out, `-m "not compiled_only"`.
+#: Files whose tests start processes, measure, let threads crowd, or make every system call fail: as
+#: plain Python they cost much and cover nothing more. The run for coverage leaves them out,
+#: `-m "not compiled_only"`.
 COMPILED_ONLY = frozenset(
     """
-    test_address_space test_alloc test_array_reads test_asv test_batch test_build_memory test_cold
-    test_crystallize test_pool_reentry
-    test_crystallize_faults test_descriptors test_docs test_eviction_memory
-    test_eviction_policies_script test_first_blocks test_first_read test_forks test_jit
-    test_kernel_cache test_kills test_lock_rules test_parallel_kernels test_pool_exit
-    test_pool_memory test_pool_processes test_processes test_project test_read test_reentrance
-    test_rewritten_files test_scan test_site test_tiers test_warming test_write_faults
+    test_address_space test_alloc test_array_reads test_asv test_batch test_build_memory
+    test_cold test_concurrency test_crowd test_crystallize test_crystallize_faults
+    test_descriptors test_docs test_eviction_memory test_eviction_policies_script
+    test_first_blocks test_first_read test_forks test_interrupts test_jit test_kernel_cache
+    test_kills test_lock_rules test_parallel_kernels test_pool_exit test_pool_memory
+    test_pool_processes test_pool_reentry test_pool_stress test_processes test_project test_read
+    test_reentrance test_refusals test_rewritten_files test_scan test_site test_tiers
+    test_warming test_write_faults test_write_order
     """.split()
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for name, files in (("kernels", KERNELS), ("compiled_only", COMPILED_ONLY)):
-            if item.path.stem in files:
-                item.add_marker(name)
+        if samples.is_whole() and item.get_closest_marker("sampled"):
+            item.add_marker("slow")
+        starts_processes = item.get_closest_marker("processes") is not None
+        if item.path.stem in KERNELS and not starts_processes:
+            item.add_marker("kernels")
+        if item.path.stem in COMPILED_ONLY or starts_processes:
+            item.add_marker("compiled_only")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support import samples
+from support.samples import sampled
 
 ROOT = Path(__file__).parent.parent
 SUITE = ROOT / "asv_bench"
@@ -51,9 +53,11 @@ def benchmarks_of(cls):
 
 
 def parameters_of(cls):
+    """Return the parameters that are run: of many two, all with `-m slow`."""
     params = getattr(cls, "params", [])
     lists = params if params and isinstance(params[0], list) else [params] if params else []
-    return list(itertools.product(*lists))
+    product = list(itertools.product(*lists))
+    return product if samples.is_whole() else product[:: max(len(product) - 1, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,7 @@ def run_raw(statement):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@sampled
 @pytest.mark.parametrize("name", CLASSES)
 def test_benchmark_runs(name, cache, tmp_path, monkeypatch):
     cls = CLASSES[name]

@@ -85,6 +85,7 @@ def is_excused(row):
     return any(excuse in reason for excuse in excuses)
 
 
+@pytest.mark.compiled_only
 def test_a_peer_that_is_not_installed_is_not_run(tmp_path, monkeypatch):
     let_turns_be_short(monkeypatch)
     for package in ("lmdb", "pyarrow", "safetensors"):

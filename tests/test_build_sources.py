@@ -10,7 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from support import samples
 from support.arrays import check_same
+from support.samples import sampled
 
 import jessymem
 from jessymem import (
@@ -259,13 +261,15 @@ def test_no_rows_are_a_dimension_without_layers(tmp_path, data):
     assert jessymem.build(tmp_path / "r.csv", data).dimensions[0].n_layers == 0
 
 
+@sampled
 def test_more_rows_than_layers_are_refused_before_anything_is_written(tmp_path, data):
     (tmp_path / "r.csv").write_text("text\n" + "x\n" * 65_537)
     with pytest.raises(ConfigError, match=r"r\.csv: more than 65,536 rows"):
         jessymem.build(tmp_path / "r.csv", data)
     assert not data.exists()
-    (tmp_path / "r.csv").write_text("text\n" + "x\n" * 65_536)
-    assert jessymem.build(tmp_path / "r.csv", data).n_layers == 65_536
+    if samples.is_whole():
+        (tmp_path / "r.csv").write_text("text\n" + "x\n" * 65_536)
+        assert jessymem.build(tmp_path / "r.csv", data).n_layers == 65_536
 
 
 def test_a_table_that_changes_while_it_is_read(tmp_path, data, monkeypatch):

@@ -13,8 +13,10 @@ from time import monotonic
 
 import pytest
 import xxhash
+from support import samples
 from support.eviction import MIB, check_numbers, content_of, evicted, load_into
 from support.internals import evict, region_of, writing
+from support.samples import sampled
 from support.system import mappings_of
 from support.threads import run_together
 
@@ -31,7 +33,7 @@ from jessymem import (
 N_READERS = 100
 N_CRYSTALLIZED = 40
 N_DIMENSIONS = 8
-N_OVERLAPPING = 1_600
+N_OVERLAPPING = samples.number(400, of=1_600)
 N_RESTLESS = 3
 POOLS = [(4, 4096), (16, 65_536)]
 
@@ -63,6 +65,7 @@ def check_signed(layer, view):
 # -- crystallization -------------------------------------------------------------------------------
 
 
+@sampled
 def test_readers_during_crystallization_see_no_corruption(tmp_path, intercept):
     """A hundred readers take turns while each file is held open before it is synced.
 
@@ -180,6 +183,7 @@ def test_readers_of_more_than_fits_get_every_byte(tmp_path, policy):
     assert manager.get_stats().total_allocated_bytes == 0
 
 
+@sampled
 def test_loads_and_unloads_beside_readers_of_more_than_fits(tmp_path):
     numbers = list(range(20, 28))
     manager = load_into(tmp_path, numbers, 4)
@@ -201,7 +205,7 @@ def test_loads_and_unloads_beside_readers_of_more_than_fits(tmp_path):
 
     def write(seed):
         rng = random.Random(seed)
-        for _ in range(25):
+        for _ in range(samples.number(10, of=25)):
             number = rng.choice(numbers[seed::2])  # nobody else's
             try:
                 manager.unload_dimension(number)
@@ -384,7 +388,7 @@ def readers_under_everything(base, n_readers, n_writers, is_enough):
 
 
 def test_readers_under_every_kind_of_writer(tmp_path):
-    readers_under_everything(tmp_path, 20, n_writers=3, is_enough=lambda n_rounds: n_rounds == 30)
+    readers_under_everything(tmp_path, 12, n_writers=3, is_enough=lambda n_rounds: n_rounds == 20)
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import samples
 from support.crystallizations import CRYSTALLIZATIONS, Crystallization
 from support.internals import allocator_of, region_of
+from support.samples import sampled
 from support.system import open_files, opened_since
 from support.system_calls import (
     Failing,
@@ -134,7 +136,9 @@ def state_on_disk(case: Crystallization, folder: Path) -> str:
 
 @each_case
 @each_fault
+@sampled
 def test_every_call_of_crystallizing_failed_in_turn(name, number, for_good, memory_path):
+    step = samples.number(2, of=1)
     case = CRYSTALLIZATIONS[name]
     prepared = memory_path / "prepared"
     prepared.mkdir()
@@ -166,12 +170,14 @@ def test_every_call_of_crystallizing_failed_in_turn(name, number, for_good, memo
         assert not opened_since(descriptors)
         assert case.check(folder) == "new"
         assert whole_files_in(folder) == {target_in(folder)}
-        n_calls += 1
+        n_calls += step
     assert {("RegionIOError", "old"), ("RegionIOError", "new")} <= seen
 
 
 @each_case
+@sampled
 def test_every_call_failed_in_turn_after_a_sync_of_the_directory_that_failed(name, memory_path):
+    step = samples.number(3, of=1)
     # The second attempt finds its own layers on disk, and fails as well.
     case = CRYSTALLIZATIONS[name]
     n_calls, is_over = 0, False
@@ -193,7 +199,7 @@ def test_every_call_failed_in_turn_after_a_sync_of_the_directory_that_failed(nam
             check_outcome(case, manager)
         assert case.check(folder) == "new"
         assert whole_files_in(folder) == {target_in(folder)}
-        n_calls += 1
+        n_calls += step
 
 
 @each_case

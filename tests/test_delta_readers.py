@@ -274,6 +274,7 @@ def test_a_chain_that_could_never_be_loaded_is_not_written(tmp_path):
         assert manager.access_layer(made) == bytes(100)
 
 
+@pytest.mark.compiled_only
 def test_tables_that_are_made_are_counted(tmp_path):
     path = region_file(tmp_path, "D20")
     path.parent.mkdir(parents=True)

@@ -174,6 +174,7 @@ def test_demo_finds_every_layer_equal_and_uncopied(real):
     assert not any(each.is_met for each in report.missed)
 
 
+@pytest.mark.compiled_only
 def test_demo_without_a_library_has_the_core(data, tmp_path):
     report = quick(data, tmp_path / "gone")
     assert (report.n_dimensions, report.differing) == (14, ())
@@ -192,6 +193,7 @@ def test_empty_layers_are_compared_and_read(data, library):
     assert by_key(report)["zero_copy"].value == report.n_layers - 1
 
 
+@pytest.mark.compiled_only
 @pytest.mark.parametrize("layer", [LayerId(1, 2), LayerId(15, 1)])
 def test_one_byte_that_differs_is_found(data, library, monkeypatch, layer):
     build = demo.build_library
@@ -229,6 +231,7 @@ def test_prefix_of_a_source_differs(data, library):
             assert differing_layers(manager, changed) == [LayerId(15, 0)]
 
 
+@pytest.mark.compiled_only
 def test_demo_touches_no_region_files_that_are_there(data, library):
     quick(data, library)
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}

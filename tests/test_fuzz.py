@@ -134,6 +134,7 @@ run.work(*sys.argv[2:])
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["crash", "hang"])
 def test_what_crashes_or_hangs_is_known_by_its_index(tmp_path, end):
     progress = tmp_path / "index"
@@ -144,6 +145,7 @@ def test_what_crashes_or_hangs_is_known_by_its_index(tmp_path, end):
     assert int.from_bytes(progress.read_bytes(), "little") == 3
 
 
+@pytest.mark.processes
 def test_the_command_tries_what_it_is_told():
     code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     command = str(run.CORPUS.parent / "support" / "fuzzing")

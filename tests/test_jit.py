@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from support import samples
 from support.internals import kernel_lock
 from support.processes import run_python
 
@@ -62,7 +63,7 @@ print(len(set(seen)), type(lookup.locate_many).__name__)
 
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
-@pytest.mark.parametrize("group", _jit.MODULES)
+@pytest.mark.parametrize("group", samples.some(_jit.MODULES, _jit.MEMORY, _jit.READING))
 def test_a_group_is_compiled_without_the_others(group):
     code = """
 import sys
@@ -95,6 +96,7 @@ print(sum(parse.parse_entries.stats.cache_hits.values()))
     assert run_python(code, **cache) == "1"
 
 
+@pytest.mark.kernels
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 @pytest.mark.skipif(
     os.environ.get("NUMBA_BOUNDSCHECK") != "1", reason="only where bounds are checked"

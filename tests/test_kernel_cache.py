@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import itertools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support import samples
 
 import jessymem
 from jessymem import kernels
@@ -85,6 +87,9 @@ def cache(warmed, tmp_path):
     return Path(shutil.copytree(warmed, tmp_path / "cache"))
 
 
+DAMAGED = list(itertools.product(("nbi", "nbc"), ("truncated", "empty", "other")))
+
+
 def damage(path, how):
     """Damage a file; return its name."""
     whole = path.read_bytes()
@@ -92,19 +97,12 @@ def damage(path, how):
     return str(path)
 
 
+# The quick run has a truncated index below, where it cannot be removed.
 @pytest.mark.parametrize(
-    ("kind", "how"),
-    [
-        ("nbi", "truncated"),
-        ("nbc", "empty"),
-        ("nbi", "other"),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("nbi", "empty"), ("nbc", "truncated"), ("nbc", "other"))
-        ),
-    ],
+    "damaged", samples.some(DAMAGED, ("nbc", "empty"), ("nbi", "other")), ids=" ".join
 )
-def test_a_damaged_file_is_named_and_mended_once(cache, kind, how):
+def test_a_damaged_file_is_named_and_mended_once(cache, damaged):
+    kind, how = damaged
     (path,) = cache.rglob(f"parse.parse_entries.*.{kind}")
     name = damage(path, how)
     (told, count) = run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache))
@@ -113,10 +111,19 @@ def test_a_damaged_file_is_named_and_mended_once(cache, kind, how):
     assert run(TOLD, PROMOTE, NUMBA_CACHE_DIR=str(cache)) == ["1 0 True"]
 
 
+NO_FILES = list(itertools.product(("nbi", "nbc"), ("pipe", "device")))
+
+
+def link_to_zeros(path):
+    os.symlink("/dev/zero", path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
-@pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
-def test_what_is_no_file_is_not_waited_for(cache, kind, make):
+@pytest.mark.parametrize(
+    "what", samples.some(NO_FILES, ("nbi", "pipe"), ("nbc", "device")), ids=" ".join
+)
+def test_what_is_no_file_is_not_waited_for(cache, what):
+    kind, make = what[0], {"pipe": os.mkfifo, "device": link_to_zeros}[what[1]]
     (path,) = cache.rglob(f"parse.parse_entries.*.{kind}")
     path.unlink()
     make(path)
@@ -206,7 +213,7 @@ def with_wider_rows(text):
     return text.replace(f'"u1", ({N_SPARE},)', f'"u1", ({N_SPARE - 8},)')
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", samples.some(WAYS, "archive", "archived bytecode"))
 def test_releases_are_told_apart_however_they_are_installed(way, tmp_path):
     one = install(tmp_path / "one", way)
     other = install(tmp_path / "other", way, with_wider_rows)

@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support import killed_writers
+from support import killed_writers, samples
 from support.disk_model import as_state, tree_of
 from support.processes import needs_fork
+from support.samples import sampled
 from support.write_cases import WRITE_CASES
 from support.writes import WriteCase, act, files_in, target_in
 
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 each_case = pytest.mark.parametrize("name", WRITE_CASES)
-#: Each third system call; with `-m slow` every one.
-each_step = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
 
 #: So long after its first writes a writer is killed at the latest; one write takes some ms.
 LATEST_SECONDS = 0.03
@@ -54,8 +53,9 @@ def check_and_write_again(case: WriteCase, folder: Path) -> str:
 
 @needs_fork
 @each_case
-@each_step
-def test_a_writer_that_is_killed_at_any_system_call(name, step, memory_path, monkeypatch):
+@sampled
+def test_a_writer_that_is_killed_at_any_system_call(name, memory_path, monkeypatch):
+    step = samples.number(5, of=1)
     # So that what is written again is the same; what is left alike is looked at once.
     monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
     case = WRITE_CASES[name]
@@ -115,7 +115,7 @@ def kill_many_at_random(name: str, n_kills: int, memory_path: Path) -> list[str]
 
 @each_case
 def test_a_writer_that_is_killed_at_random(name, memory_path):
-    kill_many_at_random(name, 2, memory_path)
+    kill_many_at_random(name, 1, memory_path)
 
 
 @pytest.mark.slow

@@ -205,6 +205,7 @@ assert len(os.listdir("/proc/self/fd")) > n_open
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("refused", ["jessymem leases", "jessymem leases' log", "eventfd"])
 def test_where_no_thread_can_be_started_files_are_copied_and_nothing_is_leaked(
     tmp_path, path, refused

@@ -286,6 +286,7 @@ print("numba" in sys.modules)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("n_times", "starts"), [(10, False), (11, True)])
 def test_files_that_are_parsed_one_after_the_other_count_together(tmp_path, n_times, starts):
     path = tmp_path / "plain"
@@ -321,6 +322,7 @@ print(_jit.is_promoted(_jit.PARSING))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_once_numba_is_in_use_the_cache_decides(tmp_path):
     path = tmp_path / "plain"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import samples
 from support.internals import search_by_kernels, set_search_job
+from support.samples import sampled
 from support.search import find_all, hard_cases
 
 from jessymem import Hits, LayerNotFound, MmapManager
@@ -17,7 +19,10 @@ from jessymem.kernels import _jit
 from jessymem.scanning import patterns
 from jessymem.scanning.prefilters import Prefilter
 
-N_EXAMPLES = 30 if _jit.is_disabled() else 150
+N_EXAMPLES = 30 if _jit.is_disabled() else samples.number(50, of=150)
+
+#: Bytes beside the letters, of either case, and beyond ASCII.
+BORDERS = b"@AZ[`az{\0\x7f\x80\xc0\xe0\xff"
 
 
 @pytest.fixture
@@ -62,6 +67,7 @@ def expected(contents, needle):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+@sampled
 def test_bytes_are_found_in_either_way(manager, way, case):
     contents, needle = case
     relearn(manager, contents)
@@ -75,6 +81,7 @@ def test_bytes_are_found_in_either_way(manager, way, case):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+@sampled
 def test_case_is_ignored_in_either_way(manager, way, case, seed):
     contents, needle = case
     generator = np.random.default_rng(seed)
@@ -91,10 +98,11 @@ def test_case_is_ignored_in_either_way(manager, way, case, seed):
     assert manager.count(shuffled(needle), ignore_case=True) == len(wanted)
 
 
+@sampled
 def test_only_letters_have_a_case(manager, way):
     contents = [bytes(range(256)) * 3]
     learn(manager, contents)
-    for value in range(256):
+    for value in {*BORDERS, *range(0, 256, samples.number(8, of=1))}:
         for needle in (bytes([value]), bytes(range(value, min(value + 5, 256)))):
             wanted = expected([contents[0].lower()], needle.lower())
             assert found(manager.find(needle, ignore_case=True)) == wanted
@@ -106,6 +114,7 @@ def test_only_letters_have_a_case(manager, way):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+@sampled
 def test_words_are_those_of_a_text(manager, way, content, needle):
     relearn(manager, [content])
     wanted = [
@@ -184,6 +193,7 @@ EXPRESSIONS = [
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+@sampled
 def test_patterns_find_what_finditer_does(manager, monkeypatch, contents, expression, is_filtered):
     few = 1 if is_filtered else 2**40  # candidates are never too many, or always
     monkeypatch.setattr(patterns, "_BYTES_PER_CANDIDATE", few)

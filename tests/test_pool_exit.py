@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from support import samples
+from support.samples import sampled
 
 from jessymem.kernels import _jit
 
 SLOW_MANY, SLOW_VIEWS = (pytest.param(way, marks=pytest.mark.slow) for way in ("many", "views"))
-
-N_RUNS = 3
 
 PROGRAM = """
 import sys, threading
@@ -70,8 +70,9 @@ while not all(counts):
 
 @pytest.mark.skipif(_jit.is_disabled(), reason="plain Python holds the GIL all the time")
 @pytest.mark.parametrize("way", ["compiled", SLOW_MANY, "single"])
+@sampled
 def test_daemon_threads_may_be_in_blocks_when_the_interpreter_ends(way):
-    for _ in range(N_RUNS):
+    for _ in range(samples.number(1, of=3)):
         command = [sys.executable, "-c", PROGRAM, way]
         ended = subprocess.run(command, capture_output=True, timeout=120, check=False)
         assert (ended.returncode, ended.stderr) == (0, b"")

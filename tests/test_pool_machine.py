@@ -26,8 +26,10 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from support import samples
 from support.internals import allocator_of
 from support.regions import write_sparse
+from support.samples import sampled
 from support.shown import check_shown
 
 from jessymem import (
@@ -492,6 +494,8 @@ def at_most(n_examples, n_steps):
 
 
 TestBlocks = Blocks.TestCase
-TestBlocks.settings = at_most(60, 30)
+TestBlocks.settings = at_most(samples.number(30, of=60), 30)
+TestBlocks.pytestmark = [sampled]
 TestBlocksAtLength = BlocksAtLength.TestCase
-TestBlocksAtLength.settings = at_most(60, 100)
+TestBlocksAtLength.settings = at_most(samples.number(30, of=60), 100)
+TestBlocksAtLength.pytestmark = [sampled]

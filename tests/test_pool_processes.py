@@ -10,9 +10,11 @@ import threading
 
 import numpy as np
 import pytest
+from support import samples
 from support.internals import budget_lock_of, table_of
 from support.processes import checked_in_child, needs_fork
 from support.regions import write_sparse
+from support.samples import sampled
 
 from jessymem import InvalidAccess, MemoryConfig, MmapManager, MmapOffset, PoolAllocator
 from jessymem.kernels import _jit
@@ -222,7 +224,7 @@ class Busy:
         assert self.errors == []
 
 
-N_FORKS = 3 if _jit.is_disabled() else 12
+N_FORKS = 3 if _jit.is_disabled() else samples.number(6, of=12)
 SCALE = 20 if _jit.is_disabled() else 1
 LOADS = {
     "blocks": [100] * (2000 // SCALE),
@@ -240,6 +242,7 @@ def switching():
     sys.setswitchinterval(interval)
 
 
+@sampled
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("load", LOADS)
 def test_a_child_forked_while_threads_allocate_is_whole_and_can_allocate(load, switching):
@@ -275,6 +278,7 @@ def test_a_child_forked_while_threads_allocate_is_whole_and_can_allocate(load, s
     assert allocator.usage[0] == 0
 
 
+@sampled
 @pytest.mark.usefixtures("untraced")
 def test_a_child_forked_while_threads_view_and_drop_is_whole(switching):
     allocator = PoolAllocator([(4, 4 * KIB), (4, 64 * KIB)], limit_mb=64)
@@ -321,6 +325,7 @@ def test_a_child_forked_while_threads_view_and_drop_is_whole(switching):
     assert allocator.validate() == []
 
 
+@sampled
 @pytest.mark.usefixtures("untraced")
 def test_a_child_forked_while_pools_come_and_go_is_whole(switching):
     allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=64)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import samples
 from support.lines import KERNELS, PACKAGE, at_line
+from support.samples import sampled
 
 from jessymem import LayerId, MmapManager, MmapRegion, OutOfBounds, RegionBuilder, RegionFormatError
 from jessymem.errors import JessyMemoryError
@@ -70,12 +72,13 @@ def ask(question: Callable[[], Any]) -> None:
         assert "is no array" in str(error), error
 
 
+@sampled
 @pytest.mark.parametrize("piece", [b"\xff", b"\xff" * 8, b"\0" * 8])
 def test_every_byte_of_the_metadata_may_be_rewritten(file, piece):
     raw = file.read_bytes()
     region = MmapRegion.from_file("D15", file)
     end = region.layout.content_start
-    for at in range(end):
+    for at in range(0, end, samples.number(3, of=1)):
         region = MmapRegion.from_file("D15", file)  # which remembers nothing yet
         write(file, at, piece[: end - at])
         for _, question in questions_to(region):
@@ -105,6 +108,7 @@ def interrupt(n_lines: int, act: Callable[[], None], question: Callable[[], Any]
     return at_line(n_lines, lambda: ask(question), lambda _: act(), folders=folders) >= n_lines
 
 
+@sampled
 def test_a_file_may_be_rewritten_between_any_two_lines_of_a_load(file):
     start, tables = rewritten_tables(file)
     raw = file.read_bytes()
@@ -116,7 +120,7 @@ def test_a_file_may_be_rewritten_between_any_two_lines_of_a_load(file):
             lambda: MmapRegion.from_file("D15", file),
         ):
             write(file, start, raw[start:])
-            n_lines += 1
+            n_lines += samples.number(5, of=1)
         write(file, start, raw[start:])
 
 

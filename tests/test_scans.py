@@ -672,6 +672,7 @@ print("numba" in sys.modules)
     assert run_python(code) == "10 4 False"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(_jit.is_disabled(), reason="nothing is compiled")
 def test_a_large_one_compiles():
     code = """

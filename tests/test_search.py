@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import samples
+from support.samples import sampled
 from support.search import as_needle, as_spans, count_all, find_all, hard_cases, search_all
 
 from jessymem.kernels import _jit, memory, search, vectors
 from jessymem.kernels import schema as s
 
-N_EXAMPLES = 60 if _jit.is_disabled() else 400
+N_EXAMPLES = 60 if _jit.is_disabled() else samples.number(150, of=400)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,6 +40,7 @@ def expected(contents, needle):
 )
 @given(data=st.data())
 @settings(max_examples=N_EXAMPLES // 4, deadline=None)
+@sampled
 def test_masks_are_of_positions_at_which_every_probe_is(match, n_positions, data):
     content = bytes(data.draw(st.lists(st.sampled_from(b"ab"), min_size=80, max_size=80)))
     offsets = data.draw(st.lists(st.integers(0, 15), min_size=3, max_size=3))
@@ -89,6 +92,7 @@ def test_shifting_a_mask_down(mask, n_bits):
 
 @given(case=hard_cases(), data=st.data())
 @settings(max_examples=N_EXAMPLES, deadline=None)
+@sampled
 def test_finds_are_those_of_bytes_find(case, data):
     contents, wanted = case
     spans, _kept = as_spans(contents)
@@ -104,6 +108,7 @@ def test_finds_are_those_of_bytes_find(case, data):
 
 @given(case=hard_cases(), data=st.data())
 @settings(max_examples=N_EXAMPLES, deadline=None)
+@sampled
 def test_the_linear_way_finds_the_same(case, data):
     contents, wanted = case
     content = contents[0]
@@ -125,6 +130,7 @@ def test_the_linear_way_finds_the_same(case, data):
 
 @given(case=hard_cases(), n_bytes=st.integers(1, 400))
 @settings(max_examples=N_EXAMPLES // 4, deadline=None)
+@sampled
 def test_pieces_find_together_what_is_there_once(case, n_bytes):
     contents, wanted = case
     spans, _kept = as_spans(contents)
@@ -239,6 +245,7 @@ def local_period(wanted, position):
 
 @given(wanted=hard_cases().map(lambda case: case[1]))
 @settings(max_examples=N_EXAMPLES, deadline=None)
+@sampled
 def test_the_critical_place_tells_the_period(wanted):
     (needle,), _wanted = as_needle(wanted)
     critical, period = int(needle["critical"]), int(needle["period"])
@@ -362,6 +369,7 @@ def test_a_capital_is_folded_and_nothing_else(value):
 
 @given(case=hard_cases(), data=st.data())
 @settings(max_examples=N_EXAMPLES, deadline=None)
+@sampled
 def test_folded_finds_are_those_in_small_letters(case, data):
     contents, wanted = case
     forms = st.sampled_from([bytes, bytes.upper, bytes.swapcase])
@@ -376,6 +384,7 @@ def test_folded_finds_are_those_in_small_letters(case, data):
 
 @given(case=hard_cases())
 @settings(max_examples=N_EXAMPLES, deadline=None)
+@sampled
 def test_the_linear_way_folds_too(case):
     contents, wanted = case
     content, wanted = contents[0].upper(), wanted.lower()

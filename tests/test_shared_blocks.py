@@ -20,7 +20,7 @@ from jessymem.kernels import _jit
 from jessymem.pools.stored import free, store
 
 BLOCK = 4_096
-N_LAYERS, N_BYTES = 5_000, 100
+N_LAYERS, N_BYTES = 2_000, 100
 #: Every so manieth line.
 STRIDE = 2
 

@@ -407,6 +407,7 @@ with MmapManager(base_path=sys.argv[1]) as manager:
 """
 
 
+@pytest.mark.processes
 @compiles
 @pytest.mark.parametrize(
     "before", ["", "from jessymem.kernels import _jit; assert _jit.promote()"], ids=["", "promoted"]
@@ -417,6 +418,7 @@ def test_a_users_function_needs_no_preparation(store, before):
     assert run_python(code, str(store)) == str(bool(before))
 
 
+@pytest.mark.processes
 @compiles
 def test_a_users_function_is_cached_for_these_sources_alone(store, tmp_path):
     script = tmp_path / "user.py"
@@ -432,6 +434,7 @@ def test_a_users_function_is_cached_for_these_sources_alone(store, tmp_path):
     assert hits == ["0", "1", "0"]
 
 
+@pytest.mark.processes
 @compiles
 def test_compiling_and_promoting_at_once_do_not_wait_for_each_other(store):
     code = f"""

@@ -77,6 +77,7 @@ def test_compiled_kernels_answer_the_same(base, plain, tier):
     assert n_warnings == 0
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 def test_a_cache_that_cannot_be_made_costs_one_warning(base, plain, tmp_path):
     (tmp_path / "file").touch()  # below which no folder can be made, whoever asks

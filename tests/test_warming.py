@@ -57,7 +57,9 @@ def test_a_second_call_finds_nothing_to_do():
 @compiles
 def test_a_cache_that_cannot_be_written_is_told_of_and_nothing_is_printed(tmp_path):
     (tmp_path / "file").touch()
-    first, _ = warm_up(_jit.MEMORY, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"))
+    first, _ = warm_up(
+        _jit.MEMORY, _jit.SEARCHING, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache")
+    )
     assert first.n_compiled > 0
     assert (first.n_cached, first.cache) == (0, None)
 

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import samples
+from support.samples import sampled
 from support.system import open_files, opened_since
 from support.system_calls import Failing, each_fault
 from support.write_cases import WRITE_CASES
@@ -18,8 +20,6 @@ from support.writes import BASE, DIMENSION, WriteCase, act, files_in, target_in
 from jessymem import JessyMemoryError, osmem
 
 each_case = pytest.mark.parametrize("name", WRITE_CASES)
-#: Each second call; with `-m slow` every one.
-each_step = pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def attempt(case: WriteCase, folder: Path, failing: Failing) -> str | None:
@@ -39,8 +39,9 @@ def attempt(case: WriteCase, folder: Path, failing: Failing) -> str | None:
 
 @each_case
 @each_fault
-@each_step
-def test_every_call_of_a_write_failed_in_turn(name, number, for_good, step, memory_path):
+@sampled
+def test_every_call_of_a_write_failed_in_turn(name, number, for_good, memory_path):
+    step = samples.number(3, of=1)
     case = WRITE_CASES[name]
     outcomes = []
     n_calls = 0

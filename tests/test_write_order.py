@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import samples
 from support.disk_model import (
     SYNCS,
     Call,
@@ -26,6 +27,7 @@ from support.disk_model import (
     materialize,
     tree_of,
 )
+from support.samples import sampled
 from support.write_cases import WRITE_CASES
 from support.writes import WriteCase, act
 
@@ -135,10 +137,11 @@ def test_a_power_failure_at_any_instant_leaves_the_old_or_the_new(name, record):
 
 
 @each_case
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, step, record):
+@sampled
+def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, record):
     first = record(name)
-    for n_calls in range(len(first.calls), -1, -step):  # with `-m slow` after each call
+    step = samples.number(max(3, len(first.calls) // 6), of=1)
+    for n_calls in range(len(first.calls), -1, -step):
         again = first.again_after_a_kill(n_calls)
         assert again.disk_after(again.calls).now() == tree_of(again.folder)
         assert list(again.faults(again.calls)) == []

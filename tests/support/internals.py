@@ -23,6 +23,7 @@ from jessymem import (
     references,
 )
 from jessymem.bench import footprint, reading, timing
+from jessymem.bench.setting import Setting
 from jessymem.engine import locations
 from jessymem.kernels import _jit, transactions
 from jessymem.kernels import schema as s
@@ -343,7 +344,8 @@ def set_applied_job(monkeypatch: Any, n_bytes: int) -> None:
 
 
 def let_turns_be_short(monkeypatch: Any) -> None:
-    """Let a benchmark measure for as short a time as may be."""
+    """Let a benchmark measure for as short a time as may be, in as few rounds."""
+    monkeypatch.setattr(Setting, "n_rounds", lambda setting, full: 2)
     monkeypatch.setattr(timing, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(reading, "_N_WINDOWS", 0)
 

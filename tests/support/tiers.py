@@ -21,7 +21,7 @@ from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
 from support.regions import region_file, write_packed
 
-N_THREADS = 4
+N_THREADS = 2
 
 DENSE = {layer: bytes([layer]) * (100 * layer + 1) for layer in range(8)}
 GAPS = {0: b"", 3: b"three", 700: b"x", 65_535: bytes(range(256)) * 40}
