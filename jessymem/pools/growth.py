@@ -77,7 +77,7 @@ class Growth:
                 "the pools made so far take all the address space that the budget allows",
             )
         try:
-            table.add(block_bytes, size, table.arena.map_pool(size), 0, s.POOL_GROWN)
+            table.add(block_bytes, size, table.arena.map_pool(size, block_bytes), 0, s.POOL_GROWN)
         except AllocationFailed as error:
             if error.reason == "os_refused":
                 raise

@@ -19,6 +19,7 @@ from weakref import WeakMethod
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
@@ -122,8 +123,10 @@ class Supply:
         budget: Budget,
         pressure: PressureLog,
         evict: Callable[[int], object] | None,
+        placement: jessymem.hints.Placement | None = None,
     ) -> None:
-        self.table = PoolTable(config.pool_configs, config.limit_bytes)  # type: ignore[arg-type]
+        configs: Any = config.pool_configs
+        self.table = PoolTable(configs, config.limit_bytes, placement)
         # Weak: memory goes with the last reference, and waits for no collector of cycles.
         self.views = Views(self.table, WeakMethod(self.follow_up))
         self.evict = evict
@@ -412,7 +415,7 @@ class Supply:
                     reason="no_pool",
                     requested=n_bytes,
                 )
-            mapped = self.table.arena.map_pool(n_bytes)
+            mapped = self.table.arena.map_pool(n_bytes, block_bytes)
             return self.table.add(block_bytes, n_bytes, mapped, 0, s.POOL_FIXED)
 
     def trim(self) -> int:

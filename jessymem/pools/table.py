@@ -8,16 +8,20 @@ here before others can reach them, or under the lock of the budget.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
 from jessymem.kernels import blocks, memory
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.pools.arena import Arena
 from jessymem.pools.offsets import unpack
 
@@ -40,6 +44,15 @@ _FIRST_BLOCK_BYTES: Final = (4096, 2**18)
 _NEXT: Final = s.word_of(s.POOL, "next_pool")
 
 
+class MappedPool(NamedTuple):
+    """A pool that is to be made, and where."""
+
+    block_bytes: int
+    n_bytes: int
+    memory: osmem.PrivateMemory
+    start: int
+
+
 class PoolTable:
     """The pools of one allocator.
 
@@ -57,15 +70,20 @@ class PoolTable:
         what is compiled never gets what is for plain Python.
     """
 
-    def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
+    def __init__(
+        self,
+        configs: Sequence[PoolConfig],
+        limit_bytes: int,
+        placement: jessymem.hints.Placement | None = None,
+    ) -> None:
         ordered = sorted(configs, key=lambda config: config.block_size)
-        self.arena = Arena()
+        self.arena = Arena(placement)
         self.argument: memory.Words = None
-        mapped = None
+        mapped: list[MappedPool] = []
         try:
             if ordered:
-                ordered, mapped = self._map(ordered, limit_bytes)
-            self.state = self._new_state(ordered, limit_bytes)
+                mapped = self._place(ordered) or self._map(ordered, limit_bytes)
+            self.state = self._new_state(mapped, limit_bytes)
         except AllocationFailed as error:
             n_mb = sum(config.size_mb for config in configs)
             raise AllocationFailed(
@@ -78,15 +96,24 @@ class PoolTable:
         self._next_word = s.SEGMENTS_AT
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
-        if mapped is not None:
-            start = 0
-            for config in ordered:
-                self.add(config.block_size, config.size_mb * MIB, mapped, start, s.POOL_FIXED)
-                start += config.size_mb * MIB
+        for pool in mapped:
+            self.add(pool.block_bytes, pool.n_bytes, pool.memory, pool.start, s.POOL_FIXED)
 
-    def _map(
-        self, configs: list[PoolConfig], limit_bytes: int
-    ) -> tuple[list[PoolConfig], osmem.PrivateMemory]:
+    def _place(self, configs: list[PoolConfig]) -> list[MappedPool]:
+        """Map each pool by itself, in the pages that it is to have; none where that is no use."""
+        placement = self.arena.placement
+        if placement is None:
+            return []
+        mapped = []
+        with suppress(AllocationFailed):  # too few addresses: one mapping takes fewer
+            for config in configs:
+                n_bytes = config.n_blocks * config.block_size
+                memory = self.arena.map_pool(n_bytes, config.block_size)
+                mapped.append(MappedPool(config.block_size, n_bytes, memory, 0))
+            return mapped
+        return []
+
+    def _map(self, configs: list[PoolConfig], limit_bytes: int) -> list[MappedPool]:
         """Map the pools' address space; cut to the budget where the system refuses more than that.
 
         Raises
@@ -96,7 +123,7 @@ class PoolTable:
         """
         n_mb, limit_mb = sum(config.size_mb for config in configs), limit_bytes // MIB
         try:
-            return configs, self.arena.map_pool(n_mb * MIB)
+            return _side_by_side(configs, self.arena.map_pool(n_mb * MIB))
         except AllocationFailed:
             if n_mb <= limit_mb:
                 raise
@@ -109,7 +136,7 @@ class PoolTable:
         ]
         if not cut:
             cut = configs[:1]
-        return cut, self.arena.map_pool(sum(config.size_mb for config in cut) * MIB)
+        return _side_by_side(cut, self.arena.map_pool(sum(each.size_mb for each in cut) * MIB))
 
     # -- what is there -----------------------------------------------------------------------------
 
@@ -269,13 +296,13 @@ class PoolTable:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _new_state(self, configs: Sequence[PoolConfig], limit_bytes: int) -> NDArray[np.int64]:
-        smallest = min((config.block_size for config in configs), default=_DEFAULT_BLOCK_BYTES)
+    def _new_state(self, pools: Sequence[MappedPool], limit_bytes: int) -> NDArray[np.int64]:
+        smallest = min((pool.block_bytes for pool in pools), default=_DEFAULT_BLOCK_BYTES)
         n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
         n_spare = min(max(_SPARE * limit_bytes // smallest, _MIN_SPARE), _MAX_SPARE)
         n_words += _segment_words(n_spare)
-        for config in configs:
-            n_words += _segment_words(2 * config.n_blocks)
+        for pool in pools:
+            n_words += _segment_words(2 * (pool.n_bytes // pool.block_bytes))
         return self.arena.map_words(n_words)
 
     def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
@@ -338,6 +365,16 @@ class PoolTable:
     def _set_inline_limit(self) -> None:
         largest = max((int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids), default=0)
         self.state[s.INLINE_LIMIT] = min(largest, INLINE_BYTES)
+
+
+def _side_by_side(configs: Sequence[PoolConfig], memory: osmem.PrivateMemory) -> list[MappedPool]:
+    """Let pools lie one behind the other in one mapping."""
+    sizes = [config.size_mb * MIB for config in configs]
+    starts = accumulate(sizes, initial=0)
+    return [
+        MappedPool(config.block_size, n_bytes, memory, start)
+        for config, n_bytes, start in zip(configs, sizes, starts, strict=False)
+    ]
 
 
 def whole_blocks(n_bytes: int, block_bytes: int) -> int:

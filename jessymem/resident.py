@@ -1,0 +1,104 @@
+"""Where memory really is: in pages of which size, and on which nodes, as Linux tells it.
+
+Both are read from the process's own list of mappings, which takes the longer the more is resident:
+only who asked for huge pages or nodes pays for it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeAlias
+
+#: Where Linux tells it.
+SMAPS: Path = Path("/proc/self/smaps")
+NUMA_MAPS: Path = Path("/proc/self/numa_maps")
+
+#: Address and bytes of a piece of memory.
+Extent: TypeAlias = tuple[int, int]
+
+_KIB: Final = 1024
+#: Kinds of huge pages that are set aside, by what smaps says of their size.
+_SET_ASIDE: Final = {"2048": "2MB", "1048576": "1GB"}
+
+
+def huge_bytes(extents: Iterable[Extent]) -> dict[str, int]:
+    """Return how many bytes of `extents` are in huge pages, by the kinds that there are.
+
+    Nothing is found where smaps cannot be read.
+    """
+    found: Counter[str] = Counter()
+    within = _Extents(extents)
+    with suppress(OSError, ValueError), SMAPS.open() as lines:
+        for start, end, facts in _mappings(lines):
+            n_bytes = within.overlap(start, end)
+            if not n_bytes:
+                continue
+            found["thp"] += min(_in_bytes(facts, "AnonHugePages"), n_bytes)
+            kind = _SET_ASIDE.get(facts.get("KernelPageSize", ""))
+            if kind is not None:
+                found[kind] += min(_in_bytes(facts, "Private_Hugetlb"), n_bytes)
+    return {kind: n_bytes for kind, n_bytes in found.items() if n_bytes}
+
+
+def node_bytes(extents: Iterable[Extent]) -> dict[int, int]:
+    """Return how many bytes of `extents` are on which node, as numa_maps tells it.
+
+    A line of it begins where a mapping does. Mappings of different policies stay apart, so each
+    that begins within an extent is counted.
+    """
+    found: Counter[int] = Counter()
+    within = _Extents(extents)
+    with suppress(OSError, ValueError), NUMA_MAPS.open() as lines:
+        for line in lines:
+            address, *facts = line.split()
+            start = int(address, 16)
+            if not within.overlap(start, start + 1):
+                continue
+            named = dict(fact.partition("=")[::2] for fact in facts)
+            page_bytes = int(named.get("kernelpagesize_kB", "4")) * _KIB
+            for name, n_pages in named.items():
+                if name[:1] == "N" and name[1:].isdigit():
+                    found[int(name[1:])] += int(n_pages) * page_bytes
+    return dict(sorted(found.items()))
+
+
+class _Extents:
+    """Pieces of memory, to be compared with what the system lists."""
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self._ranges = sorted((start, start + n_bytes) for start, n_bytes in extents if n_bytes)
+
+    def overlap(self, start: int, end: int) -> int:
+        """Return how many of the bytes from `start` to `end` are in one of the pieces."""
+        n_bytes = 0
+        at = max(bisect_right(self._ranges, (start, end)) - 1, 0)
+        for first, last in self._ranges[at:]:
+            if first >= end:
+                break
+            n_bytes += max(min(last, end) - max(first, start), 0)
+        return n_bytes
+
+
+def _mappings(lines: Iterable[str]) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """Yield where each mapping of smaps begins and ends, and its numbers, in KiB, as text."""
+    extent: tuple[int, int] | None = None
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, *values = line.split()
+        if name.endswith(":"):
+            facts[name[:-1]] = values[0] if values else ""
+            continue
+        if extent is not None:
+            yield *extent, facts
+        first, _, last = name.partition("-")
+        extent, facts = (int(first, 16), int(last, 16)), {}
+    if extent is not None:
+        yield *extent, facts
+
+
+def _in_bytes(facts: dict[str, str], name: str) -> int:
+    return int(facts.get(name, "0")) * _KIB
