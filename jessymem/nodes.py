@@ -102,20 +102,6 @@ def place(address: int, n_bytes: int, mode: int, nodes: tuple[int, ...]) -> None
         raise OSError(code, os.strerror(code))
 
 
-def current_cpu() -> int:
-    """Return the processor that the calling thread runs on at present; -1: that is not told."""
-    call = _sched_getcpu()
-    return -1 if call is None else int(call())
-
-
-@cache
-def _sched_getcpu() -> Any:
-    try:
-        return ctypes.PyDLL(None).sched_getcpu
-    except (AttributeError, OSError, TypeError):
-        return None
-
-
 @cache
 def _syscall() -> Any:
     call = ctypes.PyDLL(None, use_errno=True).syscall

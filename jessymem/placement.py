@@ -11,14 +11,15 @@ import errno
 import mmap
 import os
 import sys
-from contextlib import suppress
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from jessymem import nodes, osmem
 from jessymem.errors import AllocationFailed, LimitExceeded
+from jessymem.kernels import near
 from jessymem.logger import INFO, WARNING, logger
 from jessymem.nodes import Topology
 
@@ -32,6 +33,8 @@ WASTED_PART: Final = 8
 
 #: Where Linux says whether it makes huge pages by itself, and how large they are.
 THP: Path = Path("/sys/kernel/mm/transparent_hugepage")
+
+_UNIT_BYTES: Final = 2**20
 
 _MAP_HUGETLB: Final = 0x40000
 _SIZE_SHIFT: Final = 26  # of the page size's logarithm, in the flags
@@ -105,11 +108,33 @@ class Placement:
             return ()
         return self.topology.nodes
 
+    def shares(self, n_bytes: int, block_bytes: int) -> list[tuple[int, int | None]]:
+        """Return the pools that one is made as: the bytes of each, and its node, or None.
+
+        One that is too small to be cut into whole MiB, or blocks, is for all nodes.
+        """
+        where = self.pool_nodes
+        unit = max(block_bytes, _UNIT_BYTES)
+        n_each, n_left = divmod(n_bytes // unit, len(where) or 1)
+        if not where or not n_each:
+            return [(n_bytes, None)]
+        return [(unit * (n_each + (at < n_left)), node) for at, node in enumerate(where)]
+
     def node_here(self) -> int | None:
         """Return the node of the calling thread, among those with pools of their own."""
         if self.policy != "local" or self.topology is None:
             return None
-        return self.topology.node_of_cpu.get(nodes.current_cpu())
+        return self.topology.node_of_cpu.get(near.processor())
+
+    @property
+    def node_of_cpu(self) -> dict[int, int]:
+        """Of the nodes with pools of their own, the one nearest to each processor."""
+        return {} if not self.pool_nodes or self.topology is None else self.topology.node_of_cpu
+
+    @property
+    def n_processors(self) -> int:
+        """How long a table is that is indexed by processor."""
+        return max(self.node_of_cpu, default=-1) + 1
 
     # -- files that are copied ---------------------------------------------------------------------
 
@@ -195,6 +220,8 @@ class Placement:
             self.policy = "none"
             self.note = "one node" if self.topology.nodes else "this system tells of no nodes"
             self._tell_of_nodes(INFO, "numa_not_needed", self.note, None)
+        elif self.policy == "local":
+            near.want()
 
     def _tell_of_pages(self, kind: str, n_bytes: int, error: OSError) -> None:
         if (kind, error.errno) in self._told:
@@ -221,7 +248,7 @@ class Placement:
             return
         self._told.add((event, number))
         facts = {"event": event, "numa": self.numa, "reason": why, "errno": number}
-        logger.log(severity, "numa=%s does nothing: %s", self.numa, why, extra=facts)
+        logger.log(severity, "numa=%s: %s", self.numa, why, extra=facts)
 
 
 def _map_reserved(page_bytes: int, n_bytes: int, is_read_only: bool) -> osmem.Mapping:

@@ -241,6 +241,15 @@ def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
     return worst
 
 
+@kernel
+def give_up(state: Words, handles: NDArray[Any], failing: Int) -> None:
+    """Take back what was allocated for many before the one that fails; note which that is."""
+    for i in range(failing):
+        release.undo(state, handles[i])
+        handles[i] = 0
+    handles[handles.shape[0] - 1] = failing
+
+
 @entry
 @kernel
 def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDArray[Any]) -> Int:
@@ -255,10 +264,7 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
         if result == TOO_LARGE:
             result = allocate_any(state, sizes[i], limit_at, zero)
         if result < 0:
-            for j in range(i):
-                release.undo(state, handles[j])
-                handles[j] = 0
-            handles[sizes.shape[0]] = i
+            give_up(state, handles, i)
             return result
         handles[i] = result
     return OK

@@ -497,7 +497,10 @@ class PoolAllocator(PoolCounts):
         words = self._supply.start()
         if type(words) is PlainState or not _jit.is_promoted(_jit.MEMORY):
             return
-        entries = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE), claims_on(words)
+        entries = (
+            _jit.entry_of(release.deallocate, words, 0, ANY_SIZE),
+            claims_on(words, self._table.allocation),
+        )
         self._words = words
         # The claims are set last: who sees them has all of it, also in a child forked here.
         self._release, self._claims = entries

@@ -76,8 +76,11 @@ class Growth:
                 n_bytes,
                 "the pools made so far take all the address space that the budget allows",
             )
+        placement = table.arena.placement
+        node = None if placement is None else placement.node_here()
         try:
-            table.add(block_bytes, size, table.arena.map_pool(size, block_bytes), 0, s.POOL_GROWN)
+            memory = table.arena.map_pool(size, block_bytes, node)
+            table.add(block_bytes, size, memory, 0, s.POOL_GROWN, node)
         except AllocationFailed as error:
             if error.reason == "os_refused":
                 raise

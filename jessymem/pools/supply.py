@@ -24,7 +24,7 @@ from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
-from jessymem.kernels import _jit, allocation, memory, release
+from jessymem.kernels import _jit, memory, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.transactions import NOT_PLAIN, PlainState
 from jessymem.logger import DEBUG
@@ -78,15 +78,15 @@ class Request:
         """
         if not isinstance(self.sizes, int):
             return int(
-                allocation.allocate_many(table.argument, self.sizes, limit_at, self._handles)
+                table.allocation.allocate_many(table.argument, self.sizes, limit_at, self._handles)
             )
         wanted = self.sizes, limit_at, self._zero
         result: Any = NOT_PLAIN
         if type(argument := table.argument) is PlainState:
             note = partial(setitem, self.claimed, 0)
-            result = argument.call(allocation.allocate_any, *wanted, note=note)
+            result = argument.call(table.allocation.allocate_any, *wanted, note=note)
         if result is NOT_PLAIN:
-            claim: Any = allocation.allocate_any
+            claim: Any = table.allocation.allocate_any
             claimed = map(claim, (table.argument,), *((each,) for each in wanted))
             deque(map(setitem, (self.claimed,), (0,), claimed), 0)  # in one step of C
         return s.OK if self.claimed[0] > 0 else int(self.claimed[0])

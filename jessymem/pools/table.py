@@ -19,7 +19,7 @@ import jessymem
 from jessymem import osmem
 from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
-from jessymem.kernels import blocks, memory
+from jessymem.kernels import allocation, blocks, memory, near
 from jessymem.kernels import schema as s
 from jessymem.named_tuples import NamedTuple
 from jessymem.pools.arena import Arena
@@ -51,6 +51,7 @@ class MappedPool(NamedTuple):
     n_bytes: int
     memory: osmem.PrivateMemory
     start: int
+    node: int | None = None
 
 
 class PoolTable:
@@ -64,6 +65,9 @@ class PoolTable:
         What the pools lie in.
     rows : ndarray of POOL, shape (N_POOL_IDS,)
         The same words seen as rows.
+    allocation : module
+        Whose kernels hand out blocks: `jessymem.kernels.allocation`, or `near` where pools are of
+        nodes.
     argument : PlainState, Words or None
         The state as kernels are given it, once they may be called. Whoever calls one holds the
         table meanwhile, and names the kernel before this: `module.kernel(table.argument, ...)`. So
@@ -97,7 +101,11 @@ class PoolTable:
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
         for pool in mapped:
-            self.add(pool.block_bytes, pool.n_bytes, pool.memory, pool.start, s.POOL_FIXED)
+            self.add(*pool[:4], s.POOL_FIXED, pool.node)
+        self.allocation: Any = allocation
+        if placement is not None and placement.pool_nodes:
+            self.allocation = near
+            self._note_processors(placement)
 
     def _place(self, configs: list[PoolConfig]) -> list[MappedPool]:
         """Map each pool by itself, in the pages that it is to have; none where that is no use."""
@@ -107,10 +115,12 @@ class PoolTable:
         mapped = []
         with suppress(AllocationFailed):  # too few addresses: one mapping takes fewer
             for config in configs:
-                n_bytes = config.n_blocks * config.block_size
-                memory = self.arena.map_pool(n_bytes, config.block_size)
-                mapped.append(MappedPool(config.block_size, n_bytes, memory, 0))
-            return mapped
+                block_bytes = config.block_size
+                for n_bytes, node in placement.shares(config.n_blocks * block_bytes, block_bytes):
+                    memory = self.arena.map_pool(n_bytes, block_bytes, node)
+                    mapped.append(MappedPool(block_bytes, n_bytes, memory, 0, node))
+            if len(mapped) <= s.N_POOL_IDS:
+                return mapped
         return []
 
     def _map(self, configs: list[PoolConfig], limit_bytes: int) -> list[MappedPool]:
@@ -226,9 +236,15 @@ class PoolTable:
     # -- making and unmaking -----------------------------------------------------------------------
 
     def add(
-        self, block_bytes: int, n_bytes: int, mapped: osmem.PrivateMemory, start: int, kind: int
+        self,
+        block_bytes: int,
+        n_bytes: int,
+        mapped: osmem.PrivateMemory,
+        start: int,
+        kind: int,
+        node: int | None = None,
     ) -> int:
-        """Make a pool of `n_bytes` at `start` of `mapped` memory; return its id.
+        """Make a pool of `n_bytes` at `start` of `mapped` memory, for a node; return its id.
 
         Raises
         ------
@@ -245,6 +261,7 @@ class PoolTable:
         row["address"] = self.arena.assign(pool, mapped, start)
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
+        row["node"] = 0 if node is None else node + 1
         row["failures"] = row["rollbacks"] = 0
         _set_first_bits(self.state, int(row["bitmap_at"]), n_blocks)
         _set_first_bits(self.state, int(row["summary_at"]), n_words)
@@ -301,9 +318,19 @@ class PoolTable:
         n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
         n_spare = min(max(_SPARE * limit_bytes // smallest, _MIN_SPARE), _MAX_SPARE)
         n_words += _segment_words(n_spare)
+        if self.arena.placement is not None:
+            n_words += _whole_lines(self.arena.placement.n_processors)
         for pool in pools:
             n_words += _segment_words(2 * (pool.n_bytes // pool.block_bytes))
         return self.arena.map_words(n_words)
+
+    def _note_processors(self, placement: jessymem.hints.Placement) -> None:
+        """Write down which node each processor is on, as pools have it."""
+        at, n_processors = self._next_word, placement.n_processors
+        self._next_word += _whole_lines(n_processors)
+        for processor, node in placement.node_of_cpu.items():
+            self.state[at + processor] = node + 1
+        self.state[s.NODES_AT], self.state[s.N_PROCESSORS] = at, n_processors
 
     def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
         """Return an id without a pool, whose words fit so many blocks of that size.
