@@ -381,12 +381,15 @@ class PrivateMemory(NamedTuple):
         Of that byte in the mapping.
     can_return : bool
         Whether pages that are returned are sure to be had again.
+    pages : str
+        What they are asked to be: "small", or a kind of huge ones.
     """
 
     mapping: mmap.mmap
     address: int
     start: int = 0
     can_return: bool = True
+    pages: str = "small"
 
     def return_pages(self, offset: int, n_bytes: int) -> bool:
         """Return whole pages to the system, to read as zeros; tell whether it took them."""

@@ -94,7 +94,7 @@ class Placement:
                 mapping, start = mapped
                 can_return = kind == "thp" or _keeps_reserved()
                 address = osmem.address_of(mapping) + start
-                memory = osmem.PrivateMemory(mapping, address, start, can_return)
+                memory = osmem.PrivateMemory(mapping, address, start, can_return, kind)
                 break
         if memory is None:
             memory = osmem.private_memory(n_bytes)

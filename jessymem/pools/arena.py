@@ -79,6 +79,16 @@ class Arena:
         """What keeps the pools' memory mapped while it is held."""
         return list(self._mappings.values())
 
+    def pages_of(self, pool: int) -> str:
+        """Return in which pages a pool was mapped; "small" where it is gone."""
+        memory = self._mappings.get(pool)
+        return "small" if memory is None else memory.pages
+
+    def address_of(self, pool: int) -> int | None:
+        """Return where a pool's memory begins; None where it is gone."""
+        memory = self._mappings.get(pool)
+        return None if memory is None else memory.address + self._starts.get(pool, 0)
+
     def view(self, pool: int, offset: int, n_bytes: int) -> memoryview:
         """Return a part of a pool's memory; it keeps the mapping alive."""
         memory = self._mappings[pool]
