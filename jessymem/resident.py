@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 #: Where Linux tells it.
 SMAPS: Path = Path("/proc/self/smaps")
 NUMA_MAPS: Path = Path("/proc/self/numa_maps")
+MAPS: Path = Path("/proc/self/maps")
 
 #: Address and bytes of a piece of memory.
 Extent: TypeAlias = tuple[int, int]
@@ -45,25 +46,42 @@ def huge_bytes(extents: Iterable[Extent]) -> dict[str, int]:
 
 
 def node_bytes(extents: Iterable[Extent]) -> dict[int, int]:
-    """Return how many bytes of `extents` are on which node, as numa_maps tells it.
+    """Return how many bytes of `extents` are on which node; nothing where that is not told.
 
-    A line of it begins where a mapping does. Mappings of different policies stay apart, so each
-    that begins within an extent is counted.
+    Of a mapping that is only in part theirs, no more than that part counts.
     """
     found: Counter[int] = Counter()
     within = _Extents(extents)
     with suppress(OSError, ValueError), NUMA_MAPS.open() as lines:
+        ends = _mapping_ends()
         for line in lines:
             address, *facts = line.split()
             start = int(address, 16)
-            if not within.overlap(start, start + 1):
+            n_within = within.overlap(start, ends.get(start, start + 1))
+            if not n_within:
                 continue
             named = dict(fact.partition("=")[::2] for fact in facts)
             page_bytes = int(named.get("kernelpagesize_kB", "4")) * _KIB
-            for name, n_pages in named.items():
-                if name[:1] == "N" and name[1:].isdigit():
-                    found[int(name[1:])] += int(n_pages) * page_bytes
+            pages = {name[1:]: int(n) for name, n in named.items() if _is_node(name)}
+            n_resident = sum(pages.values()) * page_bytes
+            for node, n_pages in pages.items():
+                n_bytes = n_pages * page_bytes
+                found[int(node)] += min(n_bytes, n_bytes * n_within // n_resident)
     return dict(sorted(found.items()))
+
+
+def _is_node(name: str) -> bool:
+    return name[:1] == "N" and name[1:].isdigit()
+
+
+def _mapping_ends() -> dict[int, int]:
+    """Return where each mapping of the process ends, by where it begins."""
+    ends = {}
+    with MAPS.open() as lines:
+        for line in lines:
+            first, _, last = line.split(maxsplit=1)[0].partition("-")
+            ends[int(first, 16)] = int(last, 16)
+    return ends
 
 
 class _Extents:

@@ -173,7 +173,7 @@ _wanted: list[bool] = []
 
 def want() -> None:
     """Have these kernels compiled with the others; at once where those are by now."""
-    _wanted.append(True)
+    _wanted[:] = [True]
     if _jit.is_promoted(MEMORY):
         _call_first()
 
