@@ -22,6 +22,7 @@ MAPS: Path = Path("/proc/self/maps")
 Extent: TypeAlias = tuple[int, int]
 
 _KIB: Final = 1024
+_HUGETLB: Final = ("Private_Hugetlb", "Shared_Hugetlb")
 #: Kinds of huge pages that are set aside, by what smaps says of their size.
 _SET_ASIDE: Final = {"2048": "2MB", "1048576": "1GB"}
 
@@ -41,7 +42,9 @@ def huge_bytes(extents: Iterable[Extent]) -> dict[str, int]:
             found["thp"] += min(_in_bytes(facts, "AnonHugePages"), n_bytes)
             kind = _SET_ASIDE.get(facts.get("KernelPageSize", ""))
             if kind is not None:
-                found[kind] += min(_in_bytes(facts, "Private_Hugetlb"), n_bytes)
+                # Linux takes one of 1 GiB that nobody shares for shared now and then.
+                set_aside = sum(_in_bytes(facts, name) for name in _HUGETLB)
+                found[kind] += min(set_aside, n_bytes)
     return {kind: n_bytes for kind, n_bytes in found.items() if n_bytes}
 
 

@@ -293,7 +293,7 @@ def memory():
         name, *values = line.split()
         if values and values[-1] == "kB":
             found[name] = found.get(name, 0) + int(values[0]) * KIB
-    huge = found["AnonHugePages:"], found["Private_Hugetlb:"]
+    huge = found["AnonHugePages:"], found["Private_Hugetlb:"] + found["Shared_Hugetlb:"]
     return found["Rss:"] + huge[1], sum(huge)
 
 rng = random.Random(7)
@@ -442,7 +442,8 @@ AnonHugePages:         0 kB
 Private_Hugetlb:    4096 kB
 40000000-c0000000 rw-p 00000000 00:0f 12   /anon_hugepage (deleted)
 KernelPageSize:  1048576 kB
-Private_Hugetlb: 1048576 kB
+Shared_Hugetlb: 1048576 kB
+Private_Hugetlb:       0 kB
 f0000000-f0400000 rw-p 00000000 00:00 0
 KernelPageSize:        4 kB
 AnonHugePages:      4096 kB
