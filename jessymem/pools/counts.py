@@ -97,7 +97,13 @@ class PoolCounts:
 
     @clears_frames
     def extents(self) -> list[tuple[int, int]]:
-        """Tell where the pools lie in memory: address and bytes of each."""
+        """Tell where the pools lie in memory: address and bytes of each; none after `close`.
+
+        Examples
+        --------
+        >>> [n_bytes for address, n_bytes in allocator.extents()]
+        [1048576, 1048576]
+        """
         arena = self._table.arena
         with self._budget.changing():
             pools = [] if self._supply.is_closed else self._table.pool_ids

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
+from jessymem.config import HUGE_PAGES, NUMA_POLICIES
 from jessymem.errors import RegionFormatError, RegionIOError
 from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId
@@ -359,16 +360,22 @@ def _pool_of(row: Any) -> PoolStats:
 def _placement_of(row: Any) -> PlacementStats | None:
     if not row["huge_pages"]:
         return None
-    sizes = zip(layout.PAGES, row["huge_bytes"].tolist(), strict=True)
-    return PlacementStats(
+    n_listed, sizes = int(row["n_listed"]), row["huge_bytes"].tolist()
+    listed = row["node_bytes"][: max(n_listed, 0)].tolist()
+    found = PlacementStats(
         huge_pages=_text(row["huge_pages"]),
-        huge_bytes={kind: n_bytes for kind, n_bytes in sizes if n_bytes},
+        huge_bytes={kind: n for kind, n in zip(layout.PAGES, sizes, strict=True) if n},
         numa=_text(row["numa"]),
         policy=_text(row["policy"]),
         n_nodes=int(row["n_nodes"]),
-        node_bytes=dict(row["node_bytes"][: row["n_listed"]].tolist()),
+        node_bytes=dict(listed),
         note=_text(row["note"]),
     )
+    known = found.huge_pages in HUGE_PAGES and {found.numa, found.policy} <= {*NUMA_POLICIES}
+    counted = all(map(_is_counted, [sizes, *listed, (found.n_nodes,)]))
+    if not (known and counted and 0 <= n_listed <= layout.MAX_NODES):
+        raise ValueError("pages and nodes as no manager has them")
+    return found
 
 
 def _by_name(row: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jessymem.latencies import STEP_PREFIX
 from jessymem.pools.survey import blocks_by_size
 from jessymem.status.reader import ShownDimension, Status
 from jessymem.units import count, show_bytes
-from jessymem.visible_text import fitting
+from jessymem.visible_text import fitting, visible
 
 _BAR_COLUMNS: Final = 40
 _NAME_COLUMNS: Final = 24
@@ -188,7 +188,7 @@ def _budget(status: Status) -> RenderableType:
     )
     lines = [Text(rest)]
     if status.placement is not None:
-        lines.append(Text(f"       {status.placement}"))
+        lines.append(Text(f"       {visible(str(status.placement))}"))
     return Group(bar, *([classes] if total else []), *lines)
 
 
