@@ -383,6 +383,8 @@ class PrivateMemory(NamedTuple):
         Whether pages that are returned are sure to be had again.
     pages : str
         What they are asked to be: "small", or a kind of huge ones.
+    huge_bytes : int
+        Of a huge one; 0: they are small.
     """
 
     mapping: mmap.mmap
@@ -390,6 +392,12 @@ class PrivateMemory(NamedTuple):
     start: int = 0
     can_return: bool = True
     pages: str = "small"
+    huge_bytes: int = 0
+
+    @property
+    def page_bytes(self) -> int:
+        """What becomes resident, and is returned, at once."""
+        return self.huge_bytes or page_size()
 
     def return_pages(self, offset: int, n_bytes: int) -> bool:
         """Return whole pages to the system, to read as zeros; tell whether it took them."""

@@ -28,6 +28,9 @@ GIB: Final = 2**30
 #: By kind, the largest first: bytes of one page.
 PAGE_BYTES: Final = {"1GB": GIB, "2MB": 2**21, "thp": 2**21}
 
+#: So many blocks of a pool share a huge page at most: what one of them keeps resident.
+MOST_SHARED: Final = 8
+
 #: What is set aside and not used, of a file that is copied, is at most this part of it.
 WASTED_PART: Final = 8
 
@@ -73,9 +76,17 @@ class Placement:
 
     # -- pools -------------------------------------------------------------------------------------
 
-    def kinds_for(self, block_bytes: int) -> list[str]:
-        """Return the kinds of huge pages for a pool: those that are no larger than its blocks."""
-        return [kind for kind in self._kinds if PAGE_BYTES[kind] <= block_bytes]
+    def kinds_for(self, block_bytes: int, n_bytes: int) -> list[str]:
+        """Return the kinds of huge pages for a pool: those that few of its blocks share.
+
+        Pages that are set aside have to make up the pool exactly.
+        """
+        return [
+            kind
+            for kind in self._kinds
+            if PAGE_BYTES[kind] <= min(MOST_SHARED * block_bytes, n_bytes)
+            and (kind == "thp" or n_bytes % PAGE_BYTES[kind] == 0)
+        ]
 
     def pool_memory(
         self, n_bytes: int, block_bytes: int, node: int | None = None
@@ -88,13 +99,15 @@ class Placement:
             "os_refused".
         """
         memory = None
-        for kind in self.kinds_for(block_bytes):
+        for kind in self.kinds_for(block_bytes, n_bytes):
             mapped = self._map(kind, n_bytes)
             if mapped is not None:
                 mapping, start = mapped
                 can_return = kind == "thp" or _keeps_reserved()
                 address = osmem.address_of(mapping) + start
-                memory = osmem.PrivateMemory(mapping, address, start, can_return, kind)
+                memory = osmem.PrivateMemory(
+                    mapping, address, start, can_return, kind, PAGE_BYTES[kind]
+                )
                 break
         if memory is None:
             memory = osmem.private_memory(n_bytes)

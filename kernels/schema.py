@@ -292,6 +292,7 @@ CLOSED_POOL: Final = -(2**62)
 PEAK: Final = 1 + N_POOL_IDS  # the highest USED
 NODES_AT: Final = PEAK + 1  # of each processor what its node's pools have as `node`
 N_PROCESSORS: Final = PEAK + 2  # in that table; 0: pools are not made node by node
+PAGES_AT: Final = PEAK + 3  # by pool, how many of its blocks share a huge page; 0: none do
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 PLAIN_VERSION: Final = RESIDENT + 2  # changes with each step of plain kernels; see `transactions`

@@ -29,6 +29,7 @@ from jessymem.placement import PAGE_BYTES, Placement
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 HUGE = 2 * MIB
 KINDS = ["thp", "2MB", "1GB"]
+MEMINFO = Path("/proc/meminfo")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages so")
 
@@ -44,10 +45,10 @@ def makes_huge_pages() -> bool:
 def n_set_aside() -> int:
     """Return how many huge pages of 2 MiB are set aside, and nobody's."""
     try:
-        found = re.search(r"HugePages_Free: +(\d+)", Path("/proc/meminfo").read_text())
+        found = dict(re.findall(r"HugePages_(Free|Rsvd): +(\d+)", MEMINFO.read_text()))
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(found.get("Free", 0)) - int(found.get("Rsvd", 0))
 
 
 needs_thp = pytest.mark.skipif(not makes_huge_pages(), reason="the system makes no huge pages")
@@ -108,27 +109,31 @@ def use_up(allocator, pool_bytes, n_bytes):
 
 
 @pytest.mark.parametrize(
-    ("asked", "block_bytes", "kinds"),
+    ("asked", "block_bytes", "n_bytes", "kinds"),
     [
-        ("never", GIB, []),
-        ("thp", MIB, []),
-        ("thp", HUGE, ["thp"]),
-        ("thp", GIB, ["thp"]),
-        ("2MB", MIB, []),
-        ("2MB", HUGE, ["2MB", "thp"]),
-        ("1GB", HUGE, ["2MB", "thp"]),
-        ("1GB", GIB, ["1GB", "2MB", "thp"]),
+        ("never", GIB, GIB, []),
+        ("thp", 128 * KIB, GIB, []),
+        ("thp", 256 * KIB, GIB, ["thp"]),
+        ("thp", 256 * KIB, HUGE, ["thp"]),
+        ("thp", 256 * KIB, MIB, []),
+        ("thp", GIB, GIB, ["thp"]),
+        ("2MB", 128 * KIB, GIB, []),
+        ("2MB", 256 * KIB, GIB, ["2MB", "thp"]),
+        ("2MB", 256 * KIB, 3 * MIB, ["thp"]),
+        ("1GB", HUGE, GIB, ["2MB", "thp"]),
+        ("1GB", 128 * MIB, GIB, ["1GB", "2MB", "thp"]),
+        ("1GB", GIB, GIB, ["1GB", "2MB", "thp"]),
     ],
 )
-def test_no_page_is_larger_than_a_block(asked, block_bytes, kinds):
-    assert Placement(asked).kinds_for(block_bytes) == kinds
+def test_few_blocks_share_a_page(asked, block_bytes, n_bytes, kinds):
+    assert Placement(asked).kinds_for(block_bytes, n_bytes) == kinds
 
 
 def test_small_blocks_have_small_pages(told):
     calls = Calls(hints=True)
     with intercepted(calls):
-        allocator = PoolAllocator([(8, 4 * KIB), (8, MIB)], 64, huge_pages="1GB")
-        use_up(allocator, 4 * MIB, MIB)
+        allocator = PoolAllocator([(8, 4 * KIB), (8, 128 * KIB)], 64, huge_pages="1GB")
+        use_up(allocator, 4 * MIB, 128 * KIB)
     assert pages_of(allocator) == ["small", "small"]
     assert not {"map huge", "advise huge"} & set(calls.operations)
     assert resident.huge_bytes(allocator.extents()) == {}
@@ -230,6 +235,42 @@ def test_a_block_is_what_becomes_resident(kind):
 
 
 @each_real_kind
+def test_a_page_that_blocks_share_is_resident_with_the_first(kind):
+    allocator = PoolAllocator([(16, 256 * KIB)], 64, huge_pages=kind)
+    offsets = [allocator.allocate(256 * KIB) for _ in range(2)]
+    pages = {offset.offset // HUGE for offset in offsets}
+    for offset in offsets:
+        allocator.view(offset, 1)[0] = 1
+    found = allocator.survey()
+    assert (allocator.usage[0], found.n_retained) == (HUGE // 4, len(pages) * HUGE - HUGE // 4)
+    assert resident.huge_bytes(allocator.extents()) == {kind: len(pages) * HUGE}
+    allocator.deallocate(offsets[0])
+    if len(pages) == 1:
+        assert allocator.trim() == 0  # its neighbour is in use: nothing is split
+        assert resident.huge_bytes(allocator.extents()) == {kind: HUGE}
+    allocator.deallocate(offsets[1])
+    allocator.trim()
+    if kind == "thp" or placement._keeps_reserved():
+        assert allocator.survey().n_retained == 0
+        assert resident.huge_bytes(allocator.extents()) == {}
+    assert allocator.validate() == []
+
+
+@each_real_kind
+def test_memory_that_shares_pages_is_zero_when_it_comes_again(kind):
+    allocator = PoolAllocator([(16, 256 * KIB)], 64, huge_pages=kind)
+    whole = allocator.allocate(16 * MIB)
+    allocator.view(whole, 16 * MIB)[:] = b"x" * 16 * MIB
+    allocator.deallocate(whole)
+    small = allocator.allocate(256 * KIB)
+    size = 5 * MIB - 3  # begins and ends within pages that others use too
+    offset = allocator.allocate(size)
+    assert not any(allocator.view(offset, size))
+    assert not any(allocator.view(small, 256 * KIB))
+    assert allocator.validate() == []
+
+
+@each_real_kind
 def test_a_run_of_blocks_is_zero_when_it_comes_again(kind):
     allocator = PoolAllocator([(16, HUGE)], 64, huge_pages=kind)
     for _ in range(2):
@@ -245,15 +286,15 @@ def test_a_run_of_blocks_is_zero_when_it_comes_again(kind):
 def test_a_page_that_was_returned_is_still_ours():
     if not placement._keeps_reserved():
         pytest.skip("this kernel gives it to others")
-    n_free = n_set_aside()
-    allocator = PoolAllocator([(2 * n_free, HUGE)], 2 * n_free + 64, huge_pages="2MB")
+    allocator = PoolAllocator([(40, HUGE)], 64, huge_pages="2MB")
     assert pages_of(allocator) == ["2MB"]
-    for offset in use_up(allocator, 20 * HUGE, HUGE):
-        allocator.deallocate(offset)
+    n_left = n_set_aside()
+    offsets = use_up(allocator, 20 * HUGE, HUGE)
+    assert n_set_aside() == n_left
+    allocator.deallocate_many(offsets)
     assert allocator.trim() == 20 * HUGE
-    others = PoolAllocator([(4, HUGE)], 64, huge_pages="2MB")
-    assert pages_of(others) != ["2MB"]
-    use_up(allocator, 2 * n_free * MIB, HUGE)  # all of them, or the process is killed
+    assert n_set_aside() == n_left
+    use_up(allocator, 20 * HUGE, HUGE)
 
 
 def test_pages_that_might_be_lost_are_not_returned(monkeypatch):
@@ -281,7 +322,7 @@ def test_which_kernels_keep_what_was_returned(release, keeps, monkeypatch):
 
 LOAD = """
 kind, LIMIT = sys.argv[1], 48 * MIB
-pools = [(8, 4 * KIB), (48, 2 * MIB)]
+pools = [(8, 4 * KIB), (24, 256 * KIB), (48, 2 * MIB)]
 config = MemoryConfig(48, base_path=sys.argv[2], pool_configs=pools, load_mode="copy",
                       huge_pages=kind)
 manager = MmapManager(config)
@@ -300,7 +341,7 @@ rng = random.Random(7)
 live, most = [], 0
 before = memory()[0]
 for turn in range(30):
-    n_bytes = rng.choice([4 * KIB, 300 * KIB, 2 * MIB, 7 * MIB])
+    n_bytes = rng.choice([4 * KIB, 100 * KIB, 256 * KIB, 2 * MIB, 7 * MIB])
     try:
         for _ in range(rng.randrange(1, 8)):
             offset = manager.allocate(n_bytes)

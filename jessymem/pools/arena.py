@@ -84,6 +84,10 @@ class Arena:
         memory = self._mappings.get(pool)
         return "small" if memory is None else memory.pages
 
+    def page_bytes_of(self, pool: int) -> int:
+        """Return what of a pool becomes resident, and is returned, at once."""
+        return self._mappings[pool].page_bytes
+
     def address_of(self, pool: int) -> int | None:
         """Return where a pool's memory begins; None where it is gone."""
         memory = self._mappings.get(pool)

@@ -134,9 +134,12 @@ def survey_of_plans(
         if placement is None:
             plans.append((block_bytes, n_bytes, "small", None))
             continue
-        pages = next(iter(placement.kinds_for(block_bytes)), "small")
         shares = placement.shares(n_bytes // block_bytes * block_bytes, block_bytes)
-        plans += [(block_bytes, share, pages, node) for share, node in shares]
+        kinds = [next(iter(placement.kinds_for(block_bytes, n)), "small") for n, _ in shares]
+        plans += [
+            (block_bytes, share, kind, node)
+            for (share, node), kind in zip(shares, kinds, strict=True)
+        ]
     per_pool = {
         pool: PoolStats(pool, block_bytes, n_bytes // block_bytes, 0, 0.0, 0, kind, pages, node)
         for pool, (block_bytes, n_bytes, pages, node) in enumerate(plans)

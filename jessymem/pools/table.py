@@ -100,6 +100,9 @@ class PoolTable:
         self._next_word = s.SEGMENTS_AT
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
+        if placement is not None and placement.huge_pages != "never":
+            self.state[s.PAGES_AT] = self._next_word
+            self._next_word += _whole_lines(s.N_POOL_IDS)
         for pool in mapped:
             self.add(*pool[:4], s.POOL_FIXED, pool.node)
         self.allocation: Any = allocation
@@ -225,13 +228,20 @@ class PoolTable:
         return self.state[row["bitmap_at"] : row["bitmap_at"] + row["n_words"]]
 
     def clear(self, pool: int, offset: int, n_bytes: int) -> None:
-        """Make a large allocation read as zeros: new pages in place of the old ones."""
-        block_bytes = int(self.rows[pool]["block_bytes"])
-        has_own_pages = block_bytes >= osmem.page_size()
-        if not has_own_pages or not self.arena.return_pages(
-            pool, offset, whole_blocks(n_bytes, block_bytes)
-        ):
-            np.frombuffer(self.arena.view(pool, offset, n_bytes), np.uint8)[:] = 0
+        """Make a large allocation read as zeros: new pages in place of the old ones.
+
+        A page that is not all its own is filled with zeros as far as it is.
+        """
+        page_bytes = self.arena.page_bytes_of(pool)
+        whole = whole_blocks(n_bytes, int(self.rows[pool]["block_bytes"]))
+        start = whole_blocks(offset, page_bytes)
+        end = (offset + whole) // page_bytes * page_bytes
+        bytes_at = np.frombuffer(self.arena.view(pool, offset, n_bytes), np.uint8)
+        if end <= start or not self.arena.return_pages(pool, start, end - start):
+            bytes_at[:] = 0
+        else:
+            bytes_at[: start - offset] = 0
+            bytes_at[end - offset :] = 0
 
     # -- making and unmaking -----------------------------------------------------------------------
 
@@ -262,6 +272,8 @@ class PoolTable:
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
         row["node"] = 0 if node is None else node + 1
+        if self.state[s.PAGES_AT]:
+            self.state[self.state[s.PAGES_AT] + pool] = mapped.huge_bytes // block_bytes
         row["failures"] = row["rollbacks"] = 0
         _set_first_bits(self.state, int(row["bitmap_at"]), n_blocks)
         _set_first_bits(self.state, int(row["summary_at"]), n_words)
@@ -320,6 +332,7 @@ class PoolTable:
         n_words += _segment_words(n_spare)
         if self.arena.placement is not None:
             n_words += _whole_lines(self.arena.placement.n_processors)
+            n_words += _whole_lines(s.N_POOL_IDS)
         for pool in pools:
             n_words += _segment_words(2 * (pool.n_bytes // pool.block_bytes))
         return self.arena.map_words(n_words)
