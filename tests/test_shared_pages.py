@@ -169,7 +169,7 @@ def churn_blocks(words, n_rounds, n_bytes):
 
 def test_pages_are_counted_once_by_compiled_code_without_the_gil(sharing):
     loop, words = compile_loop(churn_blocks), sharing.words
-    n_rounds = max(200_000 // SLOWNESS, 50)
+    n_rounds = max(50_000 // SLOWNESS, 50)
     threads = [threading.Thread(target=loop, args=(words, n_rounds, 256 * KIB)) for _ in range(4)]
     for thread in threads:
         thread.start()
