@@ -86,7 +86,8 @@ class Arena:
 
     def page_bytes_of(self, pool: int) -> int:
         """Return what of a pool becomes resident, and is returned, at once."""
-        return self._mappings[pool].page_bytes
+        memory = self._mappings.get(pool)
+        return osmem.page_size() if memory is None else memory.page_bytes
 
     def address_of(self, pool: int) -> int | None:
         """Return where a pool's memory begins; None where it is gone."""
