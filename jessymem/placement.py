@@ -88,6 +88,13 @@ class Placement:
             and (kind == "thp" or n_bytes % PAGE_BYTES[kind] == 0)
         ]
 
+    def whole_pages(self, n_bytes: int, block_bytes: int) -> int:
+        """Return the size of a pool that is made for `n_bytes`: whole pages, where it may be."""
+        page_bytes = PAGE_BYTES["thp"]
+        if not self.kinds_for(block_bytes, page_bytes):
+            return n_bytes
+        return -(-n_bytes // page_bytes) * page_bytes
+
     def pool_memory(
         self, n_bytes: int, block_bytes: int, node: int | None = None
     ) -> osmem.PrivateMemory:

@@ -211,6 +211,16 @@ def test_too_few_addresses_are_no_cause(told):
     assert told() == []
 
 
+@pytest.mark.parametrize(("kind", "told"), [("2MB", "2MB"), ("thp", "thp")])
+def test_a_pool_that_is_made_is_whole_pages(kind, told, monkeypatch):
+    set_aside_anything(monkeypatch)
+    allocator = PoolAllocator([(1, 4 * KIB), (1, 256 * KIB)], 64, huge_pages=kind)
+    allocator.allocate(11 * MIB)
+    *_, grown = allocator.survey().per_pool.values()
+    assert (grown.kind, grown.total_blocks * grown.block_size) == ("grown", 12 * MIB)
+    assert grown.pages == told or not makes_huge_pages()
+
+
 # -- what the system gives -------------------------------------------------------------------------
 
 
