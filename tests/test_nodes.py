@@ -113,6 +113,19 @@ def test_the_system_does_what_it_is_told():
     assert resident.node_bytes([(memory.address, 4 * MIB)]) == {found.nodes[0]: 2 * MIB}
 
 
+@on_linux
+def test_blocks_are_on_the_node_of_who_asked():
+    found = Topology.read()
+    if len(found.nodes) < 2:
+        pytest.skip("a machine of several nodes is needed")
+    allocator = PoolAllocator([(64, 256 * KIB)], 64, numa="local")
+    for node in found.nodes:
+        with on_processor(next(cpu for cpu, at in found.node_of_cpu.items() if at == node)):
+            allocator.allocate_array(MIB, np.uint8)[:] = 1
+    resident_on = resident.node_bytes(allocator.extents())
+    assert all(resident_on.get(node, 0) >= MIB for node in found.nodes)
+
+
 # -- which pool serves: the kernels ----------------------------------------------------------------
 
 
@@ -167,7 +180,7 @@ def test_pools_of_no_node_serve_all(tier, kernel):
 @pytest.mark.parametrize("kernel", ["allocate", "allocate_any"])
 def test_a_processor_that_nobody_told_of_takes_any(tier, kernel):
     pools = NodePools(tier, (64, 1), (64, 1))
-    pools.state[s.N_PROCESSORS] = 0
+    pools.state[s.N_PROCESSORS] = pools.processors[1]
     assert [pools.take_on(1, 10, kernel) for _ in range(2)] == [0, 1]
 
 
