@@ -380,7 +380,7 @@ for turn in range(30):
     if manager.is_loaded(20) and turn % 2:
         manager.unload_dimension(20)
 assert allocator_of(manager).validate() == []
-assert most > LIMIT // 2, most
+assert most > 2 * MIB, most
 """
 
 
