@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from jessymem.remote.cache import FileCache
     from jessymem.scanning.hits import Hit, Hits
     from jessymem.scanning.layer_ids import LayerIds
-    from jessymem.stats import ClassUsage, LoadReport, MemoryStats
+    from jessymem.stats import ClassUsage, LoadReport, MemoryStats, PlacementStats
     from jessymem.warming import WarmupReport, warmup
 
 # In a source tree without the link to kernels/ (not every system makes links), it lies beside.
@@ -111,6 +111,7 @@ __all__ = [
     "MmapRegion",
     "NavigationPath",
     "OutOfBounds",
+    "PlacementStats",
     "PoolAllocator",
     "PoolConfig",
     "PoolStats",
@@ -149,7 +150,7 @@ _HOMES: Final = {
     "remote.cache": ("FileCache",),
     "scanning.hits": ("Hit", "Hits"),
     "scanning.layer_ids": ("LayerIds",),
-    "stats": ("ClassUsage", "LoadReport", "MemoryStats"),
+    "stats": ("ClassUsage", "LoadReport", "MemoryStats", "PlacementStats"),
     "warming": ("WarmupReport", "warmup"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

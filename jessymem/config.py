@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.errors import ConfigError, shown
 from jessymem.ids import as_integer
@@ -26,6 +27,8 @@ ADVICE_MODES: Final = ("willneed", "random", "sequential", "none")
 LOAD_MODES: Final = ("map", "copy")
 GUARDS: Final = ("none", "lease")
 STATUS_MODES: Final = ("off", "auto")
+HUGE_PAGES: Final = ("never", "thp", "2MB", "1GB")
+NUMA_POLICIES: Final = ("none", "interleave", "local")
 EVICTION_POLICIES: Final = ("lru", "lfu", "sieve")
 
 _THRESHOLDS: Final = ("warning_threshold", "eviction_threshold", "critical_threshold")
@@ -184,6 +187,13 @@ class MemoryConfig:
     read_only : bool
         Refuse every write; make no directory and no lock file. Always so where `base_path` is a
         URL.
+    huge_pages : {"never", "thp", "2MB", "1GB"}
+        In which pages pools of large blocks, and files with ``load_mode="copy"``, are to be: small
+        ones, those of 2 MiB that Linux makes by itself, or those that were set aside. What is
+        refused falls back, with one record: ``docs/large_memory.md``.
+    numa : {"none", "interleave", "local"}
+        On which nodes of the machine memory is to be: as the system likes; on all in turns; near
+        to the processor that asks, out of pools of its node. With one node it does nothing.
 
     Raises
     ------
@@ -216,6 +226,8 @@ class MemoryConfig:
     read_only: bool = False
     status: str | os.PathLike[str] = "off"
     compress_cold: str = "none"
+    huge_pages: str = "never"
+    numa: str = "none"
 
     def __post_init__(self) -> None:
         """Check every field and bring it to one form: plain numbers, a path, pools."""
@@ -243,6 +255,8 @@ class MemoryConfig:
 
             if as_compression(self.compress_cold, "compress_cold") is None:
                 raise _config_error("compress_cold", None, "'none' or 'zstd'")
+        _check_choice("huge_pages", self.huge_pages, HUGE_PAGES)
+        _check_choice("numa", self.numa, NUMA_POLICIES)
         for name in ("zero_on_reuse", "read_only"):
             keep(name, _as_bool(name, getattr(self, name)))
         if isinstance(self.status, str) and self.status.lower() in STATUS_MODES:
@@ -312,6 +326,15 @@ class MemoryConfig:
         67108864
         """
         return self.total_memory_mb * MIB
+
+
+def placement_of(config: MemoryConfig) -> jessymem.hints.Placement | None:
+    """Return what memory is to be like; None: as the system gives it."""
+    if (config.huge_pages, config.numa) == (HUGE_PAGES[0], NUMA_POLICIES[0]):
+        return None
+    from jessymem.placement import Placement
+
+    return Placement(config.huge_pages, config.numa)
 
 
 def as_path(field: str, value: Any) -> Path:

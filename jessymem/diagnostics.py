@@ -7,6 +7,7 @@ from collections import defaultdict
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jessymem import osmem
 from jessymem.budget import Usage
 from jessymem.engine.snapshot import Snapshot
 from jessymem.histograms import LatencyHistogram
@@ -16,7 +17,7 @@ from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.survey import ListedBlock, Survey, survey_of_plans
 from jessymem.regions.metadata import LayerState
 from jessymem.regions.table import LoadedDimension
-from jessymem.stats import ClassUsage, MemoryStats
+from jessymem.stats import ClassUsage, MemoryStats, PlacementStats
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
@@ -37,7 +38,8 @@ class Moment(NamedTuple):
         allocator = engine.present_allocator
         if allocator is not None:
             return cls(snapshot, *allocator.look())
-        blocks = survey_of_plans(engine.config.pool_configs)  # type: ignore[arg-type]
+        plans: Any = engine.config.pool_configs
+        blocks = survey_of_plans(plans, engine.loader.placement)
         return cls(snapshot, blocks, engine.budget.usage())
 
 
@@ -77,6 +79,32 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
         is_at_warning_threshold=utilization > config.warning_threshold,
         should_trigger_eviction=utilization > config.eviction_threshold,
         should_reject_allocations=utilization > config.critical_threshold,
+        placement=_placement(engine, snapshot),
+    )
+
+
+def _placement(engine: Engine, snapshot: Snapshot) -> PlacementStats | None:
+    """Measure where memory is, if anything was asked for."""
+    asked = engine.loader.placement
+    if asked is None:
+        return None
+    from jessymem import resident
+
+    allocator = engine.present_allocator
+    extents = [] if allocator is None else allocator.extents()
+    for table in snapshot.resident:
+        for member in table.members:
+            if member.state == s.REGION_COPIED:
+                extents.append((member.data.ctypes.data, osmem.n_taken(member.data)))
+    topology = asked.topology
+    return PlacementStats(
+        huge_pages=asked.huge_pages,
+        huge_bytes=resident.huge_bytes(extents) if asked.huge_pages != "never" else {},
+        numa=asked.numa,
+        policy=asked.policy,
+        n_nodes=0 if topology is None else len(topology.nodes),
+        node_bytes={} if topology is None else resident.node_bytes(extents),
+        note=asked.note,
     )
 
 
@@ -117,6 +145,7 @@ def dump_state(engine: Engine) -> dict[str, Any]:
             dataclasses.asdict(pool) | {"blocks": list(map(_block, in_use[pool.pool_id]))}
             for pool in stats.per_pool.values()
         ],
+        "placement": stats.placement and dataclasses.asdict(stats.placement),
         "regions": [_region(region, snapshot, engine.pinned) for region in snapshot.loaded],
         "layers": [layer for region in snapshot.loaded for layer in _layers(region)],
         "counters": {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jessymem.engine.locations import LayersLike
     from jessymem.kernels.store import Store
+    from jessymem.placement import Placement
     from jessymem.pools.occupancy import Occupancy
     from jessymem.regions.arrays import ArrayForm
     from jessymem.regions.drafts import Content, ContentOrArray, LayerDraft
@@ -39,6 +40,7 @@ __all__ = [
     "NamePattern",
     "NameTable",
     "Occupancy",
+    "Placement",
     "SearchPattern",
     "Store",
 ]
@@ -56,6 +58,7 @@ _HOME_OF: Final = {
     "NamePattern": "jessymem.regions.name_patterns",
     "NameTable": "jessymem.regions.name_table",
     "Occupancy": "jessymem.pools.occupancy",
+    "Placement": "jessymem.placement",
     "SearchPattern": "jessymem.scanning.searching",
     "Store": "jessymem.kernels.store",
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from jessymem._version import __version__
-from jessymem.config import MemoryConfig
+from jessymem.config import HUGE_PAGES, MemoryConfig
 from jessymem.histograms import LatencyHistogram
 from jessymem.latencies import STEP_PREFIX
 from jessymem.pools.survey import blocks_by_size
@@ -90,6 +90,8 @@ FAMILIES: Final = (
     _family("largest_free_run", "gauge", "bytes", "The longest row of free blocks in any pool."),
     _family("pools", "gauge", "", "Pools, by what they were made for.", "kind"),
     _family("pool", "gauge", "bytes", "Blocks of pools, by block size.", "block_size", "state"),
+    _family("huge_page", "gauge", "bytes", "Resident in huge pages, by their kind.", "kind"),
+    _family("node", "gauge", "bytes", "Resident on a node of the machine.", "node"),
     _family(
         "latency",
         "histogram",
@@ -133,6 +135,8 @@ def samples(stats: MemoryStats, config: MemoryConfig) -> dict[str, list[Sample]]
         _one(stats.largest_free_run_bytes),
         _pools(stats),
         _pool_bytes(stats),
+        _huge_pages(stats),
+        _nodes(stats),
         [((kind,), found) for kind, found in measured if kind not in steps],
         [((kind.removeprefix(STEP_PREFIX),), found) for kind, found in steps.items()],
     ]
@@ -155,6 +159,16 @@ def _pool_bytes(stats: MemoryStats) -> list[tuple[tuple[str, ...], int]]:
         for size, (used, total) in sorted(blocks_by_size(stats.per_pool.values()).items())
         for state, n_blocks in (("used", used), ("free", total - used))
     ]
+
+
+def _huge_pages(stats: MemoryStats) -> list[tuple[tuple[str, ...], int]]:
+    found = {} if stats.placement is None else stats.placement.huge_bytes
+    return [((kind,), found.get(kind, 0)) for kind in HUGE_PAGES[1:]]
+
+
+def _nodes(stats: MemoryStats) -> list[tuple[tuple[str, ...], int]]:
+    found = {} if stats.placement is None else stats.placement.node_bytes
+    return [((str(node),), n_bytes) for node, n_bytes in found.items()]
 
 
 def buckets(found: LatencyHistogram) -> list[tuple[str, int]]:

@@ -101,6 +101,8 @@ class Mapping(mmap.mmap):
 
     kept: object = None
     kept_too: object = None
+    #: What it takes of the machine, in bytes, where that is more than its contents' whole pages.
+    n_taken: int = 0
 
 
 class FileMapping(Mapping):
@@ -313,13 +315,18 @@ def map_file(
         return FileBytes(data, identity)
 
 
-def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileBytes:
-    """Read a whole file into private memory, which the array owns; otherwise as `map_file`."""
+def read_file(
+    path: Path,
+    admit: Callable[[int], object] = admit_all,
+    take: Callable[[int, Callable[[int], object]], FilledMemory] | None = None,
+) -> FileBytes:
+    """Read a whole file into private memory, which the array owns; otherwise as `map_file`.
+
+    `take` gets that memory, as `take_memory` does: for so many bytes, once they are admitted.
+    """
     file, identity = _open_regular(path)
     with file:
-        kept = admit(identity.n_bytes)
-        memory = FilledMemory(identity.n_bytes)
-        memory.mapping.kept = kept
+        memory = (take or take_memory)(identity.n_bytes, admit)
         view = memory.view
         n_read = 0
         while n_read < len(view):
@@ -329,6 +336,20 @@ def read_file(path: Path, admit: Callable[[int], object] = admit_all) -> FileByt
             n_read += step
         del view
         return FileBytes(memory.finished(), identity)
+
+
+def take_memory(n_bytes: int, admit: Callable[[int], object]) -> FilledMemory:
+    """Get memory to be filled once `n_bytes` are admitted; it holds what `admit` returns."""
+    kept = admit(n_bytes)
+    memory = FilledMemory(n_bytes)
+    memory.mapping.kept = kept
+    return memory
+
+
+def n_taken(data: NDArray[np.uint8]) -> int:
+    """Return what an array's memory takes of the machine: whole pages, or whole huge pages."""
+    mapping = _mapping_of(data)
+    return (mapping.n_taken if mapping is not None else 0) or round_to_pages(len(data))
 
 
 def read_start(path: Path, n_bytes: int) -> tuple[bytes, int]:
@@ -349,17 +370,42 @@ def keep_with(data: NDArray[np.uint8], kept: object) -> None:
 
 
 class PrivateMemory(NamedTuple):
-    """Writable memory that belongs to this process alone and is committed where it is touched."""
+    """Writable memory that belongs to this process alone and is committed where it is touched.
+
+    Attributes
+    ----------
+    mapping : mmap
+    address : int
+        Of its first byte.
+    start : int
+        Of that byte in the mapping.
+    can_return : bool
+        Whether pages that are returned are sure to be had again.
+    pages : str
+        What they are asked to be: "small", or a kind of huge ones.
+    huge_bytes : int
+        Of a huge one; 0: they are small.
+    """
 
     mapping: mmap.mmap
     address: int
+    start: int = 0
+    can_return: bool = True
+    pages: str = "small"
+    huge_bytes: int = 0
+
+    @property
+    def page_bytes(self) -> int:
+        """What becomes resident, and is returned, at once."""
+        return self.huge_bytes or page_size()
 
     def return_pages(self, offset: int, n_bytes: int) -> bool:
         """Return whole pages to the system, to read as zeros; tell whether it took them."""
-        if not CAN_RETURN_PAGES:
+        if not (CAN_RETURN_PAGES and self.can_return):
             return False
         try:
-            advise_system = partial(self.mapping.madvise, mmap.MADV_DONTNEED, offset, n_bytes)
+            at = self.start + offset
+            advise_system = partial(self.mapping.madvise, mmap.MADV_DONTNEED, at, n_bytes)
             call("return pages", "", advise_system)
         except OSError:
             return False
@@ -371,11 +417,40 @@ def private_memory(n_bytes: int) -> PrivateMemory:
 
     It lives as long as something views it. Raises AllocationFailed, "os_refused".
     """
-    mapping = _private_mapping(n_bytes)
+    mapping = private_mapping(n_bytes)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with suppress(OSError):  # a huge page would commit 2 MiB for the first byte
             mapping.madvise(mmap.MADV_NOHUGEPAGE)
-    return PrivateMemory(mapping, np.frombuffer(mapping, np.uint8).ctypes.data)
+    return PrivateMemory(mapping, address_of(mapping))
+
+
+def address_of(mapping: mmap.mmap) -> int:
+    """Return where a mapping's first byte is."""
+    return int(np.frombuffer(mapping, np.uint8).ctypes.data)
+
+
+def can_protect() -> bool:
+    """Tell whether memory can be made read-only once it is filled."""
+    return _find_protect() is not None
+
+
+def private_mapping(n_bytes: int, *, is_read_only: bool = False) -> Mapping:
+    """Map anonymous memory that a forked child does not share; at least one page.
+
+    Raises AllocationFailed, "os_refused".
+    """
+    length = max(round_to_pages(n_bytes), page_size())
+    flags = () if os.name == "nt" else (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)
+    if is_read_only:
+        flags = (*flags, mmap.PROT_READ)
+    try:
+        return call("map private", "", lambda: Mapping(-1, length, *flags))
+    except OSError as error:
+        raise AllocationFailed(
+            f"the system refused {length:,} bytes of memory: {error}",
+            reason="os_refused",
+            requested=length,
+        ) from error
 
 
 class FilledMemory:
@@ -388,25 +463,30 @@ class FilledMemory:
     ----------
     mapping : Mapping
         Who owns the memory.
+    address : int
+        Of the first byte.
     view : memoryview
         To fill it by, until it is finished; it keeps nothing alive.
     """
 
-    def __init__(self, n_bytes: int) -> None:
-        self._n_bytes = n_bytes
+    def __init__(self, n_bytes: int, mapping: Mapping | None = None, start: int = 0) -> None:
+        """Get memory of `n_bytes`; or take it from `start` on of a mapping, read-only if may be."""
+        self._part = slice(start, start + n_bytes)
         protect = _find_protect()
-        self.mapping = _private_mapping(n_bytes, is_read_only=protect is not None)
+        if mapping is None:
+            mapping = private_mapping(n_bytes, is_read_only=protect is not None)
+        self.mapping = mapping
+        self.address = address_of(mapping) + start
         if protect is None:
-            self.view = memoryview(self.mapping)[:n_bytes]
+            self.view = memoryview(self.mapping)[self._part]
             return
         import ctypes
 
-        address = np.frombuffer(self.mapping, np.uint8).ctypes.data
-        self._protect = partial(protect, address, len(self.mapping))
+        self._protect = partial(protect, self.address - start, len(self.mapping))
         if self._protect(mmap.PROT_READ | mmap.PROT_WRITE):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        raw = (ctypes.c_ubyte * n_bytes).from_address(address)
+        raw = (ctypes.c_ubyte * n_bytes).from_address(self.address)
         self.view = memoryview(np.frombuffer(raw, np.uint8))
 
     def finished(self) -> NDArray[np.uint8]:
@@ -414,7 +494,7 @@ class FilledMemory:
         self.view = memoryview(b"")
         if hasattr(self, "_protect"):
             self._protect(mmap.PROT_READ)
-        return np.frombuffer(memoryview(self.mapping).toreadonly()[: self._n_bytes], np.uint8)
+        return np.frombuffer(memoryview(self.mapping).toreadonly()[self._part], np.uint8)
 
 
 @cache
@@ -807,19 +887,3 @@ def _map_whole(file: Descriptor, path: Path, n_bytes: int) -> FileMapping:
         raise OSError(errno.EIO, str(error)) from error
     system_calls.tell("map", path.parent, shared)
     return mapping
-
-
-def _private_mapping(n_bytes: int, *, is_read_only: bool = False) -> Mapping:
-    """Map anonymous memory that a forked child does not share; at least one page."""
-    length = max(round_to_pages(n_bytes), page_size())
-    flags = () if os.name == "nt" else (mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,)
-    if is_read_only:
-        flags = (*flags, mmap.PROT_READ)
-    try:
-        return call("map private", "", lambda: Mapping(-1, length, *flags))
-    except OSError as error:
-        raise AllocationFailed(
-            f"the system refused {length:,} bytes of memory: {error}",
-            reason="os_refused",
-            requested=length,
-        ) from error

@@ -33,6 +33,54 @@ class ClassUsage:
     limit_bytes: int
 
 
+@dataclass(frozen=True)
+class PlacementStats:
+    """In which pages memory is, and on which nodes: what was asked for, and what the system gave.
+
+    Of the pools, and of the files that were copied; measured when it is asked for.
+
+    Attributes
+    ----------
+    huge_pages, numa : str
+        As configured.
+    huge_bytes : mapping of str to int
+        By kind of huge pages ("thp", "2MB", "1GB"), the bytes that are resident in such.
+    policy : str
+        What is done of `numa`: "none" where there is one node.
+    n_nodes : int
+        Nodes with memory that this process may use; 0: nobody asked, or nothing tells.
+    node_bytes : mapping of int to int
+        By node, the bytes that are resident there; none where nobody asked.
+    note : str
+        Why `policy` is not `numa`, or not in full; empty: it is.
+
+    Examples
+    --------
+    >>> with MmapManager(MemoryConfig(64, base_path="data", huge_pages="thp")) as other:
+    ...     placement = other.get_stats().placement
+    >>> placement.huge_pages, placement.huge_bytes, placement.numa
+    ('thp', {}, 'none')
+    """
+
+    huge_pages: str
+    huge_bytes: Mapping[str, int]
+    numa: str
+    policy: str
+    n_nodes: int
+    node_bytes: Mapping[int, int]
+    note: str
+
+    def __str__(self) -> str:
+        """Write it as a line."""
+        parts = [f"huge pages {self.huge_pages}"]
+        parts += [f"{show_bytes(found)} in {kind}" for kind, found in self.huge_bytes.items()]
+        if self.numa != "none":
+            parts.append(f"numa {self.numa}{f' ({self.note})' if self.note else ''}")
+            found = self.node_bytes.items()
+            parts += [f"{show_bytes(n_bytes)} on node {node}" for node, n_bytes in found]
+        return ", ".join(parts)
+
+
 @dataclass(frozen=True, repr=False)
 class MemoryStats:
     """A manager's numbers at one moment; every one is counted or measured.
@@ -98,6 +146,8 @@ class MemoryStats:
         Whether any loaded region is simulated.
     is_at_warning_threshold, should_trigger_eviction, should_reject_allocations : bool
         Whether utilization is above the configured shares.
+    placement : PlacementStats or None
+        In which pages memory is, and on which nodes; None: neither was asked for.
 
     Examples
     --------
@@ -135,6 +185,7 @@ class MemoryStats:
     is_at_warning_threshold: bool
     should_trigger_eviction: bool
     should_reject_allocations: bool
+    placement: PlacementStats | None = None
 
     def __repr__(self) -> str:
         """Say in one line how full it is; `str` gives all of it as a table."""
@@ -181,6 +232,8 @@ class MemoryStats:
             lines[f"pool {pool_id}"] = (
                 f"{pool.used_blocks:,} of {pool.total_blocks:,} blocks of {pool.block_size:,} bytes"
             )
+        if self.placement is not None:
+            lines["placement"] = str(self.placement)
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 

@@ -63,6 +63,17 @@ CALLS: Final = {
         (*_LACKING, *_FORBIDDEN, errno.EAGAIN, errno.ENOLCK),
     ),
     "map private": SystemCall("get memory"),
+    "map huge": SystemCall(
+        "get memory in huge pages that the system has set aside",
+        "smaller ones are asked for",
+        is_hint=True,
+    ),
+    "advise huge": SystemCall(
+        "have huge pages where the system can make them", "pages are small", is_hint=True
+    ),
+    "place memory": SystemCall(
+        "say on which nodes memory is to be", "the system places it as it likes", is_hint=True
+    ),
     "advise": SystemCall(
         "tell how pages will be read", "the system does as it likes", is_hint=True
     ),

@@ -41,7 +41,7 @@ MODULES: Final = {
     READING: ("lookup", "gather", "store"),
     PARSING: ("parse",),
     SEARCHING: ("search",),
-    MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "pages", "tally"),
+    MEMORY: ("bitmap", "budget", "blocks", "release", "allocation", "near", "pages", "tally"),
 }
 if sys.platform == "linux":  # others have no leases, and not all of those calls
     MODULES[GUARDING] = ("leases",)

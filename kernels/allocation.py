@@ -28,6 +28,7 @@ from jessymem.kernels.schema import (
     NO_POOL,
     NO_POOL_ID,
     OK,
+    PAGES_AT,
     POOL_FULL,
     QUIET_LIMIT,
     TOO_LARGE,
@@ -50,6 +51,34 @@ def count_clean(state: Words, pool: Int, block: Int, n_blocks: Int) -> Int:
         if memory.get_word(state, at + i * BLOCK_WORDS) & BLOCK_DIRTY == 0:
             n_clean += 1
     return n_clean
+
+
+@kernel
+def admit_pages(state: Words, pool: Int, block: Int, n_blocks: Int) -> Int:
+    """Let claimed blocks become resident, with those that share their huge pages; as `admit`.
+
+    Those are marked as used, and count as retained until the pages are returned. Several threads
+    may do so with one page: who marks a block counts it. Nobody returns it meanwhile, for which all
+    its blocks would have to be free.
+    """
+    shared = max(memory.get_word(state, memory.get_word(state, PAGES_AT) + pool), 1)
+    shift = blocks.field(state, pool, blocks.BLOCK_SHIFT)
+    first = block - block % shared
+    last = block + n_blocks - 1
+    end = min(last - last % shared + shared, blocks.field(state, pool, blocks.N_BLOCKS))
+    at = blocks.block_at(state, pool, first)
+    n_clean = np.int64(0)
+    for i in range(end - first):
+        if atomics.load(state, at + i * BLOCK_WORDS) & BLOCK_DIRTY == 0:
+            n_clean += 1
+    code = budget.admit(state, n_clean << shift)
+    if code != OK:
+        return code
+    for i in range(end - first):
+        if atomics.bitwise_or(state, at + i * BLOCK_WORDS, BLOCK_DIRTY) & BLOCK_DIRTY == 0:
+            n_clean -= 1
+    budget.dismiss(state, n_clean << shift)  # what others have marked and counted since
+    return OK
 
 
 @kernel
@@ -106,7 +135,10 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
         blocks.start_word(n_words),
     )
     if memory.get_word(state, blocks.block_at(state, pool, block)) & BLOCK_DIRTY == 0:
-        code = budget.admit(state, block_bytes)
+        if memory.get_word(state, PAGES_AT) == 0:
+            code = budget.admit(state, block_bytes)
+        else:
+            code = admit_pages(state, pool, block, 1)
         if code != OK:
             budget.release(state, block_bytes)
             blocks.release(state, pool, block, 1)
@@ -161,7 +193,10 @@ def allocate_run(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: Int
     n_clean_bytes = count_clean(state, pool, block, n_blocks) * block_bytes
     code = budget.reserve(state, n_blocks * block_bytes, limit_at)
     if code == OK:
-        code = budget.admit(state, n_clean_bytes)
+        if memory.get_word(state, PAGES_AT) == 0:
+            code = budget.admit(state, n_clean_bytes)
+        else:
+            code = admit_pages(state, pool, block, n_blocks)
         if code != OK:
             budget.release(state, n_blocks * block_bytes)
     if code != OK:
@@ -241,6 +276,15 @@ def allocate_any(state: Words, n_bytes: Int, limit_at: Int, zero: Int) -> Int:
     return worst
 
 
+@kernel
+def give_up(state: Words, handles: NDArray[Any], failing: Int) -> None:
+    """Take back what was allocated for many before the one that fails; note which that is."""
+    for i in range(failing):
+        release.undo(state, handles[i])
+        handles[i] = 0
+    handles[handles.shape[0] - 1] = failing
+
+
 @entry
 @kernel
 def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDArray[Any]) -> Int:
@@ -255,10 +299,7 @@ def allocate_many(state: Words, sizes: NDArray[Any], limit_at: Int, handles: NDA
         if result == TOO_LARGE:
             result = allocate_any(state, sizes[i], limit_at, zero)
         if result < 0:
-            for j in range(i):
-                release.undo(state, handles[j])
-                handles[j] = 0
-            handles[sizes.shape[0]] = i
+            give_up(state, handles, i)
             return result
         handles[i] = result
     return OK

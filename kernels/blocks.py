@@ -55,6 +55,7 @@ NEXT = word_of(POOL, "next_pool")
 KIND = word_of(POOL, "kind")
 FAILURES = word_of(POOL, "failures")
 ROLLBACKS = word_of(POOL, "rollbacks")
+NODE = word_of(POOL, "node")
 FIRST_GENERATION = word_of(POOL, "first_generation")
 REQUESTED = word_of(BLOCK, "n_requested")
 

@@ -290,6 +290,9 @@ USED: Final = 0  # bytes charged: regions, blocks handed out, and what is waitin
 FREE_COUNTS: Final = 1  # + pool id: blocks that may be claimed; CLOSED_POOL where there is no pool
 CLOSED_POOL: Final = -(2**62)
 PEAK: Final = 1 + N_POOL_IDS  # the highest USED
+NODES_AT: Final = PEAK + 1  # of each processor what its node's pools have as `node`
+N_PROCESSORS: Final = PEAK + 2  # in that table; 0: pools are not made node by node
+PAGES_AT: Final = PEAK + 3  # by pool, how many of its blocks share a huge page; 0: none do
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 PLAIN_VERSION: Final = RESIDENT + 2  # changes with each step of plain kernels; see `transactions`
@@ -323,7 +326,7 @@ POOL: Final = np.dtype(
         ("first_generation", "i8"),  # of blocks never handed out since the pool was made
         ("past_allocations", "i8"),  # of earlier pools under this id
         ("max_blocks", "i8"),  # for which there are words
-        ("padding", "i8"),
+        ("node", "i8"),  # whose memory it is: number of the node, plus one; 0: of none
     ]
 )
 POOL_ABSENT: Final = 0

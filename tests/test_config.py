@@ -35,6 +35,8 @@ def test_defaults():
         "read_only": False,
         "status": "off",
         "compress_cold": "none",
+        "huge_pages": "never",
+        "numa": "none",
     }
     assert sum(pool.size_mb for pool in pools) == config.total_memory_mb
     assert config.limit_bytes == 280 * MIB
@@ -56,6 +58,8 @@ REFUSED = [
     ("read_only", [1, 0, None, "no"]),
     ("status", [None, 3, b"x", "a\0b", True]),
     ("compress_cold", [None, 3, "", "gzip", "zstd:", "zstd:0", "zstd:23", "zstd:x", True]),
+    ("huge_pages", ["", "always", "4KB", "2mb", None, 2, True]),
+    ("numa", ["", "bind", "Local", None, 0, True]),
 ]
 
 
@@ -121,6 +125,8 @@ def test_thresholds_that_rise_are_kept(thresholds):
         ("simulation", ["auto", "never", "always"]),
         ("advice", ["willneed", "random", "sequential", "none"]),
         ("load_mode", ["map", "copy"]),
+        ("huge_pages", ["never", "thp", "2MB", "1GB"]),
+        ("numa", ["none", "interleave", "local"]),
         ("read_only", [True, False]),
         ("zero_on_reuse", [True, False]),
         ("total_memory_mb", [1, 10, 2**40]),

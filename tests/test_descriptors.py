@@ -24,7 +24,7 @@ def test_a_first_use_without_descriptors_works_or_is_refused_in_our_words(tmp_pa
 
 
 #: What only shows what an object has, or is called by the rest of the package alone.
-NO_VERBS = {"config", "n_failures", "after_fork", "recount", "within", "occupancies"}
+NO_VERBS = {"config", "n_failures", "after_fork", "recount", "within", "occupancies", "extents"}
 
 
 @pytest.mark.parametrize("cls", [MmapManager, PoolAllocator])

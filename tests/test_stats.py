@@ -610,7 +610,7 @@ def test_a_forked_child_forgets_the_readers_of_its_parent():
 
 # -- the whole state -------------------------------------------------------------------------------
 
-KEYS = ["config", "budget", "pools", "regions", "layers", "counters", "waiting"]
+KEYS = ["config", "budget", "pools", "placement", "regions", "layers", "counters", "waiting"]
 
 
 def assert_agrees(state, stats):

@@ -387,6 +387,22 @@ def test_rows_that_no_manager_writes_are_refused(path):
         reader.read(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("huge_pages", b"?"), ("numa", b"far"), ("n_nodes", -1), ("n_listed", 65), ("n_listed", -1)],
+)
+def test_pages_and_nodes_that_no_manager_has_are_refused(field, value, path):
+    record = np.frombuffer(path.read_bytes(), layout.STATUS).copy()
+    record["placement"]["huge_pages"], record["placement"]["numa"] = b"thp", b"none"
+    record["placement"]["policy"] = b"none"
+    edited(path, placement=record["placement"])
+    assert reader.read(path).placement.huge_pages == "thp"
+    record["placement"][field] = value
+    edited(path, placement=record["placement"])
+    with pytest.raises(RegionFormatError, match="pages and nodes"):
+        reader.read(path)
+
+
 def test_links_folders_and_pipes_are_not_read(path, tmp_path):
     link, pipe = tmp_path / "link.status", tmp_path / "pipe.status"
     link.symlink_to(path)

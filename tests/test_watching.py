@@ -14,6 +14,7 @@ import time
 import pytest
 from rich.console import Console
 from support.command_line import run
+from support.machines import use_machine, write_machine
 from support.processes import PATIENCE_SECONDS
 
 from jessymem import ClassUsage, MemoryConfig, MmapManager, RegionBuilder
@@ -103,6 +104,29 @@ def test_a_low_terminal_shows_dimensions_too(shown, height):
     n_rows = sum(line.startswith("D") for line in drawn)
     assert n_rows == (1 if height == 10 else 3)
     assert len(drawn) <= height or height == 10
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_pages_and_nodes_are_shown(width, store, status_folder, tmp_path, monkeypatch):
+    write_machine(tmp_path / "nodes", {0: "0-255", 1: "256-511"})
+    use_machine(monkeypatch, tmp_path / "nodes")
+    asked = {"status": "auto", "huge_pages": "thp", "numa": "local"}
+    with MmapManager(MemoryConfig(64, store, pool_configs=[(4, 2**21)], **asked)) as manager:
+        manager.view(manager.allocate(2**21), 2**21)[:] = bytes(2**21)
+        manager._engine.watcher._write()
+        (status,) = reader.running()
+        stats = manager.get_stats()
+        assert (status.placement, stats.placement.n_nodes) == (stats.placement, 2)
+        assert list(status.pools) == list(stats.per_pool.values())
+        assert [pool.node for pool in status.pools] == [0, 1]
+        (record,) = [json.loads(run("top", "--json").stdout)]
+        assert record["placement"]["node_bytes"].keys() == {"0"}  # where this machine has them
+        assert [pool["node"] for pool in record["pools"]] == [0, 1]
+    screen = Console(width=width, color_system=None)
+    lines = screen.render_lines(status_view(status, None, "b", width), pad=False)
+    text = " ".join("".join(segment.text for segment in line) for line in lines)
+    assert "huge pages thp" in text and "numa local" in text
+    assert re.search(r"passed on +pages +node +0 fixed .* 0 +(thp|small) +0 +1 fixed", text)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.65, 1.0])

@@ -643,6 +643,7 @@ class Engine:
             self.pressure,
             lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
             self.latencies,
+            self.loader.placement,
         )
         with self.budget.changing():
             if self.present_allocator is None:

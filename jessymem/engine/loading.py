@@ -18,7 +18,7 @@ import numpy as np
 
 from jessymem import osmem
 from jessymem.budget import Budget, Charge
-from jessymem.config import MemoryConfig
+from jessymem.config import MemoryConfig, placement_of
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.engine import records
 from jessymem.errors import (
@@ -68,6 +68,7 @@ class Loader:
             self.base = osmem.absolute(self._mirror.folder)
         else:
             self.base = osmem.absolute(Path(os.fspath(config.base_path)))
+        self.placement = placement_of(config)
         self.place = self.base if self._mirror is None else self._mirror.url
         self._config = config
         self._budget = budget
@@ -300,7 +301,8 @@ class Loader:
 
     def open_file(self, dimension: DimensionId, where: Path) -> MmapRegion:
         """Open a file as one that is loaded, but whatever the budget says."""
-        return MmapRegion.admitted(dimension, where, self._config.taking, "none", osmem.admit_all)
+        how = self._config.taking, "none", osmem.admit_all
+        return MmapRegion.admitted(dimension, where, *how, placement=self.placement)
 
     def open_uncharged(
         self, dimension: DimensionId, where: Path, before: Sequence[MmapRegion]
@@ -337,7 +339,7 @@ class Loader:
         try:
             for member in members:
                 if member.charge_id is None:
-                    charge = self._reserve(dimension, member.size, n_charged)
+                    charge = self._reserve(dimension, member.n_charged_bytes, n_charged)
                     osmem.keep_with(member.data, charge)
                     member.charge_id = charge.id
                     charged.append(member)
@@ -395,6 +397,7 @@ class Loader:
             charge,
             written,
             checks_rows=checks_rows,
+            placement=self.placement,
         )
         region.charge_id = charge_id
         return region

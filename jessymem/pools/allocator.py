@@ -17,7 +17,14 @@ import numpy as np
 
 import jessymem
 from jessymem.budget import Budget
-from jessymem.config import DEFAULT_POOLS, MIB, MemoryConfig, PoolConfig, naming_fields
+from jessymem.config import (
+    DEFAULT_POOLS,
+    MIB,
+    MemoryConfig,
+    PoolConfig,
+    naming_fields,
+    placement_of,
+)
 from jessymem.errors import InvalidAccess, clears_frames, without_frames
 from jessymem.forks import renew_in_forked_children
 from jessymem.kernels import _jit, blocks, release
@@ -61,6 +68,9 @@ class PoolAllocator(PoolCounts):
     evict : callable, optional
         Called with a number of bytes before an allocation would take use past 85 % of the budget,
         to free so many of whatever else is charged.
+    huge_pages : {"never", "thp", "2MB", "1GB"}
+    numa : {"none", "interleave", "local"}
+        As those of `MemoryConfig`.
 
     Raises
     ------
@@ -109,12 +119,19 @@ class PoolAllocator(PoolCounts):
         *,
         zero_on_reuse: bool = True,
         evict: Callable[[int], object] | None = None,
+        huge_pages: str = "never",
+        numa: str = "none",
     ) -> None:
         with naming_fields({"total_memory_mb": "limit_mb", "pool_configs": "pools"}):
             config = MemoryConfig(
-                total_memory_mb=limit_mb, pool_configs=pools, zero_on_reuse=zero_on_reuse
+                total_memory_mb=limit_mb,
+                pool_configs=pools,
+                zero_on_reuse=zero_on_reuse,
+                huge_pages=huge_pages,
+                numa=numa,
             )
-        self._set_up(config, Budget(config.limit_bytes, {}), PressureLog(config), evict)
+        budget, placement = Budget(config.limit_bytes, {}), placement_of(config)
+        self._set_up(config, budget, PressureLog(config), evict, placement=placement)
         renew_in_forked_children(self)
 
     @classmethod
@@ -125,10 +142,11 @@ class PoolAllocator(PoolCounts):
         pressure: PressureLog,
         evict: Callable[[int], object] | None = None,
         latencies: Latencies | None = None,
+        placement: jessymem.hints.Placement | None = None,
     ) -> PoolAllocator:
-        """Make the allocator of a manager, whose budget it shares, and whose latencies."""
+        """Make the allocator of a manager, whose budget it shares, latencies and placement."""
         allocator = cls.__new__(cls)
-        allocator._set_up(config, budget, pressure, evict, latencies)
+        allocator._set_up(config, budget, pressure, evict, latencies, placement)
         return allocator
 
     def _set_up(
@@ -138,11 +156,12 @@ class PoolAllocator(PoolCounts):
         pressure: PressureLog,
         evict: Callable[[int], object] | None,
         latencies: Latencies | None = None,
+        placement: jessymem.hints.Placement | None = None,
     ) -> None:
         self._budget = budget
         self.latencies = Latencies(("allocation",)) if latencies is None else latencies
         self._gate: Iterator[bool] = iter(())  # the first is measured
-        self._supply = Supply(config, budget, pressure, evict)
+        self._supply = Supply(config, budget, pressure, evict, placement)
         self._table = self._supply.table
         self._views = self._supply.views
         self._open = OpenBlocks(self._table.smallest_block_bytes)
@@ -478,7 +497,10 @@ class PoolAllocator(PoolCounts):
         words = self._supply.start()
         if type(words) is PlainState or not _jit.is_promoted(_jit.MEMORY):
             return
-        entries = _jit.entry_of(release.deallocate, words, 0, ANY_SIZE), claims_on(words)
+        entries = (
+            _jit.entry_of(release.deallocate, words, 0, ANY_SIZE),
+            claims_on(words, self._table.allocation),
+        )
         self._words = words
         # The claims are set last: who sees them has all of it, also in a child forked here.
         self._release, self._claims = entries

@@ -13,13 +13,21 @@ from weakref import WeakSet
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 
 
 class Arena:
-    """Mappings, and which part of them is which pool's."""
+    """Mappings, and which part of them is which pool's.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    placement : Placement or None
+        Which pages and nodes pools are to have; None: any.
+    """
+
+    def __init__(self, placement: jessymem.hints.Placement | None = None) -> None:
+        self.placement = placement
         self._mappings: dict[int, osmem.PrivateMemory] = {}  # by pool
         self._starts: dict[int, int] = {}  # of the pool, in its mapping
         self._words: osmem.PrivateMemory | None = None
@@ -27,18 +35,25 @@ class Arena:
 
     def map_words(self, n_words: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Map the words that kernels share; the array owns them."""
-        self._words = _map(n_words * np.dtype(np.int64).itemsize)
+        n_bytes = n_words * np.dtype(np.int64).itemsize
+        self._words = _kept_at_exit(osmem.private_memory(n_bytes))
         return np.frombuffer(self._words.mapping, np.int64, n_words)
 
-    def map_pool(self, n_bytes: int) -> osmem.PrivateMemory:
+    def map_pool(
+        self, n_bytes: int, block_bytes: int = 0, node: int | None = None
+    ) -> osmem.PrivateMemory:
         """Map memory for pools; `assign` says whose it is.
+
+        For one pool alone where its blocks are told, and the node that they are to be on.
 
         Raises
         ------
         AllocationFailed
             "os_refused".
         """
-        return _map(n_bytes)
+        if self.placement is None or not block_bytes:
+            return _kept_at_exit(osmem.private_memory(n_bytes))
+        return _kept_at_exit(self.placement.pool_memory(n_bytes, block_bytes, node))
 
     def assign(self, pool: int, memory: osmem.PrivateMemory, start: int) -> int:
         """Let a pool lie at `start` of mapped memory; return its address."""
@@ -64,10 +79,26 @@ class Arena:
         """What keeps the pools' memory mapped while it is held."""
         return list(self._mappings.values())
 
+    def pages_of(self, pool: int) -> str:
+        """Return in which pages a pool was mapped; "small" where it is gone."""
+        memory = self._mappings.get(pool)
+        return "small" if memory is None else memory.pages
+
+    def page_bytes_of(self, pool: int) -> int:
+        """Return what of a pool becomes resident, and is returned, at once."""
+        memory = self._mappings.get(pool)
+        return osmem.page_size() if memory is None else memory.page_bytes
+
+    def address_of(self, pool: int) -> int | None:
+        """Return where a pool's memory begins; None where it is gone."""
+        memory = self._mappings.get(pool)
+        return None if memory is None else memory.address + self._starts.get(pool, 0)
+
     def view(self, pool: int, offset: int, n_bytes: int) -> memoryview:
         """Return a part of a pool's memory; it keeps the mapping alive."""
-        start = self._starts[pool] + offset
-        return memoryview(self._mappings[pool].mapping)[start : start + n_bytes]
+        memory = self._mappings[pool]
+        start = memory.start + self._starts[pool] + offset
+        return memoryview(memory.mapping)[start : start + n_bytes]
 
     def return_pages(self, pool: int, offset: int, n_bytes: int) -> bool:
         """Return whole pages of a pool to the system; tell whether it took them."""
@@ -85,8 +116,7 @@ _arenas: Final[WeakSet[Arena]] = WeakSet()
 _is_exiting = False
 
 
-def _map(n_bytes: int) -> osmem.PrivateMemory:
-    memory = osmem.private_memory(n_bytes)
+def _kept_at_exit(memory: osmem.PrivateMemory) -> osmem.PrivateMemory:
     if _is_exiting:
         _keep(memory)
     return memory

@@ -7,9 +7,9 @@ that a kernel has just claimed would be lost. After an index it does not.
 from __future__ import annotations
 
 from types import MethodType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from jessymem.kernels import _jit, allocation
+from jessymem.kernels import _jit
 from jessymem.kernels import schema as s
 from jessymem.kernels.memory import Words
 
@@ -40,8 +40,11 @@ NOT_STARTED: Final[Claims] = _Refusal(s.NOT_STARTED)
 CLOSED: Final[Claims] = _Refusal(s.IS_CLOSED)
 
 
-def claims_on(words: Words) -> Claims:
-    """Return what claims blocks by a compiled kernel; whoever uses it keeps the words."""
+def claims_on(words: Words, allocation: Any) -> Claims:
+    """Return what claims blocks by a compiled kernel of `allocation`, or of `near`.
+
+    Whoever uses it keeps the words.
+    """
     # An index is looked up in the type: one for each allocator, with no Python in between.
     claim = MethodType(_jit.entry_of(allocation.allocate_quietly, words, 1), words)
     claims: Claims = type("CompiledClaims", (), {"__slots__": (), "__getitem__": claim})()

@@ -96,6 +96,21 @@ class PoolCounts:
             return [occupancy_of(self._table, pool, max_pieces) for pool in pools]
 
     @clears_frames
+    def extents(self) -> list[tuple[int, int]]:
+        """Tell where the pools lie in memory: address and bytes of each; none after `close`.
+
+        Examples
+        --------
+        >>> [n_bytes for address, n_bytes in allocator.extents()]
+        [1048576, 1048576]
+        """
+        arena = self._table.arena
+        with self._budget.changing():
+            pools = [] if self._supply.is_closed else self._table.pool_ids
+            starts = [(pool, arena.address_of(pool)) for pool in pools]
+            return [(at, self._table.n_bytes_of(pool)) for pool, at in starts if at is not None]
+
+    @clears_frames
     def blocks(self) -> list[ListedBlock]:
         """List the blocks that are handed out, and those that were freed and are still viewed."""
         self._views.collect_ended()

@@ -67,6 +67,9 @@ class Growth:
         # As much again as was made before, so that pools stay few.
         wanted = max(GROWTH_BYTES, sum(map(table.n_bytes_of, alike)))
         size = max(needed, min(wanted, free_bytes) // block_bytes * block_bytes)
+        placement = table.arena.placement
+        if placement is not None:
+            size, needed = (placement.whole_pages(n, block_bytes) for n in (size, needed))
         left = _GROWN_SHARE * self._budget.limit_bytes - sum(map(table.n_bytes_of, grown))
         if size > left:
             size = needed
@@ -76,8 +79,10 @@ class Growth:
                 n_bytes,
                 "the pools made so far take all the address space that the budget allows",
             )
+        node = None if placement is None else placement.node_here()
         try:
-            table.add(block_bytes, size, table.arena.map_pool(size), 0, s.POOL_GROWN)
+            memory = table.arena.map_pool(size, block_bytes, node)
+            table.add(block_bytes, size, memory, 0, s.POOL_GROWN, node)
         except AllocationFailed as error:
             if error.reason == "os_refused":
                 raise

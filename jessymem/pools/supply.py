@@ -19,11 +19,12 @@ from weakref import WeakMethod
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
-from jessymem.kernels import _jit, allocation, memory, release
+from jessymem.kernels import _jit, memory, release
 from jessymem.kernels import schema as s
 from jessymem.kernels.transactions import NOT_PLAIN, PlainState
 from jessymem.logger import DEBUG
@@ -77,15 +78,15 @@ class Request:
         """
         if not isinstance(self.sizes, int):
             return int(
-                allocation.allocate_many(table.argument, self.sizes, limit_at, self._handles)
+                table.allocation.allocate_many(table.argument, self.sizes, limit_at, self._handles)
             )
         wanted = self.sizes, limit_at, self._zero
         result: Any = NOT_PLAIN
         if type(argument := table.argument) is PlainState:
             note = partial(setitem, self.claimed, 0)
-            result = argument.call(allocation.allocate_any, *wanted, note=note)
+            result = argument.call(table.allocation.allocate_any, *wanted, note=note)
         if result is NOT_PLAIN:
-            claim: Any = allocation.allocate_any
+            claim: Any = table.allocation.allocate_any
             claimed = map(claim, (table.argument,), *((each,) for each in wanted))
             deque(map(setitem, (self.claimed,), (0,), claimed), 0)  # in one step of C
         return s.OK if self.claimed[0] > 0 else int(self.claimed[0])
@@ -122,8 +123,10 @@ class Supply:
         budget: Budget,
         pressure: PressureLog,
         evict: Callable[[int], object] | None,
+        placement: jessymem.hints.Placement | None = None,
     ) -> None:
-        self.table = PoolTable(config.pool_configs, config.limit_bytes)  # type: ignore[arg-type]
+        configs: Any = config.pool_configs
+        self.table = PoolTable(configs, config.limit_bytes, placement)
         # Weak: memory goes with the last reference, and waits for no collector of cycles.
         self.views = Views(self.table, WeakMethod(self.follow_up))
         self.evict = evict
@@ -412,7 +415,7 @@ class Supply:
                     reason="no_pool",
                     requested=n_bytes,
                 )
-            mapped = self.table.arena.map_pool(n_bytes)
+            mapped = self.table.arena.map_pool(n_bytes, block_bytes)
             return self.table.add(block_bytes, n_bytes, mapped, 0, s.POOL_FIXED)
 
     def trim(self) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import jessymem
 from jessymem.computed_once import computed_once
 from jessymem.config import MIB, PoolConfig
 from jessymem.kernels import _jit, tally, transactions
@@ -43,6 +44,10 @@ class PoolStats:
         or made one, or failed.
     kind : str
         "fixed", or "grown": made where nothing fitted, unmapped once it is empty.
+    pages : str
+        What its pages were asked to be: "small", "thp", "2MB" or "1GB".
+    node : int or None
+        Of the machine, whose memory it is; None: any.
 
     Examples
     --------
@@ -59,6 +64,8 @@ class PoolStats:
     utilization: float
     failures: int
     kind: str
+    pages: str = "small"
+    node: int | None = None
 
 
 def blocks_by_size(pools: Iterable[PoolStats]) -> dict[int, tuple[int, int]]:
@@ -116,14 +123,28 @@ class Survey:
         return 1 - self.n_requested / self.n_live_bytes if self.n_live_bytes else 0.0
 
 
-def survey_of_plans(configs: Sequence[PoolConfig]) -> Survey:
-    """Tell what the pools will be before they are made."""
-    ordered = sorted(configs, key=lambda config: config.block_size)
+def survey_of_plans(
+    configs: Sequence[PoolConfig], placement: jessymem.hints.Placement | None = None
+) -> Survey:
+    """Tell what the pools will be before they are made, as far as the system lets them."""
+    kind = s.POOL_KINDS[s.POOL_FIXED]
+    plans: list[tuple[int, int, str, int | None]] = []
+    for config in sorted(configs, key=lambda config: config.block_size):
+        block_bytes, n_bytes = config.block_size, config.size_mb * MIB
+        if placement is None:
+            plans.append((block_bytes, n_bytes, "small", None))
+            continue
+        shares = placement.shares(n_bytes // block_bytes * block_bytes, block_bytes)
+        kinds = [next(iter(placement.kinds_for(block_bytes, n)), "small") for n, _ in shares]
+        plans += [
+            (block_bytes, share, kind, node)
+            for (share, node), kind in zip(shares, kinds, strict=True)
+        ]
     per_pool = {
-        pool: PoolStats(pool, plan.block_size, plan.n_blocks, 0, 0.0, 0, s.POOL_KINDS[s.POOL_FIXED])
-        for pool, plan in enumerate(ordered)
+        pool: PoolStats(pool, block_bytes, n_bytes // block_bytes, 0, 0.0, 0, kind, pages, node)
+        for pool, (block_bytes, n_bytes, pages, node) in enumerate(plans)
     }
-    largest = max((plan.size_mb * MIB for plan in ordered), default=0)
+    largest = max((n_bytes for _, n_bytes, _, _ in plans), default=0)
     return Survey(per_pool, 0, 0, 0, 0, 0, largest, 0, 0)
 
 
@@ -204,6 +225,8 @@ def survey(table: PoolTable) -> Survey:
             utilization=n_used / n_all,
             failures=int(row["failures"]),
             kind=s.POOL_KINDS[int(row["kind"])],
+            pages=table.arena.pages_of(number),
+            node=int(row["node"]) - 1 if row["node"] else None,
         )
         n_live_bytes += found["n_live"] * block_bytes
         n_waiting += found["n_waiting"] * block_bytes

@@ -8,16 +8,20 @@ here before others can reach them, or under the lock of the budget.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+import jessymem
 from jessymem import osmem
 from jessymem.config import MIB, PoolConfig
 from jessymem.errors import AllocationFailed
-from jessymem.kernels import blocks, memory
+from jessymem.kernels import allocation, blocks, memory, near
 from jessymem.kernels import schema as s
+from jessymem.named_tuples import NamedTuple
 from jessymem.pools.arena import Arena
 from jessymem.pools.offsets import unpack
 
@@ -40,6 +44,16 @@ _FIRST_BLOCK_BYTES: Final = (4096, 2**18)
 _NEXT: Final = s.word_of(s.POOL, "next_pool")
 
 
+class MappedPool(NamedTuple):
+    """A pool that is to be made, and where."""
+
+    block_bytes: int
+    n_bytes: int
+    memory: osmem.PrivateMemory
+    start: int
+    node: int | None = None
+
+
 class PoolTable:
     """The pools of one allocator.
 
@@ -51,21 +65,29 @@ class PoolTable:
         What the pools lie in.
     rows : ndarray of POOL, shape (N_POOL_IDS,)
         The same words seen as rows.
+    allocation : module
+        Whose kernels hand out blocks: `jessymem.kernels.allocation`, or `near` where pools are of
+        nodes.
     argument : PlainState, Words or None
         The state as kernels are given it, once they may be called. Whoever calls one holds the
         table meanwhile, and names the kernel before this: `module.kernel(table.argument, ...)`. So
         what is compiled never gets what is for plain Python.
     """
 
-    def __init__(self, configs: Sequence[PoolConfig], limit_bytes: int) -> None:
+    def __init__(
+        self,
+        configs: Sequence[PoolConfig],
+        limit_bytes: int,
+        placement: jessymem.hints.Placement | None = None,
+    ) -> None:
         ordered = sorted(configs, key=lambda config: config.block_size)
-        self.arena = Arena()
+        self.arena = Arena(placement)
         self.argument: memory.Words = None
-        mapped = None
+        mapped: list[MappedPool] = []
         try:
             if ordered:
-                ordered, mapped = self._map(ordered, limit_bytes)
-            self.state = self._new_state(ordered, limit_bytes)
+                mapped = self._place(ordered) or self._map(ordered, limit_bytes)
+            self.state = self._new_state(mapped, limit_bytes)
         except AllocationFailed as error:
             n_mb = sum(config.size_mb for config in configs)
             raise AllocationFailed(
@@ -78,15 +100,33 @@ class PoolTable:
         self._next_word = s.SEGMENTS_AT
         self.state[s.FREE_COUNTS : s.FREE_COUNTS + s.N_POOL_IDS] = s.CLOSED_POOL
         self.state[s.FIRST_POOL] = s.NO_POOL_ID
-        if mapped is not None:
-            start = 0
-            for config in ordered:
-                self.add(config.block_size, config.size_mb * MIB, mapped, start, s.POOL_FIXED)
-                start += config.size_mb * MIB
+        if placement is not None and placement.huge_pages != "never":
+            self.state[s.PAGES_AT] = self._next_word
+            self._next_word += _whole_lines(s.N_POOL_IDS)
+        for pool in mapped:
+            self.add(*pool[:4], s.POOL_FIXED, pool.node)
+        self.allocation: Any = allocation
+        if placement is not None and placement.pool_nodes:
+            self.allocation = near
+            self._note_processors(placement)
 
-    def _map(
-        self, configs: list[PoolConfig], limit_bytes: int
-    ) -> tuple[list[PoolConfig], osmem.PrivateMemory]:
+    def _place(self, configs: list[PoolConfig]) -> list[MappedPool]:
+        """Map each pool by itself, in the pages that it is to have; none where that is no use."""
+        placement = self.arena.placement
+        if placement is None:
+            return []
+        mapped = []
+        with suppress(AllocationFailed):  # too few addresses: one mapping takes fewer
+            for config in configs:
+                block_bytes = config.block_size
+                for n_bytes, node in placement.shares(config.n_blocks * block_bytes, block_bytes):
+                    memory = self.arena.map_pool(n_bytes, block_bytes, node)
+                    mapped.append(MappedPool(block_bytes, n_bytes, memory, 0, node))
+            if len(mapped) <= s.N_POOL_IDS:
+                return mapped
+        return []
+
+    def _map(self, configs: list[PoolConfig], limit_bytes: int) -> list[MappedPool]:
         """Map the pools' address space; cut to the budget where the system refuses more than that.
 
         Raises
@@ -96,7 +136,7 @@ class PoolTable:
         """
         n_mb, limit_mb = sum(config.size_mb for config in configs), limit_bytes // MIB
         try:
-            return configs, self.arena.map_pool(n_mb * MIB)
+            return _side_by_side(configs, self.arena.map_pool(n_mb * MIB))
         except AllocationFailed:
             if n_mb <= limit_mb:
                 raise
@@ -109,7 +149,7 @@ class PoolTable:
         ]
         if not cut:
             cut = configs[:1]
-        return cut, self.arena.map_pool(sum(config.size_mb for config in cut) * MIB)
+        return _side_by_side(cut, self.arena.map_pool(sum(each.size_mb for each in cut) * MIB))
 
     # -- what is there -----------------------------------------------------------------------------
 
@@ -188,20 +228,33 @@ class PoolTable:
         return self.state[row["bitmap_at"] : row["bitmap_at"] + row["n_words"]]
 
     def clear(self, pool: int, offset: int, n_bytes: int) -> None:
-        """Make a large allocation read as zeros: new pages in place of the old ones."""
-        block_bytes = int(self.rows[pool]["block_bytes"])
-        has_own_pages = block_bytes >= osmem.page_size()
-        if not has_own_pages or not self.arena.return_pages(
-            pool, offset, whole_blocks(n_bytes, block_bytes)
-        ):
-            np.frombuffer(self.arena.view(pool, offset, n_bytes), np.uint8)[:] = 0
+        """Make a large allocation read as zeros: new pages in place of the old ones.
+
+        A page that is not all its own is filled with zeros as far as it is.
+        """
+        page_bytes = self.arena.page_bytes_of(pool)
+        whole = whole_blocks(n_bytes, int(self.rows[pool]["block_bytes"]))
+        start = whole_blocks(offset, page_bytes)
+        end = (offset + whole) // page_bytes * page_bytes
+        bytes_at = np.frombuffer(self.arena.view(pool, offset, n_bytes), np.uint8)
+        if end <= start or not self.arena.return_pages(pool, start, end - start):
+            bytes_at[:] = 0
+        else:
+            bytes_at[: start - offset] = 0
+            bytes_at[end - offset :] = 0
 
     # -- making and unmaking -----------------------------------------------------------------------
 
     def add(
-        self, block_bytes: int, n_bytes: int, mapped: osmem.PrivateMemory, start: int, kind: int
+        self,
+        block_bytes: int,
+        n_bytes: int,
+        mapped: osmem.PrivateMemory,
+        start: int,
+        kind: int,
+        node: int | None = None,
     ) -> int:
-        """Make a pool of `n_bytes` at `start` of `mapped` memory; return its id.
+        """Make a pool of `n_bytes` at `start` of `mapped` memory, for a node; return its id.
 
         Raises
         ------
@@ -218,6 +271,9 @@ class PoolTable:
         row["address"] = self.arena.assign(pool, mapped, start)
         row["n_blocks"] = n_blocks
         row["n_words"] = n_words
+        row["node"] = 0 if node is None else node + 1
+        if self.state[s.PAGES_AT]:
+            self.state[self.state[s.PAGES_AT] + pool] = mapped.huge_bytes // block_bytes
         row["failures"] = row["rollbacks"] = 0
         _set_first_bits(self.state, int(row["bitmap_at"]), n_blocks)
         _set_first_bits(self.state, int(row["summary_at"]), n_words)
@@ -269,14 +325,25 @@ class PoolTable:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _new_state(self, configs: Sequence[PoolConfig], limit_bytes: int) -> NDArray[np.int64]:
-        smallest = min((config.block_size for config in configs), default=_DEFAULT_BLOCK_BYTES)
+    def _new_state(self, pools: Sequence[MappedPool], limit_bytes: int) -> NDArray[np.int64]:
+        smallest = min((pool.block_bytes for pool in pools), default=_DEFAULT_BLOCK_BYTES)
         n_words = s.SEGMENTS_AT + s.N_POOL_IDS * 4 * s.LINE_WORDS
         n_spare = min(max(_SPARE * limit_bytes // smallest, _MIN_SPARE), _MAX_SPARE)
         n_words += _segment_words(n_spare)
-        for config in configs:
-            n_words += _segment_words(2 * config.n_blocks)
+        if self.arena.placement is not None:
+            n_words += _whole_lines(self.arena.placement.n_processors)
+            n_words += _whole_lines(s.N_POOL_IDS)
+        for pool in pools:
+            n_words += _segment_words(2 * (pool.n_bytes // pool.block_bytes))
         return self.arena.map_words(n_words)
+
+    def _note_processors(self, placement: jessymem.hints.Placement) -> None:
+        """Write down which node each processor is on, as pools have it."""
+        at, n_processors = self._next_word, placement.n_processors
+        self._next_word += _whole_lines(n_processors)
+        for processor, node in placement.node_of_cpu.items():
+            self.state[at + processor] = node + 1
+        self.state[s.NODES_AT], self.state[s.N_PROCESSORS] = at, n_processors
 
     def _absent_pool(self, block_bytes: int, n_blocks: int, n_bytes: int) -> int:
         """Return an id without a pool, whose words fit so many blocks of that size.
@@ -338,6 +405,16 @@ class PoolTable:
     def _set_inline_limit(self) -> None:
         largest = max((int(self.rows[pool]["block_bytes"]) for pool in self.pool_ids), default=0)
         self.state[s.INLINE_LIMIT] = min(largest, INLINE_BYTES)
+
+
+def _side_by_side(configs: Sequence[PoolConfig], memory: osmem.PrivateMemory) -> list[MappedPool]:
+    """Let pools lie one behind the other in one mapping."""
+    sizes = [config.size_mb * MIB for config in configs]
+    starts = accumulate(sizes, initial=0)
+    return [
+        MappedPool(config.block_size, n_bytes, memory, start)
+        for config, n_bytes, start in zip(configs, sizes, starts, strict=False)
+    ]
 
 
 def whole_blocks(n_bytes: int, block_bytes: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from jessymem import osmem
 from jessymem.kernels import _jit, pages
 from jessymem.pools.survey import retained_in
 from jessymem.pools.table import PoolTable
@@ -37,7 +36,7 @@ class Trimmer:
     def _trim_pool(self, pool: int) -> int:
         table, run = self._table, self._run
         block_bytes = int(self._table.rows[pool]["block_bytes"])
-        step = max(osmem.page_size() // block_bytes, 1)
+        step = max(table.arena.page_bytes_of(pool) // block_bytes, 1)
         n_given, block, n_blocks = 0, 0, 1
         while n_blocks:
             pages.claim_dirty_run(table.argument, pool, block, step, run)

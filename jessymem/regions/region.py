@@ -64,7 +64,7 @@ class MmapRegion(LayerTable):
     path : pathlib.Path or None
         None: the region was never a file.
     n_charged_bytes : int
-        Its length in whole pages.
+        What its memory takes: its length in whole pages, huge ones where it was copied into such.
     is_own : bool
         Whether this process had just written it, and read it back.
 
@@ -204,10 +204,12 @@ class MmapRegion(LayerTable):
         written: osmem.FileIdentity | None = None,
         *,
         checks_rows: bool = True,
+        placement: jessymem.hints.Placement | None = None,
     ) -> MmapRegion:
         """Do as `from_file` does, asking `admit` first; `checks_rows` as for `layout.read_layout`.
 
         If it is the file that was just `written`, and read back, its rows are not checked again.
+        What is copied lies in memory as a `placement` has it.
 
         Raises
         ------
@@ -219,6 +221,8 @@ class MmapRegion(LayerTable):
         take: Callable[..., osmem.FileBytes] = osmem.map_file
         if load_mode == "copy":
             take = osmem.read_file
+            if placement is not None:
+                take = partial(osmem.read_file, take=placement.copy_memory)
         elif load_mode == "lease":
             take = partial(osmem.map_file, is_leased=True)
         state = s.REGION_COPIED if load_mode == "copy" else s.REGION_MAPPED
@@ -227,7 +231,8 @@ class MmapRegion(LayerTable):
         except osmem.NotMappable as error:
             empty_frames(error)
             mode, check = "copy", checks_rows
-            region = cls.admitted(dimension, where, mode, advice, admit, written, checks_rows=check)
+            facts = dimension, where, mode, advice, admit, written
+            region = cls.admitted(*facts, checks_rows=check, placement=placement)
             system_calls.tell(error.operation, where.parent, error)
             return region
         except OSError as error:
@@ -243,8 +248,10 @@ class MmapRegion(LayerTable):
         except AllocationFailed as error:
             raise AllocationFailed(f"{dimension}: {error}", **error.details) from error
         try:
-            facts = dimension, where, data, state, identity
-            region = cls(*facts, written=written, checks_rows=checks_rows)
+            parts = dimension, where, data, state, identity
+            region = cls(*parts, written=written, checks_rows=checks_rows)
+            if placement is not None:
+                region.n_charged_bytes = osmem.n_taken(data)
         except BaseException as error:
             del data
             empty_frames(error)

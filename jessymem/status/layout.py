@@ -11,6 +11,7 @@
             classes[5]       of the budget
             dimensions[256]  the largest in memory; n_dimensions says how many are loaded
             pools[127]
+            placement        pages and nodes, where they were asked for
             latencies[9]     a histogram each
             end_sequence
 """
@@ -29,6 +30,7 @@ VERSION: Final = 1
 
 MAX_DIMENSIONS: Final = 256
 MAX_POOLS: Final = 127
+MAX_NODES: Final = 64
 N_CLASSES: Final = 5
 STORE_BYTES: Final = 1024
 COMMAND_BYTES: Final = 256
@@ -83,6 +85,25 @@ POOL: Final = np.dtype(
         ("total_blocks", "<i8"),
         ("used_blocks", "<i8"),
         ("failures", "<i8"),
+        ("pages", "<i4"),  # position in PAGES
+        ("node", "<i4"),  # its number plus one; 0: any
+    ]
+)
+
+#: What the pages of a pool may be asked to be.
+PAGES: Final = ("small", "thp", "2MB", "1GB")
+
+#: What `PlacementStats` says; nothing was asked for where `huge_pages` is empty.
+PLACEMENT: Final = np.dtype(
+    [
+        ("huge_pages", "S8"),
+        ("numa", "S16"),
+        ("policy", "S16"),
+        ("note", f"S{NAME_BYTES}"),
+        ("n_nodes", "<i8"),
+        ("huge_bytes", "<i8", (len(PAGES),)),  # as PAGES
+        ("n_listed", "<i8"),
+        ("node_bytes", [("node", "<i8"), ("n_bytes", "<i8")], (MAX_NODES,)),
     ]
 )
 
@@ -118,6 +139,7 @@ STATUS: Final = np.dtype(
         ("classes", CLASS, (N_CLASSES,)),
         ("dimensions", DIMENSION, (MAX_DIMENSIONS,)),
         ("pools", POOL, (MAX_POOLS,)),
+        ("placement", PLACEMENT),
         ("latencies", LATENCY, (len(KINDS),)),
         ("end_sequence", "<i8"),
     ]

@@ -16,12 +16,13 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
+from jessymem.config import HUGE_PAGES, NUMA_POLICIES
 from jessymem.errors import RegionFormatError, RegionIOError
 from jessymem.histograms import LatencyHistogram
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.pools.survey import PoolStats
-from jessymem.stats import ClassUsage
+from jessymem.stats import ClassUsage, PlacementStats
 from jessymem.status import layout, processes
 
 #: So often a file is read again that is just being written, and how long between two times.
@@ -85,6 +86,7 @@ class Status:
     dimensions : tuple of ShownDimension
         Those with the most bytes in the budget, at most 256.
     pools : tuple of PoolStats
+    placement : PlacementStats or None
     latencies : dict of str to LatencyHistogram
     """
 
@@ -104,6 +106,7 @@ class Status:
     n_dimensions: int
     dimensions: tuple[ShownDimension, ...]
     pools: tuple[PoolStats, ...]
+    placement: PlacementStats | None
     latencies: dict[str, LatencyHistogram]
 
     @property
@@ -316,6 +319,7 @@ def _status_of(path: Path, record: Any) -> Status:
         n_dimensions=int(record["n_dimensions"]),
         dimensions=tuple(map(_dimension_of, listed)),
         pools=tuple(map(_pool_of, record["pools"][: record["n_pools"]])),
+        placement=_placement_of(record["placement"]),
         latencies={
             _text(each["kind"]): LatencyHistogram(
                 each["counts"].copy(), int(each["total_ns"]), int(each["max_ns"])
@@ -348,7 +352,30 @@ def _pool_of(row: Any) -> PoolStats:
         utilization=used / total if total else 0.0,
         failures=int(row["failures"]),
         kind=s.POOL_KINDS[int(row["kind"])],
+        pages=layout.PAGES[int(row["pages"])],
+        node=int(row["node"]) - 1 if row["node"] else None,
     )
+
+
+def _placement_of(row: Any) -> PlacementStats | None:
+    if not row["huge_pages"]:
+        return None
+    n_listed, sizes = int(row["n_listed"]), row["huge_bytes"].tolist()
+    listed = row["node_bytes"][: max(n_listed, 0)].tolist()
+    found = PlacementStats(
+        huge_pages=_text(row["huge_pages"]),
+        huge_bytes={kind: n for kind, n in zip(layout.PAGES, sizes, strict=True) if n},
+        numa=_text(row["numa"]),
+        policy=_text(row["policy"]),
+        n_nodes=int(row["n_nodes"]),
+        node_bytes=dict(listed),
+        note=_text(row["note"]),
+    )
+    known = found.huge_pages in HUGE_PAGES and {found.numa, found.policy} <= {*NUMA_POLICIES}
+    counted = all(map(_is_counted, [sizes, *listed, (found.n_nodes,)]))
+    if not (known and counted and 0 <= n_listed <= layout.MAX_NODES):
+        raise ValueError("pages and nodes as no manager has them")
+    return found
 
 
 def _by_name(row: Any) -> dict[str, Any]:

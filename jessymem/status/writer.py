@@ -32,6 +32,7 @@ from jessymem.status import layout, processes, reader
 
 if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
+    from jessymem.stats import PlacementStats
 
 #: How long between two writes.
 INTERVAL_SECONDS: Final = 0.5
@@ -205,7 +206,10 @@ def fill(record: Any, engine: Engine) -> None:
     pools = list(stats.per_pool.values())[: layout.MAX_POOLS]
     for at, pool in enumerate(pools):
         counted = pool.block_size, pool.total_blocks, pool.used_blocks, pool.failures
-        record["pools"][at] = (pool.pool_id, _POOL_KINDS[pool.kind], *counted)
+        placed = layout.PAGES.index(pool.pages), 0 if pool.node is None else pool.node + 1
+        record["pools"][at] = (pool.pool_id, _POOL_KINDS[pool.kind], *counted, *placed)
+    if stats.placement is not None:
+        _fill_placement(record["placement"], stats.placement)
     for at, (kind, found) in enumerate(stats.latencies.items()):
         row_of = record["latencies"][at]
         row_of["kind"], row_of["counts"] = kind.encode(), found.counts
@@ -230,6 +234,17 @@ def fill(record: Any, engine: Engine) -> None:
         n_listed += 1
     record["n_dimensions"], record["n_listed"] = stats.dimensions_loaded, n_listed
     record["n_pools"] = len(pools)
+
+
+def _fill_placement(record: Any, stats: PlacementStats) -> None:
+    for name in ("huge_pages", "numa", "policy"):
+        record[name] = getattr(stats, name).encode()
+    record["note"] = _cut(stats.note, layout.NAME_BYTES)
+    record["n_nodes"] = stats.n_nodes
+    record["huge_bytes"] = [stats.huge_bytes.get(kind, 0) for kind in layout.PAGES]
+    listed = list(stats.node_bytes.items())[: layout.MAX_NODES]
+    record["n_listed"] = len(listed)
+    record["node_bytes"][: len(listed)] = listed
 
 
 def _clear(path: Path) -> None:

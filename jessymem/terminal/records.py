@@ -264,6 +264,7 @@ def status_record(status: Status) -> dict[str, Any]:
             for each in status.dimensions
         ],
         "pools": list(map(dataclasses.asdict, status.pools)),
+        "placement": status.placement and dataclasses.asdict(status.placement),
         "latency_seconds": {
             kind: latency_record(found) for kind, found in status.latencies.items()
         },

@@ -15,7 +15,7 @@ from jessymem.latencies import STEP_PREFIX
 from jessymem.pools.survey import blocks_by_size
 from jessymem.status.reader import ShownDimension, Status
 from jessymem.units import count, show_bytes
-from jessymem.visible_text import fitting
+from jessymem.visible_text import fitting, visible
 
 _BAR_COLUMNS: Final = 40
 _NAME_COLUMNS: Final = 24
@@ -186,7 +186,10 @@ def _budget(status: Status) -> RenderableType:
         f" {show_bytes(counters['waiting_bytes'])}, retained"
         f" {show_bytes(counters['retained_bytes'])}"
     )
-    return Group(bar, *([classes] if total else []), Text(rest))
+    lines = [Text(rest)]
+    if status.placement is not None:
+        lines.append(Text(f"       {visible(str(status.placement))}"))
+    return Group(bar, *([classes] if total else []), *lines)
 
 
 def _counters(status: Status, before: Status | None) -> Table:
@@ -253,7 +256,11 @@ def _pools(status: Status) -> Table:
     table.add_column("pool", no_wrap=True)
     for name in ("block", "used", "of", "full", "passed on"):
         table.add_column(name, justify="right", no_wrap=True)
+    is_placed = status.placement is not None
+    for name in ("pages", "node") if is_placed else ():
+        table.add_column(name, justify="right", no_wrap=True)
     for pool in status.pools:
+        node = "any" if pool.node is None else str(pool.node)
         table.add_row(
             f"{pool.pool_id} {pool.kind}",
             show_bytes(pool.block_size),
@@ -261,6 +268,7 @@ def _pools(status: Status) -> Table:
             f"{pool.total_blocks:,}",
             f"{pool.utilization:.0%}",
             f"{pool.failures:,}",
+            *((pool.pages, node) if is_placed else ()),
         )
     return table
 

@@ -6,10 +6,10 @@ import functools
 import os
 from contextlib import contextmanager
 
-from jessymem.kernels import _jit, allocation, bitmap, blocks, budget, memory, pages, release
+from jessymem.kernels import _jit, allocation, bitmap, blocks, budget, memory, near, pages, release
 from support.internals import marked_kernels
 
-MODULES = (bitmap, budget, blocks, release, allocation, pages)
+MODULES = (bitmap, budget, blocks, release, allocation, near, pages)
 TIERS = ["plain"] if _jit.is_disabled() else ["plain", "compiled"]
 
 #: What stress tests divide their rounds by: kernels are slower with checks, and slowest in Python.

@@ -171,6 +171,22 @@ MUTATIONS = [
         "GENERATION_SHIFT) + 0) & _",
         "allocation release",
     ),
+    # -- blocks that share huge pages, and blocks of nodes
+    Mutation("kernels/allocation.py", "last - last % shared + shared", "last + 1", "shared_pages"),
+    Mutation(
+        "kernels/allocation.py", "            n_clean -= 1", "            pass", "shared_pages"
+    ),
+    Mutation("kernels/near.py", "block_bytes != best", "block_bytes == best", "nodes"),
+    Mutation("kernels/near.py", "here >= memory.get_word", "here > memory.get_word", "nodes"),
+    Mutation(
+        "jessymem/pools/trimmer.py",
+        "table.arena.page_bytes_of(pool) // block_bytes",
+        "1",
+        "placement",
+    ),
+    Mutation(
+        "jessymem/placement.py", "(length - n_bytes) * WASTED_PART", "length - n_bytes", "placement"
+    ),
     Mutation("kernels/release.py", "n_bytes != ANY_SIZE and", "n_bytes == ANY_SIZE and", "release"),
     Mutation(
         "kernels/release.py",
