@@ -67,11 +67,11 @@ def pytest_collection(session: pytest.Session) -> None:
 KERNELS = frozenset(
     """
     test_allocation test_answers test_applied_kernels test_atomics test_batches test_bitmap
-    test_block_views test_budget_kernels test_compressed_reads test_extension test_fuzz test_layout test_leases
-    test_lookup test_nodes test_parse test_pool_machine test_pool_misuse test_pool_pages
-    test_pool_stress test_pool_supply test_pool_views test_pools test_pressure test_release
-    test_reload test_round_trips test_scans test_schema test_search test_store test_tally
-    test_tiers
+    test_block_views test_budget_kernels test_compressed_reads test_extension test_fuzz
+    test_layout test_leases test_lookup test_nodes test_parse test_pool_machine test_pool_misuse
+    test_pool_pages test_pool_stress test_pool_supply test_pool_views test_pools test_pressure
+    test_release test_reload test_round_trips test_scans test_schema test_search test_store
+    test_tally test_tiers
     """.split()
 )
 #: Files whose tests start processes, measure, let threads crowd, or make every system call fail: as
