@@ -108,6 +108,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "access_many": (lambda m, base: m, lambda m, base: m.access_many(["L20-00"])),
     "gather": (lambda m, base: m, lambda m, base: m.gather(["L20-00"])),
     "store": (lambda m, base: m, lambda m, base: m.store()),
+    "inflate": (lambda m, base: m, lambda m, base: m.inflate(["L20-00"])),
     "find": (lambda m, base: m, lambda m, base: m.find(b"rain", workers=2)),
     "count": (lambda m, base: m, lambda m, base: m.count(b"rain", workers=2)),
     "find_batches": (
