@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -302,30 +301,74 @@ def test_of_files_that_are_asked_together_the_damaged_one_is_named(tmp_path):
 
 
 def test_threads_share_one_budget(folder, monkeypatch):
-    """At no time more is open than the budget says."""
-    from jessymem.distributed import tasks
+    """At no time more is open than the budget says, what is only kept included."""
+    from jessymem.distributed import open_files, tasks
 
     open_now, most, lock = [0], [0], threading.Lock()
-    opened = tasks.Ask._opened
+    opened, closed = open_files.OpenFiles.__init__, open_files.OpenFiles.close
 
-    @contextmanager
-    def watched(self, file):
-        with opened(self, file) as path:
-            with lock:
-                open_now[0] += file.n_bytes
-                most[0] = max(most[0], open_now[0])
-            try:
-                yield path
-            finally:
-                with lock:
-                    open_now[0] -= file.n_bytes
+    def watched_open(self, files, config):
+        opened(self, files, config)
+        with lock:
+            open_now[0] += self.n_bytes
+            most[0] = max(most[0], open_now[0])
 
-    monkeypatch.setattr(tasks.Ask, "_opened", watched)
+    def watched_close(self):
+        closed(self)
+        with lock:
+            open_now[0] -= self.n_bytes
+
+    while open_files.BUDGET._close_one():
+        pass
+    monkeypatch.setattr(open_files.OpenFiles, "__init__", watched_open)
+    monkeypatch.setattr(open_files.OpenFiles, "close", watched_close)
     monkeypatch.setattr(tasks, "limit_of", lambda config: 5_000)
     with dask.config.set(scheduler="threads", num_workers=8):
-        counted = jd.count(folder, b"river ", task_bytes=1).compute()
-    assert counted["count"].sum() == total()
+        for _ in range(2):
+            counted = jd.count(folder, b"river ", task_bytes=1).compute()
+            assert counted["count"].sum() == total()
     assert 0 < most[0] <= 5_000
+    assert open_files.BUDGET._n_taken == open_now[0]
+
+
+def test_files_stay_mapped_for_the_next_question(folder, monkeypatch):
+    from jessymem.distributed import open_files
+
+    loads = []
+    load = open_files.MmapManager.load_dimension
+
+    def counted_load(self, dimension, *arguments):
+        loads.append(dimension)
+        return load(self, dimension, *arguments)
+
+    monkeypatch.setattr(open_files.MmapManager, "load_dimension", counted_load)
+    with dask.config.set(scheduler="synchronous"):
+        first = jd.find(folder, b"river ", task_bytes=1).compute()
+        n_loads = len(loads)
+        assert n_loads > 0
+        again = jd.find(folder, b"river ", task_bytes=1).compute()
+        assert again.astype(str).equals(first.astype(str))
+        jd.count(folder, b"stone", task_bytes=1).compute()
+        assert len(loads) == n_loads
+
+
+def test_a_file_that_was_replaced_is_mapped_anew(tmp_path):
+    with dask.config.set(scheduler="synchronous"):
+        write(tmp_path, 0, "zebra ")
+        assert jd.count(tmp_path, b"zebra").compute()["count"].sum() == N_LAYERS
+        write(tmp_path, 0, "zebra zebra ")
+        assert jd.count(tmp_path, b"zebra").compute()["count"].sum() == 2 * N_LAYERS
+
+
+def test_a_file_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
+    path = write(tmp_path, 0, "zebra ")
+    with dask.config.set(scheduler="synchronous"):
+        counted = jd.count(tmp_path, b"zebra")
+        assert counted.compute()["count"].sum() == N_LAYERS
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(b"zebra", b"tiger"))
+        with pytest.raises(RemoteError, match="by now"):
+            counted.compute()
 
 
 # -- a store ---------------------------------------------------------------------------------------

@@ -7,11 +7,10 @@ them room.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,7 @@ import pyarrow as pa
 from dask.base import normalize_token
 
 from jessymem.config import MemoryConfig
-from jessymem.distributed.sources import local_edition
-from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
+from jessymem.distributed.open_files import BUDGET, ask, naming, unchanged
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
 from jessymem.regions.region import MmapRegion
@@ -93,23 +91,48 @@ class Ask:
         if not self.question.needs_contents:
             found = []
             for file in files:
-                with _named(file):
+                with naming(file):
                     found.append(dict(self.question.describe(table_of(file))))
             return found
         limit = limit_of(self.config)
         answers: list[dict[str, Any]] = []
         for group in _groups(files, limit):
-            with _budget.taken(group, limit):
-                answers += self._answers_of(group)
+            answers += self._answers_of(group, limit)
         return answers
 
-    def _answers_of(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
-        """Return the answer of each of some files; those of one dimension in turns."""
+    def _answers_of(self, files: Sequence[RemoteFile], limit: int) -> list[dict[str, Any]]:
+        """Return the answer of each of some files; where it can be, they stay mapped."""
+        key = tuple((file.url, file.edition) for file in files), self.config
+        opened = BUDGET.take_kept(key)
+        if opened is None:
+            local = self._of_this_machine(files)
+            if local is None:
+                with BUDGET.taken(files, limit):
+                    return self._answers_in_turns(files)
+            opened = BUDGET.open(local, self.config, limit)
+        with BUDGET.keeping(key, opened):
+            return opened.ask(self.question)
+
+    def _of_this_machine(
+        self, files: Sequence[RemoteFile]
+    ) -> dict[DimensionId, tuple[RemoteFile, Path]] | None:
+        """Return files by dimension; None where some are elsewhere, or of one dimension."""
+        found: dict[DimensionId, tuple[RemoteFile, Path]] = {}
+        for file in files:
+            path = local_path(file.url, dict(file.options))
+            if path is None:
+                return None
+            with naming(file):
+                found[dimension_in(path)] = file, path
+        return found if len(found) == len(files) else None
+
+    def _answers_in_turns(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
+        """Return the answer of each of some files; those of one dimension one after the other."""
         answers: list[dict[str, Any]] = []
         loaded: dict[DimensionId, RemoteFile] = {}
         with ExitStack() as opened, MmapManager(self.config) as manager:
             for file in files:
-                with _named(file):
+                with naming(file):
                     path = opened.enter_context(self._opened(file))
                     dimension = dimension_in(path)
                     if dimension in loaded:
@@ -123,16 +146,11 @@ class Ask:
     def _ask(
         self, manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile]
     ) -> list[dict[str, Any]]:
-        """Ask all that is loaded, and unload it; at once, or to say which fails, one by one."""
-        answers: dict[DimensionId, dict[str, Any]] = {}
-        with suppress(JessyMemoryError, OSError):
-            answers = self.question.answers(manager, sorted(loaded))
-        for dimension, file in loaded.items():
-            if dimension not in answers:
-                with _named(file):
-                    answers |= self.question.answers(manager, [dimension])
+        """Ask all that is loaded, and unload it."""
+        answers = ask(manager, loaded, self.question)
+        for dimension in loaded:
             manager.unload_dimension(dimension)
-        return [answers[dimension] for dimension in loaded]
+        return answers
 
     @contextmanager
     def _opened(self, file: RemoteFile) -> Iterator[Path]:
@@ -142,7 +160,7 @@ class Ask:
             held = fetch(file, self.cache)  # for as long as it is open
             yield held.path
             return
-        with opened_here(file, local):
+        with unchanged(file, local):
             yield local
 
 
@@ -157,24 +175,12 @@ def _groups(files: Sequence[RemoteFile], limit: int) -> Iterator[Sequence[Remote
     yield files[first:]
 
 
-@contextmanager
-def _named(file: RemoteFile) -> Iterator[None]:
-    """Let an error say which file was asked."""
-    try:
-        yield
-    except (JessyMemoryError, OSError) as error:
-        note = f"asked of {file.url}"
-        if not any(each.startswith("asked of ") for each in getattr(error, "__notes__", ())):
-            error.add_note(note)
-        raise
-
-
 def table_of(file: RemoteFile) -> MmapRegion:
     """Return a region whose contents need not be there: of a store, its table by ranges."""
     local = local_path(file.url, dict(file.options))
     if local is None:
         return read_whole_table(file)
-    with opened_here(file, local):
+    with unchanged(file, local):
         return MmapRegion.from_file(dimension_in(local), local)
 
 
@@ -203,9 +209,9 @@ def read_array(
         If it is not of the form that is asked for.
     """
     local = local_path(file.url, dict(file.options))
-    with _budget.taken([file], limit_of(config)):
+    with BUDGET.taken([file], limit_of(config)):
         if local is not None:
-            with opened_here(file, local):
+            with unchanged(file, local):
                 region = MmapRegion.from_file(dimension_in(local), local)
         else:
             region = open_fetched(file, None, "map", "none", cache)
@@ -218,61 +224,9 @@ def read_array(
     return found
 
 
-@contextmanager
-def opened_here(file: RemoteFile, path: Path) -> Iterator[None]:
-    """Check before and after that a file of this machine is the edition that was planned."""
-    _check_edition(file, path)
-    yield
-    _check_edition(file, path)
-
-
-def _check_edition(file: RemoteFile, path: Path) -> None:
-    try:
-        now = local_edition(str(path))
-    except OSError as error:
-        raise RemoteError.of("read", file.url, error) from error
-    if now != file.edition:
-        cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
-        raise RemoteError.of("read", file.url, cause)
-
-
 def limit_of(config: MemoryConfig) -> int:
     """Return how many bytes of files the tasks of a process may have open together."""
     return config.limit_bytes
-
-
-class _Budget:
-    """Bytes that the tasks of this process have open together."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._n_taken = 0
-
-    @contextmanager
-    def taken(self, files: Sequence[RemoteFile], limit: int) -> Iterator[None]:
-        """Wait until files fit beside what is open, and count them meanwhile."""
-        n_bytes = sum(file.n_bytes for file in files)
-        if n_bytes > limit:
-            raise LimitExceeded(
-                f"{files[0].url} has {n_bytes:,} bytes, more than the {limit:,} of the budget",
-                bound="budget",
-                current=self._n_taken,
-                limit=limit,
-                requested=n_bytes,
-                waiting=0,
-            )
-        with self._changed:
-            self._changed.wait_for(lambda: self._n_taken + n_bytes <= limit)
-            self._n_taken += n_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._n_taken -= n_bytes
-                self._changed.notify_all()
-
-
-_budget: Final = _Budget()
 
 
 def _token_of(question: Any) -> list[tuple[str, Any]]:
