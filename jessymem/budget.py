@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from jessymem import osmem
-from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
+from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB, part_of
 from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
@@ -118,11 +118,12 @@ class Budget:
         self.on_fall: Callable[[int], object] = lambda used: None
         self.is_below_other_lock: Callable[[], bool] = lambda: False
         self._capacities = capacities
+        total_mb = limit_bytes // MIB
         self._class_limits = {
             "core_slots": sum(capacities.values()),
-            "core_headroom": CORE_HEADROOM_MB * MIB,
-            "grown": GROWN_MB * MIB,
-            "user": USER_MB * MIB,
+            "core_headroom": part_of(total_mb, CORE_HEADROOM_MB) * MIB,
+            "grown": part_of(total_mb, GROWN_MB) * MIB,
+            "user": part_of(total_mb, USER_MB) * MIB,
         }
         self.lock = Lock()
         # The one truth about regions are the charges that live. Sums of them, and the shared words,
@@ -261,7 +262,10 @@ class Budget:
 
         with self.changing():
             used, limits = self._used.copy(), self._class_limits
-            per_class = {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
+            per_class = {
+                name: ClassUsage(used[name], min(limits[name], self.limit_bytes))
+                for name in CLASSES
+            }
             waiting = self._waiting_now()
             if self._words is None:
                 return Usage(sum(used.values()), self._peak, waiting, per_class)

@@ -20,7 +20,7 @@ from weakref import WeakMethod, ref
 from jessymem import descriptors
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import IMMUTABLE, SLOTS
+from jessymem.core_dimensions import IMMUTABLE, slots_of
 from jessymem.engine import records
 from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.gathering import Gathering
@@ -110,7 +110,8 @@ class Engine:
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
-        self.budget = Budget(config.limit_bytes, SLOTS)
+        slots = slots_of(config)
+        self.budget = Budget(config.limit_bytes, slots)
         self.latencies = Latencies()
         self.inflated = InflatedLayers(
             WeakMethod(self.allocator), WeakMethod(self._note_droppable), self.latencies
@@ -119,7 +120,7 @@ class Engine:
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
         self.sampler = ReadSampler(self.policy.gate, self.latencies)
-        self.snapshot = self._empty = Snapshot.empty(SLOTS)
+        self.snapshot = self._empty = Snapshot.empty(slots)
         self._renew_lock()
         self.pinned: set[DimensionId] = set()
         self.n_evictions = self.n_reloads = self._n_maps = 0
