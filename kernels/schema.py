@@ -296,6 +296,9 @@ PAGES_AT: Final = PEAK + 3  # by pool, how many of its blocks share a huge page;
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 PLAIN_VERSION: Final = RESIDENT + 2  # changes with each step of plain kernels; see `transactions`
+# Limits never fall: a thread that has read a higher one would pass the new one. Of a budget that
+# was made smaller, the difference is held back: it is charged, so that nobody gets it.
+HELD_BACK: Final = RESIDENT + 3  # of USED, OF_REGIONS, RESIDENT and all limits
 LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
 CRITICAL_LIMIT: Final = LIMIT + 1  # what blocks may fill
 QUIET_LIMIT: Final = LIMIT + 2  # up to here no threshold, record or eviction is involved

@@ -15,6 +15,7 @@ from jessymem.kernels import schema as s
 from jessymem.pools import failures
 from jessymem.pools.survey import retained_in
 from jessymem.pools.table import PoolTable, whole_blocks
+from jessymem.pressure import PressureLog
 
 #: A pool that is made where nothing fitted is no smaller, as far as the budget allows.
 GROWTH_BYTES: Final = 8 * 2**20
@@ -39,14 +40,14 @@ class Growth:
     ----------
     table : PoolTable
     budget : Budget
-    limit_bytes : int
-        What blocks may fill: the critical threshold of the budget.
+    pressure : PressureLog
+        Knows what blocks may fill: the critical threshold of the budget.
     """
 
-    def __init__(self, table: PoolTable, budget: Budget, limit_bytes: int) -> None:
+    def __init__(self, table: PoolTable, budget: Budget, pressure: PressureLog) -> None:
         self._table = table
         self._budget = budget
-        self._limit_bytes = limit_bytes
+        self._pressure = pressure
 
     def make_pool(self, code: int, n_bytes: int, *, may_change: bool) -> GrownPool | None:
         """Make a pool in which `n_bytes` fit; None where they do not fit the budget.
@@ -57,7 +58,7 @@ class Growth:
         table = self._table
         block_bytes = table.block_bytes_for(n_bytes)
         needed = whole_blocks(n_bytes, block_bytes)
-        free_bytes = self._limit_bytes - self._budget.total
+        free_bytes = self._pressure.critical.above_bytes - self._budget.total
         if needed > free_bytes:
             return None
         if not may_change:

@@ -148,10 +148,12 @@ MUTATIONS = [
         "if total >= self.limit_bytes:",
         "manager",
     ),
+    Mutation("jessymem/budget.py", "return used - held", "return used", "resizing"),
+    Mutation("jessymem/budget.py", "sum(self._used.values()) <= limit_bytes", "True", "resizing"),
     Mutation(
         "jessymem/budget.py",
-        "charge.n_headroom > headroom:",
-        "charge.n_headroom >= headroom:",
+        "in_headroom + n_headroom > headroom:",
+        "in_headroom + n_headroom >= headroom:",
         "manager stats",
     ),
     Mutation(
