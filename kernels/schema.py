@@ -319,7 +319,7 @@ POOL: Final = np.dtype(
         ("block_shift", "i8"),
         ("n_blocks", "i8"),
         ("bitmap_at", "i8"),  # first word of the bitmap: bit set = block free
-        ("n_words", "i8"),
+        ("n_words", "i8"),  # also for blocks that it may grow by
         ("summary_at", "i8"),  # one bit a word of the bitmap: a hint where free blocks are
         ("blocks_at", "i8"),  # BLOCK[n_blocks]
         ("next_pool", "i8"),  # the pool with the next larger blocks
