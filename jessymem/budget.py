@@ -283,7 +283,17 @@ class Budget:
                 waiting=self._all_waiting(),
                 in_headroom=n_headroom,
             )
-        if not self._hold_back(limit_bytes):
+        try:
+            # The larger of both limits is the one that holds, wherever an interrupt strikes.
+            if limit_bytes > self.limit_bytes:
+                self._set_bounds(bounds)
+            is_done = self._hold_back(limit_bytes)
+            if is_done:
+                self._set_bounds(bounds)
+        except BaseException:
+            self._hold_back(self.limit_bytes)
+            raise
+        if not is_done:
             total, waiting = self.total, self._all_waiting()
             raise LimitExceeded(
                 f"the budget cannot be {limit_bytes:,} bytes: {total:,} are in use, {waiting:,} "
@@ -294,9 +304,6 @@ class Budget:
                 requested=0,
                 waiting=waiting,
             )
-        self._is_added_up = False
-        self._bounds = bounds
-        self._add_up()
 
     def retire(self, charge_ids: Iterable[int]) -> None:
         """Note what is only waiting for its last view; nothing to do where that is gone."""
@@ -489,6 +496,11 @@ class Budget:
             trim()
             code = charge()
         return bool(code == s.OK)
+
+    def _set_bounds(self, bounds: Bounds) -> None:
+        self._is_added_up = False
+        self._bounds = bounds
+        self._add_up()
 
     def _hold_back(self, limit_bytes: int) -> bool:
         """Let nobody charge beyond a limit, if what is charged fits it; tell whether it does."""

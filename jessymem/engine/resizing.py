@@ -64,12 +64,12 @@ def _try(engine: Engine, config: MemoryConfig, bounds: Bounds) -> LimitExceeded 
             raise InvalidAccess("this call interrupts another one that changes the budget")
         try:
             budget.resize(bounds)
+            engine.adopt(config)
         except LimitExceeded as error:
             return error.with_traceback(None)
-        try:
-            engine.adopt(config)
         except BaseException:
-            engine.adopt(config)  # an interrupt: the budget has it already
+            if budget.limit_bytes == config.limit_bytes:  # struck when it was done there
+                engine.adopt(config)
             raise
     return None
 
