@@ -10,6 +10,8 @@ import threading
 
 import numpy as np
 import pytest
+from support import compressed
+from support.compressed import text_of
 from support.eviction import content_of, evicted, load_into
 from support.internals import PlainTier, budget_of, differences_of
 from support.kernels import SLOWNESS, TIERS
@@ -224,6 +226,19 @@ def test_slots_that_are_given_stay(tmp_path):
         manager.resize(100)
         assert manager.get_stats().per_class["core_headroom"].allocated_bytes == 0
         assert manager.config.core_slots == ((14, 25),)
+
+
+def test_what_is_inflated_goes_before_any_region(tmp_path):
+    text = text_of(9, 2 * MIB)
+    compressed.build(tmp_path, contents={0: text})
+    with make_manager(tmp_path, 64) as manager:
+        manager.load_dimension(20)
+        size = manager.get_stats().total_allocated_bytes
+        assert bytes(manager.access_layer("L20-00")) == text
+        assert manager.get_stats().total_allocated_bytes >= size + 2 * MIB
+        manager.resize(2)
+        stats = manager.get_stats()
+        assert (stats.total_allocated_bytes, stats.evictions) == (size, 0)
 
 
 @pytest.mark.skipif(not osmem.CAN_RETURN_PAGES, reason="pages stay")
