@@ -154,6 +154,19 @@ def test_what_may_not_go_is_a_refusal_with_numbers(tmp_path, hold):
         assert manager.get_stats().utilization == 1.0
 
 
+def test_nothing_is_evicted_where_all_of_it_would_not_be_enough(tmp_path):
+    write_sparse(tmp_path, 20, 4 * MIB)
+    with make_manager(tmp_path, 64) as manager:
+        manager.load_dimension(20)
+        offset = manager.allocate(40 * MIB)
+        with pytest.raises(LimitExceeded):
+            manager.resize(39)
+        assert manager.get_stats().evictions == 0
+        manager.resize(43)
+        assert evicted(manager) == [20]
+        manager.deallocate(offset)
+
+
 def test_what_only_waits_is_told(tmp_path):
     write_sparse(tmp_path, 20, 10 * MIB, n_layers=1)
     with make_manager(tmp_path, 64) as manager:
