@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from jessymem import osmem
-from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB
+from jessymem.config import CORE_HEADROOM_MB, GROWN_MB, MIB, USER_MB, part_of
 from jessymem.errors import LimitExceeded
 from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
@@ -45,36 +45,74 @@ class Charge:
     Attributes
     ----------
     id : int
+    dimension : DimensionId
     n_bytes : int
         In whole pages.
-    n_headroom : int
-        Of these, beyond the core slot.
-    kind : str
-        The class of the rest.
+    beside : int
+        Of the same region's slot, what others take.
     """
 
-    __slots__ = ("__weakref__", "id", "kind", "n_bytes", "n_headroom")
+    __slots__ = ("__weakref__", "beside", "dimension", "id", "n_bytes")
 
-    def __init__(self, charge_id: int, n_bytes: int, n_headroom: int, kind: str) -> None:
+    def __init__(self, charge_id: int, dimension: DimensionId, n_bytes: int, beside: int) -> None:
         self.id = charge_id
+        self.dimension = dimension
         self.n_bytes = n_bytes
-        self.n_headroom = n_headroom
-        self.kind = kind
+        self.beside = beside
 
 
 class _Entry(ref[Charge]):
     """A charge in the books, and what is known of it when it has ended."""
 
     charge_id: int = 0  # that of none
+    dimension: DimensionId
     n_bytes: int = 0
-    n_headroom: int = 0
-    kind: str = CLASSES[0]
+    beside: int = 0
     reconcile: ref[Charge]  # calls so at the charge's end
+
+
+class Bounds:
+    """What a budget bounds; immutable, so that it changes as a whole.
+
+    Parameters
+    ----------
+    limit_bytes : int
+    capacities : dict of DimensionId to int
+        The core slots, in bytes.
+
+    Attributes
+    ----------
+    classes : dict of str to int
+        What each class may take by itself, in bytes.
+    """
+
+    def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
+        self.limit_bytes = limit_bytes
+        self.capacities = capacities
+        total_mb = limit_bytes // MIB
+        self.classes = {
+            "core_slots": sum(capacities.values()),
+            "core_headroom": part_of(total_mb, CORE_HEADROOM_MB) * MIB,
+            "grown": part_of(total_mb, GROWN_MB) * MIB,
+            "user": part_of(total_mb, USER_MB) * MIB,
+        }
+
+    def headroom_of(self, charge: Charge | _Entry) -> int:
+        """Return the bytes that a charge takes beyond its core slot."""
+        if charge.dimension > s.N_CORE_DIMENSIONS:
+            return 0
+        left = max(self.capacities[charge.dimension] - charge.beside, 0)
+        return max(charge.n_bytes - left, 0)
+
+
+def _priced(charge_id: int, dimension: DimensionId, n_bytes: int, beside: int = 0) -> Charge:
+    return Charge(charge_id, dimension, osmem.round_to_pages(n_bytes), beside)
 
 
 class Usage(NamedTuple):
     """A budget's numbers of one moment, in bytes."""
 
+    limit: int
     total: int
     peak: int
     waiting: dict[int, int]  # per charge id: retired, still viewed
@@ -112,18 +150,11 @@ class Budget:
     """
 
     def __init__(self, limit_bytes: int, capacities: dict[DimensionId, int]) -> None:
-        self.limit_bytes = limit_bytes
+        self._bounds = Bounds(limit_bytes, capacities)
         self.trim: Callable[[], Callable[[], object] | None] = lambda: None
         self.count_waiting: Callable[[], Callable[[], int] | None] = lambda: None  # blocks
         self.on_fall: Callable[[int], object] = lambda used: None
         self.is_below_other_lock: Callable[[], bool] = lambda: False
-        self._capacities = capacities
-        self._class_limits = {
-            "core_slots": sum(capacities.values()),
-            "core_headroom": CORE_HEADROOM_MB * MIB,
-            "grown": GROWN_MB * MIB,
-            "user": USER_MB * MIB,
-        }
         self.lock = Lock()
         # The one truth about regions are the charges that live. Sums of them, and the shared words,
         # are brought in line with it by whoever takes the lock: no interrupt leaves them apart.
@@ -138,6 +169,11 @@ class Budget:
         self._kernels: Any = None  # `jessymem.kernels.budget`, where there are words
         self.argument: Any = None
 
+    @property
+    def limit_bytes(self) -> int:
+        """What all that is charged may fill."""
+        return self._bounds.limit_bytes
+
     def attach(self, words: NDArray[Any], argument: Any) -> None:
         """Go on counting in an allocator's `words`, which kernels are given as `argument`."""
         from jessymem.kernels import budget  # a reader that allocates nothing needs no kernels
@@ -147,6 +183,7 @@ class Budget:
             total = sum(self._used.values())
             words[s.USED] = words[s.RESIDENT] = words[s.OF_REGIONS] = total
             words[s.PEAK] = max(self._peak, total)
+            _set_limit(words, self.limit_bytes)
             self._words, self.argument = words, argument
 
     def reserve(
@@ -165,20 +202,21 @@ class Budget:
             If it does not fit the limit, or a core file neither its slot nor what is left of the
             headroom. Nothing is charged then.
         """
-        charge = self._price(dimension, n_bytes, beside, charge_id)
+        charge = _priced(charge_id, dimension, n_bytes, beside)
         with self.changing():
             in_headroom = self._used["core_headroom"]
-            headroom = self._class_limits["core_headroom"]
-            if in_headroom + charge.n_headroom > headroom:
-                slot = self._capacities[dimension]
+            bounds, n_headroom = self._bounds, self._bounds.headroom_of(charge)
+            headroom = bounds.classes["core_headroom"]
+            if in_headroom + n_headroom > headroom:
+                slot = bounds.capacities[dimension]
                 raise LimitExceeded(
                     f"{dimension}: {beside + n_bytes:,} bytes pass its slot of {slot:,} by "
-                    f"{charge.n_headroom:,}; of {headroom:,} bytes of core headroom "
+                    f"{n_headroom:,}; of {headroom:,} bytes of core headroom "
                     f"{in_headroom:,} are taken",
                     bound="core_headroom",
                     current=self.total,
                     limit=headroom,
-                    requested=charge.n_headroom,
+                    requested=n_headroom,
                     waiting=self._all_waiting(),
                     in_headroom=in_headroom,
                 )
@@ -197,14 +235,17 @@ class Budget:
             self._enter(charge)
         return charge
 
-    def check_possible(self, dimension: DimensionId, n_bytes: int) -> None:
+    def check_possible(
+        self, dimension: DimensionId, n_bytes: int, bounds: Bounds | None = None
+    ) -> None:
         """Raise LimitExceeded for a region that could not be loaded if nothing else were."""
-        charge = self._price(dimension, n_bytes)
-        headroom = self._class_limits["core_headroom"]
+        bounds = bounds or self._bounds
+        n_headroom = bounds.headroom_of(charge := _priced(0, dimension, n_bytes))
+        headroom = bounds.classes["core_headroom"]
         in_headroom = {"in_headroom": self._used["core_headroom"]}
         for bound, needed, limit, more in (
-            ("core_headroom", charge.n_headroom, headroom, in_headroom),
-            ("budget", charge.n_bytes, self.limit_bytes, {}),
+            ("core_headroom", n_headroom, headroom, in_headroom),
+            ("budget", charge.n_bytes, bounds.limit_bytes, {}),
         ):
             if needed > limit:
                 raise LimitExceeded(
@@ -217,6 +258,52 @@ class Budget:
                     waiting=self.waiting_bytes,
                     **more,
                 )
+
+    def resize(self, bounds: Bounds) -> None:
+        """Change the bounds, if what is charged fits them; under the lock.
+
+        From then on nothing that is charged passes the limit, whatever other threads have begun.
+
+        Raises
+        ------
+        LimitExceeded
+            If it does not fit. Nothing has changed then.
+        """
+        limit_bytes = bounds.limit_bytes
+        n_headroom = sum(map(bounds.headroom_of, self._live()))
+        headroom = bounds.classes["core_headroom"]
+        if n_headroom > headroom:
+            raise LimitExceeded(
+                f"the budget cannot be {limit_bytes:,} bytes: of its {headroom:,} bytes of core "
+                f"headroom {n_headroom:,} would be taken",
+                bound="core_headroom",
+                current=self.total,
+                limit=headroom,
+                requested=0,
+                waiting=self._all_waiting(),
+                in_headroom=n_headroom,
+            )
+        try:
+            # The larger of both limits is the one that holds, wherever an interrupt strikes.
+            if limit_bytes > self.limit_bytes:
+                self._set_bounds(bounds)
+            is_done = self._hold_back(limit_bytes)
+            if is_done:
+                self._set_bounds(bounds)
+        except BaseException:
+            self._hold_back(self.limit_bytes)
+            raise
+        if not is_done:
+            total, waiting = self.total, self._all_waiting()
+            raise LimitExceeded(
+                f"the budget cannot be {limit_bytes:,} bytes: {total:,} are in use, {waiting:,} "
+                "of them waiting for views to be dropped",
+                bound="budget",
+                current=total,
+                limit=limit_bytes,
+                requested=0,
+                waiting=waiting,
+            )
 
     def retire(self, charge_ids: Iterable[int]) -> None:
         """Note what is only waiting for its last view; nothing to do where that is gone."""
@@ -245,7 +332,7 @@ class Budget:
         """All bytes that are charged, regions and blocks."""
         self.reconcile()
         if self._words is not None:
-            return int(self._words[s.USED])
+            return self._used_in(self._words)
         if self._is_added_up and not self._ended:
             return sum(self._used.values())
         return sum(entry.n_bytes for entry in self._live())  # somebody is in the middle of it
@@ -260,14 +347,17 @@ class Budget:
         from jessymem.stats import ClassUsage
 
         with self.changing():
-            used, limits = self._used.copy(), self._class_limits
-            per_class = {name: ClassUsage(used[name], limits[name]) for name in CLASSES}
+            used, bounds = self._used.copy(), self._bounds
+            limit = bounds.limit_bytes
+            per_class = {
+                name: ClassUsage(used[name], min(bounds.classes[name], limit)) for name in CLASSES
+            }
             waiting = self._waiting_now()
             if self._words is None:
-                return Usage(sum(used.values()), self._peak, waiting, per_class)
-            total = int(self._words[s.USED])
+                return Usage(limit, sum(used.values()), self._peak, waiting, per_class)
+            total = self._used_in(self._words)
             # A thread that has just charged raises the peak one step later.
-            return Usage(total, max(int(self._words[s.PEAK]), total), waiting, per_class)
+            return Usage(limit, total, max(self._peak_in(self._words), total), waiting, per_class)
 
     def changing(self) -> Changing:
         """Hold the lock, all in line before; what is released meanwhile follows after.
@@ -324,11 +414,13 @@ class Budget:
 
     def recount(self, n_block_bytes: int, n_retained_bytes: int) -> None:
         """Set the words right where nobody else runs: after a fork, in the child."""
-        if self._words is not None:
-            total = sum(self._used.values())
-            self._words[s.OF_REGIONS] = total
-            self._words[s.USED] = total + n_block_bytes
-            self._words[s.RESIDENT] = total + n_block_bytes + n_retained_bytes
+        words = self._words
+        if words is not None:
+            words[s.LIMIT] = max(int(words[s.LIMIT]), self.limit_bytes)  # it was just being resized
+            words[s.HELD_BACK] = words[s.LIMIT] - self.limit_bytes
+            words[s.OF_REGIONS] = sum(self._used.values()) + words[s.HELD_BACK]
+            words[s.USED] = words[s.OF_REGIONS] + n_block_bytes
+            words[s.RESIDENT] = words[s.USED] + n_retained_bytes
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -345,16 +437,17 @@ class Budget:
         # Made last, so called first.
         entry = _Entry(charge, self._ended.append)
         entry.reconcile = then
-        entry.charge_id, entry.kind = charge.id, charge.kind
-        entry.n_bytes, entry.n_headroom = charge.n_bytes, charge.n_headroom
+        entry.charge_id, entry.dimension = charge.id, charge.dimension
+        entry.n_bytes, entry.beside = charge.n_bytes, charge.beside
         self._is_added_up = False
         self._entries[charge.id] = entry
         self._add(entry, 1)
         self._is_added_up = True
 
     def _add(self, entry: _Entry, sign: int) -> None:
-        self._used["core_headroom"] += sign * entry.n_headroom
-        self._used[entry.kind] += sign * (entry.n_bytes - entry.n_headroom)
+        n_headroom = self._bounds.headroom_of(entry)
+        self._used["core_headroom"] += sign * n_headroom
+        self._used[class_of(entry.dimension)] += sign * (entry.n_bytes - n_headroom)
 
     def _take_out_ended(self) -> None:
         """Take out of the books what has ended, and bring the words in line; under the lock."""
@@ -368,10 +461,11 @@ class Budget:
                 self._add(entry, -1)
             self._is_added_up = True
         if self._words is not None:
-            excess = int(self._words[s.OF_REGIONS]) - sum(self._used.values())
+            of_regions = int(self._words[s.OF_REGIONS] - self._words[s.HELD_BACK])
+            excess = of_regions - sum(self._used.values())
             if excess > 0:
                 self._kernels.discharge(self.argument, excess)
-                self.on_fall(int(self._words[s.USED]))
+                self.on_fall(self._used_in(self._words))
 
     def _add_up(self) -> None:
         """Make the sums anew."""
@@ -393,23 +487,47 @@ class Budget:
                 return False
             self._peak = max(self._peak, total)
             return True
-        charge = self._kernels.charge
-        code = charge(self.argument, n_bytes, s.LIMIT)
+        return self._is_done(lambda: self._kernels.charge(self.argument, n_bytes, s.LIMIT))
+
+    def _is_done(self, charge: Callable[[], int]) -> bool:
+        """Charge the words, with what trimming frees if need be; tell whether that was done."""
+        code = charge()
         if code == s.RETAINED and (trim := self.trim()) is not None:
             trim()
-            code = charge(self.argument, n_bytes, s.LIMIT)
+            code = charge()
         return bool(code == s.OK)
 
-    def _price(
-        self, dimension: DimensionId, n_bytes: int, beside: int = 0, charge_id: int = 0
-    ) -> Charge:
-        n_pages_bytes = osmem.round_to_pages(n_bytes)
-        kind = class_of(dimension)
-        if kind == "core_slots":
-            left = max(self._capacities[dimension] - beside, 0)
-            beyond = max(n_pages_bytes - left, 0)
-            return Charge(charge_id, n_pages_bytes, beyond, kind)
-        return Charge(charge_id, n_pages_bytes, 0, kind)
+    def _set_bounds(self, bounds: Bounds) -> None:
+        self._is_added_up = False
+        self._bounds = bounds
+        self._add_up()
+
+    def _hold_back(self, limit_bytes: int) -> bool:
+        """Let nobody charge beyond a limit, if what is charged fits it; tell whether it does."""
+        words = self._words
+        if words is None:
+            return sum(self._used.values()) <= limit_bytes
+        self._peak = self._peak_in(words)
+        change = max(int(words[s.LIMIT]) - limit_bytes, 0) - int(words[s.HELD_BACK])
+        if change > 0:
+            return self._is_done(lambda: self._kernels.hold_back(self.argument, change))
+        if change < 0:
+            self._kernels.give_back(self.argument, -change)
+        if limit_bytes > words[s.LIMIT]:
+            _set_limit(words, limit_bytes)
+        return True
+
+    def _used_in(self, words: NDArray[Any]) -> int:
+        """Return what is charged to all but who holds back, of one moment without a lock."""
+        while True:
+            held = int(words[s.HELD_BACK])
+            used = int(words[s.USED])
+            if held == words[s.HELD_BACK]:  # both change in one call
+                return used - held
+
+    def _peak_in(self, words: NDArray[Any]) -> int:
+        """Return the highest use so far; under the lock."""
+        return max(self._peak, int(words[s.PEAK] - words[s.HELD_BACK]))
 
     def _all_waiting(self) -> int:
         """Return the bytes that only wait for views, of regions and of blocks; under the lock."""
@@ -426,6 +544,11 @@ class Budget:
             else:
                 found[charge_id] = entry.n_bytes
         return found
+
+
+def _set_limit(words: NDArray[Any], limit_bytes: int) -> None:
+    words[s.RESIDENT_LIMIT] = limit_bytes if osmem.CAN_RETURN_PAGES else s.REQUEST_BYTES_LIMIT
+    words[s.LIMIT] = limit_bytes
 
 
 class Changing:

@@ -17,8 +17,8 @@ import numpy as np
 import jessymem
 from jessymem import osmem
 from jessymem.errors import ConfigError, shown
-from jessymem.ids import as_integer
-from jessymem.kernels.schema import N_POOL_IDS, POOL_BYTES_LIMIT
+from jessymem.ids import DimensionId, DimensionLike, as_dimension_id, as_integer
+from jessymem.kernels.schema import N_CORE_DIMENSIONS, N_POOL_IDS, POOL_BYTES_LIMIT
 
 MIB: Final = 2**20
 
@@ -36,7 +36,9 @@ _THRESHOLDS: Final = ("warning_threshold", "eviction_threshold", "critical_thres
 #: More than any machine has; sums of it stay within 63 bits.
 MAX_TOTAL_MB: Final = 2**41
 
-#: What core files may take together beyond their slots.
+#: The budget by default, in MiB, and its parts: what core files may take together beyond their
+#: slots, and what grown and user dimensions are expected to take.
+DEFAULT_TOTAL_MB: Final = 280
 CORE_HEADROOM_MB: Final = 20
 GROWN_MB: Final = 80
 USER_MB: Final = 32
@@ -44,6 +46,15 @@ USER_MB: Final = 32
 
 def _config_error(field: str, value: Any, expected: str) -> ConfigError:
     return ConfigError(f"{field} must be {expected}, not {shown(value)}", field=field, value=value)
+
+
+def part_of(total_mb: int, default_mb: int) -> int:
+    """Return a part of a budget of `total_mb`, all in MiB: `default_mb` of the default budget.
+
+    In proportion for a larger budget. A smaller one has it as it is: a part bounds what one kind of
+    file may take of the budget, and the budget itself bounds them all.
+    """
+    return max(default_mb, default_mb * total_mb // DEFAULT_TOTAL_MB)
 
 
 @contextmanager
@@ -161,6 +172,9 @@ class MemoryConfig:
         ``s3://stories``, through fsspec: then files are read by way of the cache, and only read.
     pool_configs : sequence of PoolConfig or of (size_mb, block_size)
         The pools for what is being learned.
+    core_slots : mapping of DimensionId, int or str to int, or sequence of such pairs
+        What core dimensions may take in memory before they take headroom, in MiB; kept as pairs,
+        ascending. Those that are not named have a part of the budget: ``docs/capacity.md``.
     warning_threshold, eviction_threshold, critical_threshold : float
         Shares of the budget, rising, in (0, 1].
     eviction_policy : {"sieve", "lru", "lfu"}
@@ -211,7 +225,7 @@ class MemoryConfig:
     jessymem.errors.ConfigError: warning_threshold must be below eviction_threshold, ...
     """
 
-    total_memory_mb: int = 280
+    total_memory_mb: int = DEFAULT_TOTAL_MB
     base_path: str | os.PathLike[str] = Path("data/consciousness")
     pool_configs: Sequence[PoolConfig | tuple[int, int]] = DEFAULT_POOLS
     warning_threshold: float = 0.75
@@ -228,6 +242,7 @@ class MemoryConfig:
     compress_cold: str = "none"
     huge_pages: str = "never"
     numa: str = "none"
+    core_slots: Mapping[DimensionLike, int] | Sequence[tuple[DimensionLike, int]] = ()
 
     def __post_init__(self) -> None:
         """Check every field and bring it to one form: plain numbers, a path, pools."""
@@ -241,6 +256,7 @@ class MemoryConfig:
         if not is_elsewhere:
             keep("base_path", as_path("base_path", base))
         keep("pool_configs", _as_pools(self.pool_configs))
+        keep("core_slots", _as_slots(self.core_slots))
         for name in _THRESHOLDS:
             keep(name, _as_share(name, getattr(self, name)))
         for lower, upper in pairwise(_THRESHOLDS):
@@ -365,6 +381,25 @@ def _as_pools(value: Any) -> tuple[PoolConfig, ...]:
         else:
             raise _config_error("pool_configs", item, "made of PoolConfig or (size_mb, block_size)")
     return tuple(pools)
+
+
+def _as_slots(value: Any) -> tuple[tuple[DimensionId, int], ...]:
+    expected = f"a mapping of core dimensions, 1 to {N_CORE_DIMENSIONS}, to MiB"
+    items = value.items() if isinstance(value, Mapping) else value
+    slots: dict[DimensionId, int] = {}
+    try:
+        if isinstance(items, str | bytes):
+            raise TypeError
+        for dimension, n_mb in items:
+            number = as_dimension_id(dimension)
+            size_mb = as_integer(n_mb, "core_slots")
+            is_fine = number <= N_CORE_DIMENSIONS and 1 <= size_mb <= MAX_TOTAL_MB
+            if not is_fine or number in slots:
+                raise ValueError
+            slots[number] = size_mb
+    except (TypeError, ValueError):
+        raise _config_error("core_slots", value, f"{expected}, each once, at least 1") from None
+    return tuple(sorted(slots.items()))
 
 
 def _is_pair(item: Any) -> bool:

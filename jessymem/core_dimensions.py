@@ -8,14 +8,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-from jessymem.config import MIB
+from jessymem.config import MIB, MemoryConfig, part_of
 from jessymem.ids import DimensionId
 from jessymem.locks import outside
 from jessymem.named_tuples import NamedTuple
 
 CORE_DIMENSIONS: Final = tuple(map(DimensionId, range(1, 15)))
 
-#: What each may take in memory, in bytes, before it takes headroom.
+#: What each may take in memory, in bytes, before it takes headroom, of the default budget.
 SLOTS: Final = {
     dimension: n_mb * MIB
     for dimension, n_mb in zip(
@@ -25,6 +25,15 @@ SLOTS: Final = {
 
 #: The ethical and the protective one: nobody may change them.
 IMMUTABLE: Final = frozenset({DimensionId(9), DimensionId(14)})
+
+
+def slots_of(config: MemoryConfig) -> dict[DimensionId, int]:
+    """Return what each may take under these settings, in bytes, before it takes headroom."""
+    given = dict(config.core_slots)
+    return {
+        dimension: given.get(dimension, part_of(config.total_memory_mb, n_bytes // MIB)) * MIB
+        for dimension, n_bytes in SLOTS.items()
+    }
 
 
 class CoreDimension(NamedTuple):

@@ -48,12 +48,12 @@ def collect_stats(engine: Engine, moment: Moment | None = None) -> MemoryStats:
     snapshot, blocks, usage = moment or Moment.of(engine)
     config, sampler = engine.config, engine.sampler
     loaded = snapshot.totals
-    utilization = usage.total / config.limit_bytes
+    utilization = usage.total / usage.limit
     used = loaded.n_bytes + blocks.n_requested
     return MemoryStats(
         total_allocated_bytes=usage.total,
         total_used_bytes=min(used, usage.total),  # blocks may have gone between the two looks
-        total_limit_bytes=config.limit_bytes,
+        total_limit_bytes=usage.limit,
         utilization=utilization,
         peak_usage_bytes=usage.peak,
         waiting_bytes=sum(usage.waiting.values()) + blocks.n_waiting,

@@ -63,7 +63,11 @@ class _Logger:
         raised: JessyWarning | None = None
         while waiting and not is_any_mine():
             try:
-                waiting.popleft()()
+                write = waiting.popleft()
+            except IndexError:  # a call that interrupts this one was quicker
+                break
+            try:
+                write()
             except JessyWarning as error:
                 raised = raised or error
         if raised is not None and failing is None:

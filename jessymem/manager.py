@@ -856,6 +856,50 @@ class MmapManager(LayerReader):
 
     # -- seeing ------------------------------------------------------------------------------------
 
+    @clears_frames
+    @records_failure("resize_failed", "resized")
+    def resize(self, total_memory_mb: int) -> int:
+        """Change the budget, under whatever else goes on; core slots and headroom follow it.
+
+        For a smaller one the coldest regions are evicted, and pages of freed blocks returned, as
+        far as that is needed. When this returns, what is in use fits the new budget, and goes on
+        doing so.
+
+        Parameters
+        ----------
+        total_memory_mb : int
+            In MiB.
+
+        Returns
+        -------
+        int
+            What it was, in MiB.
+
+        Raises
+        ------
+        LimitExceeded
+            If more is in use than may go, or a dimension that is loaded would not fit by itself.
+            Nothing has changed then, but for regions that may have been evicted; they come back
+            when they are read.
+        ConfigError
+            If `total_memory_mb` is no budget.
+
+        Examples
+        --------
+        >>> before = manager.resize(128)
+        >>> before, manager.config.total_memory_mb
+        (64, 128)
+        >>> array = manager.allocate_array(90 * 2**20, "u1")
+        >>> manager.resize(before)
+        Traceback (most recent call last):
+            ...
+        jessymem.errors.LimitExceeded: the budget cannot be 67,108,864 bytes: ... are in use, ...
+        """
+        from jessymem.engine import resizing
+
+        self._engine.check_open()
+        return resizing.resize(self._engine, total_memory_mb)
+
     @property
     def config(self) -> MemoryConfig:
         """The settings in force.

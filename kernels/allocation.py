@@ -126,13 +126,12 @@ def allocate_block(state: Words, pool: Int, n_bytes: Int, limit_at: Int, zero: I
     if code != OK:
         atomics.add(state, FREE_COUNTS + pool, 1)
         return code
-    n_words = blocks.field(state, pool, blocks.N_WORDS)
     block = bitmap.claim_one(
         state,
         blocks.field(state, pool, blocks.BITMAP),
-        n_words,
+        blocks.field(state, pool, blocks.N_WORDS),
         blocks.field(state, pool, blocks.SUMMARY),
-        blocks.start_word(n_words),
+        blocks.start_word(blocks.field(state, pool, blocks.N_BLOCKS)),
     )
     if memory.get_word(state, blocks.block_at(state, pool, block)) & BLOCK_DIRTY == 0:
         if memory.get_word(state, PAGES_AT) == 0:

@@ -38,6 +38,7 @@ from jessymem.kernels.schema import (
     POOLS_AT,
     STALE,
     STATE_MASK,
+    WORD_BITS,
     word_of,
 )
 from jessymem.kernels.transactions import entry
@@ -87,10 +88,13 @@ def block_at(state: Words, pool: Int, block: Int) -> Int:
 
 
 @kernel
-def start_word(n_words: Int) -> Int:
-    """Choose the word in which this thread looks first: threads differ, a thread stays."""
+def start_word(n_blocks: Int) -> Int:
+    """Choose the word in which this thread looks first: threads differ, a thread stays.
+
+    Of a pool that may grow in place, only words of blocks that are there.
+    """
     scattered = ((atomics.stack_address() >> _STACK_SHIFT) * _SPREAD) & (2**_HASH_BITS - 1)
-    return (scattered * n_words) >> _HASH_BITS
+    return (scattered * ((n_blocks + WORD_BITS - 1) // WORD_BITS)) >> _HASH_BITS
 
 
 @kernel
@@ -168,6 +172,21 @@ def publish(state: Words, at: Int, value: Int) -> None:
 
 @entry
 @kernel
+def extend_pool(state: Words, pool: Int, n_blocks: Int) -> None:
+    """Let a pool have `n_blocks` more, whose rows and memory are there, behind the others.
+
+    First there are so many, then they are free: who claims one can free it.
+    """
+    n_before = field(state, pool, N_BLOCKS)
+    atomics.store(state, row_of(pool) + N_BLOCKS, n_before + n_blocks)
+    bitmap.release_run(
+        state, field(state, pool, BITMAP), field(state, pool, SUMMARY), n_before, n_blocks
+    )
+    atomics.add(state, FREE_COUNTS + pool, n_blocks)
+
+
+@entry
+@kernel
 def close_pool(state: Words, pool: Int) -> Int:
     """Let nobody claim from a pool any more if all of it is free; return OK or POOL_FULL."""
     n_all = field(state, pool, N_BLOCKS)
@@ -231,5 +250,6 @@ def _call_first() -> None:
     bitmap.count_free(state, 0, 0)
     resolve(state, 0, 0)
     close_pool(state, 0)
+    extend_pool(state, 0, 0)
     publish(state, FREE_COUNTS, 0)
     release(state, 0, 0, 0)

@@ -12,6 +12,7 @@ from jessymem.kernels import atomics, memory
 from jessymem.kernels._jit import MEMORY, Int, kernel, on_promotion
 from jessymem.kernels.memory import Words
 from jessymem.kernels.schema import (
+    HELD_BACK,
     IS_REARMED,
     LIMIT,
     OF_REGIONS,
@@ -99,9 +100,31 @@ def discharge(state: Words, n_bytes: Int) -> Int:
     return code
 
 
+@entry
+@kernel(nogil=False)
+def hold_back(state: Words, n_bytes: Int) -> Int:
+    """Take so many bytes from everybody, as `charge` does and with its codes."""
+    code = charge(state, n_bytes, LIMIT)
+    if code == OK:
+        atomics.add(state, HELD_BACK, n_bytes)
+    return code
+
+
+@entry
+@kernel(nogil=False)
+def give_back(state: Words, n_bytes: Int) -> None:
+    """Undo `hold_back`; the peak begins anew at what is in use."""
+    discharge(state, n_bytes)
+    atomics.add(state, HELD_BACK, -n_bytes)
+    atomics.store(state, PEAK, 0)
+    raise_peak(state, atomics.load(state, USED))
+
+
 @on_promotion(MEMORY)
 def _call_first() -> None:
     state = memory.empty_state()
     charge(state, 0, LIMIT)
+    hold_back(state, 0)
+    give_back(state, 0)
     discharge(state, 0)
     dismiss(state, 0)

@@ -296,6 +296,9 @@ PAGES_AT: Final = PEAK + 3  # by pool, how many of its blocks share a huge page;
 RESIDENT: Final = PEAK + LINE_WORDS  # bytes that may be in memory: used, and freed but retained
 OF_REGIONS: Final = RESIDENT + 1  # of USED, what regions are charged
 PLAIN_VERSION: Final = RESIDENT + 2  # changes with each step of plain kernels; see `transactions`
+# Limits never fall: a thread that has read a higher one would pass the new one. Of a budget that
+# was made smaller, the difference is held back: it is charged, so that nobody gets it.
+HELD_BACK: Final = RESIDENT + 3  # of USED, OF_REGIONS, RESIDENT and all limits
 LIMIT: Final = RESIDENT + LINE_WORDS  # what a region may fill
 CRITICAL_LIMIT: Final = LIMIT + 1  # what blocks may fill
 QUIET_LIMIT: Final = LIMIT + 2  # up to here no threshold, record or eviction is involved
@@ -316,7 +319,7 @@ POOL: Final = np.dtype(
         ("block_shift", "i8"),
         ("n_blocks", "i8"),
         ("bitmap_at", "i8"),  # first word of the bitmap: bit set = block free
-        ("n_words", "i8"),
+        ("n_words", "i8"),  # also for blocks that it may grow by
         ("summary_at", "i8"),  # one bit a word of the bitmap: a hint where free blocks are
         ("blocks_at", "i8"),  # BLOCK[n_blocks]
         ("next_pool", "i8"),  # the pool with the next larger blocks

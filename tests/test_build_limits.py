@@ -43,6 +43,20 @@ def test_a_core_file_beyond_slot_and_headroom_is_written_with_a_warning(tmp_path
     assert result.stderr.splitlines() == [line]
 
 
+def test_what_is_too_large_by_default_is_intact_and_can_be_shown(tmp_path):
+    source = make_source(tmp_path, "D14-Security", SLOTS[D14] + CORE_HEADROOM_MB * MIB)
+    data = tmp_path / "data"
+    run("build", source, "--data", data)
+    result = run("verify", "--data", data)
+    assert result.exit_code == 0
+    assert "1 of 1 region file intact" in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Note: D14: ")
+    assert "of the core headroom" in line
+    assert run("inspect", "D14", "--data", data).stderr.splitlines() == [line]
+    assert len(run("cat", "L14-00", "--data", data).stdout) == SLOTS[D14] + CORE_HEADROOM_MB * MIB
+
+
 def test_what_fits_is_written_without_a_word(tmp_path):
     source = make_source(tmp_path, "D14-Security", SLOTS[D14] + (CORE_HEADROOM_MB - 1) * MIB)
     result = run("build", source, "--data", tmp_path / "data")

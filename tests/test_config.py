@@ -6,9 +6,12 @@ import dataclasses
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jessymem import ConfigError, MemoryConfig, MmapManager, PoolConfig
+from jessymem import ConfigError, DimensionId, MemoryConfig, MmapManager, PoolConfig
+from jessymem.config import CORE_HEADROOM_MB, part_of
+from jessymem.core_dimensions import slots_of
 
 MIB = 2**20
 KIB = 2**10
@@ -37,6 +40,7 @@ def test_defaults():
         "compress_cold": "none",
         "huge_pages": "never",
         "numa": "none",
+        "core_slots": (),
     }
     assert sum(pool.size_mb for pool in pools) == config.total_memory_mb
     assert config.limit_bytes == 280 * MIB
@@ -60,6 +64,24 @@ REFUSED = [
     ("compress_cold", [None, 3, "", "gzip", "zstd:", "zstd:0", "zstd:23", "zstd:x", True]),
     ("huge_pages", ["", "always", "4KB", "2mb", None, 2, True]),
     ("numa", ["", "bind", "Local", None, 0, True]),
+    (
+        "core_slots",
+        [
+            None,
+            5,
+            "D14",
+            [14],
+            [(14, 1), ("D14", 2)],
+            {15: 1},
+            {0: 1},
+            {"L14-00": 1},
+            {14: 0},
+            {14: 1.5},
+            {14: "4"},
+            {True: 4},
+            {14: 2**41 + 1},
+        ],
+    ),
 ]
 
 
@@ -185,6 +207,37 @@ def test_a_pool_that_makes_no_sense_is_refused(size_mb, block_size, field):
 @pytest.mark.parametrize(("size_mb", "block_size"), [(1, 64), (1, MIB), (2, 2 * MIB), (280, 4096)])
 def test_pools_from_one_cache_line_to_one_block(size_mb, block_size):
     assert PoolConfig(size_mb, block_size) == PoolConfig(size_mb=size_mb, block_size=block_size)
+
+
+def test_slots_may_be_named_in_any_way():
+    given = {"D14": 25, 3: 1, DimensionId(9): np.int64(30)}
+    config = MemoryConfig(core_slots=given)
+    assert config.core_slots == ((3, 1), (9, 30), (14, 25))
+    assert [str(dimension) for dimension, _ in config.core_slots] == ["D03", "D09", "D14"]
+    assert all(type(n_mb) is int for _, n_mb in config.core_slots)
+    assert MemoryConfig(core_slots=list(given.items())) == config
+    assert pickle.loads(pickle.dumps(config)) == dataclasses.replace(config)
+    assert hash(config) == hash(MemoryConfig(core_slots=config.core_slots))
+
+
+@pytest.mark.parametrize(
+    ("total_mb", "d14", "d01", "headroom"),
+    [
+        (1, 4, 16, 20),
+        (279, 4, 16, 20),
+        (280, 4, 16, 20),
+        (349, 4, 19, 24),
+        (350, 5, 20, 25),
+        (1024, 14, 58, 73),
+        (2**41, 2**43 // 280, 2**45 // 280, 20 * 2**41 // 280),
+    ],
+)
+def test_slots_and_headroom_grow_with_larger_budgets_only(total_mb, d14, d01, headroom):
+    slots = slots_of(MemoryConfig(total_mb))
+    assert (slots[DimensionId(14)], slots[DimensionId(1)]) == (d14 * MIB, d01 * MIB)
+    assert part_of(total_mb, CORE_HEADROOM_MB) == headroom
+    given = slots_of(MemoryConfig(total_mb, core_slots={14: 3}))
+    assert given == slots | {DimensionId(14): 3 * MIB}
 
 
 def test_configurations_are_values():

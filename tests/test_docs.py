@@ -58,7 +58,7 @@ def test_the_readme_example_runs(tmp_path):
         ("scanning.md", 3),
         ("compiled.md", 3),
         ("how_to.md", 6),
-        ("capacity.md", 1),
+        ("capacity.md", 2),
         ("errors.md", 1),
         ("index.md", 1),
         ("pictures.md", 1),

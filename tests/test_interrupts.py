@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.internals import allocator_of, evict, has_allocator, wants_a_lock
+from support.internals import allocator_of, evict, has_allocator, held_limit_of, wants_a_lock
 from support.lines import CONTEXTS, PACKAGE, at_line
 from support.system_calls import intercepted
 
@@ -134,6 +134,10 @@ class Case:
         clears_frames(evict)(self.manager, 20)
         self.manager.access_layer("L20-00")
 
+    def resize(self) -> None:
+        for total_mb in (48, 96, 64):
+            self.manager.resize(total_mb)
+
     def find(self) -> None:
         self.manager.find(b"rain")
 
@@ -146,6 +150,10 @@ class Case:
     def put_back(self) -> None:
         """Take away what the verb may have made."""
         manager = self.manager
+        assert manager.get_stats().total_limit_bytes == manager.config.limit_bytes
+        if has_allocator(manager):
+            assert allocator_of(manager).usage[1] == held_limit_of(manager)
+        manager.resize(64)
         shutil.rmtree(self.base / "D23", ignore_errors=True)
         while self.offsets:
             with suppress(InvalidAccess):  # it was freed
@@ -181,6 +189,7 @@ VERBS = [
     "allocate_many",
     "allocate_array",
     "view",
+    "resize",
     "find",
     "stats",
     "dump",

@@ -157,7 +157,7 @@ def test_another_writers_layer_is_not_taken_for_ones_own_for_its_content(tmp_pat
 
 
 def test_a_core_file_that_could_never_be_loaded_is_not_written(tmp_path):
-    with make_manager(tmp_path, 512) as manager:
+    with make_manager(tmp_path, 280) as manager:
         learned = manager.create_proto_dimension("D04", b"x" * (29 * MIB))
         with pytest.raises(LimitExceeded, match=r"D04.*never"):
             manager.crystallize_proto_dimension(learned)

@@ -180,13 +180,16 @@ class Blocks(RuleBasedStateMachine):
     # -- what every step may do --------------------------------------------------------------------
 
     def see_pools(self):
-        """Take in pools that were made; those that are gone must have been empty grown ones."""
+        """Take in pools that were made, or have grown; only empty grown ones may be gone."""
         present = {pool.pool_id: pool for pool in self.allocator.pools}
         known = self.model.pools
         for number, pool in present.items():
             if number not in known:
                 known[number] = Pool(pool.block_size, pool.total_blocks)
                 assert pool.is_grown or number < len(POOLS)
+            assert pool.total_blocks >= known[number].n_blocks
+            assert pool.is_grown or pool.total_blocks == known[number].n_blocks
+            known[number].n_blocks = pool.total_blocks
         for number in [number for number in known if number not in present]:
             assert number >= self.model.n_fixed
             assert not known.pop(number).taken

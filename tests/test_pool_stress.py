@@ -240,6 +240,30 @@ def test_compiled_threads_own_what_they_hold(largest):
     assert validate(table) == []
 
 
+def test_compiled_threads_own_what_they_hold_while_their_pool_grows():
+    """By a few blocks at a time, in the middle of words and across them."""
+    n_first, n_most = 70, 5_056  # whole pages
+    table, arena = PoolTable([], 4 * MIB), osmem.private_memory(64 * n_most)
+    pool = table.add(64, 64 * n_first, arena, 0, s.POOL_GROWN, n_most=64 * n_most)
+    set_limits(table.state, 2**40)
+    table.state[s.ZERO_ON_REUSE] = 1
+    table.argument = memory.argument_of(table.state)
+
+    def grow():
+        if table.room_of(pool):
+            table.extend(pool, min(64 * 7, table.room_of(pool)))
+
+    words = np.frombuffer(arena.mapping, np.int64)
+    n_held = 3 if _jit.is_disabled() else 8
+    assert_owned(run_churn(table.argument, words, 200, n_held, grow))
+    assert n_first < table.rows[pool]["n_blocks"] <= n_most
+    while table.room_of(pool):
+        grow()
+    assert table.n_free(pool) == table.rows[pool]["n_blocks"] == n_most
+    assert table.state[s.USED] == 0
+    assert validate(table) == []
+
+
 @sampled
 def test_python_threads_own_what_they_hold():
     allocator = PoolAllocator([(1, 4 * KIB), (1, 16 * KIB)], limit_mb=4)

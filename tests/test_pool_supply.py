@@ -14,7 +14,9 @@ from jessymem import (
     AllocationFailed,
     ConfigError,
     InvalidAccess,
+    MmapOffset,
     PoolAllocator,
+    address_space,
     osmem,
 )
 from jessymem.kernels import schema as s
@@ -122,6 +124,93 @@ def test_a_request_of_several_mib_makes_a_pool_that_holds_it(allocator):
         view[-1] = 1
     allocator.deallocate(offset)
     assert len(allocator.pools) == 3
+
+
+@pytest.fixture(params=[False, True], ids=["many addresses", "few addresses"])
+def is_scarce(request, monkeypatch):
+    monkeypatch.setattr(address_space, "is_scarce", lambda: request.param)
+    return request.param
+
+
+def test_a_grown_pool_grows_in_place(is_scarce):
+    """Under views and handles, which go on to mean what they meant."""
+    allocator = PoolAllocator([(1, 4 * KIB)], limit_mb=100)
+    first = fill(allocator, 4 * KIB)
+    seen, held = [], []
+    for _ in range(10):
+        offsets = allocator.allocate_many([4 * KIB] * 2048)
+        held += [MmapOffset.from_packed(offset) for offset in offsets]
+        view = allocator.view(held[-1], 8)
+        view[:] = len(seen).to_bytes(8, "little")
+        seen.append(view)
+        assert allocator.validate() == []
+    pools = [pool for pool in allocator.pools if pool.is_grown]
+    sizes = [pool.size_bytes // MIB for pool in pools]
+    assert sizes == ([8, 8, 16, 32, 30] if is_scarce else [94])
+    for number, (view, offset) in enumerate(zip(seen, held[2047::2048], strict=True)):
+        assert bytes(view) == bytes(allocator.view(offset, 8)) == number.to_bytes(8, "little")
+    assert not any(bytes(allocator.view(offset, 4 * KIB)).strip(b"\0") for offset in held[::501])
+    seen.clear()
+    del view
+    allocator.deallocate_many(held)
+    assert len(allocator.pools) == 1
+    assert allocator.validate() == []
+    allocator.deallocate_many(first)
+
+
+def test_a_run_may_lie_across_where_a_pool_has_grown(monkeypatch):
+    monkeypatch.setattr(address_space, "is_scarce", lambda: False)
+    allocator = PoolAllocator([(1, 64 * KIB)], limit_mb=64)
+    blocks = allocator.allocate_many([64 * KIB] * (16 + 128))  # of as many
+    blocks.sort()
+    allocator.deallocate_many(blocks[-4:])
+    large = allocator.allocate(2 * MIB)  # makes it larger
+    pool = pool_of(allocator, large)
+    assert pool.size_bytes == 16 * MIB
+    allocator.deallocate(large)
+    across = allocator.allocate(MIB)
+    assert across.offset == 124 * 64 * KIB
+    with allocator.view(across, MIB) as view:
+        assert not any(view)
+        view[-1] = 1
+    allocator.deallocate_many([*blocks[:-4], across])
+    assert len(allocator.pools) == 1
+
+
+def test_what_a_pool_grows_by_has_the_generations_of_its_id(monkeypatch):
+    """Else a handle of an earlier pool would pass for one of the new blocks."""
+    monkeypatch.setattr(address_space, "is_scarce", lambda: False)
+    allocator = PoolAllocator([(1, 64 * KIB)], limit_mb=64)
+    first = fill(allocator, 64 * KIB)
+    old = allocator.allocate_many([64 * KIB] * 200)
+    allocator.deallocate_many(old)
+    assert len(allocator.pools) == 1
+    new = allocator.allocate_many([64 * KIB] * 200)
+    assert {MmapOffset.from_packed(each).generation for each in new} == {2}
+    for stale in old[::20]:
+        with unchanged(allocator), pytest.raises(InvalidAccess, match="stale"):
+            allocator.deallocate(MmapOffset.from_packed(stale))
+    found = allocator.survey()
+    assert (found.n_allocations, found.n_deallocations) == (16 + 400, 200)
+    allocator.deallocate_many([*first, *new])
+
+
+def test_addresses_that_are_refused_are_not_needed(monkeypatch, intercept):
+    monkeypatch.setattr(address_space, "is_scarce", lambda: False)
+    allocator = PoolAllocator([(1, 64 * KIB)], limit_mb=64)
+    asked = []
+
+    def refuse_the_first(operation, path, *details):
+        if operation == "map private":
+            asked.append(operation)
+            if len(asked) == 1:
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    intercept(refuse_the_first)
+    offset = allocator.allocate(3 * MIB)
+    assert len(asked) == 2
+    assert pool_of(allocator, offset).size_bytes == 8 * MIB
+    allocator.deallocate(offset)
 
 
 def test_a_grown_pool_waits_for_the_views_on_its_blocks(allocator):

@@ -106,6 +106,7 @@ VERBS: dict[str, Callable[[World], Any]] = {
     "deallocate": lambda world: world.manager.deallocate(world.block),
     "view": lambda world: bytes(world.manager.view(world.block, 10)),
     "trim": lambda world: world.manager.trim(),
+    "resize": lambda world: world.manager.resize(48),
     "pin": lambda world: world.manager.pin("D22"),
     "unpin": lambda world: world.manager.unpin("D20"),
     "close": lambda world: world.manager.close(),

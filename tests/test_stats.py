@@ -220,7 +220,7 @@ def test_what_was_given_back_may_be_taken_at_once(tmp_path):
     ],
 )
 def test_each_class_counts_its_own(tmp_path, files, expected):
-    with make_manager(tmp_path) as manager:
+    with make_manager(tmp_path, 280) as manager:
         for number, megabytes in files.items():
             write_sparse(tmp_path, number, megabytes * MIB)
             manager.load_dimension(number)
@@ -233,10 +233,46 @@ def test_each_class_counts_its_own(tmp_path, files, expected):
         assert not any(x.allocated_bytes for x in manager.get_stats().per_class.values())
 
 
+def test_a_larger_budget_has_larger_slots(tmp_path):
+    write_sparse(tmp_path, 14, 25 * MIB)
+    with make_manager(tmp_path, 1024) as manager:
+        manager.load_dimension(14)
+        usages = manager.get_stats().per_class
+    assert usages["core_slots"].allocated_bytes == 14 * MIB
+    assert usages["core_headroom"] == ClassUsage(11 * MIB, 73 * MIB)
+    limits = {name: usage.limit_bytes // MIB for name, usage in usages.items()}
+    assert limits["core_slots"] == 4 * 58 + 2 * 43 + 7 * 29 + 14
+    assert (limits["grown"], limits["user"]) == (80 * 1024 // 280, 32 * 1024 // 280)
+
+
+def test_a_slot_that_is_given_takes_what_the_default_one_refuses(tmp_path):
+    write_sparse(tmp_path, 14, 25 * MIB)
+    with (
+        make_manager(tmp_path, 280) as manager,
+        pytest.raises(LimitExceeded, match="core headroom"),
+    ):
+        manager.load_dimension(14)
+    with make_manager(tmp_path, 280, core_slots={"D14": 25}) as manager:
+        manager.load_dimension(14)
+        usages = manager.get_stats().per_class
+        assert usages["core_slots"] == ClassUsage(25 * MIB, (148 - 4 + 25) * MIB)
+        assert usages["core_headroom"] == ClassUsage(0, 20 * MIB)
+        (region,) = manager.dump_state()["regions"]
+        assert region["capacity"] == 25 * MIB
+
+
+def test_no_class_has_more_than_the_budget(tmp_path):
+    with make_manager(tmp_path, 60) as manager:
+        usages = manager.get_stats().per_class
+    limits = {name: usage.limit_bytes / MIB for name, usage in usages.items()}
+    expected = {"core_slots": 60, "core_headroom": 20, "grown": 60, "user": 32, "blocks": 57}
+    assert limits == expected
+
+
 def test_a_refused_load_is_not_counted(tmp_path):
     write_sparse(tmp_path, 13, 18 * MIB)
     write_sparse(tmp_path, 14, 14 * MIB + 1)
-    with make_manager(tmp_path) as manager:
+    with make_manager(tmp_path, 280) as manager:
         manager.load_dimension(13)
         before = manager.get_stats()
         with pytest.raises(LimitExceeded, match="D14") as caught:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -19,8 +20,8 @@ from weakref import WeakMethod, ref
 
 from jessymem import descriptors
 from jessymem.budget import Budget
-from jessymem.config import MemoryConfig
-from jessymem.core_dimensions import IMMUTABLE, SLOTS
+from jessymem.config import MIB, MemoryConfig
+from jessymem.core_dimensions import IMMUTABLE, slots_of
 from jessymem.engine import records
 from jessymem.engine.crystallizing import Crystallizing
 from jessymem.engine.gathering import Gathering
@@ -93,6 +94,8 @@ class Engine:
 
     Attributes
     ----------
+    config : MemoryConfig
+        The settings in force.
     snapshot : Snapshot
         The published state; readers bind it once.
     lock : Lock
@@ -110,7 +113,8 @@ class Engine:
 
     def __init__(self, config: MemoryConfig) -> None:
         self.config = config
-        self.budget = Budget(config.limit_bytes, SLOTS)
+        slots = slots_of(config)
+        self.budget = Budget(config.limit_bytes, slots)
         self.latencies = Latencies()
         self.inflated = InflatedLayers(
             WeakMethod(self.allocator), WeakMethod(self._note_droppable), self.latencies
@@ -119,7 +123,7 @@ class Engine:
         self.pressure = PressureLog(config)
         self.policy = make_policy(config.eviction_policy)
         self.sampler = ReadSampler(self.policy.gate, self.latencies)
-        self.snapshot = self._empty = Snapshot.empty(SLOTS)
+        self.snapshot = self._empty = Snapshot.empty(slots)
         self._renew_lock()
         self.pinned: set[DimensionId] = set()
         self.n_evictions = self.n_reloads = self._n_maps = 0
@@ -450,6 +454,19 @@ class Engine:
 
     # -- what stays in memory: under the writer lock -----------------------------------------------
 
+    def adopt(self, config: MemoryConfig) -> None:
+        """Go on with these settings, which differ in the budget alone; it has that by now.
+
+        Under the budget's lock too. May be done twice.
+        """
+        self.config = config
+        self.loader.adopt(config)
+        self.pressure.resize(config, self.budget.total)
+        slots = slots_of(config)
+        self._empty = Snapshot.empty(slots)
+        self.snapshot = self.snapshot.with_capacities(slots)
+        self._is_hopeless = False
+
     def bring_back(self, dimension: DimensionId) -> LayerTable:
         """Return a loaded dimension's table, mapping its file again if it was evicted."""
         loaded = self.snapshot.get(dimension)
@@ -486,19 +503,25 @@ class Engine:
         return self.map(dimension, self.loader.home_of(dimension), viewed)
 
     def make_room(
-        self, n_bytes: int, wanted: DimensionId | None = None, *, drops: bool = True
+        self,
+        n_bytes: int,
+        wanted: DimensionId | None = None,
+        *,
+        drops: bool = True,
+        all_or_none: bool = False,
     ) -> bool:
         """Evict the coldest regions until so many bytes are free; tell whether they are.
 
         What is inflated goes first, unless it is mappings that are to go.
 
-        For a load (of `wanted`) nothing goes where all that may go would not be enough; for an
-        allocation whatever can be had is welcome.
+        For a load (of `wanted`), or if it is to be `all_or_none`, nothing goes where all that may
+        go would not be enough; for an allocation whatever can be had is welcome.
         """
         if self.gathering:
             self.publish()
         n_inflated = self.inflated.n_bytes if drops else 0
-        if wanted is not None and not self._could_free(n_bytes - n_inflated, wanted):
+        all_or_none |= wanted is not None
+        if all_or_none and not self._could_free(n_bytes - n_inflated, wanted):
             return False
         target = self.used() - n_bytes
         if n_inflated:
@@ -541,7 +564,7 @@ class Engine:
         with self.budget.changing():
             return self.budget.total
 
-    def _could_free(self, n_bytes: int, wanted: DimensionId) -> bool:
+    def _could_free(self, n_bytes: int, wanted: DimensionId | None) -> bool:
         """Tell whether evicting all that may go would free so many bytes."""
         n_freed = 0
         if n_bytes <= 0:
@@ -637,19 +660,23 @@ class Engine:
         from jessymem.pools.allocator import PoolAllocator
 
         evict = WeakMethod(self._make_room_for_blocks)  # no cycle
-        made = PoolAllocator.within(
-            self.config,
-            self.budget,
-            self.pressure,
-            lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
-            self.latencies,
-            self.loader.placement,
-        )
-        with self.budget.changing():
-            if self.present_allocator is None:
-                self.check_open()
-                self.present_allocator = made
-            return self.present_allocator
+        while True:
+            config = self.config
+            made = PoolAllocator.within(
+                config,
+                self.budget,
+                self.pressure,
+                lambda n_bytes: (make_room := evict()) and make_room(n_bytes),
+                self.latencies,
+                self.loader.placement,
+            )
+            with self.budget.changing():
+                if self.present_allocator is None:
+                    self.check_open()
+                    if config is not self.config:
+                        continue  # the budget is another one by now
+                    self.present_allocator = made
+                return self.present_allocator
 
     @contextmanager
     def allocating(self) -> Iterator[None]:
@@ -743,6 +770,8 @@ class Engine:
         if self.present_allocator is not None:
             self.present_allocator.recount()
         self.inflated.after_fork()
+        # It may just have been resized by another thread.
+        self.adopt(replace(self.config, total_memory_mb=self.budget.limit_bytes // MIB))
         self.sampler.after_fork()
         self.latencies.after_fork()
 

@@ -103,6 +103,10 @@ class Loader:
             return self._config
         return MemoryConfig.of(self._config, self.base)
 
+    def adopt(self, config: MemoryConfig) -> None:
+        """Go on with these settings, which differ in the budget alone."""
+        self._config = config
+
     def close(self) -> None:
         """Take away what was made to find files; nothing is loaded any more."""
         if self._mirror is not None:

@@ -182,6 +182,15 @@ class Snapshot:
             core.rows[dimension]["capacity"] = capacity
         return cls(np.array([core.address], s.DIRECTORY), (core,), Totals(), Parents())
 
+    def with_capacities(self, capacities: dict[DimensionId, int]) -> Snapshot:
+        """Return the state with other capacities of the core slots."""
+        core = self._chunks[0].copy()
+        for dimension, capacity in capacities.items():
+            core.rows[dimension]["capacity"] = capacity
+        addresses = np.array(self.directory)
+        addresses[0] = core.address
+        return Snapshot(addresses, (core, *self._chunks[1:]), self.totals, self._parents)
+
     def with_published(self, publications: Iterable[Publication]) -> Snapshot:
         """Return the state with each of `publications` for its dimension."""
         return self._with(

@@ -15,7 +15,7 @@ from typing import Final
 
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig, as_path
-from jessymem.core_dimensions import IMMUTABLE, SLOTS
+from jessymem.core_dimensions import IMMUTABLE, slots_of
 from jessymem.errors import (
     ConfigError,
     DuplicateDimension,
@@ -437,7 +437,7 @@ def fault_by_default(dimension: DimensionId, n_bytes: int) -> str | None:
     """Say why a manager with default settings could never load a file; None: it can."""
     config = MemoryConfig()
     try:
-        Budget(config.limit_bytes, SLOTS).check_possible(dimension, n_bytes)
+        Budget(config.limit_bytes, slots_of(config)).check_possible(dimension, n_bytes)
     except LimitExceeded as error:
         return f"{error} by default"
     return None

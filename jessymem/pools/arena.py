@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakSet
 
 import numpy as np
 
 import jessymem
-from jessymem import osmem
+from jessymem import address_space, osmem
+from jessymem.errors import AllocationFailed
 
 
 class Arena:
@@ -54,6 +56,23 @@ class Arena:
         if self.placement is None or not block_bytes:
             return _kept_at_exit(osmem.private_memory(n_bytes))
         return _kept_at_exit(self.placement.pool_memory(n_bytes, block_bytes, node))
+
+    def map_extensible(self, n_bytes: int, n_most: int) -> osmem.PrivateMemory:
+        """Map memory for one pool, and addresses behind it to grow into, where they cost nothing.
+
+        Of `n_most` bytes altogether; what is behind is committed as it is touched, too. A mapping
+        is never moved, nor made longer: the system puts each new one right below the last, so that
+        there is no room behind one (mremap(2) in place: 0 of 100 tries).
+        """
+        if n_most > n_bytes and not address_space.is_scarce():
+            with suppress(AllocationFailed):
+                return _kept_at_exit(osmem.private_memory(n_most))
+        return _kept_at_exit(osmem.private_memory(n_bytes))
+
+    def extent_of(self, pool: int) -> int:
+        """Return how many bytes there are from a pool's first one to its mapping's end."""
+        memory = self._mappings[pool]
+        return len(memory.mapping) - memory.start - self._starts[pool]
 
     def assign(self, pool: int, memory: osmem.PrivateMemory, start: int) -> int:
         """Let a pool lie at `start` of mapped memory; return its address."""

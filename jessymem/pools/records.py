@@ -45,14 +45,14 @@ class Records:
         logger.log(DEBUG, "%s %s", event, offset, extra=facts)
 
     def write_pool(self, pool: GrownPool) -> None:
-        """Tell that a pool was made."""
+        """Tell that a pool was made, or has grown."""
         facts = {
             "event": "pool_grown",
             "n_bytes": pool.n_bytes,
             "block_size": pool.block_bytes,
             "requested_bytes": pool.n_requested,
         }
-        logger.log(INFO, "made a pool", extra=facts)
+        logger.log(INFO, "made a pool" if pool.is_new else "a pool has grown", extra=facts)
 
     def write_levels(self, levels: Sequence[Level], n_bytes: int) -> None:
         """Tell which thresholds a request of `n_bytes` has passed, or would pass."""

@@ -20,7 +20,6 @@ from weakref import WeakMethod
 import numpy as np
 
 import jessymem
-from jessymem import osmem
 from jessymem.budget import Budget
 from jessymem.config import MemoryConfig
 from jessymem.errors import AllocationFailed, InvalidAccess, JessyMemoryError, LimitExceeded
@@ -134,17 +133,13 @@ class Supply:
         self.n_failures = 0
         self._budget = budget
         self._pressure = pressure
-        self._growth = Growth(self.table, budget, pressure.critical.above_bytes)
+        self._growth = Growth(self.table, budget, pressure)
         self._trimmer = Trimmer(self.table)
         self._records = Records(self.table, budget, pressure)
         self._zeroes = config.zero_on_reuse
         self._evicting: set[int] = set()  # threads
         state = self.table.state
-        state[s.LIMIT] = state[s.RESIDENT_LIMIT] = config.limit_bytes
-        state[s.CRITICAL_LIMIT] = pressure.critical.above_bytes
         state[s.ZERO_ON_REUSE] = config.zero_on_reuse
-        if not osmem.CAN_RETURN_PAGES:
-            state[s.RESIDENT_LIMIT] = s.REQUEST_BYTES_LIMIT
 
     def start(self) -> PlainState | memory.Words:
         """Count in the shared words from now on; return what kernels take at present.
@@ -392,7 +387,7 @@ class Supply:
             return
         with self._budget.changing_if_idle() as is_idle:
             if is_idle and flags & s.IS_REARMED:
-                self._pressure.rearm(int(self.table.state[s.USED]))
+                self._pressure.rearm(self._budget.total)
             if is_idle and flags & s.IS_EMPTY:
                 self._growth.release_empty_pools()
             if is_idle and self.is_closed:

@@ -299,6 +299,7 @@ def differences(table: PoolTable, n_region_bytes: int) -> list[str]:
         n_block_bytes += int(np.count_nonzero(~pool.is_free)) * pool.block_bytes
         n_retained += int(tally_of(table, number)["n_dirty"]) * pool.block_bytes
     state = table.state
+    n_region_bytes += int(state[s.HELD_BACK])  # which counts as one
     used = n_region_bytes + n_block_bytes
     counted = {
         "used": (int(state[s.USED]), used),

@@ -253,8 +253,11 @@ class PoolTable:
         start: int,
         kind: int,
         node: int | None = None,
+        n_most: int = 0,
     ) -> int:
         """Make a pool of `n_bytes` at `start` of `mapped` memory, for a node; return its id.
+
+        It has words for blocks of `n_most` bytes, to which it may be extended.
 
         Raises
         ------
@@ -263,8 +266,9 @@ class PoolTable:
         """
         self.finish_interrupted()
         n_blocks = n_bytes // block_bytes
-        pool = self._absent_pool(block_bytes, n_blocks, n_bytes)
-        n_words = _words_for(n_blocks)
+        n_most_blocks = max(n_blocks, n_most // block_bytes)
+        pool = self._absent_pool(block_bytes, n_most_blocks, n_bytes)
+        n_words = _words_for(n_most_blocks)
         row = self.rows[pool]
         # From here on the id is taken, also for a signal handler that interrupts this.
         row["kind"] = kind
@@ -276,13 +280,42 @@ class PoolTable:
             self.state[self.state[s.PAGES_AT] + pool] = mapped.huge_bytes // block_bytes
         row["failures"] = row["rollbacks"] = 0
         _set_first_bits(self.state, int(row["bitmap_at"]), n_blocks)
-        _set_first_bits(self.state, int(row["summary_at"]), n_words)
+        _set_first_bits(self.state, int(row["summary_at"]), _words_for(n_blocks))
         if row["first_generation"]:  # fresh memory is zero by itself, and stays uncommitted
             self.blocks_of(pool)["status"] = row["first_generation"] << s.GENERATION_SHIFT
         self._publish(s.FREE_COUNTS + pool, n_blocks)
         self._link(pool)
         self._set_inline_limit()
         return pool
+
+    def room_of(self, pool: int) -> int:
+        """Return by how many bytes a pool may be extended."""
+        row = self.rows[pool]
+        n_blocks = self.arena.extent_of(pool) // int(row["block_bytes"])
+        n_more = min(n_blocks, int(row["n_words"]) * s.WORD_BITS, int(row["max_blocks"]))
+        n_more -= int(row["n_blocks"])
+        return n_more * int(row["block_bytes"])
+
+    def extend(self, pool: int, n_bytes: int) -> None:
+        """Let a pool be larger by `n_bytes`, which there is room for; threads may be using it."""
+        row = self.rows[pool]
+        n_before, n_blocks = int(row["n_blocks"]), n_bytes // int(row["block_bytes"])
+        if row["first_generation"]:
+            start = int(row["blocks_at"]) + n_before * s.BLOCK_WORDS
+            rows = self.state[start : start + n_blocks * s.BLOCK_WORDS].view(s.BLOCK)
+            rows["status"] = row["first_generation"] << s.GENERATION_SHIFT
+        blocks.extend_pool(self.argument, pool, n_blocks)
+
+    def most_blocks(self, n_blocks: int) -> int:
+        """Return how many of `n_blocks` a further pool may be given words for, to grow into.
+
+        For all of them, as long as that takes no more than a quarter of the words that are left.
+        """
+        n_left = (len(self.state) - self._next_word) // (4 * _segment_words(s.WORD_BITS))
+        n_left *= s.WORD_BITS
+        if _power_above(n_blocks) <= n_left:
+            return n_blocks
+        return _power_above(n_left + 1) // 2 if n_left else 0
 
     def remove(self, pool: int) -> None:
         """Unmake a pool that nobody can claim from any more; its id may be used again.
@@ -360,8 +393,8 @@ class PoolTable:
         fresh = np.flatnonzero(self.rows["block_bytes"] == 0)
         if not len(fresh):
             raise _no_space(n_bytes, f"all {s.N_POOL_IDS} pool ids are taken")
-        # Powers of two, so that pools of growing sizes find their words again.
-        max_blocks = 1 << (n_blocks - 1).bit_length()
+        # So that pools of growing sizes find their words again.
+        max_blocks = _power_above(n_blocks)
         if self._next_word + _segment_words(max_blocks) > len(self.state):
             raise _no_space(n_bytes, "there are no rows left for so many blocks")
         row, n_words = self.rows[fresh[0]], _words_for(max_blocks)
@@ -430,6 +463,11 @@ def _no_space(n_bytes: int, why: str) -> AllocationFailed:
     return AllocationFailed(
         f"no further pool of {n_bytes:,} bytes: {why}", reason="no_pool", requested=n_bytes
     )
+
+
+def _power_above(n: int) -> int:
+    """Return the lowest power of two that is `n` or more."""
+    return 1 << max(n - 1, 0).bit_length()
 
 
 def _words_for(n_bits: int) -> int:

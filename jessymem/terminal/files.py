@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +11,7 @@ import click
 from jessymem import inspection
 from jessymem.errors import JessyMemoryError
 from jessymem.ids import DimensionId, LayerId
+from jessymem.ingest.building import fault_by_default
 from jessymem.regions.region import VERIFY_LEVELS
 from jessymem.terminal import pictures, records, screens, wording
 from jessymem.terminal.arguments import dimensions_argument, layers_argument
@@ -30,6 +32,7 @@ from jessymem.terminal.stores import (
     reader_of,
     target_of,
 )
+from jessymem.terminal.wording import one_line
 from jessymem.units import show_bytes
 
 _MAX_LAYERS_SHOWN: Final = 100
@@ -61,6 +64,7 @@ def inspect(target: str, show_all: bool, data: Path | str, as_json: bool) -> Non
     such as D01, with the deltas beside it, or any path or URL.
     """
     region = inspection.open_target(target_of(target, data))
+    _note_too_large(Counter({region.dimension_id: region.n_file_bytes}))
     if as_json:
         write_json(records.region_record(region))
         return
@@ -84,7 +88,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path | str, as_json: bool
     """Compare region files with their checksums.
 
     Without arguments all under DATA, deltas too. Each one that is not intact, or that lies there
-    and does not count, is named on stderr.
+    and does not count, is named on stderr; so is what no manager with default settings can load.
     """
     chosen = [target_of(target, data) for target in targets]
     if not targets:
@@ -102,6 +106,11 @@ def verify(targets: tuple[str, ...], level: str, data: Path | str, as_json: bool
         n_bytes = show_bytes(sum(finding.n_bytes for finding in findings))
         total = wording.count(len(findings), "region file")
         click.echo(f"{n_intact:,} of {total} intact, {n_bytes}, level {level}")
+    sizes: Counter[DimensionId] = Counter()
+    for finding in findings:
+        if finding.dimension_id is not None and finding.error is None:
+            sizes[finding.dimension_id] += finding.n_bytes
+    _note_too_large(sizes)
     fail_unless_found(findings, data)
 
 
@@ -171,3 +180,14 @@ def rm(layers: tuple[LayerId | str, ...], data: Path, as_json: bool) -> None:
     else:
         click.echo(f"{wording.count(len(deleted), 'layer')} deleted")
     fail_with(errors)
+
+
+def _note_too_large(sizes: Counter[DimensionId]) -> None:
+    """Say on stderr of each dimension with so many bytes whether default settings cannot load it.
+
+    Such a file is intact: a larger budget takes it, or a slot that is given.
+    """
+    for dimension, n_bytes in sorted(sizes.items()):
+        fault = fault_by_default(dimension, n_bytes)
+        if fault is not None:
+            click.echo(f"Note: {one_line(fault)}", err=True)

@@ -11,6 +11,7 @@ import click
 
 from jessymem import inspection, osmem
 from jessymem.config import MIB, MemoryConfig
+from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.errors import DimensionNotFound, JessyMemoryError, LayerNotFound
 from jessymem.ids import DimensionId, LayerId, is_dimension_id
 from jessymem.ingest.building import region_files
@@ -100,16 +101,21 @@ def files_under(data: Path) -> list[RegionFiles]:
 def reader_of(
     dimensions: Iterable[DimensionId], data: Path, *, read_only: bool = True
 ) -> MmapManager:
-    """Return a manager with a budget for all of `dimensions`, which as a rule only reads."""
+    """Return a manager with a budget for all of `dimensions`, which as a rule only reads.
+
+    No slot bounds a core file there.
+    """
     found = [region_files(data, dimension).find(tidy=False) for dimension in set(dimensions)]
     paths = {path for each in found for path in each.chain.paths}
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    total_mb = MemoryConfig.total_memory_mb + n_bytes // MIB
     return MmapManager(
         MemoryConfig(
-            total_memory_mb=MemoryConfig.total_memory_mb + n_bytes // MIB,
+            total_memory_mb=total_mb,
             base_path=data,
             simulation="never",
             read_only=read_only,
+            core_slots=dict.fromkeys(CORE_DIMENSIONS, total_mb),
         )
     )
 

@@ -168,6 +168,7 @@ VERBS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda found, base: found[0].view(found[1], 10),
     ),
     "trim": (lambda m, base: m, lambda m, base: m.trim()),
+    "resize": (lambda m, base: m, lambda m, base: m.resize(32)),
     "get_stats": (lambda m, base: m, lambda m, base: m.get_stats()),
     "get_stats with blocks": (
         lambda m, base: m.allocate(10) and m,

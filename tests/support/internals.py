@@ -56,6 +56,18 @@ def budget_of(manager: MmapManager) -> Any:
     return manager._engine.budget
 
 
+def held_limit_of(manager: MmapManager) -> int:
+    """Return the limit that kernels keep to: what is held back is for nobody."""
+    words = table_of(allocator_of(manager)).state
+    return int(words[s.LIMIT] - words[s.HELD_BACK])
+
+
+def differences_of(manager: MmapManager) -> list[str]:
+    """Recount the blocks of a manager; return what a counter says differently."""
+    allocator = manager._engine.present_allocator
+    return [] if allocator is None else allocator.validate()
+
+
 def mark_of(manager: MmapManager, dimension: DimensionId) -> Any:
     """Return what readers write into, so that the eviction policy sees what is read."""
     return snapshot_of(manager).mark_of(dimension)

@@ -148,10 +148,34 @@ MUTATIONS = [
         "if total >= self.limit_bytes:",
         "manager",
     ),
+    Mutation("jessymem/budget.py", "return used - held", "return used", "resizing"),
+    Mutation(
+        "kernels/budget.py",
+        "atomics.store(state, PEAK, 0)",
+        "atomics.store(state, PEAK, 2**30)",
+        "resizing",
+    ),
+    Mutation(
+        "jessymem/pressure.py", "critical.above_bytes + held", "critical.above_bytes", "resizing"
+    ),
+    Mutation(
+        "jessymem/engine/resizing.py",
+        "_check_possible(engine, bounds)",
+        "pass",
+        "resizing",
+    ),
+    Mutation("jessymem/engine/resizing.py", "all_or_none=True", "all_or_none=False", "resizing"),
+    Mutation(
+        "jessymem/pools/table.py",
+        'if row["first_generation"]:\n            start',
+        "if False:\n            start",
+        "pool_supply",
+    ),
+    Mutation("jessymem/budget.py", "sum(self._used.values()) <= limit_bytes", "True", "resizing"),
     Mutation(
         "jessymem/budget.py",
-        "charge.n_headroom > headroom:",
-        "charge.n_headroom >= headroom:",
+        "in_headroom + n_headroom > headroom:",
+        "in_headroom + n_headroom >= headroom:",
         "manager stats",
     ),
     Mutation(
