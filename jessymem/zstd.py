@@ -6,6 +6,7 @@ memory is taken than what the content is for.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -71,9 +72,11 @@ class BadFrame(Exception):
 
 def library(what: object) -> Any:
     """Return the library; where it is not, raise ConfigError that says `what` it is needed for."""
-    if _MODULE not in sys.modules:
+    found = sys.modules.get(_MODULE)
+    if found is None or getattr(found.__spec__, "_initializing", False):  # by another thread
         outside(partial(extras.load, _MODULE, "zstd", what))
-    return extras.load(_MODULE, "zstd", what)
+        found = extras.load(_MODULE, "zstd", what)
+    return found
 
 
 def read_dictionary(raw: bytes, what: object) -> Any:
@@ -134,7 +137,7 @@ def inflate(
         If the frame says another length, ends early or goes on; or there is no frame.
     """
     zstd = library(what)
-    limits = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+    limits = _limits(zstd)
     n_left = n_bytes
     try:
         given = next(stored, b"")
@@ -157,6 +160,12 @@ def inflate(
             raise BadFrame(f"one frame of {n_bytes:,} bytes, got another length")
     except (zstd.ZstdError, EOFError) as error:
         raise BadFrame(f"a frame of Zstandard: {error}") from None
+
+
+@functools.cache
+def _limits(zstd: Any) -> dict[Any, int]:
+    """Return what a frame may ask for."""
+    return {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
 
 
 def train(samples: Sequence[bytes], n_bytes: int, what: object) -> bytes:
