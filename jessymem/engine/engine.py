@@ -524,8 +524,8 @@ class Engine:
         if all_or_none and not self._could_free(n_bytes - n_inflated, wanted):
             return False
         target = self.used() - n_bytes
-        if n_inflated:
-            self.inflated.drop(lambda: self.used() <= target)
+        while n_inflated and (missing := self.used() - target) > 0:
+            n_inflated = self.inflated.drop(missing)
         deadline = monotonic() + _PATIENCE_SECONDS
         n_in_vain = n_evicted = 0
         while n_in_vain < _N_IN_VAIN and self.used() > target:

@@ -197,17 +197,25 @@ class InflatedLayers:
         ends = (start + each.size_of(at) for start, (each, at) in zip(starts, wanted, strict=False))
         return [block.view[start:end] for start, end in zip(starts, ends, strict=False)]
 
-    def drop(self, is_enough: Callable[[], bool]) -> None:
-        """Drop what nobody views, the oldest first, until it `is_enough`."""
-        for each in list(self._kept):
-            if is_enough():
-                return
-            self._drop(each)
+    def drop(self, n_bytes: int) -> int:
+        """Drop so many bytes that nobody views, the oldest first; return how many those were.
 
-    def _drop(self, each: ref[InflatedLayer]) -> None:
+        More or fewer may come free: of blocks that are shared, once all that share them are gone.
+        """
+        n_dropped = 0
+        for each, length in list(self._kept.items()):
+            if n_dropped >= n_bytes:
+                break
+            if self._drop(each):
+                n_dropped += length
+        return n_dropped
+
+    def _drop(self, each: ref[InflatedLayer]) -> bool:
         layer = each()
-        if layer is not None and not layer.is_viewed:
-            layer.drop()  # its block is freed with the last reference, which is this one
+        if layer is None or layer.is_viewed:
+            return False
+        layer.drop()  # its block is freed with the last reference, which is this one
+        return True
 
     def after_fork(self) -> None:
         """In a forked child: what threads of the parent were inflating, nobody is here."""
