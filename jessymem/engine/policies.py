@@ -85,9 +85,9 @@ class Policy(ABC):
         admitted makes no difference.
         """
 
-    @abstractmethod
     def is_cold(self, dimension: int) -> bool:
-        """Tell whether a dimension would be among the first to go; one that cannot go is not."""
+        """Tell whether a dimension would be among the first to go, as far as that is known."""
+        return False
 
     @abstractmethod
     def _first_mark(self, dimension: int) -> Mark: ...
