@@ -176,8 +176,13 @@ def outside(prepare: Callable[[], object]) -> None:
     prepare()
 
 
+def is_imported(name: str) -> bool:
+    """Tell whether a module is imported, and no thread is still at it."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
+
+
 def before_import(name: str) -> None:
     """Import a module that few calls need, as `outside` does; nothing to do if it is there."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    if spec is None or getattr(spec, "_initializing", False):  # by another thread
+    if not is_imported(name):
         outside(partial(import_module, name))

@@ -667,8 +667,8 @@ class MmapManager(LayerReader):
         ----------
         dimension_id : DimensionId, int or str
         compress : {"zstd", "zstd:1" to "zstd:22", "none"}, optional
-            What is to become of its layers: those that become an eighth shorter are kept
-            compressed, at level 3 or the one given; or all of them plain. By default each stays
+            What is to become of its layers: plain ones that become an eighth shorter are
+            compressed, at level 3 or the one given; or all are made plain. By default each stays
             as it is, unless the dimension is cold and `MemoryConfig.compress_cold` says more.
 
         Returns

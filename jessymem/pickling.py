@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import LayerNotFound, RegionNotFound
 from jessymem.ids import DimensionId, LayerId
 from jessymem.kernels import schema as s
+from jessymem.locks import is_imported
 from jessymem.regions.layout import Edition
 from jessymem.regions.table import address_of
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jessymem.engine.engine import Engine
     from jessymem.engine.snapshot import Snapshot
     from jessymem.kernels.store import Store
+    from jessymem.regions.table import LayerTable
 
 
 #: One dimension that is loaded: its number, where its file is (None: it is simulated; a text: it is
@@ -75,7 +76,8 @@ class Origin:
         from jessymem.kernels import _jit
         from jessymem.kernels.store import Store
 
-        if "numba" in sys.modules and not _jit.is_disabled():
+        # Who is still importing numba tells it of stores when that compiles anything.
+        if is_imported("numba") and not _jit.is_disabled():
             from jessymem.kernels import _numba
 
             _numba.init()
@@ -86,26 +88,30 @@ class Origin:
 
     def _inflated(self, packed: tuple[int, ...]) -> NDArray[np.int64]:
         """Return the state's directory with rows that lead to what is inflated."""
-        snapshot, held = self._snapshot, list[Any]()
-        tables: dict[int, NDArray[Any]] = {}
+        from jessymem.engine.locations import inflating
+
+        found: list[tuple[LayerTable, int]] = []
         for layer_id in map(LayerId.from_packed, packed):
-            dimension = int(layer_id.dimension)
-            table = snapshot.get_for(layer_id).resident
+            table = self._snapshot.get_for(layer_id).resident
             if table is None:
                 raise LayerNotFound(f"{layer_id} is not in memory", layer=layer_id)
-            row = table.find_row(layer_id)
-            if table.frames_of(row) is None:
-                continue
-            if dimension not in tables:
-                held.append(self._engine.loader.charge_table(table, table.rows.nbytes))
-                tables[dimension] = table.private_rows()
-            view = table.content_of(row)
-            held.append(view)
-            away = address_of(np.frombuffer(view, np.uint8)) - table.content_address
-            rows = tables[dimension]
-            rows["content_offset"][row] = away % 2**64  # it wraps around
-            rows["content_end"][row] = (away + len(view)) % 2**64
-        return snapshot.directory_with(tables, held)
+            found.append((table, table.find_row(layer_id)))
+        tables: dict[int, NDArray[Any]] = {}
+        held: list[Any] = []
+        with inflating(self._engine, found):
+            for table, row in found:
+                if table.frames_of(row) is None:
+                    continue
+                dimension = int(table.dimension_id)
+                if dimension not in tables:
+                    held.append(self._engine.loader.charge_table(table, table.rows.nbytes))
+                    tables[dimension] = table.private_rows()
+                view = table.content_of(row)
+                held.append(view)
+                away = address_of(np.frombuffer(view, np.uint8)) - table.content_address
+                tables[dimension]["content_offset"][row] = away % 2**64  # it wraps around
+                tables[dimension]["content_end"][row] = (away + len(view)) % 2**64
+        return self._snapshot.directory_with(tables, held)
 
     def _reduce(self, inflated: tuple[int, ...]) -> tuple[Any, ...]:
         engine, snapshot = self._engine, self._snapshot

@@ -270,7 +270,7 @@ class LayerReader(LayerMapping):
         ['tuesday', 'grep/README']
         """
         from jessymem.contexts import ContextCollection, LoadedContext, flatten_paths
-        from jessymem.engine.locations import as_packed, located_in, raise_missing
+        from jessymem.engine.locations import as_packed, inflating, located_in, raise_missing
 
         if not isinstance(missing, str) or missing not in ("raise", "skip"):
             raise ValueError(f"missing is 'raise' or 'skip', not {shown(missing)}")
@@ -287,8 +287,10 @@ class LayerReader(LayerMapping):
             found = [
                 (each, table_at(at), row) for each, (at, row) in zip(layer_ids, rows, strict=True)
             ]
+            n_compressed = located.n_compressed
         del located, table_at  # what is compressed may need the room of what else they hold
-        return ContextCollection(LoadedContext.of(*each) for each in found)
+        with inflating(self._engine, [each[1:] for each in found] if n_compressed else []):
+            return ContextCollection(LoadedContext.of(*each) for each in found)
 
     @clears_frames
     def get_layer_info(self, layer_id: LayerLike) -> jessymem.LayerInfo:
@@ -451,7 +453,7 @@ class LayerReader(LayerMapping):
         with located_in(self._engine, as_packed(layer_ids), is_strict=strict) as located:
             cut = cut_views(located)
         del located  # what is compressed may need the room of what else it holds
-        return cut.inflated()
+        return cut.inflated(self._engine)
 
     @clears_frames
     def gather(

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from jessymem import extras
 from jessymem.errors import ConfigError, shown
-from jessymem.locks import outside
+from jessymem.locks import is_imported, outside
 
 #: So much is inflated at a time, and so much read.
 PART_BYTES: Final = 2**20
@@ -72,11 +72,10 @@ class BadFrame(Exception):
 
 def library(what: object) -> Any:
     """Return the library; where it is not, raise ConfigError that says `what` it is needed for."""
-    found = sys.modules.get(_MODULE)
-    if found is None or getattr(found.__spec__, "_initializing", False):  # by another thread
+    if not is_imported(_MODULE):
         outside(partial(extras.load, _MODULE, "zstd", what))
-        found = extras.load(_MODULE, "zstd", what)
-    return found
+        return extras.load(_MODULE, "zstd", what)
+    return sys.modules[_MODULE]
 
 
 def read_dictionary(raw: bytes, what: object) -> Any:

@@ -22,6 +22,7 @@ from jessymem import (
     MemoryConfig,
     MmapManager,
     MmapRegion,
+    OutOfBounds,
     RegionFormatError,
 )
 from jessymem.kernels import _jit, layer_bytes, locate
@@ -143,7 +144,7 @@ def test_scans_inflate_for_themselves(tier, store, tmp_path):
 
 
 def count_bytes(content, row):
-    return len(content) * 1_000 + row["layer_num"]
+    return len(content) * 1_000 + np.int64(row["layer_num"])
 
 
 @pytest.mark.compiled_only
@@ -334,6 +335,59 @@ def test_damage_is_told_and_nothing_of_it_is_kept(tmp_path):
         assert manager.access_layer(IDS[0]) == CONTENTS[0]
 
 
+def test_what_cannot_fit_together_is_refused_before_anything_goes(tmp_path):
+    build(tmp_path, 20, contents={number: text_of(number, 2**20) for number in range(12)})
+    build(tmp_path, 21, compress=None, contents={0: noise_of(0, 2**20)})
+    ids = [LayerId(20, number) for number in range(12)]
+    with closing(open_store(tmp_path, 8)) as manager:
+        for read in (manager.access_many, manager.load_contexts, manager.inflate):
+            with pytest.raises(LimitExceeded, match="L20-00: 12,582,912 bytes"):
+                read(ids)
+        assert manager.get_stats().evictions == 0
+        assert n_kept(manager) == 0
+
+
+def test_reads_go_on_where_all_that_is_inflated_was_viewed(tmp_path):
+    """A refusal while everything is viewed says nothing of later, when nothing is."""
+    texts = {number: text_of(number, 400_000) for number in range(40)}
+    build(tmp_path, contents=texts)
+    with closing(open_store(tmp_path, 8)) as manager:
+        held = []
+        with pytest.raises(LimitExceeded):
+            for number in texts:
+                held.append(manager.access_layer(LayerId(20, number)))
+        del held
+        for number, content in texts.items():
+            assert manager.access_layer(LayerId(20, number)) == content
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_scan_needs_no_more_room_than_a_few_layers(workers, tmp_path):
+    texts = {number: text_of(number, 100_000) for number in range(200)}
+    region = build(tmp_path, contents=texts)
+    n_mb = region.size // 2**20 + 4
+    del region
+    with closing(open_store(tmp_path, n_mb)) as manager:
+        wanted = sum(content.count(b"river") for content in texts.values())
+        assert manager.count("river", workers=workers) == wanted
+        assert len(manager.find("river", workers=workers)) == wanted
+        assert len(manager.find("river", workers=workers, limit=1_000)) == 1_000
+        assert sum(map(len, manager.find_batches("river", workers=workers))) == wanted
+
+
+def test_stored_bytes_are_never_read_as_content(store, tmp_path):
+    region = MmapRegion.from_file(20, region_file(tmp_path, "D20"))
+    for info in region.metadata.layers:
+        if info.compression is None:
+            found = bytes(region.read_content(info.offset, info.size))
+            assert found == CONTENTS[info.layer_id.layer]
+        else:
+            assert info.offset == -1
+            with pytest.raises(OutOfBounds):
+                region.read_content(info.offset, info.size)
+    assert region.read_array("L20-06").ctypes.data % 64 == 0
+
+
 # -- threads and processes -------------------------------------------------------------------------
 
 
@@ -354,6 +408,30 @@ def test_threads_that_want_one_layer_inflate_it_once(store):
     addresses = {np.frombuffer(view, np.uint8).ctypes.data for view in found}
     assert len(addresses) == 1
     assert store.get_stats().latencies["inflation"].n_samples == 1
+
+
+def test_a_handler_of_records_may_read_what_another_thread_inflates(store, monkeypatch):
+    """Who inflates may have to write a record, for which it waits for the handler that reads."""
+    inflated = store._engine.inflated
+    monkeypatch.setattr("jessymem.engine.inflated._PATIENCE_SECONDS", 0.1)
+    handler_lock, begun = threading.Lock(), threading.Event()
+    keep = inflated._keep
+
+    def keep_and_record(*arguments):
+        if threading.current_thread() is thread:
+            begun.set()
+            with handler_lock:
+                return keep(*arguments)
+        return keep(*arguments)
+
+    inflated._keep = keep_and_record
+    thread = threading.Thread(target=store.access_layer, args=(IDS[0],))
+    with handler_lock:
+        thread.start()
+        begun.wait(60)
+        assert store.access_layer(IDS[0]) == CONTENTS[0]
+    thread.join()
+    assert store.access_layer(IDS[0]) == CONTENTS[0]
 
 
 def test_readers_while_layers_are_dropped_and_dimensions_change(tmp_path):

@@ -205,6 +205,11 @@ def test_marks_call_cold_what_would_go_first(policy):
     known = make_policy(policy)
     marks = {number: known.admit(number) for number in (15, 16, 17, 18)}
     gate = known.gate(100)
+    for mark in marks.values():
+        mark[0] = next(gate)
+    if policy == "sieve":
+        assert not any(map(known.is_cold, marks))  # nobody has looked for what may go yet
+        assert known.choose(lambda dimension: True) == 15  # the hand goes round once
     for _ in range(5):
         for number in (17, 18):
             marks[number][0] = next(gate)
@@ -215,7 +220,7 @@ def test_marks_call_cold_what_would_go_first(policy):
 def test_folding_compresses_what_is_cold(tmp_path):
     for dimension in (20, 21, 22):
         build(tmp_path, dimension, compress=None)
-    with closing(open_store(tmp_path, compress_cold="zstd")) as manager:
+    with closing(open_store(tmp_path, compress_cold="zstd", eviction_policy="lru")) as manager:
         manager.access_layer(LayerId(20, 0))
         manager.pin(22)
         assert [manager.fold(number) for number in (20, 21, 22)] == [False, True, False]
@@ -226,6 +231,20 @@ def test_folding_compresses_what_is_cold(tmp_path):
         check_reads(manager, CONTENT_OF)
     with closing(open_store(tmp_path)) as manager:
         assert not manager.fold(20)  # as it is
+
+
+@pytest.mark.parametrize("policy", ["sieve", "lru", "lfu"])
+def test_what_was_just_crystallized_is_not_cold(policy, tmp_path):
+    for dimension in (20, 21, 22):
+        build(tmp_path, dimension, compress=None)
+    with closing(open_store(tmp_path, compress_cold="zstd", eviction_policy=policy)) as manager:
+        for _ in range(5):
+            manager.access_many(ids_of())
+        manager.overlay_layer(LayerId(20, 0), "more")
+        manager.access_many(ids_of())
+        manager.crystallize_dimension(20)
+        assert manager.fold(20)
+        assert not compressed_in(file_of(tmp_path))
 
 
 # -- building --------------------------------------------------------------------------------------
@@ -253,6 +272,9 @@ def test_building_again_in_another_way_writes_again(tmp_path):
     assert built(compress="zstd") == (0, 21)
     assert built() == (0, 21)  # as it is
     assert built(compress="zstd:1") == (1, 21)
+    with closing(open_store(out)) as manager:
+        manager.fold(15, compress="none")
+    assert built(compress="zstd:1") == (1, 21)  # whatever the receipt says of an older file
     assert built(compress="none") == (1, 0)
     shutil.rmtree(source)
     make_tree(tmp_path)  # other times, so contents are compared

@@ -703,6 +703,21 @@ class Engine:
             return True
         return self.policy.is_cold(int(dimension))
 
+    def check_inflatable(self, layer_id: LayerId, n_bytes: int) -> None:
+        """Raise LimitExceeded where contents, of this layer or first of it, could never fit."""
+        limit = self.pressure.critical.above_bytes
+        if n_bytes > limit:
+            raise LimitExceeded(
+                f"{layer_id}: {n_bytes:,} bytes to be inflated together do not fit; blocks may "
+                f"fill {limit:,}",
+                bound="critical_threshold",
+                current=self.budget.total,
+                limit=limit,
+                requested=n_bytes,
+                waiting=self.budget.waiting_bytes,
+                layer=layer_id,
+            )
+
     def _note_droppable(self) -> None:
         """Note that there is something again that can go."""
         self._is_hopeless = False
@@ -714,7 +729,7 @@ class Engine:
                 self.make_room(n_bytes)
             return
         target = self.budget.total - n_bytes
-        if self._is_hopeless and self._n_spared < _N_SPARED:
+        if self._is_hopeless and self._n_spared < _N_SPARED and not len(self.inflated):
             self._n_spared += 1
             return
         with suppress(InvalidAccess), self.writing():  # closed: the allocation will say so

@@ -11,13 +11,12 @@ from __future__ import annotations
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary, ref
 
 from jessymem.engine.naming import naming
 from jessymem.errors import InvalidAccess
-from jessymem.kernels import schema as s
 from jessymem.locks import Unready, is_any_mine
 from jessymem.pieces import Parts
 from jessymem.regions.table import is_viewed
@@ -35,8 +34,11 @@ if TYPE_CHECKING:
 #: When it is looked which of the tables that lead to a layer are gone.
 _MANY_PLACES: Final = 8
 
-#: How long who waits for a layer does not look whether anybody is still inflating it.
+#: How long who waits for a layer does not look whether anybody is still inflating it, and how long
+#: he waits at all: that thread may have to call what this one is in the middle of, as a handler of
+#: records is that reads.
 _LOOK_AGAIN_SECONDS: Final = 0.05
+_PATIENCE_SECONDS: Final = 2.0
 
 
 class InflatedLayer:
@@ -90,15 +92,10 @@ class InflatedLayer:
         return self.block.start is None and is_viewed(self.view)
 
 
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // s.ALIGNMENT) * s.ALIGNMENT
-
-
-def _parts_of_all(wanted: Sequence[tuple[Frames, int]]) -> Iterator[bytes]:
-    for frames, row in wanted:
+def _parts_of_all(wanted: Sequence[tuple[Frames, int]], starts: list[int]) -> Iterator[bytes]:
+    for (frames, row), start, end in zip(wanted, starts, starts[1:], strict=False):
         yield from frames.parts_of(row)
-        n_bytes = frames.size_of(row)
-        yield bytes(_aligned(n_bytes) - n_bytes)
+        yield bytes(end - start - frames.size_of(row))
 
 
 class _Inflating:
@@ -152,17 +149,18 @@ class InflatedLayers:
 
     def view(self, frames: Frames, row: int) -> tuple[memoryview, InflatedLayer | None]:
         """Return a layer's content, and what is kept of it; see `Frames.view`."""
+        deadline = monotonic() + _PATIENCE_SECONDS
         while (found := frames.inflated.get(row)) is None:
             mine = _Inflating()
             running = self._running.setdefault((id(frames), row), mine)
             if running is mine:
                 try:
-                    found = self._keep(frames, row)
+                    found = frames.inflated.get(row) or self._keep(frames, row)
                 finally:
                     mine.end()
                 break
             # Who inflates it may wait for what this thread holds, or be what this interrupts.
-            if running.thread == mine.thread or is_any_mine():
+            if running.thread == mine.thread or is_any_mine() or monotonic() > deadline:
                 break
             ended = running.ended
             del running  # it goes with its thread's call at the latest
@@ -186,10 +184,12 @@ class InflatedLayers:
         """
         if not wanted:
             return []
+        from jessymem.pools.shared import next_start
+
         starts = [0]
         for frames, row in wanted:
-            starts.append(_aligned(starts[-1] + frames.size_of(row)))
-        parts = Parts(starts[-1], partial(_parts_of_all, wanted))
+            starts.append(next_start(starts[-1] + frames.size_of(row)))
+        parts = Parts(starts[-1], partial(_parts_of_all, wanted, starts))
         frames, row = wanted[0]
         block = self._store(frames.layer_id(row), parts)
         if block is None:

@@ -7,7 +7,7 @@ go through; both write the same.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -228,11 +228,26 @@ class Cut(NamedTuple):
     views: list[memoryview | None]
     compressed: list[tuple[int, LayerTable, int]]
 
-    def inflated(self) -> list[memoryview | None]:
+    def inflated(self, engine: Engine) -> list[memoryview | None]:
         """Return all views; whoever calls this holds no state, which may have to go for it."""
-        for at, table, row in self.compressed:
-            self.views[at] = table.content_of(row)
+        with inflating(engine, [(table, row) for _, table, row in self.compressed]):
+            for at, table, row in self.compressed:
+                self.views[at] = table.content_of(row)
         return self.views
+
+
+@contextmanager
+def inflating(engine: Engine, layers: Sequence[tuple[LayerTable, int]]) -> Iterator[None]:
+    """Keep the dimensions of layers that are inflated within, and are held together.
+
+    Raises LimitExceeded where they could never fit; nothing has gone for them then.
+    """
+    stored = [(*found, table) for table, row in layers if (found := table.frames_of(row))]
+    if stored:
+        frames, row, _ = stored[0]
+        engine.check_inflatable(frames.layer_id(row), sum(f.size_of(r) for f, r, _ in stored))
+    with engine.keeping({table.dimension_id for *_, table in stored}):
+        yield
 
 
 def cut_views(located: Located) -> Cut:
@@ -311,10 +326,12 @@ def copy_out(located: Located) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             reason="os_refused",
             requested=n_bytes,
         ) from error
-    target, bounds = memoryview(data), offsets.tolist()
     if is_compiled:
         gather.copy_layers(located.snapshot.directory, locations, offsets, data)
-    else:
+        if not located.n_compressed:
+            return data, offsets
+    target, bounds = memoryview(data), offsets.tolist()
+    if not is_compiled:
         for i, view in enumerate(cut_views(located).views):
             if view is not None:
                 target[bounds[i] : bounds[i + 1]] = view

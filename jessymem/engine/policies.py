@@ -147,13 +147,13 @@ class _Ordered(Policy):
                 heappush(heap, each)
 
     def is_cold(self, dimension: int) -> bool:
-        """Tell whether at least half of the others have greater marks."""
+        """Tell whether at most half of the others have lesser marks, and some have greater ones."""
         mark = self._marks.get(dimension)
         if mark is None:
             return False
-        own = mark[0]
-        n_warmer = sum(bool(each[0] > own) for each in list(self._marks.values()))
-        return 2 * n_warmer > len(self._marks) - 1 > 0
+        own, marks = mark[0], [each[0] for each in list(self._marks.values())]
+        n_colder = sum(bool(each < own) for each in marks)
+        return 2 * n_colder <= len(marks) - 1 and any(each > own for each in marks)
 
     def _order_again(self) -> None:
         heap = [(mark[0], self._orders[each], each) for each, mark in self._marks.items()]
@@ -267,6 +267,7 @@ class Sieve(Policy):
         # empty queue has nothing ahead: what is admitted last always lies behind the rest.
         self._passed: OrderedDict[int, None] = OrderedDict()
         self._ahead: OrderedDict[int, None] = OrderedDict()
+        self._was_passed: set[int] = set()
 
     def gate(self, n: int) -> Iterator[bool]:
         """Return True `n` times."""
@@ -280,6 +281,7 @@ class Sieve(Policy):
     def forget(self, dimension: int) -> None:
         """Drop a dimension; if the hand points at it, it moves on."""
         super().forget(dimension)
+        self._was_passed.discard(dimension)
         self._passed.pop(dimension, None)
         self._ahead.pop(dimension, None)
         self._start_over_at_the_end()
@@ -297,6 +299,7 @@ class Sieve(Policy):
                 if n_patient <= 0 or not mark[0]:
                     return dimension
                 mark[0] = False
+                self._was_passed.add(dimension)
                 n_passed = 0
             else:
                 n_passed += 1
@@ -307,9 +310,9 @@ class Sieve(Policy):
         return None
 
     def is_cold(self, dimension: int) -> bool:
-        """Tell whether nobody has visited it since the hand last passed, or it was admitted."""
+        """Tell whether the hand has passed it, and nobody has visited it since."""
         mark = self._marks.get(dimension)
-        return mark is not None and not mark[0]
+        return mark is not None and dimension in self._was_passed and not mark[0]
 
     def _first_mark(self, dimension: int) -> Mark:
         self._ahead[dimension] = None

@@ -403,7 +403,8 @@ def plan_build(
             number, found, data, looked_ns, may_resume=may_resume, compress=compress
         )
         if planned.is_replaced and not force:
-            planned = replace(planned, replaces=_replaceable(planned, data) if resume else None)
+            replaces = planned.replaces or (_replaceable(planned, data) if resume else None)
+            planned = replace(planned, replaces=replaces)
             if planned.replaces is None:
                 in_the_way.append(number)
         dimensions.append(replace(planned, is_forced=force))
@@ -504,9 +505,11 @@ def _plan_dimension(
     name = name_folder(source, dimension)
     layers = tuple(source.plan(dimension))
     _check_format(dimension, name, source, layers)
-    is_unchanged = False
+    is_unchanged, same = False, None
     if is_taken and may_resume:
-        is_unchanged = _is_unchanged(dimension, name, source, layers, data, compress)
+        same = _same_on_disk(dimension, name, source, layers, data)
+        is_unchanged = same is not None and _is_so_compressed(same, path, compress)
+    is_kept = is_unchanged or same is None or dimension in IMMUTABLE
     return PlannedDimension(
         dimension_id=dimension,
         name=name,
@@ -518,38 +521,41 @@ def _plan_dimension(
         source=source,
         looked_ns=looked_ns,
         compress=compress,
+        replaces=None if is_kept or same is None else same.edition,
     )
 
 
-def _is_unchanged(
+def _same_on_disk(
     dimension: DimensionId,
     name: str,
     source: Source,
     layers: tuple[PlannedLayer, ...],
     data: Path,
-    compress: str | None,
-) -> bool:
-    """Tell whether what is there is what would be written: by the receipt, or by all contents.
-
-    How it is compressed only the receipt tells.
-    """
+) -> MmapRegion | RegionChain | None:
+    """Return what is there, if it holds what would be written: by the receipt, or all contents."""
     try:
         region = region_files(data, dimension).open_newest()
     except JessyMemoryError:
-        return False
+        return None
     receipt = receipts.read_receipt(region_path(data, dimension).parent)
     if (
         receipt is not None
         and isinstance(region, MmapRegion)
         and receipt.edition == region.edition
-        and receipt.tells_of(source, name, compress)
+        and receipt.tells_of(source, name)
     ):
-        return True
-    is_as_compressed = receipt is not None and receipt.built.get("compress") == compress
-    if compress is not None and not is_as_compressed:
-        return False
+        return region
     with closing(source.read(dimension, layers)) as contents:
-        return receipts.is_in(region, dimension, name, contents, len(layers))
+        return region if receipts.is_in(region, dimension, name, contents, len(layers)) else None
+
+
+def _is_so_compressed(region: MmapRegion | RegionChain, path: Path, compress: str | None) -> bool:
+    """Tell whether what is there is compressed as is asked for: only its receipt can tell."""
+    if compress is None:
+        return True
+    receipt = receipts.read_receipt(path.parent)
+    is_of_it = receipt is not None and receipt.edition == region.edition
+    return is_of_it and receipt is not None and receipt.built.get("compress") == compress
 
 
 def _replaceable(planned: PlannedDimension, data: Path) -> Edition | None:

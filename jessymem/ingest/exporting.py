@@ -119,8 +119,10 @@ def export(
     def counted(layers: Iterator[Layer]) -> Iterator[Layer]:
         nonlocal n_done
         for layer in layers:
+            n_bytes = len(layer.content)
             yield layer
-            n_done += len(layer.content)
+            del layer
+            n_done += n_bytes
             if progress is not None:
                 progress(n_done, n_all)
 
@@ -162,7 +164,10 @@ def _of_folder(source: Path, chosen: list[DimensionId] | None) -> list[_Dimensio
                 array = table.array_of(row) if info.dtype is not None else None
                 told = (info.name, info.frequency, info.depth, info.keywords, info.parent)
                 encoding = encoding_of(info.encoding, content)
-                yield Layer(info.layer_id, *told, content, encoding, array)
+                layer = Layer(info.layer_id, *told, content, encoding, array)
+                del content, array  # one that is compressed may need the room
+                yield layer
+                del layer
 
         found.append(_Dimension(dimension, table.name, table.n_layers, n_bytes, layers))
     return found
@@ -189,7 +194,11 @@ def _of_manager(manager: MmapManager, chosen: list[DimensionId] | None) -> list[
                 array = None if info.dtype is None else manager.array(layer_id)
                 told = (context.name, context.frequency, context.depth, context.keywords)
                 encoding = encoding_of(info.encoding, context.content)
-                yield Layer(layer_id, *told, context.parent, context.content, encoding, array)
+                content, parent = context.content, context.parent
+                layer = Layer(layer_id, *told, parent, content, encoding, array)
+                del context, content, array  # one that is compressed may need the room
+                yield layer
+                del layer
 
         found.append(_Dimension(dimension, name, len(ids), n_bytes, layers))
     return found

@@ -96,7 +96,7 @@ def settle(
         if frame is None:
             settled = press.compressed(draft) if is_wanted and press is not None else draft
         elif compression is not None and not is_wanted:
-            settled = inflated(draft)
+            settled = inflated(draft, spool)
         elif is_foreign and press is not None:
             settled = press.compressed(inflated(draft))
         else:
@@ -108,10 +108,12 @@ def settle(
     return Settled(found, dictionary, n_changed)
 
 
-def inflated(draft: LayerDraft) -> LayerDraft:
-    """Return a compressed layer as a plain one, with its content in private memory."""
-    assert draft.frame is not None and draft.frame.inflate is not None
-    return replace(draft, content=draft.frame.inflate(), frame=None)
+def inflated(draft: LayerDraft, spool: Spool | None = None) -> LayerDraft:
+    """Return a compressed layer as a plain one, with its content in a spool, or in memory."""
+    assert draft.frame is not None and draft.frame.parts is not None
+    parts = draft.frame.parts()
+    content = b"".join(parts) if spool is None else spool.append_parts(parts)
+    return replace(draft, content=content, frame=None)
 
 
 class _Press:

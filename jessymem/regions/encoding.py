@@ -1,4 +1,4 @@
-"""`write_layout`: layers to the bytes of a region, format version 1, see docs/format.md."""
+"""`write_layout`: layers to the bytes of a region, format versions 1 and 2, see docs/format.md."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import xxhash
 
+from jessymem.aligned import aligned_zeros
 from jessymem.errors import AllocationFailed, OutOfBounds
 from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 _BOUNDS: Final = ("content_offset", "content_end")
 
-#: What a list takes for an item.
-_OWNER_BYTES: Final = 8
-
 
 class Frame(NamedTuple):
     """One compressed layer as it is stored.
@@ -44,18 +42,18 @@ class Frame(NamedTuple):
         With which it was made; empty: with none.
     codec : int
         CODEC_*.
-    inflate : callable or None
-        Returns the content, in private memory; None: it was just compressed.
+    parts : callable or None
+        Returns an iterator over the content, inflated; None: it was just compressed.
     """
 
     n_bytes: int
     stored_xxh3: int
     dictionary: bytes = b""
     codec: int = s.CODEC_ZSTD
-    inflate: Callable[[], memoryview] | None = None
+    parts: Callable[[], Iterator[bytes]] | None = None
 
 
-class Supply(Protocol):
+class Inflater(Protocol):
     """Where inflated layers are kept for all readers of a manager."""
 
     def view(self, frames: Frames, row: int) -> tuple[memoryview, Any]:
@@ -76,7 +74,7 @@ class Frames:
 
     Attributes
     ----------
-    supply : Supply or None
+    supply : Inflater or None
         None: there is no manager, and contents are inflated into private memory.
     inflated : dict of int to object
         By row what `supply` keeps for this region; it goes with the region.
@@ -106,7 +104,7 @@ class Frames:
         self._source = source
         self._dictionary: Any = None
         self._private: WeakValueDictionary[int, Any] = WeakValueDictionary()
-        self.supply: Supply | None = None
+        self.supply: Inflater | None = None
         self.inflated: dict[int, Any] = {}
         self.is_stored = is_compressed(layout.rows)
         self._frame_at = memoryview(np.cumsum(self.is_stored, dtype=np.int32) - 1)
@@ -121,9 +119,10 @@ class Frames:
     def n_bytes(self) -> int:
         """How long what was made for it is, with the rows' starts and owners."""
         n_rows, n_frames = len(self.is_stored), len(self._columns["codec"])
-        n_row_bytes = 5 + 3 * self._lengths.itemsize + _OWNER_BYTES
-        n_frame_bytes = 2 * s.FRAME.itemsize
-        return n_frames * n_frame_bytes + n_rows * n_row_bytes + len(self._layout.dictionary)
+        of_rows = (self.is_stored, self._frame_at, self._lengths)
+        # And where it begins and ends, with who owns it, in the region's reader.
+        n_bytes = sum(each.nbytes for each in of_rows) + n_rows * 3 * np.dtype(np.uint64).itemsize
+        return n_bytes + n_frames * 2 * s.FRAME.itemsize + len(self._layout.dictionary)
 
     @property
     def dictionary(self) -> bytes:
@@ -191,7 +190,7 @@ class Frames:
             self._value(row, "stored_xxh3"),
             self.dictionary if self._value(row, "uses_dictionary") else b"",
             self._value(row, "codec"),
-            partial(self.private_view, row),
+            partial(self.parts_of, row),
         )
 
     def view(self, row: int) -> tuple[memoryview, Any]:
@@ -280,7 +279,7 @@ class Frames:
 
     def _empty(self, n_bytes: int) -> NDArray[np.uint8]:
         try:
-            return np.empty(n_bytes, np.uint8)
+            return aligned_zeros(n_bytes, np.uint8)
         except MemoryError as error:
             raise AllocationFailed(
                 f"the system refused {n_bytes:,} bytes for a layer of {self._source.path}",

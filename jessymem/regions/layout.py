@@ -1,4 +1,4 @@
-"""Region bytes to tables: format version 1, see docs/format.md.
+"""Region bytes to tables: format versions 1 and 2, see docs/format.md.
 
 Reading trusts nothing. The order is fixed: header, then extension or plain entries, then every row,
 and no number of the file is used before it was compared with what the file's length allows.

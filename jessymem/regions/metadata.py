@@ -76,7 +76,8 @@ class LayerInfo:
         0 (surface) to 255.
     offset : int
         Of the content, in bytes from the start of the file that holds it, or of the pool where it
-        is in memory; `MmapManager.dump_state` tells which.
+        is in memory; `MmapManager.dump_state` tells which. -1: it is compressed, so the file does
+        not hold it.
     size : int
         Of the content, in bytes. One that is compressed takes `stored_size` in its file.
     keywords : tuple of str

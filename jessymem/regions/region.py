@@ -641,11 +641,10 @@ class MmapRegion(LayerTable):
         return self, row
 
     def extent_of(self, row: int) -> tuple[int, int]:
-        """Return where a layer's bytes begin in the file, and so much further as its content is."""
+        """Return where a layer's content begins and ends; of a compressed one nowhere, at -1."""
         if self.frames is None or not self.frames.has(row):
             return super().extent_of(row)
-        start = self.frames.extent_of(row)[0]
-        return start, start + self.frames.size_of(row)
+        return -1, self.frames.size_of(row) - 1
 
     def stored_rows(self) -> np.typing.NDArray[np.void]:
         """Return the rows as they lead to what is stored."""

@@ -107,6 +107,15 @@ class Spool:
                 self._flush()
         return SpooledContent(self, start, len(content))
 
+    def append_parts(self, parts: Iterable[bytes]) -> SpooledContent:
+        """Take a copy of a content that comes in parts; raises as `append`, and as they do."""
+        start = self.n_bytes
+        for part in parts:
+            self.append(part)
+        if start < self._n_written < self.n_bytes:  # one content is read from one place
+            self._flush()
+        return SpooledContent(self, start, self.n_bytes - start)
+
     def read(self, start: int, n_bytes: int) -> bytearray:
         """Return bytes that were taken by one `append`."""
         if start >= self._n_written:

@@ -86,9 +86,16 @@ class Applied:
         return values
 
     def _apply(self, spans: Spans, values: NDArray[Any], stop: NDArray[np.int64], job: Job) -> None:
-        first = job.span
-        spans, job = spans.plain(job)
-        values = values[first - job.span :]
+        at = job.span
+        for plain, part in spans.plain(job):
+            # Where nothing is compressed these are the spans and the job themselves.
+            self._apply_plainly(plain, values[at - part.span :], stop, part)
+            at += part.last_span + (part.last_end > 0) - part.span
+            del plain  # before the next is inflated
+
+    def _apply_plainly(
+        self, spans: Spans, values: NDArray[Any], stop: NDArray[np.int64], job: Job
+    ) -> None:
         row = np.zeros(1, s.LAYER)
         bounds = np.array([job.span, job.last_span])
         try:

@@ -117,10 +117,22 @@ def _search(
 def _find_in_job(
     spans: Spans, wanted: Wanted, workers: Workers, limit: int, job: Job
 ) -> list[NDArray[Any]]:
-    spans, job = spans.plain(job)
-    return wanted.find(spans, job, workers.stop, limit)
+    found: list[NDArray[Any]] = []
+    for plain, part in spans.plain(job):
+        more = wanted.find(plain, part, workers.stop, limit)
+        del plain  # before the next is inflated
+        found += more
+        limit -= sum(map(len, more))
+        if limit <= 0 or workers.stop[0]:
+            break
+    return found
 
 
 def _count_in_job(spans: Spans, wanted: Wanted, workers: Workers, job: Job) -> int:
-    spans, job = spans.plain(job)
-    return wanted.count(spans, job, workers.stop)
+    n_found = 0
+    for plain, part in spans.plain(job):
+        n_found += wanted.count(plain, part, workers.stop)
+        del plain  # before the next is inflated
+        if workers.stop[0]:
+            break
+    return n_found

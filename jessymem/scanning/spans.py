@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from jessymem.engine.locations import Located
 from jessymem.engine.snapshot import Snapshot
+from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId
 from jessymem.kernels import memory
 from jessymem.kernels import schema as s
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.engine.inflated import InflatedLayers
+
+#: So much is inflated at a time, or one layer that is longer.
+_PLAIN_BYTES: Final = 2**20
 
 #: What a layer costs a scan beside its bytes, in bytes.
 _LAYER_OVERHEAD: Final = 64
@@ -60,8 +65,10 @@ class Compressed(NamedTuple):
         for each in chosen:
             frames = self.tables[self.at[first + each]].frames_of(int(self.rows[first + each]))
             if frames is None:  # the file was rewritten
-                self.view(first + each)  # raises
-                raise AssertionError("a layer that is not stored compressed is")
+                self.view(first + each)  # which raises, unless that was mended since
+                raise OutOfBounds(
+                    "a layer was being changed in its file", offset=0, size=0, region_size=0
+                )
             stored.append(frames)
         views = self.inflated.together(stored)
         for each, view in zip(chosen, views, strict=True):
@@ -123,10 +130,12 @@ class Spans:
             return np.zeros(len(self.rows), bool)
         return self._compressed.is_compressed
 
-    def plain(self, job: Job) -> tuple[Spans, Job]:
-        """Return what a job reads, all of it in memory: itself, where nothing is compressed.
+    def plain(self, job: Job) -> Iterator[tuple[Spans, Job]]:
+        """Yield what a job reads, all of it in memory: itself, where nothing is compressed.
 
-        Lifetime: what was inflated for it goes with the spans that are returned.
+        Else a few layers after the other, so that little is inflated at a time.
+
+        Lifetime: what was inflated goes with the spans that are yielded.
 
         Raises
         ------
@@ -136,11 +145,24 @@ class Spans:
         last = job.last_span + (job.last_end > 0)
         compressed = self._compressed
         if compressed is None or not compressed.is_compressed[job.span : last].any():
-            return self, job
-        rows = self.rows[job.span : last].copy()
-        held = compressed.inflate(job.span, rows)
-        moved = Job(0, job.at, job.last_span - job.span, job.last_end, job.n_bytes)
-        return Spans(rows, (held, self._held)), moved
+            yield self, job
+            return
+        lengths = np.where(compressed.is_compressed, self.rows["n_bytes"], 0)[job.span : last]
+        pieces = np.cumsum(lengths) // _PLAIN_BYTES
+        firsts = [0, *(np.flatnonzero(pieces[1:] != pieces[:-1]) + 1).tolist(), last - job.span]
+        for first, end in pairwise(firsts):
+            rows = self.rows[job.span + first : job.span + end].copy()
+            held = compressed.inflate(job.span + first, rows)
+            is_last = end == last - job.span and job.last_end > 0
+            moved = Job(
+                0,
+                0 if first else job.at,
+                len(rows) - is_last,
+                job.last_end if is_last else 0,
+                int(rows["n_bytes"].sum()),
+            )
+            yield Spans(rows, (held, self._held)), moved
+            del rows, held, moved  # before the next is inflated
 
     def samples(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes.

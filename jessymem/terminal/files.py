@@ -120,7 +120,7 @@ def verify(targets: tuple[str, ...], level: str, data: Path | str, as_json: bool
 @click.option(
     "--compress",
     metavar="CODEC",
-    help="Compress layers: zstd, or zstd:1 to zstd:22; or none: all of them plain.",
+    help="Compress plain layers: zstd, or zstd:1 to zstd:22; or none: make all plain.",
 )
 @json_option
 def fold(
