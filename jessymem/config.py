@@ -305,7 +305,8 @@ class MemoryConfig:
         True
         """
         if not isinstance(config, MemoryConfig):
-            config = cls(total_memory_mb=config)
+            given = cls.base_path if base_path is None else base_path
+            return cls(total_memory_mb=config, base_path=given)
         return config if base_path is None else replace(config, base_path=base_path)
 
     @property
