@@ -43,6 +43,10 @@ R = TypeVar("R")
 #: PLAIN_VERSION of words that plain kernels change no more. Others below zero are leases.
 COMPILED: Final = -1
 
+#: What a kernel may run into where the words that it reads are not of one moment. Anything else is
+#: from outside.
+_OF_NO_MOMENT: Final = (ArithmeticError, LookupError, TypeError, ValueError)
+
 #: What `PlainState.call` returns where words are COMPILED: nothing was done.
 NOT_PLAIN: Final[Any] = object()
 
@@ -195,16 +199,17 @@ class PlainState:
                     continue
             n_tries += 1
             kept = self._keep()  # read before the words: they lead to nothing younger
+            taken_steps: list[bool] = []  # filled in that step
             try:
                 taken = () if queue is None else (queue[0],)
                 state = Transaction(self._words, self._words, version)
                 others = [self._open(each, version) for each in (*taken, *arguments)]
                 result = run(state, *others)
-                done = self._put(version, state, others, result, note, queue)
+                done = self._put(version, state, others, result, note, queue, taken_steps)
             except Outdated:
                 done = False
-            except Exception:
-                if self._words[PLAIN_VERSION] == version:
+            except _OF_NO_MOMENT:
+                if taken_steps or self._words[PLAIN_VERSION] == version:
                     raise
                 done = False  # what led to it was not of one moment
             finally:
@@ -248,11 +253,15 @@ class PlainState:
         result: Any,
         note: Callable[[Any], object] | None,
         queue: deque[Any] | None,
+        taken_steps: list[bool],
     ) -> bool:
-        """Put everything in its place if it is of this version; tell whether it was."""
+        """Put everything in its place if it is of this version; tell whether it was.
+
+        `taken_steps` is filled in the same step.
+        """
         state[PLAIN_VERSION] = next(_versions)
         changes = [each.steps() for each in (state, *others) if type(each) is Transaction]
-        ends: list[Iterator[Any]] = []
+        ends: list[Iterator[Any]] = [map(taken_steps.append, (True,))]
         if note is not None:
             ends.append(map(note, (result,)))
         if queue is not None:

@@ -58,6 +58,10 @@ class Struck(BaseException):
     """What comes from outside."""
 
 
+class StruckByError(Exception):
+    """The same, as a signal handler may raise it: who handles errors must not take it for one."""
+
+
 def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager, of: str = "line") -> bool:
     """Make a call and raise at its n-th line, or bytecode; return whether there are so many."""
     where.clear()
@@ -65,11 +69,11 @@ def strike_at(n_th: int, call: Callable[[], Any], manager: MmapManager, of: str 
     def strike(frame: FrameType) -> None:
         code = frame.f_code
         where[:] = [f"{code.co_filename}:{frame.f_lineno}, {code.co_name} at {frame.f_lasti}"]
-        raise Struck
+        raise StruckByError if n_th % 2 else Struck
 
     try:
         n_seen = at_line(n_th, call, strike, folders=FOLDERS, of=of)
-    except Struck:
+    except (Struck, StruckByError):
         # Whoever handles or keeps the exception keeps its frames, but no lock.
         assert not wants_a_lock(manager), f"struck at {where}"
         return True
