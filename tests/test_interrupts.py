@@ -214,7 +214,7 @@ def case(tmp_path: Path, monkeypatch):
     shown = sys.unraisablehook
 
     def show_others(unraisable: Any) -> None:
-        if unraisable.exc_type is not Struck:
+        if unraisable.exc_type not in (Struck, StruckByError):
             shown(unraisable)
 
     monkeypatch.setattr(sys, "unraisablehook", show_others)

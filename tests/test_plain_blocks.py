@@ -154,6 +154,38 @@ def test_an_exception_from_outside_leaves_nothing_half_done(call, monkeypatch):
     check_lines(call, lambda tier, case: strike, give_back, monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, Struck])
+@pytest.mark.parametrize("call", CALLS)
+def test_an_error_from_outside_right_after_a_step_is_no_reason_to_take_it_again(
+    call, error, monkeypatch
+):
+    """Words that are not of one moment lead to errors too: those are taken for nothing."""
+    PlainTier(monkeypatch)
+    case, n_steps = Case(), [0]
+    take_step = transactions.PlainState._take_step
+
+    def strike_after(self, version, changes):
+        is_taken = take_step(self, version, changes)
+        n_steps[0] += is_taken
+        if is_taken and n_steps[0] == n_th:
+            raise error
+        return is_taken
+
+    getattr(case, call)()
+    before = case.allocator.usage[0]
+    for n_th in range(1, 4):
+        n_steps[0] = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(transactions.PlainState, "_take_step", strike_after)
+            with suppress(error):
+                getattr(case, call)()
+        give_back(case)
+        gc.collect()
+        assert case.allocator.validate() == []
+        assert case.allocator.usage[0] == before, n_th
+
+
 @pytest.mark.skipif(_jit.is_disabled(), reason="compilation is disabled")
 @pytest.mark.parametrize("call", CALLS)
 def test_compiled_kernels_take_over_in_the_middle_of_any_call(call, monkeypatch):
