@@ -266,7 +266,8 @@ class PlainState:
             ends.append(map(note, (result,)))
         if queue is not None:
             ends.append(map(call, (queue.popleft,)))
-        return self._take_step(version, chain(*changes, *ends))
+        self._take_step(version, chain(*changes, *ends))
+        return bool(taken_steps)
 
     def _take_step(self, version: int, changes: Iterator[Any]) -> bool:
         """Exhaust `changes` in one step if the words have this version; tell whether they had."""
