@@ -408,7 +408,7 @@ def test_a_call_that_interrupts_a_change_of_the_budget_is_refused(tmp_path):
 # -- under load ------------------------------------------------------------------------------------
 
 
-def resize_under_load(base, n_resizes):
+def resize_under_load(base, n_resizes, n_looks=20):
     """Resize up and down beside threads that allocate, load and read; look after each."""
     numbers = range(20, 28)
     for number in numbers:
@@ -460,7 +460,7 @@ def resize_under_load(base, n_resizes):
                     n_done[False] += 1
                 else:
                     n_done[True] += 1
-                for _ in range(20):
+                for _ in range(n_looks):
                     assert budget_of(manager).total <= wanted * MIB
                     stats = manager.get_stats()
                     assert stats.total_allocated_bytes <= stats.total_limit_bytes == wanted * MIB
@@ -479,7 +479,8 @@ def resize_under_load(base, n_resizes):
 
 
 def test_nothing_passes_a_budget_that_is_in_force(tmp_path, tier):
-    resize_under_load(tmp_path, 40 if SLOWNESS == 1 and tier == "compiled" else 4)
+    is_quick = SLOWNESS == 1 and tier == "compiled"
+    resize_under_load(tmp_path, *((40, 20) if is_quick else (1, 2)))
 
 
 @pytest.mark.slow
