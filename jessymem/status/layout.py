@@ -46,6 +46,8 @@ COUNTERS: Final = np.dtype(
         ("peak_usage_bytes", "<i8"),
         ("waiting_bytes", "<i8"),
         ("retained_bytes", "<i8"),
+        ("inflated_layers", "<i8"),
+        ("inflated_bytes", "<i8"),
         ("fragmentation_ratio", "<f8"),
         ("largest_free_run_bytes", "<i8"),
         ("total_allocations", "<i8"),

@@ -186,6 +186,8 @@ def _budget(status: Status) -> RenderableType:
         f" {show_bytes(counters['waiting_bytes'])}, retained"
         f" {show_bytes(counters['retained_bytes'])}"
     )
+    if counters["inflated_layers"]:
+        rest += f", inflated {show_bytes(counters['inflated_bytes'])}"
     lines = [Text(rest)]
     if status.placement is not None:
         lines.append(Text(f"       {visible(str(status.placement))}"))
