@@ -135,7 +135,12 @@ def test_every_verb_of_a_manager_is_in_one_table_of_the_reference():
 
 @pytest.mark.parametrize(
     "notebook",
-    [each for each in NOTEBOOKS if each.stem != "many_files"],  # `test_notebooks.py` runs that one
+    [
+        # `test_notebooks.py` runs the first, and one that watches for seconds the site's build runs.
+        pytest.param(each, marks=[pytest.mark.slow] if each.stem == "watching" else [])
+        for each in NOTEBOOKS
+        if each.stem != "many_files"
+    ],
     ids=lambda path: path.stem,
 )
 def test_a_notebook_runs(notebook, tmp_path):
