@@ -98,7 +98,7 @@ FRAME_RULES = {
     "stored behind the file": frame_rule(
         0, "stored_offset", 2**64 - 1, f"<= {len(RAW)}, the file's length"
     ),
-    "a bomb": frame_rule(4, "stored_size", 61, _EXPANSION),
+    "a bomb": frame_rule(4, "stored_size", 36, _EXPANSION),
     "nothing is stored": frame_rule(0, "stored_size", 0, _EXPANSION),
 }
 

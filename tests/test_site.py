@@ -136,7 +136,7 @@ def test_every_verb_of_a_manager_is_in_one_table_of_the_reference():
 @pytest.mark.parametrize(
     "notebook",
     [
-        # `test_notebooks.py` runs the first, and one that watches for seconds the site's build runs.
+        # `test_notebooks.py` runs that one; the one that watches for seconds the site's build runs.
         pytest.param(each, marks=[pytest.mark.slow] if each.stem == "watching" else [])
         for each in NOTEBOOKS
         if each.stem != "many_files"
