@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
-from support.compressed import COMPRESSED, CONTENTS, build, ids_of, noise_of, text_of
+from support.compressed import COMPRESSED, CONTENTS, build, damage, ids_of, noise_of, text_of
 from support.kernels import TIERS
 from support.regions import region_file
 from support.shown import check_shown
@@ -312,13 +312,8 @@ def test_eviction_takes_inflated_layers_along_and_reads_bring_them_back(tmp_path
 
 
 def test_damage_is_told_and_nothing_of_it_is_kept(tmp_path):
-    region = build(tmp_path)
-    start, _ = region.frames.extent_of(region.find_row(LayerId(20, 9)))
-    del region
-    path = region_file(tmp_path, "D20")
-    data = bytearray(path.read_bytes())
-    data[start + 1_000] ^= 255
-    path.write_bytes(data)
+    build(tmp_path)
+    damage(tmp_path, 9, 1_000)
     with closing(open_store(tmp_path)) as manager:
         before = manager.get_stats().total_used_bytes
         for read in (

@@ -10,7 +10,16 @@ from contextlib import closing
 import numpy as np
 import pytest
 from support.command_line import run
-from support.compressed import COMPRESSED, CONTENTS, build, ids_of, noise_of, small_texts, text_of
+from support.compressed import (
+    COMPRESSED,
+    CONTENTS,
+    build,
+    damage,
+    ids_of,
+    noise_of,
+    small_texts,
+    text_of,
+)
 from support.regions import region_file
 
 import jessymem
@@ -98,13 +107,8 @@ def test_folding_passes_frames_on_as_they_are(tmp_path, monkeypatch):
 
 
 def test_damage_is_passed_on_as_damage(tmp_path):
-    region = build(tmp_path)
-    start, _ = region.frames.extent_of(region.find_row(LayerId(20, 1)))
-    del region
-    path = region_file(tmp_path, "D20")
-    data = bytearray(path.read_bytes())
-    data[start + 500] ^= 1
-    path.write_bytes(data)
+    build(tmp_path)
+    damage(tmp_path, 1, 500)
     with closing(open_store(tmp_path)) as manager:
         manager.create_proto_dimension(20, "more")
         manager.crystallize_dimension(20)

@@ -61,6 +61,17 @@ def build(
     return builder_of(dimension, contents).build_to_file(path, compress=compress)
 
 
+def damage(base: Path, number: int, at: int) -> None:
+    """Change one stored byte of a compressed layer of D20."""
+    path = region_file(base, "D20")
+    region = MmapRegion.from_file(20, path)
+    start, _ = region.frames.extent_of(region.find_row(LayerId(20, number)))
+    del region
+    data = bytearray(path.read_bytes())
+    data[start + at] ^= 255
+    path.write_bytes(data)
+
+
 def ids_of(dimension: int = 20, contents=CONTENTS) -> list[LayerId]:
     return [LayerId(dimension, number) for number in sorted(contents)]
 
