@@ -170,12 +170,16 @@ def churn_blocks(words, n_rounds, n_bytes):
 def test_pages_are_counted_once_by_compiled_code_without_the_gil(sharing):
     loop, words = compile_loop(churn_blocks), sharing.words
     n_rounds = max(50_000 // SLOWNESS, 50)
-    threads = [threading.Thread(target=loop, args=(words, n_rounds, 256 * KIB)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    arguments = words, n_rounds, 256 * KIB
     n_trims = 0
-    while any(thread.is_alive() for thread in threads):
-        n_trims += sharing.trim() > 0
+    for _ in range(20):  # a busy machine may run the threads at other times than the trims
+        threads = [threading.Thread(target=loop, args=arguments) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            n_trims += sharing.trim() > 0
+        if n_trims or SLOWNESS > 1:
+            break
     assert n_trims or SLOWNESS > 1
     assert sharing.validate() == []
     sharing.trim()
