@@ -15,6 +15,7 @@ import sys
 from _io import FileIO
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 from jessymem.descriptors import Descriptor, open_descriptor
@@ -75,6 +76,19 @@ class PlainCalls:
     def lstat(self, path: str | os.PathLike[str]) -> Status | os.stat_result:
         """Look which file lies there, be it a link."""
         return os.lstat(path)
+
+    def look_at(
+        self, paths: Sequence[str], *, follows: bool = True
+    ) -> list[Status | os.stat_result | None]:
+        """Look which file each path leads to, or lies there; None where nothing is."""
+        look = self.stat if follows else self.lstat
+        found: list[Status | os.stat_result | None] = []
+        for path in paths:
+            try:
+                found.append(look(path))
+            except FileNotFoundError:
+                found.append(None)
+        return found
 
     def fstat(self, descriptor: int) -> Status | os.stat_result:
         """Look which file is open."""
@@ -224,6 +238,18 @@ class HeldCalls(PlainCalls):
     def lstat(self, path: str | os.PathLike[str]) -> Status:
         """Look which file lies there, be it a link."""
         return self._look(path, _NO_LINK)
+
+    def look_at(
+        self, paths: Sequence[str], *, follows: bool = True
+    ) -> list[Status | os.stat_result | None]:
+        """Look which file each path leads to, or lies there; None where nothing is."""
+        flags = 0 if follows else _NO_LINK
+        buffers = [self._status_buffer() for _ in paths]
+        names = map(os.fsencode, paths)
+        asked = repeat(_HERE), names, repeat(flags), repeat(_BASIC_STATUS), buffers
+        if any(list(map(self._statx, *asked))):
+            return super().look_at(paths, follows=follows)  # which tells what is wrong with which
+        return list(map(self._read_status, buffers))
 
     def fstat(self, descriptor: int) -> Status:
         """Look which file is open."""
