@@ -679,7 +679,7 @@ def test_a_large_one_compiles():
 from jessymem import MmapManager
 from jessymem.kernels import _jit
 with MmapManager(base_path="nowhere") as manager:
-    manager.create_proto_dimension(40, b"ab" * 2**22)
-    print(manager.count(b"ab"), _jit.is_promoted(_jit.SEARCHING))
+    manager.create_proto_dimension(40, b"a" * (2**23 + 2**17))
+    print(manager.count(b"a"), _jit.is_promoted(_jit.SEARCHING))
 """
-    assert run_python(code) == f"{2**22} True"
+    assert run_python(code) == f"{2**23 + 2**17} True"

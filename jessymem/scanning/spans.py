@@ -192,28 +192,6 @@ class Spans:
         address, n_bytes = int(self.rows["address"][span]), int(self.rows["n_bytes"][span])
         return memoryview(memory.array_at(self, address, n_bytes, np.uint8))  # type: ignore[arg-type]
 
-    def view_of(self, job: Job) -> tuple[memoryview, int]:
-        """Return what reaches from the first to the last byte of a job's layers, and its address.
-
-        Between the layers may be no memory at all: what lies within them may be read, nothing else.
-        """
-        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
-        rows = rows[rows["n_bytes"] > 0]
-        if not len(rows):
-            return memoryview(b""), 0
-        first, end = int(rows["address"].min()), int((rows["address"] + rows["n_bytes"]).max())
-        return memoryview(memory.array_at(self, first, end - first, np.uint8)), first  # type: ignore[arg-type]
-
-    def pieces_of(self, job: Job) -> Iterator[tuple[tuple[int, int, int], int, int]]:
-        """Yield address, length and layer of each of a job's layers, and from where to where."""
-        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
-        columns = rows["address"].tolist(), rows["n_bytes"].tolist(), rows["layer"].tolist()
-        for i, row in enumerate(zip(*columns, strict=True), job.span):
-            start = job.at if i == job.span else 0
-            end = min(row[1], job.last_end) if i == job.last_span else row[1]
-            if start < end:
-                yield row, start, end
-
     def jobs(self, n_jobs: int, bounds: tuple[int, int], *, is_whole: bool) -> Iterator[Job]:
         """Cut the work into about `n_jobs`, in order; with `is_whole` between layers.
 
