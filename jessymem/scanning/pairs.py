@@ -11,7 +11,6 @@ are in the same pages; what is found there is left out.
 
 from __future__ import annotations
 
-from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -41,6 +40,7 @@ _WORTH_SAMPLING: Final = 2**20
 
 _PAIR_BYTES: Final = 2
 
+_LETTERS: Final = np.arange(ord("a"), ord("z") + 1, dtype=np.uint8)
 #: Each byte, and of a capital letter of ASCII the small one.
 _SMALL: Final = np.frombuffer(bytes(range(256)).lower(), np.uint8)
 
@@ -109,7 +109,7 @@ class PairSearch:
 
     def aim_at(self, spans: Spans) -> None:
         """Choose what is compared first: what is rare in `spans`."""
-        is_letter = np.isin(self._bytes, np.frombuffer(ascii_lowercase.encode(), np.uint8))
+        is_letter = np.isin(self._bytes, _LETTERS)
         folds = np.where(is_letter & self._is_folded, s.CASE_BIT, 0).astype(np.uint8)
         values, folds = self._words_of(self._bytes), self._words_of(folds)
         counts = self._counts(spans)[values]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from jessymem.engine.locations import Located
-from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId
 from jessymem.kernels import memory
@@ -220,19 +219,6 @@ class Spans:
             n_then = int(before[next_span]) + next_at
             yield Job(span, at, next_span, next_at, n_then - n_done)
             span, at, n_done = next_span, next_at, n_then
-
-
-def packed_ids(snapshot: Snapshot, dimensions: Iterable[DimensionId]) -> NDArray[np.int64]:
-    """Return the packed ids of all layers of some dimensions that are in memory."""
-    tables = ((each, snapshot.find(each)) for each in dimensions)
-    return np.concatenate(
-        [np.zeros(0, np.int64)]
-        + [
-            table.numbers.astype(np.int64) | (int(each) << s.LAYER_BITS)
-            for each, table in tables
-            if table is not None
-        ]
-    )
 
 
 def dimensions_of(packed: NDArray[np.int64]) -> list[DimensionId]:

@@ -186,6 +186,11 @@ def locate_plain(*arguments: Any) -> int:
     return locations._locate_plain(*arguments)
 
 
+def locate_by_columns(snapshot: Any, dimension: Any) -> Any:
+    """Look all layers of a dimension up as a scan does that is too small for kernels."""
+    return locations._locate_table(snapshot, dimension, snapshot.table_at(dimension))
+
+
 def edition_of(ref: references.LayerRef) -> Any:
     """Return which edition of a file a reference leads to."""
     return ref._edition
