@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.engine.inflated import InflatedLayers
+
+_NOTHING: Final[Mapping[int, LayerTable]] = MappingProxyType({})
 
 #: So much is inflated at a time, or one layer that is longer.
 _PLAIN_BYTES: Final = 2**20
@@ -93,9 +96,14 @@ class Spans:
     """
 
     def __init__(
-        self, rows: NDArray[Any], held: object, compressed: Compressed | None = None
+        self,
+        rows: NDArray[Any],
+        held: object,
+        compressed: Compressed | None = None,
+        tables: Mapping[int, LayerTable] = _NOTHING,
     ) -> None:
         self.rows = rows
+        self._tables = tables  # by dimension
         self.n_bytes = int(rows["n_bytes"].sum())
         self._held = held
         self._compressed = compressed
@@ -116,11 +124,11 @@ class Spans:
         rows["layer"] = packed
         rows["row_address"] = first_rows[at] + locations["row"] * s.LAYER_BYTES
         if not located.n_compressed or inflated is None:
-            return cls(rows, tables)
+            return cls(rows, tables, None, dict(zip(located.slots, tables, strict=True)))
         is_compressed = locations["status"] == s.COMPRESSED
         rows["address"][is_compressed] = 0
         compressed = Compressed(is_compressed, tables, at, locations["row"].copy(), inflated)
-        return cls(rows, tables, compressed)
+        return cls(rows, tables, compressed, dict(zip(located.slots, tables, strict=True)))
 
     @property
     def is_compressed(self) -> NDArray[np.bool_]:
@@ -162,6 +170,12 @@ class Spans:
             )
             yield Spans(rows, (held, self._held)), moved
             del rows, held, moved  # before the next is inflated
+
+    def name(self, span: int) -> str:
+        """Return a layer's name, which may be empty; what is no UTF-8 in it is U+FFFD."""
+        row = self.rows[span]
+        table = self._tables[int(row["layer"]) >> s.LAYER_BITS]
+        return table.name_of((int(row["row_address"]) - address_of(table.rows)) // s.LAYER_BYTES)
 
     def samples(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes.
