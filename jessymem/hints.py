@@ -12,7 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing import TypeAlias
+
+    import numpy as np
+    from typing_extensions import Buffer as BufferProtocol
 
     from jessymem.engine.locations import LayersLike
     from jessymem.kernels.store import Store
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from jessymem.scanning.batches import HitBatch
     from jessymem.scanning.searching import SearchPattern
     from jessymem.scanning.workers import CancelToken
+
+    # Python 3.11 has no type for it, and there NumPy's stubs do not say that arrays are one. What
+    # typing_extensions has, type checkers know by themselves.
+    Buffer: TypeAlias = BufferProtocol | np.typing.NDArray[Any]
 
 __all__ = [
     "ArrayForm",

@@ -20,11 +20,10 @@ _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 
 # Text, or whatever lends its bytes: also an mmap, an array.array, a pyarrow.Buffer.
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
+    import jessymem
     from jessymem.regions.frames import Frame
 
-    Content: TypeAlias = str | Buffer
+    Content: TypeAlias = str | jessymem.hints.Buffer
 else:
     Content: TypeAlias = str | bytes | bytearray | memoryview
 ContentOrArray: TypeAlias = Content | NDArray[Any]
