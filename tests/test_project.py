@@ -22,7 +22,11 @@ PROJECT = PYPROJECT["project"]
 SOURCES = {ROOT / "jessymem": "jessymem", ROOT / "kernels": "jessymem.kernels"}
 
 # What conda-forge calls them, by their name on PyPI.
-CONDA_NAMES = {"lmdb": "python-lmdb", "xxhash": "python-xxhash"}
+CONDA_NAMES = {
+    "lmdb": "python-lmdb",
+    "prometheus-client": "prometheus_client",
+    "xxhash": "python-xxhash",
+}
 
 MACHINE_PATH = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work)/|[A-Za-z]:\\+Users\\)")
 
