@@ -119,7 +119,11 @@ def test_conda_environment_mirrors_pyproject():
 def test_conda_recipe_mirrors_pyproject():
     text = (ROOT / ".ci" / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
     source = (ROOT / "jessymem" / "_version.py").read_text(encoding="utf-8")
-    assert re.findall(r'version: "(.+)"', text) == re.findall(r'__version__ = "(.+)"', source)
+    assert re.findall(r' version: "(.+)"', text) == re.findall(r'__version__ = "(.+)"', source)
+    [lowest] = re.findall(r' python_min: "(.+)"', text)
+    text = text.replace("${{ python_min }}", lowest)
+    built_with = [line.replace(" ", "") for line in re.findall(r"- (setuptools .+)", text)]
+    assert built_with == PYPROJECT["build-system"]["requires"]
     entries = re.search(r"\n  run:\n(.*?)\n\n", text, re.S)[1].splitlines()
     found = {split_requirement(line[6:].replace(" ", "")) for line in entries if " - " in line}
     wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
