@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     import numpy as np
+    from matplotlib.axes import Axes
     from typing_extensions import Buffer as BufferProtocol
 
     from jessymem.engine.locations import LayersLike
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayForm",
+    "Axes",
     "Buffer",
     "CancelToken",
     "Content",
@@ -54,6 +56,7 @@ __all__ = [
 
 _HOME_OF: Final = {
     "ArrayForm": "jessymem.regions.arrays",
+    "Axes": "matplotlib.axes",
     "Buffer": "collections.abc",
     "CancelToken": "jessymem.scanning.workers",
     "Content": "jessymem.regions.drafts",
