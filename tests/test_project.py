@@ -108,6 +108,10 @@ def test_extra_all_holds_every_extra():
     assert requirements_of("all") == set().union(*map(requirements_of, extras))
 
 
+def test_extra_docs_brings_what_the_site_imports_and_draws_with():
+    assert requirements_of("docs") > requirements_of("metrics") | requirements_of("plot")
+
+
 def test_conda_environment_mirrors_pyproject():
     wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
     wanted |= requirements_of("all")
