@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import typing
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -23,6 +24,9 @@ def others():
     for name in ("distributed", "metrics", "plot", "status"):
         if name not in libraries or find_spec(libraries[name]):
             yield import_module(f"jessymem.{name}")
+    if find_spec("matplotlib"):
+        with warnings.catch_warnings(action="ignore"):  # an older one has some, of its parser
+            import_module("matplotlib.axes")
 
 
 def signatures():
