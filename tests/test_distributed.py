@@ -287,7 +287,7 @@ def test_files_that_are_asked_together_answer_as_each_alone(folder):
         return [each.compute() for each in found]
 
     for together, alone in zip(answers(), answers(task_bytes=1), strict=True):
-        assert together.astype(str).equals(alone.astype(str))
+        assert together.map(str).equals(alone.map(str))
 
 
 def test_of_files_that_are_asked_together_the_damaged_one_is_named(tmp_path):
