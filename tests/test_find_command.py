@@ -13,7 +13,7 @@ from support.command_line import assert_harmless, error_of, run, start
 from support.processes import with_support
 
 from jessymem import RegionBuilder
-from jessymem.terminal import hit_lines, wording
+from jessymem.terminal import context_lines, hit_lines, wording
 
 LAYERS = {
     "bash/README": "First line\nsecond Line\n\n\tthird line of it\nlast\nlines",
@@ -274,6 +274,22 @@ def test_lines_made_together_are_those_made_one_by_one(various, needle, monkeypa
     assert lines_of(various, *arguments) == together
     for line in together:
         assert_harmless(line)
+
+
+@pytest.mark.parametrize("option", ["-n", "-C1", "-B3", "--color=always"])
+@pytest.mark.parametrize("needle", ["needle", "e", "needle\n", "-E:(?s)n.*"])
+def test_layers_cut_into_lines_together_are_those_cut_one_by_one(
+    various, needle, option, monkeypatch
+):
+    arguments = [*(["-E", needle[3:]] if needle.startswith("-E:") else [needle]), "-n", option]
+    together = lines_of(various, *arguments)
+    assert together
+    for n_bytes, n_lines in ((1, 4096), (150, 3), (2**20, 1)):
+        monkeypatch.setattr(context_lines, "_BYTES_TOGETHER", n_bytes)
+        monkeypatch.setattr(context_lines, "_N_TOGETHER", n_lines)
+        assert lines_of(various, *arguments) == together
+    monkeypatch.setattr(context_lines._Lines, "_has_odd", lambda self, shown: shown.starts >= 0)
+    assert lines_of(various, *arguments) == together
 
 
 def test_lines_are_what_excerpts_say(various):

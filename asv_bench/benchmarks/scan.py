@@ -109,12 +109,18 @@ class FindLines_TextOf16MB(Texts):
         skip_unless(self.manager, "find_batches")
         compile_searches()
         self.hit_lines = module("terminal.hit_lines").hit_lines
+        self.context_lines = module("terminal.context_lines").context_lines
         self.time_lines(base)
 
     @named("lines of finds in 16 MiB")
     def time_lines(self, base):
         for batch in self.manager.find_batches(b"self."):
             self.hit_lines(batch, is_coloured=False)
+
+    @named("numbered lines with finds in 16 MiB")
+    def time_numbered_lines(self, base):
+        for _ in self.context_lines(self.manager.find_batches(b"self."), 0, 0, is_coloured=False):
+            pass
 
 
 class Sum_TextOfNMB(Texts):

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from jessymem.scanning.batches import HitBatch
-from jessymem.terminal.hit_lines import FOUND_COLOUR, NO_COLOUR, OFFSET_COLOUR, title_of
+from jessymem.terminal.hit_lines import (
+    FOUND_COLOUR,
+    NO_COLOUR,
+    OFFSET_COLOUR,
+    is_printable,
+    title_of,
+)
 from jessymem.terminal.wording import visible
 
 #: A line that is longer is no text that anybody would read to its end; it is cut.
 _MAX_LINE_BYTES: Final = 4_096
 
 _NEWLINE: Final = ord("\n")
-_BETWEEN: Final = "--\n"
+_BETWEEN: Final = b"--\n"
 
-#: Lines that are written together.
+#: Layers are cut into lines together, of so many bytes; and so many lines are written together.
+_BYTES_TOGETHER: Final = 2**20
 _N_TOGETHER: Final = 4_096
+
+_TAB: Final = ord("\t")
 
 
 class LayerFinds(NamedTuple):
@@ -32,25 +40,36 @@ class LayerFinds(NamedTuple):
     ends: Any
 
 
-def by_layer(batches: Iterable[HitBatch]) -> Iterator[LayerFinds]:
-    """Yield the finds of each layer together."""
-    pieces = (piece for batch in batches for piece in _cut(batch))
-    for _, group in groupby(pieces, key=lambda piece: piece.layer):
-        found = list(group)
-        starts = np.concatenate([piece.starts for piece in found])
-        ends = np.concatenate([piece.ends for piece in found])
-        yield found[0]._replace(starts=starts, ends=ends)
+def by_layer(batches: Iterable[HitBatch]) -> Iterator[list[LayerFinds]]:
+    """Yield the finds of each layer together, of as many layers as a batch is through with."""
+    pieces: list[LayerFinds] = []  # of one layer: more may come
+    for batch in batches:
+        ready = []
+        for piece in _cut(batch):
+            if pieces and piece.layer != pieces[0].layer:
+                ready.append(_joined(pieces))
+                pieces = []
+            pieces.append(piece)
+        yield ready
+    if pieces:
+        yield [_joined(pieces)]
 
 
 def _cut(batch: HitBatch) -> Iterator[LayerFinds]:
-    array, lengths = batch.array, batch.lengths
+    array, starts = batch.array, batch.array["offset"]
+    ends = starts + batch.lengths
     layers, firsts = np.unique(array["layer"], return_index=True)
-    for layer, first, last in zip(
-        layers.tolist(), firsts.tolist(), [*firsts.tolist()[1:], len(array)], strict=True
-    ):
-        starts = array["offset"][first:last]
-        ends = starts + lengths[first:last]
-        yield LayerFinds(layer, batch.name(layer), batch.content(layer), starts, ends)
+    bounds = [*firsts.tolist(), len(array)]
+    for layer, first, last in zip(layers.tolist(), bounds, bounds[1:], strict=False):
+        found = starts[first:last], ends[first:last]
+        yield LayerFinds(layer, batch.name(layer), batch.content(layer), *found)
+
+
+def _joined(pieces: list[LayerFinds]) -> LayerFinds:
+    if len(pieces) == 1:
+        return pieces[0]
+    starts, ends = (np.concatenate(column) for column in list(zip(*pieces, strict=True))[3:])
+    return pieces[0]._replace(starts=starts, ends=ends)
 
 
 def context_lines(
@@ -63,102 +82,159 @@ def context_lines(
     """
     is_first = True
     for found in by_layer(batches):
-        lines = _Lines(found, is_coloured)
-        for shown in lines.shown(n_before, n_after, is_first):
-            yield "".join(lines.texts(shown)).encode("utf-8", "replace")
-        is_first = False
+        for together in _few_bytes(found):
+            yield from _Lines(together, is_coloured).shown(n_before, n_after, is_first)
+            is_first = False
+
+
+def _few_bytes(found: list[LayerFinds]) -> Iterator[list[LayerFinds]]:
+    """Yield layers in groups of not many more bytes than `_BYTES_TOGETHER`."""
+    group, n_bytes = [], 0
+    for layer in found:
+        group.append(layer)
+        n_bytes += len(layer.content)
+        if n_bytes >= _BYTES_TOGETHER:
+            yield group
+            group, n_bytes = [], 0
+    if group:
+        yield group
+
+
+class _Shown(NamedTuple):
+    """Lines that are shown, a column each."""
+
+    titles: Any  # which of the layers it is in
+    numbers: Any  # from 1, in its layer
+    starts: Any
+    ends: Any  # where it is cut off, or its newline
+    is_cut: Any
+    is_found: Any  # whether any part of a find is in it
+    is_apart: Any  # whether a line is to be between it and what was shown before
 
 
 class _Lines:
-    """The lines of one layer."""
+    """The lines of some layers, one layer behind the other, each with a newline at its end."""
 
-    def __init__(self, found: LayerFinds, is_coloured: bool) -> None:
-        self._found = found
-        self._title = title_of(found.layer, found.name, is_coloured=is_coloured)
+    def __init__(self, layers: list[LayerFinds], is_coloured: bool) -> None:
         self._is_coloured = is_coloured
-        content = np.frombuffer(found.content, np.uint8)
-        newlines = np.flatnonzero(content == _NEWLINE)
-        self._n_lines = len(newlines) + (content[-1] != _NEWLINE)
-        self._firsts = newlines.searchsorted(found.starts)
-        self._lasts = newlines.searchsorted(found.ends - 1)
-        #: The newlines before and behind each line, and what stands for them at both ends.
-        self._bounds = np.concatenate(([-1], newlines, [len(content)]))
+        self._titles = [
+            title_of(each.layer, each.name, is_coloured=is_coloured).encode("utf-8", "replace")
+            for each in layers
+        ]
+        contents = [
+            each.content if each.content[-1] == _NEWLINE else b"".join((each.content, b"\n"))
+            for each in layers
+        ]
+        self._text = b"".join(contents)
+        self._bytes = np.frombuffer(self._text, np.uint8)
+        self._newlines = np.flatnonzero(self._bytes == _NEWLINE)
+        ends = np.cumsum(list(map(len, contents)))
+        begins = np.append(0, ends[:-1])
+        #: Per layer, its first line and the one behind its last.
+        self._heads = self._newlines.searchsorted(begins)
+        self._tails = self._newlines.searchsorted(ends)
+        #: Per find, which layer it is in, where it is, and in which lines.
+        self._layers = np.repeat(np.arange(len(layers)), [len(each.starts) for each in layers])
+        moved = begins[self._layers]
+        self._starts = np.concatenate([each.starts for each in layers]) + moved
+        self._ends = np.concatenate([each.ends for each in layers]) + moved
+        self._firsts = self._newlines.searchsorted(self._starts)
+        self._lasts = np.maximum.accumulate(self._newlines.searchsorted(self._ends - 1))
 
-    def shown(
-        self, n_before: int, n_after: int, is_first: bool
-    ) -> Iterator[Iterable[tuple[int, int, int, bool, bool, bool]]]:
-        """Yield what `texts` takes of each line to be shown, some thousand lines at a time.
+    def shown(self, n_before: int, n_after: int, is_first: bool) -> Iterator[bytes]:
+        """Yield what is shown, some thousand lines at a time.
 
         With `is_first` nothing was shown before.
         """
-        firsts, lasts = self._groups(n_before, n_after)
+        firsts, lasts, layers = self._groups(n_before, n_after)
         counts = lasts - firsts + 1
         begins = np.cumsum(counts) - counts
-        numbers = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
-        is_apart = np.zeros(len(numbers), bool)
+        lines = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
+        is_apart = np.zeros(len(lines), bool)
         if n_before or n_after:
             is_apart[begins[is_first:]] = True
-        is_found = self._has_find(numbers)
-        for at in range(0, len(numbers), _N_TOGETHER):
+        titles = np.repeat(layers, counts)
+        newlines = self._newlines
+        starts = np.where(lines > 0, newlines[lines - 1] + 1, 0)
+        ends = np.minimum(newlines[lines], starts + _MAX_LINE_BYTES)
+        numbers = lines - self._heads[titles] + 1
+        is_cut = ends < newlines[lines]
+        all_of_them = _Shown(titles, numbers, starts, ends, is_cut, self._has_find(lines), is_apart)
+        for at in range(0, len(lines), _N_TOGETHER):
             part = slice(at, at + _N_TOGETHER)
-            starts = self._bounds[numbers[part]] + 1
-            ends = self._bounds[numbers[part] + 1]
-            cuts = np.minimum(ends, starts + _MAX_LINE_BYTES)
-            columns = (numbers[part], starts, cuts, cuts < ends, is_found[part], is_apart[part])
-            yield zip(*(column.tolist() for column in columns), strict=True)
+            yield self._written(_Shown(*(column[part] for column in all_of_them)))
 
-    def _groups(self, n_before: int, n_after: int) -> tuple[Any, Any]:
-        """Return the first and the last line of what is shown together, numbers from 0."""
-        firsts = np.maximum(self._firsts - n_before, 0)
-        lasts = np.minimum(self._lasts + n_after, self._n_lines - 1)
-        lasts = np.maximum.accumulate(lasts)
+    def _groups(self, n_before: int, n_after: int) -> tuple[Any, Any, Any]:
+        """Return the first and the last line of what is shown together, and the layer."""
+        firsts = np.maximum(self._firsts - n_before, self._heads[self._layers])
+        lasts = np.minimum(self._lasts + n_after, self._tails[self._layers] - 1)
         is_between = firsts[1:] > lasts[:-1] + 1
+        is_between |= self._layers[1:] > self._layers[:-1]
         is_begin = np.concatenate(([True], is_between))
         is_end = np.concatenate((is_between, [True]))
-        return firsts[is_begin], lasts[is_end]
+        return firsts[is_begin], lasts[is_end], self._layers[is_begin]
 
-    def _has_find(self, numbers: Any) -> Any:
+    def _has_find(self, lines: Any) -> Any:
         """Tell of each line whether any part of a find is in it."""
-        at = self._firsts.searchsorted(numbers, side="right") - 1
-        return (at >= 0) & (np.maximum.accumulate(self._lasts)[at] >= numbers)
+        at = self._firsts.searchsorted(lines, side="right") - 1
+        return (at >= 0) & (self._lasts[at] >= lines)
 
-    def texts(self, shown: Iterable[tuple[int, int, int, bool, bool, bool]]) -> Iterator[str]:
-        """Yield lines as they are shown: of each its number from 0, where it begins and is cut off.
+    def _written(self, shown: _Shown) -> bytes:
+        """Return lines as they are written."""
+        spans = zip(shown.starts.tolist(), shown.ends.tolist(), strict=True)
+        texts = [self._text[start:end] for start, end in spans]
+        is_odd = self._has_odd(shown) | shown.is_cut
+        if self._is_coloured:
+            is_odd |= shown.is_found
+        for i in np.flatnonzero(is_odd).tolist():
+            texts[i] = self._closer(shown, i)
+        titles = map(self._titles.__getitem__, shown.titles.tolist())
+        marks = [b":" if is_found else b"-" for is_found in shown.is_found.tolist()]
+        form = _COLOURED_LINE if self._is_coloured else _LINE
+        columns = titles, marks, shown.numbers.tolist(), marks, texts
+        written = list(map(form.__mod__, zip(*columns, strict=True)))
+        for i in np.flatnonzero(shown.is_apart).tolist():
+            written[i] = _BETWEEN + written[i]
+        return b"".join(written)
 
-        And whether that is before its end, whether a find is in it, and whether a line is to be
-        between it and what was shown before.
-        """
-        title, content, is_coloured = self._title, self._found.content, self._is_coloured
-        for number, start, end, is_cut, is_found, is_apart in shown:
-            mark = ":" if is_found else "-"
-            at = f"{OFFSET_COLOUR}{number + 1}{NO_COLOUR}" if is_coloured else number + 1
-            if is_coloured and is_found:
-                text = self._coloured(start, end)
-            else:
-                text = _text(content[start:end])
-            if is_cut:
-                text += " ..."
-            if is_apart:
-                yield _BETWEEN
-            yield f"{title}{mark}{at}{mark}{text}\n"
+    def _has_odd(self, shown: _Shown) -> Any:
+        """Tell of each line whether it has anything but printable ASCII, and tabs."""
+        if not len(shown.starts):
+            return shown.is_cut
+        first, last = int(shown.starts[0]), int(shown.ends[-1])
+        part = self._bytes[first:last]
+        is_odd = ~is_printable(part) & (part != _NEWLINE) & (part != _TAB)
+        odd = np.flatnonzero(is_odd) + first
+        return odd.searchsorted(shown.starts) < odd.searchsorted(shown.ends)
+
+    def _closer(self, shown: _Shown, i: int) -> bytes:
+        """Return what is shown of one line, of which not all is as it stands there."""
+        start, end = int(shown.starts[i]), int(shown.ends[i])
+        if self._is_coloured and shown.is_found[i]:
+            text = self._coloured(start, end)
+        else:
+            text = self._shown_between(start, end)
+        return f"{text} ...".encode() if shown.is_cut[i] else text.encode()
+
+    def _shown_between(self, start: int, end: int) -> str:
+        text = self._text[start:end].decode("utf-8", "replace")
+        return text if text.isprintable() else visible(text, keep="\t")
 
     def _coloured(self, start: int, end: int) -> str:
         """Return a line with what was found in it in another colour."""
-        content = self._found.content
-        first = int(self._found.ends.searchsorted(start, side="right"))
+        first = int(self._ends.searchsorted(start, side="right"))
         parts, done = [], start
-        for i in range(first, len(self._found.starts)):
-            if self._found.starts[i] >= end:
+        for i in range(first, len(self._starts)):
+            if self._starts[i] >= end:
                 break
-            found_start = max(int(self._found.starts[i]), done)
-            found_end = min(int(self._found.ends[i]), end)
+            found_start = max(int(self._starts[i]), done)
+            found_end = min(int(self._ends[i]), end)
             if found_end > found_start:
-                parts.append(_text(content[done:found_start]))
-                parts.append(f"{FOUND_COLOUR}{_text(content[found_start:found_end])}{NO_COLOUR}")
+                found = self._shown_between(found_start, found_end)
+                parts += [self._shown_between(done, found_start), FOUND_COLOUR, found, NO_COLOUR]
                 done = found_end
-        return "".join([*parts, _text(content[done:end])])
+        return "".join([*parts, self._shown_between(done, end)])
 
 
-def _text(piece: memoryview) -> str:
-    text = str(piece, "utf-8", "replace")
-    return text if text.isprintable() else visible(text, keep="\t")
+_LINE: Final = b"%b%b%d%b%b\n"
+_COLOURED_LINE: Final = f"%b%b{OFFSET_COLOUR}%d{NO_COLOUR}%b%b\n".encode()

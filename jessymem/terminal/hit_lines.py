@@ -78,8 +78,12 @@ def _shown(rows: Any, starts: Any, lengths: Any, ends: Any) -> Any:
 
 def _has_odd(rows: Any, shown: Any) -> Any:
     """Tell of each row whether what is shown of it has anything but printable ASCII."""
-    is_odd = rows - np.uint8(_PRINTABLE[0]) > _PRINTABLE[1] - _PRINTABLE[0]  # which wraps round
-    return (is_odd & shown).any(axis=1)
+    return (~is_printable(rows) & shown).any(axis=1)
+
+
+def is_printable(values: Any) -> Any:
+    """Tell of each byte whether it is printable ASCII."""
+    return values - np.uint8(_PRINTABLE[0]) <= _PRINTABLE[1] - _PRINTABLE[0]  # which wraps round
 
 
 def _heads(batch: HitBatch) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -283,7 +284,7 @@ def _texts(batches: _Counted, typed: bytes, form: Form) -> Iterator[bytes]:
 
     is_coloured = form.is_coloured
     if form.layers_with_matches:
-        for found in by_layer(batches):
+        for found in chain.from_iterable(by_layer(batches)):
             title = title_of(found.layer, found.name, is_coloured=is_coloured)
             yield f"{title}\n".encode("utf-8", "replace")
     elif form.is_by_line:

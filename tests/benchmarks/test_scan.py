@@ -257,6 +257,24 @@ def test_count_by_a_command(benchmark, text, tree, name):
     run(benchmark, text, lambda: subprocess.run(command, capture_output=True, check=False))
 
 
+@pytest.mark.parametrize("option", ["find by find", "-n"])
+@pytest.mark.benchmark(group="scan: a command that writes lines into a file")
+def test_lines_by_a_command(benchmark, text, tmp_path, option):
+    command = [sys.executable, "-m", "jessymem", "find", "self", "--data", str(text.base)]
+    command += [option] if option.startswith("-") else []
+
+    def write():
+        with (tmp_path / "lines").open("wb") as file:
+            subprocess.run(command, stdout=file, check=True)
+
+    run(benchmark, text, write)
+    n_lines = (tmp_path / "lines").read_bytes().count(b"\n")
+    assert n_lines > 1_000
+    if not benchmark.disabled:
+        millions = n_lines / benchmark.stats.stats.median / 1e6
+        benchmark.extra_info["million lines/s"] = round(millions, 2)
+
+
 @pytest.mark.parametrize("n_workers", N_WORKERS)
 @pytest.mark.benchmark(group="scan: find every position of a word")
 def test_find_a_word(benchmark, text, n_workers):
