@@ -290,6 +290,68 @@ def test_files_that_are_asked_together_answer_as_each_alone(folder):
         assert together.astype(str).equals(alone.astype(str))
 
 
+def test_answers_are_in_the_order_of_the_files_whatever_dimensions_they_are_of(tmp_path):
+    places = [2, 0, 4, 1, 3]
+    for at, number in enumerate(places):
+        builder = RegionBuilder(15 + number, "text")
+        for layer in range(number):
+            builder.add_layer(layer, f"river {number} ", name=f"of {number}")
+        builder.add_layer(9, "sea")
+        builder.build_to_file(tmp_path / f"{at}" / "region.mmap")
+    expected = [number for number in places for _ in range(number)]
+    found = jd.find(tmp_path, b"river").compute()
+    assert found.index.tolist() == [at for at, number in enumerate(places) for _ in range(number)]
+    assert found["layer"].tolist() == [
+        f"L{15 + number}-{layer:02d}" for number in places for layer in range(number)
+    ]
+    chosen = jd.layers(tmp_path, name="of *").compute()
+    assert chosen["name"].tolist() == [f"of {number}" for number in expected]
+    assert chosen["content"].tolist() == [f"river {number} ".encode() for number in expected]
+    assert jd.count(tmp_path, b"river").compute()["count"].tolist() == places
+
+
+def test_many_finds_are_counted_file_by_file(folder, monkeypatch):
+    from jessymem.distributed import questions
+
+    counts = jd.count(folder, b"river ").compute()
+    monkeypatch.setattr(questions, "_FINDS_COUNTED", 3)
+    assert jd.count(folder, b"river ").compute().equals(counts)
+
+
+@pytest.mark.parametrize("name", ["D16", "D15"])
+def test_a_folder_may_be_called_as_a_dimension_that_it_is_not(tmp_path, name):
+    write(tmp_path, 1).parent.rename(tmp_path / name)  # which is of D16
+    assert jd.count(tmp_path, b"river ").compute()["count"].tolist() == [
+        sum(text_of(1, layer).count("river ") for layer in range(N_LAYERS))
+    ]
+
+
+def test_what_comes_back_is_of_the_types_that_were_told(folder):
+    """Dask is not asked to compare them."""
+    questions = [
+        lambda needle: jd.find(folder, needle),
+        lambda needle: jd.count(folder, needle),
+        lambda needle: jd.scan(folder, add_up, np.int64),
+        lambda needle: jd.select(folder, keywords=[needle.decode()]),
+        lambda needle: jd.layers(folder, keywords=[needle.decode()]),
+    ]
+    for question in questions:
+        for needle in (b"even", b"not there", b"river"):
+            frame = question(needle)
+            found, told = frame.compute(), frame._meta
+            assert found.dtypes.to_dict() == told.dtypes.to_dict()
+            assert (found.index.name, found.index.dtype) == ("file", told.index.dtype)
+
+
+def test_a_task_is_one_step_under_a_name_that_the_dashboard_shows(folder):
+    from dask.utils import key_split
+
+    found = jd.find(folder, b"river", task_bytes=2_000)
+    graph = dict(found.optimize().__dask_graph__())
+    assert len(graph) == found.npartitions > 2
+    assert {key_split(key) for key in graph} == {"jessymem-find"}
+
+
 def test_of_files_that_are_asked_together_the_damaged_one_is_named(tmp_path):
     paths = [write(tmp_path, place) for place in range(3)]
     raw = bytearray(paths[1].read_bytes())
@@ -318,7 +380,7 @@ def test_threads_share_one_budget(folder, monkeypatch):
         with lock:
             open_now[0] -= self.n_bytes
 
-    while open_files.BUDGET._close_one():
+    while open_files.BUDGET.close_oldest():
         pass
     monkeypatch.setattr(open_files.OpenFiles, "__init__", watched_open)
     monkeypatch.setattr(open_files.OpenFiles, "close", watched_close)
@@ -335,13 +397,13 @@ def test_files_stay_mapped_for_the_next_question(folder, monkeypatch):
     from jessymem.distributed import open_files
 
     loads = []
-    load = open_files.MmapManager.load_dimension
+    opened = open_files.OpenFiles.__init__
 
-    def counted_load(self, dimension, *arguments):
-        loads.append(dimension)
-        return load(self, dimension, *arguments)
+    def counted_open(self, files, config):
+        opened(self, files, config)
+        loads.extend(files)
 
-    monkeypatch.setattr(open_files.MmapManager, "load_dimension", counted_load)
+    monkeypatch.setattr(open_files.OpenFiles, "__init__", counted_open)
     with dask.config.set(scheduler="synchronous"):
         first = jd.find(folder, b"river ", task_bytes=1).compute()
         n_loads = len(loads)
@@ -369,6 +431,20 @@ def test_a_file_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
         path.write_bytes(raw.replace(b"zebra", b"tiger"))
         with pytest.raises(RemoteError, match="by now"):
             counted.compute()
+
+
+def test_a_delta_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
+    write(tmp_path, 0, "x" * 50_000)
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension(15, tmp_path / "part-00" / "region.mmap")
+        manager.create_proto_dimension(15, "a zebra")
+        manager.crystallize_dimension(15)
+    counted = jd.count(tmp_path, b"zebra")
+    assert counted.compute()["count"].sum() == 1
+    delta = tmp_path / "part-00" / "region.d2.mmap"
+    delta.write_bytes(delta.read_bytes().replace(b"zebra", b"tiger"))
+    with pytest.raises(RemoteError, match="by now"):
+        counted.compute()
 
 
 # -- a store ---------------------------------------------------------------------------------------
