@@ -1028,7 +1028,7 @@ class MmapManager(LayerReader):
     def _load_several(
         self, dimensions: list[DimensionId], given: Mapping[DimensionId, Path] | None = None
     ) -> jessymem.LoadReport:
-        """Load dimensions, and publish them at once; from the files given, where some are."""
+        """Load dimensions, and publish them at once; some from files that are given."""
         from jessymem.stats import LoadReport
 
         engine, start = self._engine, perf_counter()
@@ -1041,7 +1041,10 @@ class MmapManager(LayerReader):
         unfetched = engine.loader.fetch_many(
             each for each in dimensions if each not in engine.snapshot and each not in homes
         )
-        path_of = engine.loader.path_of if given is None else given.__getitem__
+
+        def path_of(dimension: DimensionId) -> Path:
+            return homes.get(dimension) or engine.loader.path_of(dimension)
+
         with ReadAhead(dimensions, path_of) as following:
             left = deque(islice(following, 1))
 

@@ -27,7 +27,7 @@ from jessymem.manager import MmapManager
 from jessymem.remote.files import RemoteFile
 
 #: Which files, of which editions, with which settings.
-Key: TypeAlias = "tuple[str, MemoryConfig]"
+Key: TypeAlias = tuple[str, str]
 
 #: Of the descriptors that a process may have, the part that files which are only kept take.
 _KEPT_SHARE: Final = 2
@@ -95,8 +95,10 @@ class _Files(MmapManager):
     """Files that are mapped from wherever they lie."""
 
     def load_from(self, paths: Mapping[DimensionId, Path]) -> None:
-        """Load files and publish them at once; what cannot be loaded so is not loaded."""
-        self._load_several(list(paths), paths)
+        """Load them and publish them at once; what cannot be loaded so is not loaded."""
+        home = self._engine.loader.path_of
+        away = {dimension: path for dimension, path in paths.items() if path != home(dimension)}
+        self._load_several(list(paths), away)
 
 
 class OpenFiles:
@@ -121,7 +123,8 @@ class OpenFiles:
         self._files = {dimension: file for dimension, (file, _) in files.items()}
         self._places = [_Place(file, path) for file, path in files.values()]
         paths = {dimension: path for dimension, (_, path) in files.items()}
-        self._manager = _Files(config)
+        base = next(iter(paths.values())).parent.parent  # of most, or all, as stores are
+        self._manager = _Files(config, base_path=base)
         try:
             with unchanged({path: file for file, path in files.values()}):
                 self._manager.load_from(paths)
@@ -162,9 +165,11 @@ class _Place:
         self._file = file
         self._path = path
         self._said = []
-        for name, *numbers in (each.rsplit(" ", 3) for each in (file.edition or "").split("; ")):
-            modified_ns, inode, n_bytes = map(int, numbers)
-            self._said.append((f"{path.parent}{os.sep}{name}", inode, (modified_ns, n_bytes)))
+        folder = os.path.dirname(path)
+        for each in (file.edition or "").split("; "):
+            name, modified_ns, inode, n_bytes = each.rsplit(" ", 3)
+            said = int(modified_ns), int(n_bytes)
+            self._said.append((f"{folder}{os.sep}{name}", int(inode), said))
 
     def check(self) -> None:
         """Raise RemoteError where the very file that is mapped was changed."""

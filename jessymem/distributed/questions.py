@@ -100,7 +100,7 @@ class Answer(NamedTuple):
             column = columns[name]
             if isinstance(column, pa.Array):
                 column = dtype.__from_arrow__(pa.chunked_array([column]))
-            made[name] = pd.Series(column, index=index, copy=False)
+            made[name] = column
         return pd.DataFrame(made, index=index, copy=False)
 
 

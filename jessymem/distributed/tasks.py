@@ -51,6 +51,7 @@ class Ask:
         self.question = question
         self.config = config
         self.cache = cache
+        self._settings = repr(config)  # which is sooner compared
 
     def __call__(self, group: Group) -> pd.DataFrame:
         """Return the answers of all files of a task."""
@@ -84,7 +85,7 @@ class Ask:
 
     def _answer_together(self, group: Group, limit: int) -> tuple[pa.Array, Answer]:
         """Return the same of files that are open together; where it can be, they stay mapped."""
-        key = group.token, self.config
+        key = group.token, self._settings
         opened = BUDGET.take_kept(key) or self._open(group.files, limit)
         if opened is None:
             with BUDGET.taken(group.files, limit):
