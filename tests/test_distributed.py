@@ -201,14 +201,35 @@ def test_an_array_of_every_file(folder):
         jd.array(folder, 1)
 
 
-def test_deltas_count_on_this_machine(tmp_path):
-    write(tmp_path, 0, "x" * 50_000)
-    with MmapManager(64, base_path=tmp_path) as manager:
-        manager.load_dimension(15, tmp_path / "part-00" / "region.mmap")
-        manager.create_proto_dimension(15, "a new river")
+def write_with_delta(folder: Path, text: str) -> Path:
+    """Write a file, and deltas beside it: with a layer of text, with an array, without layer 1."""
+    path = write(folder, 0, "x" * 50_000)
+    with MmapManager(64, base_path=folder) as manager:
+        manager.load_dimension(15, path)
+        manager.create_proto_dimension(15, text, name="late", keywords=["late"])
+        manager.create_proto_dimension(15, np.full((2, 3), 7.0), name="array")
         manager.crystallize_dimension(15)
-    assert (tmp_path / "part-00" / "region.d2.mmap").exists()
-    assert jd.count(tmp_path, b"a new river").compute()["count"].sum() == 1
+        manager.delete_layer("L15-01")
+        manager.crystallize_dimension(15)
+    assert list(path.parent.glob("region.d*.mmap"))
+    return path
+
+
+def test_deltas_count_on_this_machine(tmp_path):
+    """Whatever is asked: a manager of the same files is who knows."""
+    path = write_with_delta(tmp_path, "a new river")
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension(15, path)
+        ids = [str(each) for each in manager.list_layers()]
+        n_rivers = manager.count("river")
+        assert bytes(manager["late"]) == b"a new river"
+    assert jd.count(tmp_path, b"river").compute()["count"].sum() == n_rivers
+    assert jd.select(tmp_path).compute()["layer"].tolist() == ids
+    assert jd.layers(tmp_path).compute()["layer"].tolist() == ids
+    assert jd.scan(tmp_path, add_up, np.int64).compute()["layer"].tolist() == ids
+    assert jd.select(tmp_path, keywords=["late"]).compute()["name"].tolist() == ["late"]
+    assert jd.array(tmp_path, 9).compute().sum() == np.arange(6.0).sum()
+    assert (jd.array(tmp_path, 11).compute() == 7.0).all()
 
 
 # -- which files -----------------------------------------------------------------------------------
@@ -434,15 +455,11 @@ def test_a_file_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
 
 
 def test_a_delta_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
-    write(tmp_path, 0, "x" * 50_000)
-    with MmapManager(64, base_path=tmp_path) as manager:
-        manager.load_dimension(15, tmp_path / "part-00" / "region.mmap")
-        manager.create_proto_dimension(15, "a zebra")
-        manager.crystallize_dimension(15)
+    path = write_with_delta(tmp_path, "a zebra")
     counted = jd.count(tmp_path, b"zebra")
     assert counted.compute()["count"].sum() == 1
-    delta = tmp_path / "part-00" / "region.d2.mmap"
-    delta.write_bytes(delta.read_bytes().replace(b"zebra", b"tiger"))
+    for delta in path.parent.glob("region.d*.mmap"):
+        delta.write_bytes(delta.read_bytes().replace(b"zebra", b"tiger"))
     with pytest.raises(RemoteError, match="by now"):
         counted.compute()
 

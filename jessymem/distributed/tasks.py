@@ -24,6 +24,8 @@ from jessymem.distributed.questions import Answer, describe
 from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.remote import (
     dimension_in,
@@ -167,13 +169,16 @@ def _urls_of(files: Sequence[RemoteFile]) -> pa.Array:
     return pa.array([file.url for file in files], pa.large_string())
 
 
-def table_of(file: RemoteFile) -> MmapRegion:
+def table_of(file: RemoteFile) -> MmapRegion | RegionChain:
     """Return a region whose contents need not be there: of a store, its table by ranges."""
     local = local_path(file.url, dict(file.options))
-    if local is None:
-        return read_whole_table(file)
-    with unchanged({local: file}):
-        return MmapRegion.from_file(dimension_in(local), local)
+    return read_whole_table(file) if local is None else _open(file, local)
+
+
+def _open(file: RemoteFile, path: Path) -> MmapRegion | RegionChain:
+    """Map a file of this machine with the deltas beside it, as they were planned."""
+    with unchanged({path: file}):
+        return RegionFiles(dimension_in(path), path).open_newest()
 
 
 def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -202,12 +207,12 @@ def read_array(
     """
     local = local_path(file.url, dict(file.options))
     with BUDGET.taken([file], limit_of(config)):
-        if local is not None:
-            with unchanged({local: file}):
-                region = MmapRegion.from_file(dimension_in(local), local)
-        else:
-            region = open_fetched(file, None, "map", "none", cache)
-    found = region.read_array(LayerId(region.dimension_id, number))
+        table = (
+            open_fetched(file, None, "map", "none", cache) if local is None else _open(file, local)
+        )
+    layer_id = LayerId(table.dimension_id, number)
+    region, _ = table.origin_of(table.find_row(layer_id))
+    found = region.read_array(layer_id)
     if (found.dtype, found.shape) != form:
         raise ValueError(
             f"layer {number} of {file.url} is {found.dtype} of {found.shape}, not "
