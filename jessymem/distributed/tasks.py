@@ -88,7 +88,9 @@ class Ask:
     def _answer_together(self, group: Group, limit: int) -> tuple[pa.Array, Answer]:
         """Return the same of files that are open together; where it can be, they stay mapped."""
         key = group.token, self._settings
-        opened = BUDGET.take_kept(key) or self._open(group.files, limit)
+        opened = BUDGET.take_kept(key)
+        if opened is None:
+            opened = self._open(group.files, limit)
         if opened is None:
             with BUDGET.taken(group.files, limit):
                 return _urls_of(group.files), self._answer_in_turns(group.files)
