@@ -1,6 +1,9 @@
 """Prints the lowest version of everything that pyproject.toml asks for, as constraints for pip.
 
-python .ci/lowest.py > lowest.txt && python -m pip install -e ".[test]" -c lowest.txt
+    python .ci/lowest.py > lowest.txt
+    python -m pip install -e ".[test,distributed,arrow,safetensors,zarr,plot]" -c lowest.txt
+
+Those are the extras of a user; the lowest versions of what developers use need not fit together.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import addressof, c_char
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,14 +23,13 @@ def aligned_zeros(n_items: int, dtype: DTypeLike) -> NDArray[Any]:
     memory, up to 63 bytes more.
     """
     item = np.dtype(dtype)
-    return _aligned_part(_owner(n_items * item.itemsize + CACHE_LINE_BYTES - 1)).view(item)
+    return _aligned(n_items * item.itemsize).view(item)
 
 
 def aligned_copy(*tables: NDArray[Any]) -> NDArray[Any]:
     """Return a copy of arrays of one axis and dtype, one behind the other, as `aligned_zeros`."""
     dtype = tables[0].dtype
-    n_bytes = sum(len(rows) for rows in tables) * dtype.itemsize
-    copied = _aligned_part(_owner(n_bytes + CACHE_LINE_BYTES - 1))
+    copied = _aligned(sum(map(len, tables)) * dtype.itemsize)
     target, at = memoryview(copied), 0
     for rows in tables:  # field by field it takes a hundred times as long
         end = at + rows.nbytes
@@ -38,13 +38,13 @@ def aligned_copy(*tables: NDArray[Any]) -> NDArray[Any]:
     return copied.view(dtype)
 
 
-def _owner(n_bytes: int) -> NDArray[np.uint8]:
-    """Return memory that is zero."""
-    if n_bytes <= _MAX_HELD_BYTES:
-        return np.frombuffer(bytearray(n_bytes), np.uint8)
-    return np.zeros(n_bytes, np.uint8)
-
-
-def _aligned_part(owner: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _aligned(n_bytes: int) -> NDArray[np.uint8]:
+    """Return memory that is zero, from a cache line on."""
+    n_owned = n_bytes + CACHE_LINE_BYTES - 1
+    if n_owned <= _MAX_HELD_BYTES:
+        small = bytearray(n_owned)
+        start = -addressof(c_char.from_buffer(small)) % CACHE_LINE_BYTES
+        return np.frombuffer(small, np.uint8, n_bytes, start)
+    owner = np.zeros(n_owned, np.uint8)
     start = -owner.ctypes.data % CACHE_LINE_BYTES
-    return owner[start : start + len(owner) - CACHE_LINE_BYTES + 1]
+    return owner[start : start + n_bytes]

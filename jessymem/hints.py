@@ -12,7 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from typing import TypeAlias
+
+    import numpy as np
+    from matplotlib.axes import Axes
+    from typing_extensions import Buffer as BufferProtocol
 
     from jessymem.engine.locations import LayersLike
     from jessymem.kernels.store import Store
@@ -27,8 +31,13 @@ if TYPE_CHECKING:
     from jessymem.scanning.searching import SearchPattern
     from jessymem.scanning.workers import CancelToken
 
+    # Python 3.11 has no type for it, and there NumPy's stubs do not say that arrays are one. What
+    # typing_extensions has, type checkers know by themselves.
+    Buffer: TypeAlias = BufferProtocol | np.typing.NDArray[Any]
+
 __all__ = [
     "ArrayForm",
+    "Axes",
     "Buffer",
     "CancelToken",
     "Content",
@@ -47,6 +56,7 @@ __all__ = [
 
 _HOME_OF: Final = {
     "ArrayForm": "jessymem.regions.arrays",
+    "Axes": "matplotlib.axes",
     "Buffer": "collections.abc",
     "CancelToken": "jessymem.scanning.workers",
     "Content": "jessymem.regions.drafts",

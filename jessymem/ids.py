@@ -270,12 +270,17 @@ def is_layer_id(text: str) -> bool:
     return _LAYER.fullmatch(text) is not None
 
 
+def is_bool(value: object) -> bool:
+    """Return whether it is Python's bool or NumPy's: with NumPy 2.0 that has an ``__index__``."""
+    return type(value).__name__ == "bool"
+
+
 def as_integer(value: object, what: str) -> int:
     """Return what has an ``__index__`` as an int; else raise TypeError, naming `what` it is."""
     if type(value) is int:
         return value
     try:
-        if not isinstance(value, bool):
+        if not is_bool(value):
             return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         pass

@@ -21,12 +21,12 @@ from jessymem.errors import (
     RegionIOError,
 )
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import region_files
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions import layout
 from jessymem.regions.chain import RegionChain
 from jessymem.regions.files import REGION_FILE, RegionFiles
+from jessymem.regions.paths import region_files
 from jessymem.regions.region import MmapRegion
 
 #: What a byte of a region file is for; the order is that of `byte_map`'s numbers.

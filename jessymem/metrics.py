@@ -21,6 +21,8 @@ except ModuleNotFoundError as error:
         value="prometheus_client",
     ) from None
 
+__all__ = ["Collector", "collector"]
+
 
 class Collector(Protocol):
     """What a registry of prometheus-client asks."""

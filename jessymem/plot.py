@@ -7,8 +7,9 @@ own, as `matplotlib.pyplot.subplots` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import jessymem
 from jessymem import extras
 from jessymem.errors import shown
 from jessymem.histograms import bucket_edges
@@ -16,9 +17,6 @@ from jessymem.manager import MmapManager
 from jessymem.stats import MemoryStats
 from jessymem.status.reader import Status
 from jessymem.units import show_bytes
-
-if TYPE_CHECKING:
-    import matplotlib.axes
 
 __all__ = ["latency", "memory_classes", "memory_over_time", "pool_occupancy"]
 
@@ -32,8 +30,8 @@ _CLASSES: Final = ("#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#e69f00")
 
 
 def pool_occupancy(
-    source: MmapManager | MemoryStats, ax: matplotlib.axes.Axes | None = None
-) -> matplotlib.axes.Axes:
+    source: MmapManager | MemoryStats, ax: jessymem.hints.Axes | None = None
+) -> jessymem.hints.Axes:
     """Draw how much of each pool is used, a bar each.
 
     Parameters
@@ -70,8 +68,8 @@ def pool_occupancy(
 
 
 def memory_classes(
-    source: MmapManager | MemoryStats, ax: matplotlib.axes.Axes | None = None
-) -> matplotlib.axes.Axes:
+    source: MmapManager | MemoryStats, ax: jessymem.hints.Axes | None = None
+) -> jessymem.hints.Axes:
     """Draw what each class of the budget holds, and a line at what it is meant to hold.
 
     Parameters
@@ -108,8 +106,8 @@ def memory_classes(
 def latency(
     source: MmapManager | MemoryStats | Status,
     kinds: Sequence[str] | None = None,
-    ax: matplotlib.axes.Axes | None = None,
-) -> matplotlib.axes.Axes:
+    ax: jessymem.hints.Axes | None = None,
+) -> jessymem.hints.Axes:
     """Draw how long operations took: for each share of them, within what time they were done.
 
     Parameters
@@ -160,8 +158,8 @@ def latency(
 
 
 def memory_over_time(
-    statuses: Iterable[Status], ax: matplotlib.axes.Axes | None = None
-) -> matplotlib.axes.Axes:
+    statuses: Iterable[Status], ax: jessymem.hints.Axes | None = None
+) -> jessymem.hints.Axes:
     """Draw what the budget of a running process counts, by class, over time.
 
     Parameters
@@ -212,18 +210,18 @@ def _stats_of(source: object) -> MemoryStats:
     raise TypeError(f"a plot is of an MmapManager or its MemoryStats, not of {shown(source)}")
 
 
-def _axes(ax: matplotlib.axes.Axes | None, what: str) -> matplotlib.axes.Axes:
+def _axes(ax: jessymem.hints.Axes | None, what: str) -> jessymem.hints.Axes:
     """Return the axes to draw in."""
     if ax is not None:
         return ax
     pyplot = extras.load("matplotlib.pyplot", "plot", f"jessymem.plot.{what}")
-    made: matplotlib.axes.Axes = pyplot.subplots(layout="constrained")[1]
+    made: jessymem.hints.Axes = pyplot.subplots(layout="constrained")[1]
     return made
 
 
 def _labelled(
-    axes: matplotlib.axes.Axes, rows: list[int], labels: list[str], kind: str, title: str
-) -> matplotlib.axes.Axes:
+    axes: jessymem.hints.Axes, rows: list[int], labels: list[str], kind: str, title: str
+) -> jessymem.hints.Axes:
     """Write on a plot of bars what they are, the first one on top."""
     axes.set_yticks(rows, labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -235,7 +233,7 @@ def _labelled(
     return axes
 
 
-def _put_legend_above(axes: matplotlib.axes.Axes, n_columns: int) -> None:
+def _put_legend_above(axes: jessymem.hints.Axes, n_columns: int) -> None:
     """Say what the colours are, where that hides nothing."""
     axes.legend(
         loc="lower right",

@@ -769,6 +769,18 @@ class LayerReader(LayerMapping):
         progress: Callable[[int, int], object] | None = None,
         cancel: jessymem.hints.CancelToken | None = None,
     ) -> tuple[jessymem.LayerIds, np.typing.NDArray[Any]]: ...
+    @overload
+    def scan(
+        self,
+        kernel: Callable[..., Any],
+        dtype: np.typing.DTypeLike,
+        dimensions: DimensionsLike | None = None,
+        *,
+        return_ids: bool,
+        workers: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: jessymem.hints.CancelToken | None = None,
+    ) -> np.typing.NDArray[Any] | tuple[jessymem.LayerIds, np.typing.NDArray[Any]]: ...
     @clears_frames
     def scan(
         self,

@@ -15,6 +15,7 @@ import sys
 from _io import FileIO
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 from jessymem.descriptors import Descriptor, open_descriptor
@@ -75,6 +76,19 @@ class PlainCalls:
     def lstat(self, path: str | os.PathLike[str]) -> Status | os.stat_result:
         """Look which file lies there, be it a link."""
         return os.lstat(path)
+
+    def look_at(
+        self, paths: Sequence[str], *, follows: bool = True
+    ) -> list[Status | os.stat_result | None]:
+        """Look which file each path leads to, or lies there; None where nothing is."""
+        look = self.stat if follows else self.lstat
+        found: list[Status | os.stat_result | None] = []
+        for path in paths:
+            try:
+                found.append(look(path))
+            except FileNotFoundError:
+                found.append(None)
+        return found
 
     def fstat(self, descriptor: int) -> Status | os.stat_result:
         """Look which file is open."""
@@ -219,15 +233,29 @@ class HeldCalls(PlainCalls):
 
     def stat(self, path: str | os.PathLike[str]) -> Status:
         """Look which file a path leads to."""
-        return self._look(path, _HERE, os.fsencode(path), 0)
+        return self._look(path, 0)
 
     def lstat(self, path: str | os.PathLike[str]) -> Status:
         """Look which file lies there, be it a link."""
-        return self._look(path, _HERE, os.fsencode(path), _NO_LINK)
+        return self._look(path, _NO_LINK)
+
+    def look_at(
+        self, paths: Sequence[str], *, follows: bool = True
+    ) -> list[Status | os.stat_result | None]:
+        """Look which file each path leads to, or lies there; None where nothing is."""
+        flags = 0 if follows else _NO_LINK
+        buffers = [self._status_buffer() for _ in paths]
+        names = map(os.fsencode, paths)
+        asked = repeat(_HERE), names, repeat(flags), repeat(_BASIC_STATUS), buffers
+        if any(list(map(self._statx, *asked))):
+            return super().look_at(paths, follows=follows)  # which tells what is wrong with which
+        return list(map(self._read_status, buffers))
 
     def fstat(self, descriptor: int) -> Status:
         """Look which file is open."""
-        return self._look(None, descriptor, b"", _OPEN_FILE)
+        buffer = self._status_buffer()
+        self._do(None, self._statx, descriptor, b"", _OPEN_FILE, _BASIC_STATUS, buffer)
+        return self._read_status(buffer)
 
     def birth_of(self, path: str | os.PathLike[str]) -> tuple[int, ...] | None:
         """Return device, inode and time of birth of what lies at a path, if all are known."""
@@ -252,12 +280,16 @@ class HeldCalls(PlainCalls):
             return -1
         return int.from_bytes(buffer.raw[:4], sys.byteorder)
 
-    def _look(self, path: _Which, descriptor: int, name: bytes, flags: int) -> Status:
-        buffer = self._status_buffer()
-        self._do(path, self._statx, descriptor, name, flags, _BASIC_STATUS, buffer)
-        uid, gid, mode, inode, n_bytes, seconds, rest_ns, major, minor = self._status(buffer)
-        device, modified_ns = os.makedev(major, minor), seconds * 10**9 + rest_ns
-        return Status(uid, gid, mode, inode, n_bytes, modified_ns, device)
+    def _look(self, path: str | os.PathLike[str], flags: int) -> Status:
+        # As short as it can be: a write looks thirty times.
+        name, buffer = os.fsencode(path), self._status_buffer()
+        while self._statx(_HERE, name, flags, _BASIC_STATUS, buffer) < 0:
+            self._check(path)
+        return self._read_status(buffer)
+
+    def _read_status(self, buffer: Any) -> Status:
+        *same, seconds, rest_ns, major, minor = self._status(buffer)
+        return tuple.__new__(Status, (*same, seconds * 10**9 + rest_ns, os.makedev(major, minor)))
 
     def read_link(self, path: str | os.PathLike[str]) -> str:
         """Return where a link leads."""
@@ -333,10 +365,14 @@ class HeldCalls(PlainCalls):
     def _do(self, path: _Which, function: Callable[..., Any], *arguments: Any) -> Any:
         """Make a call, again where a signal interrupts it; its handler runs in between."""
         while (result := function(*arguments)) < 0:
-            number = self._errno()
-            if number != errno.EINTR:
-                raise _error(number, path)
+            self._check(path)
         return result
+
+    def _check(self, path: _Which) -> None:
+        """Raise the error of the last call, unless it is to be made again."""
+        number = self._errno()
+        if number != errno.EINTR:
+            raise _error(number, path)
 
 
 def _error(number: int, path: _Which = None) -> OSError:

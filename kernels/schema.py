@@ -142,8 +142,8 @@ ENCODINGS: Final = {ENCODING_BYTES: "bytes", ENCODING_TEXT: "text", ENCODING_ARR
 ALIGNMENT: Final = 64  # of the table, the first block and every block after it
 HEADER_BYTES: Final = HEADER.itemsize
 LAYER_BYTES: Final = LAYER.itemsize
-RESERVED_OFFSET: Final = HEADER.fields["reserved"][1]  # type: ignore[index]
-CHECKED_HEADER_BYTES: Final = RESERVED_OFFSET + EXTENSION.fields["header_xxh3"][1]  # type: ignore[index]
+RESERVED_OFFSET: Final[int] = HEADER.fields["reserved"][1]  # type: ignore[index]
+CHECKED_HEADER_BYTES: Final[int] = RESERVED_OFFSET + EXTENSION.fields["header_xxh3"][1]  # type: ignore[index]
 
 MAX_LAYERS: Final = MAX_LAYER + 1
 MAX_KEYWORDS: Final = 4_096  # of one layer

@@ -12,11 +12,13 @@ from support.internals import (
     compiling_elsewhere,
     evict,
     forget_compiled,
+    locate_by_columns,
     locate_plain,
     mapping_of,
     region_of,
     snapshot_of,
 )
+from support.regions import region_file
 from support.stores import NOT_THERE, POOLS, mixed_store
 
 from jessymem import (
@@ -105,6 +107,49 @@ def test_both_tiers_write_the_same(tmp_path):
         assert n_missing == found.n_missing == len(NOT_THERE)
         assert plain.tolist() == found.locations.tolist()
         assert np.flatnonzero(touched).tolist() == found.slots
+
+
+def check_columns(manager, dimension):
+    """All layers of a dimension are where they are one by one; return where that is."""
+    snapshot = snapshot_of(manager)
+    ids = np.array(manager.list_layers(dimension), np.int64)
+    expected, touched = np.zeros(len(ids), s.LOCATION), np.zeros(snapshot.n_slots, bool)
+    locate_plain(snapshot, ids, expected, touched)
+    found = locate_by_columns(snapshot, DimensionId(dimension))
+    assert found.tolist() == expected.tolist()
+    return found
+
+
+def test_all_layers_of_a_dimension_are_where_each_is(mixed):
+    manager, _ = mixed
+    for dimension in (15, 16, 17, 18, 19):
+        check_columns(manager, dimension)
+
+
+def test_a_row_that_leads_outside_is_out_of_bounds_among_all(tmp_path):
+    path = region_file(tmp_path, "D20")
+    builder = RegionBuilder("D20", "damaged")
+    for layer in range(3):
+        builder.add_layer(layer, b"content")
+    rows = builder.build_to_file(path).rows.copy()
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension(20)
+        at = path.read_bytes().index(rows.tobytes())
+        rows["content_end"][1] = 2**40
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(rows.tobytes())
+        assert check_columns(manager, 20)["status"].tolist() == [s.OK, s.OUT_OF_BOUNDS, s.OK]
+
+
+def test_compressed_layers_are_told_among_all(tmp_path):
+    builder = RegionBuilder("D20", "compressed")
+    builder.add_layer(0, b"text " * 10_000)
+    builder.add_layer(1, bytes(range(256)))
+    builder.build_to_file(region_file(tmp_path, "D20"), compress="zstd")
+    with MmapManager(base_path=tmp_path) as manager:
+        manager.load_dimension(20)
+        assert check_columns(manager, 20)["status"].tolist() == [s.COMPRESSED, s.OK]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from jessymem.demo.crowd import CrowdReport, measure_crowd
 from jessymem.demo.library import TOP_LEVEL, library_folder, library_sources
 from jessymem.demo.run import STEPS, differing_layers, run_demo
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import region_path
+from jessymem.regions.paths import region_path
 
 MODULES = {
     "json/__init__.py": "import this\n",

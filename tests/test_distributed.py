@@ -313,7 +313,7 @@ def test_files_that_are_asked_together_answer_as_each_alone(folder):
         return [each.compute() for each in found]
 
     for together, alone in zip(answers(), answers(task_bytes=1), strict=True):
-        assert together.astype(str).equals(alone.astype(str))
+        assert together.map(str).equals(alone.map(str))
 
 
 def test_answers_are_in_the_order_of_the_files_whatever_dimensions_they_are_of(tmp_path):

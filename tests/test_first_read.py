@@ -16,6 +16,7 @@ from support.processes import run_python
 FIRST_READ = """
 import sys
 import numpy
+import inspect  # by NumPy 2.4, and else by dataclasses
 before = set(sys.modules)
 from jessymem import MmapManager
 manager = MmapManager(280, base_path=sys.argv[1])

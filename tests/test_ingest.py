@@ -20,12 +20,13 @@ from jessymem import (
     osmem,
 )
 from jessymem.ingest import contents
-from jessymem.ingest.building import plan_build, region_path
+from jessymem.ingest.building import plan_build
 from jessymem.ingest.contents import read_content
 from jessymem.ingest.folders import SourceFolder, natural_key
 from jessymem.ingest.manifest import MAX_BYTES, Manifest, read_manifest
 from jessymem.ingest.numbering import number_folders
 from jessymem.kernels import schema as s
+from jessymem.regions.paths import region_path
 
 UNIX_NAMES = sys.platform == "linux"  # any bytes but / and NUL
 

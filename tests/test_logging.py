@@ -330,7 +330,8 @@ def test_nothing_is_printed_and_no_handler_is_ours(tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("<string>:5: JessyWarning: core dimensions have no file under ")
-    assert len(done.stderr.splitlines()) == 1  # an alert, and no record
+    said = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
+    assert len(said) == 1  # an alert, and no record; Python 3.13 shows the line of source below it
 
 
 # -- what fails changes nothing, and is said once --------------------------------------------------

@@ -22,7 +22,11 @@ PROJECT = PYPROJECT["project"]
 SOURCES = {ROOT / "jessymem": "jessymem", ROOT / "kernels": "jessymem.kernels"}
 
 # What conda-forge calls them, by their name on PyPI.
-CONDA_NAMES = {"lmdb": "python-lmdb", "xxhash": "python-xxhash"}
+CONDA_NAMES = {
+    "lmdb": "python-lmdb",
+    "prometheus-client": "prometheus_client",
+    "xxhash": "python-xxhash",
+}
 
 MACHINE_PATH = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work)/|[A-Za-z]:\\+Users\\)")
 
@@ -104,6 +108,10 @@ def test_extra_all_holds_every_extra():
     assert requirements_of("all") == set().union(*map(requirements_of, extras))
 
 
+def test_extra_docs_brings_what_the_site_imports_and_draws_with():
+    assert requirements_of("docs") > requirements_of("metrics") | requirements_of("plot")
+
+
 def test_conda_environment_mirrors_pyproject():
     wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}
     wanted |= requirements_of("all")
@@ -115,7 +123,11 @@ def test_conda_environment_mirrors_pyproject():
 def test_conda_recipe_mirrors_pyproject():
     text = (ROOT / ".ci" / "recipe" / "recipe.yaml").read_text(encoding="utf-8")
     source = (ROOT / "jessymem" / "_version.py").read_text(encoding="utf-8")
-    assert re.findall(r'version: "(.+)"', text) == re.findall(r'__version__ = "(.+)"', source)
+    assert re.findall(r' version: "(.+)"', text) == re.findall(r'__version__ = "(.+)"', source)
+    [lowest] = re.findall(r' python_min: "(.+)"', text)
+    text = text.replace("${{ python_min }}", lowest)
+    built_with = [line.replace(" ", "") for line in re.findall(r"- (setuptools .+)", text)]
+    assert built_with == PYPROJECT["build-system"]["requires"]
     entries = re.search(r"\n  run:\n(.*?)\n\n", text, re.S)[1].splitlines()
     found = {split_requirement(line[6:].replace(" ", "")) for line in entries if " - " in line}
     wanted = {split_requirement(requirement) for requirement in PROJECT["dependencies"]}

@@ -188,6 +188,22 @@ def test_nothing_spans_two_layers(tmp_path):
         assert manager.count(b"nee") == manager.count(b"dle") == 1
 
 
+def test_a_batch_knows_the_names_of_its_layers(tmp_path):
+    builder = RegionBuilder("D20", "named")
+    builder.add_layer(3, b"needle", name="three")
+    builder.add_layer(7, b"needle needle")
+    builder.add_layer(9, b"no", name="nine")
+    builder.build_to_file(region_file(tmp_path, "D20"))
+    with MmapManager(64, base_path=tmp_path) as manager:
+        manager.load_dimension(20)
+        manager.create_proto_dimension(21, b"needle", name="learned")
+        manager.overlay_layer("L20-09", b"needle")
+        (batch,) = manager.find_batches(b"needle")
+        layers = dict.fromkeys(batch.array["layer"].tolist())
+        named = {str(LayerId.from_packed(each)): batch.name(each) for each in layers}
+    assert named == {"L20-03": "three", "L20-07": "", "L20-09": "nine", "L21-00": "learned"}
+
+
 # -- the first of them -----------------------------------------------------------------------------
 
 
@@ -679,7 +695,7 @@ def test_a_large_one_compiles():
 from jessymem import MmapManager
 from jessymem.kernels import _jit
 with MmapManager(base_path="nowhere") as manager:
-    manager.create_proto_dimension(40, b"ab" * 2**22)
-    print(manager.count(b"ab"), _jit.is_promoted(_jit.SEARCHING))
+    manager.create_proto_dimension(40, b"a" * (2**23 + 2**17))
+    print(manager.count(b"a"), _jit.is_promoted(_jit.SEARCHING))
 """
-    assert run_python(code) == f"{2**22} True"
+    assert run_python(code) == f"{2**23 + 2**17} True"

@@ -11,6 +11,7 @@ import pytest
 from support import naive
 
 from jessymem.kernels import schema as s
+from jessymem.regions.layout import packing_of
 
 DOCS = Path(__file__).parent.parent / "docs" / "format.md"
 
@@ -106,6 +107,15 @@ def test_struct_codes_have_the_sizes_of_the_dtypes():
     assert naive.EXTENT.size == s.LAYER_EXTENT.itemsize
     assert s.MIN_ENTRY_BYTES == 23
     assert (s.RESERVED_OFFSET, s.CHECKED_HEADER_BYTES) == (100, 248)
+
+
+@pytest.mark.parametrize("dtype", ON_DISK.values(), ids=ON_DISK)
+def test_a_record_is_packed_as_numpy_has_it(dtype):
+    raw = np.random.default_rng(len(dtype)).bytes(dtype.itemsize)
+    values = packing_of(dtype).unpack(raw)
+    as_numpy = np.frombuffer(raw, dtype)[0].item()
+    assert str(values) == str(as_numpy)  # a float that is no number is unlike itself
+    assert packing_of(dtype).pack(*values) == raw
 
 
 def test_limits():

@@ -78,6 +78,25 @@ def test_what_is_asked_of_a_path(name, folder, held):
     assert answers(held) == answers(PLAIN)
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_many_paths_are_looked_at_as_each_by_itself(folder, held, follows):
+    paths = [str(folder / name) for name in ("file", "link", "lost", "directory", "nothing")]
+
+    def answers(calls: PlainCalls, paths: list[str]) -> list[Any]:
+        found = calls.look_at(paths, follows=follows)
+        statuses = enumerate(found)
+        return [None if each is None else ask_status(found.__getitem__, i) for i, each in statuses]
+
+    for asked in (paths, paths[:2], paths[:1], []):
+        assert answers(held, asked) == answers(PLAIN, asked)
+    look = held.stat if follows else held.lstat
+    assert answers(held, paths[:2]) == [ask_status(look, path) for path in paths[:2]]
+    wrong = [*paths[:1], str(folder / "file" / "below")]
+    refusal = answer(lambda: held.look_at(wrong, follows=follows))
+    assert refusal == answer(lambda: PLAIN.look_at(wrong, follows=follows))
+    assert refusal[0] is NotADirectoryError
+
+
 def test_a_file_is_written_read_and_moved(folder, held):
     path, descriptors = folder / "new", open_files()
     file = held.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)

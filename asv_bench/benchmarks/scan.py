@@ -102,20 +102,19 @@ class FindAnyCase_TextOfNMB(Texts):
 class FindLines_TextOf16MB(Texts):
     """Each find as a line of text, as the command writes it where nothing is coloured."""
 
-    version = "1"
+    version = "2"
 
     def setup(self, base):
         self.manager = kept(open_store, base, text_dimensions(16))
         skip_unless(self.manager, "find_batches")
         compile_searches()
-        lines = module("terminal.hit_lines")
-        self.titles, self.hit_lines = lines.Titles(self.manager), lines.hit_lines
+        self.hit_lines = module("terminal.hit_lines").hit_lines
         self.time_lines(base)
 
     @named("lines of finds in 16 MiB")
     def time_lines(self, base):
         for batch in self.manager.find_batches(b"self."):
-            self.hit_lines(batch, self.titles, is_coloured=False)
+            self.hit_lines(batch, is_coloured=False)
 
 
 class Sum_TextOfNMB(Texts):

@@ -14,7 +14,6 @@ from xxhash import xxh3_64_intdigest
 from jessymem.config import MIB, MemoryConfig
 from jessymem.demo.library import library_folder, library_sources
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import region_path
 from jessymem.kernels.schema import (
     CHECKED_HEADER_BYTES,
     HEADER_BYTES,
@@ -23,6 +22,7 @@ from jessymem.kernels.schema import (
 )
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
+from jessymem.regions.paths import region_path
 
 #: One dimension of real text, and a layer of it.
 TEXT_MB: Final = 16

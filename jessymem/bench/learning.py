@@ -21,10 +21,10 @@ from jessymem.bench.timing import Race, Work, race, race_once
 from jessymem.bench.writing import write_durably
 from jessymem.config import MIB
 from jessymem.ids import LayerId
-from jessymem.ingest.building import region_path
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
+from jessymem.regions.paths import region_path
 
 DIMENSION: Final = 20
 #: The file that is learned into: so many layers of so many bytes, 131 MB.

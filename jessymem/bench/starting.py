@@ -17,9 +17,9 @@ from jessymem.bench.peers import NotInstalled
 from jessymem.bench.setting import NotThere, Setting
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, race_once
-from jessymem.ingest.building import region_path
 from jessymem.kernels.schema import MAX_LAYERS, N_CORE_DIMENSIONS
 from jessymem.manager import MmapManager
+from jessymem.regions.paths import region_path
 from jessymem.warming import warmup
 
 #: Descriptors that a process has beside those of what is loaded.

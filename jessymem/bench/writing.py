@@ -19,7 +19,7 @@ from jessymem.bench.setting import Setting
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, Work, race_once
 from jessymem.ids import DimensionId
-from jessymem.ingest.building import region_path
+from jessymem.regions.paths import region_path
 
 SIZES_MB: Final = (1, 10, 100)
 N_LAYERS: Final = 40

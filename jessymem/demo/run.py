@@ -24,13 +24,13 @@ from jessymem.demo.library import library_folder, library_sources
 from jessymem.demo.measurements import Measurement
 from jessymem.errors import DuplicateDimension
 from jessymem.ids import DimensionId, LayerId
-from jessymem.ingest.building import region_path
 from jessymem.ingest.contents import read_content
 from jessymem.ingest.numbering import FIRST_GROWN_DIMENSION
 from jessymem.inspection import find_regions
 from jessymem.kernels import _jit
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
+from jessymem.regions.paths import region_path
 from jessymem.simulation import core_builder, simulated_text
 
 #: What is done, in order.

@@ -6,13 +6,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jessymem.config import MemoryConfig
 from jessymem.errors import shown
 from jessymem.ids import as_integer
+from jessymem.remote.cache import FileCache
 from jessymem.scanning.searching import as_wanted
 
 MISSING: Final = 'questions to many files need dask: pip install "jessymem[distributed]"'
@@ -34,14 +36,9 @@ except ModuleNotFoundError as error:
 _da: Any = da  # some of their functions have no types
 _dd: Any = dd
 
-if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
-
-    from jessymem.remote.cache import FileCache
-
-    Urls = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-    Options = Mapping[str, Any] | None
-    Range = tuple[float, float]
+Urls: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Options: TypeAlias = Mapping[str, Any] | None
+Range: TypeAlias = tuple[float, float]
 
 #: Files of one task together; a task costs the scheduler about a millisecond.
 TASK_BYTES: Final = 64 * 2**20

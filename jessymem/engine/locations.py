@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import AllocationFailed, LayerNotFound, OutOfBounds, shown
-from jessymem.ids import LayerId, LayerLike, as_integer, items_of
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_integer, items_of
 from jessymem.kernels import _jit, gather, lookup
 from jessymem.kernels import schema as s
 from jessymem.regions.table import LayerTable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LayersLike: TypeAlias = NDArray[np.integer[Any]] | Iterable[LayerLike]
 
 _N_NAMED: Final = 5  # of the layers that an error is about
+#: So many layers of a dimension are found sooner by columns than one by one.
+_N_BY_COLUMNS: Final = 32
 _NOWHERE: Final = (0, 0, s.ABSENT, s.NO_SUCH_LAYER, s.ABSENT, s.ABSENT)
 
 
@@ -158,6 +160,52 @@ def _locate_plain(
         found.append(location)
     out[:] = found
     return n_missing
+
+
+def locate_all(
+    snapshot: Snapshot, dimensions: Iterable[DimensionId]
+) -> tuple[NDArray[np.int64], Located]:
+    """Find all layers of some dimensions that are in memory.
+
+    Returns
+    -------
+    packed : ndarray of int64
+        Their ids, in the order of the dimensions.
+    located : Located
+    """
+    tables = {each: snapshot.table_at(each) for each in dimensions}
+    ids = [
+        table.numbers.astype(np.int64) | int(each) << s.LAYER_BITS for each, table in tables.items()
+    ]
+    packed = np.concatenate([np.zeros(0, np.int64), *ids])
+    if _jit.is_promoted() or len(packed) < _N_BY_COLUMNS * len(tables):
+        return packed, locate(snapshot, packed)
+    found = [_locate_table(snapshot, *each) for each in tables.items()]
+    slots = [
+        int(each) for each, part in zip(tables, found, strict=True) if (part["slot"] >= 0).any()
+    ]
+    locations = np.concatenate([np.zeros(0, s.LOCATION), *found])
+    n_compressed = int(np.count_nonzero(locations["status"] == s.COMPRESSED))
+    n_missing = int(np.count_nonzero(locations["status"] != s.OK)) - n_compressed
+    return packed, Located(snapshot, locations, sorted(slots), n_missing, n_compressed)
+
+
+def _locate_table(snapshot: Snapshot, dimension: DimensionId, table: LayerTable) -> NDArray[Any]:
+    """Return the LOCATION of each row, column by column; each is read once, then checked."""
+    start, end = (np.array(bound, np.uint64) for bound in table.bounds)
+    is_compressed = (end > s.COMPRESSED_AT) & (end <= s.COMPRESSED_AT + s.MAX_CONTENT_BYTES)
+    is_there = (start <= end) & (end <= table.size) | bool(table.leads_outside)
+    found = np.empty(len(start), s.LOCATION)
+    found["offset"] = np.where(is_compressed, 0, start.view(np.int64))
+    found["size"] = np.where(is_compressed, end - np.uint64(s.COMPRESSED_AT), end - start)
+    found["region"] = snapshot.region_id_of(dimension)
+    found["status"] = np.where(is_compressed, s.COMPRESSED, s.OK)
+    found["slot"] = dimension
+    found["row"] = np.arange(len(start))
+    is_damaged = ~(is_compressed | is_there)
+    if is_damaged.any():
+        found[is_damaged] = (*_NOWHERE[:3], s.OUT_OF_BOUNDS, *_NOWHERE[4:])
+    return found
 
 
 def is_strict(missing: str) -> bool:

@@ -40,8 +40,9 @@ from jessymem.logger import logger
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.chain import RegionChain
-from jessymem.regions.files import REGION_FILE, RegionFiles
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.layout import Edition
+from jessymem.regions.paths import region_files, region_path
 from jessymem.regions.region import MmapRegion
 from jessymem.zstd import as_compression
 
@@ -411,16 +412,6 @@ def plan_build(
     if in_the_way:
         raise _taken(in_the_way, data)
     return Plan(tuple(dimensions), tuple(skipped), data)
-
-
-def region_path(data: Path, dimension: DimensionId) -> Path:
-    """Return where a dimension's region file is written to under `data`."""
-    return data / str(dimension) / REGION_FILE
-
-
-def region_files(data: Path, dimension: DimensionId) -> RegionFiles:
-    """Return the files of a dimension under `data`; they know which one is read."""
-    return RegionFiles(dimension, region_path(data, dimension))
 
 
 def newest_path(data: Path, dimension: DimensionId) -> Path:

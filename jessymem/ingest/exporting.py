@@ -18,11 +18,11 @@ from jessymem.errors import (
     clears_frames,
 )
 from jessymem.ids import DimensionId, DimensionsLike, LayerId, as_dimension_ids
-from jessymem.ingest.building import region_files
 from jessymem.ingest.file_names import escape
 from jessymem.ingest.reports import ExportedDimension, ExportReport
 from jessymem.ingest.writers import Layer, Writer, encoding_of, is_export, writer_of
 from jessymem.manager import MmapManager
+from jessymem.regions.paths import region_files
 from jessymem.regions.table import LayerTable
 
 

@@ -6,6 +6,7 @@ from operator import index
 from typing import Any, Final, SupportsIndex
 
 from jessymem.errors import shown
+from jessymem.ids import is_bool
 from jessymem.kernels import schema as s
 
 # What no handle can say (any offset, no generation) is a negative integer: the three numbers side
@@ -65,7 +66,7 @@ class MmapOffset(int):
         >>> int(offset) == int(packed), offset.pool_id
         (True, 0)
         """
-        if isinstance(packed, bool):
+        if is_bool(packed):
             raise TypeError("an offset is an integer, not a bool")
         number = index(packed)
         if not 0 <= number < 2**63:

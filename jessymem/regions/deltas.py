@@ -128,7 +128,7 @@ def _follows(delta: Delta, before: Edition | None) -> bool:
 
 
 def peek_delta(
-    dimension: DimensionId, path: Path, generation: int, identity: osmem.FileIdentity
+    dimension: DimensionId, path: Path, identity: osmem.FileIdentity, generation: int
 ) -> Delta:
     """Read the first bytes of a delta, which is this file.
 

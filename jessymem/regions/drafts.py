@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jessymem.errors import shown
-from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id, items_of
+from jessymem.ids import DimensionId, LayerId, LayerLike, as_layer_id, is_bool, items_of
 from jessymem.kernels import schema as s
 from jessymem.regions.arrays import describe_array
 
@@ -20,11 +20,10 @@ _MAX_FREQUENCY: Final = float(np.finfo(np.float32).max)
 
 # Text, or whatever lends its bytes: also an mmap, an array.array, a pyarrow.Buffer.
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
+    import jessymem
     from jessymem.regions.frames import Frame
 
-    Content: TypeAlias = str | Buffer
+    Content: TypeAlias = str | jessymem.hints.Buffer
 else:
     Content: TypeAlias = str | bytes | bytearray | memoryview
 ContentOrArray: TypeAlias = Content | NDArray[Any]
@@ -199,7 +198,7 @@ def _as_frequency(value: object, who: LayerId | DimensionId) -> float:
 
 def _as_depth(value: Any, who: LayerId | DimensionId) -> int:
     try:
-        depth = -1 if isinstance(value, bool) else operator.index(value)
+        depth = -1 if is_bool(value) else operator.index(value)
     except TypeError:
         raise TypeError(f"{who}: the depth is an integer, not {type(value).__name__}") from None
     if not 0 <= depth <= 255:

@@ -14,14 +14,20 @@ from jessymem.ids import DimensionId
 from jessymem.kernels import schema as s
 from jessymem.regions import faults
 from jessymem.regions.drafts import LayerDraft
-from jessymem.regions.layout import Edition, Extension
+from jessymem.regions.layout import (
+    EXTENSION_RECORD,
+    HEADER_RECORD,
+    Edition,
+    Extension,
+    packing_of,
+)
 
-_ENTRY: Final = struct.Struct("<HBfI")  # LAYER_ENTRY
-_EXTENT: Final = struct.Struct("<QI")  # LAYER_EXTENT
+_ENTRY: Final = packing_of(s.LAYER_ENTRY)
+_EXTENT: Final = packing_of(s.LAYER_EXTENT)
 _LENGTH: Final = struct.Struct("<I")
 _CHECKSUM: Final = struct.Struct("<Q")
-_ROW: Final = struct.Struct("<QQQIfHBBIIIIIII")  # LAYER
-_FRAME: Final = struct.Struct("<QQIHBB")  # FRAME
+_ROW: Final = packing_of(s.LAYER)
+_FRAME: Final = packing_of(s.FRAME)
 
 
 def write_layout(
@@ -99,11 +105,10 @@ def write_layout(
 def _encode_header(
     dimension: DimensionId, name: bytes, total_size: int, n_layers: int, extension: Extension
 ) -> bytes:
-    record = np.array((s.EXTENSION_MAGIC, *extension, 0), s.EXTENSION)
-    reserved = record.tobytes()
-    facts = dimension, len(name), name.ljust(s.MAX_NAME_BYTES, b"\0"), total_size, n_layers
+    reserved = EXTENSION_RECORD.pack(s.EXTENSION_MAGIC, *extension, 0)
+    facts = dimension, len(name), name, total_size, n_layers
     magic = s.COMPRESSED_MAGIC if extension.n_frames else s.MAGIC
-    raw = np.array((*facts, magic, reserved), s.HEADER).tobytes()[: s.CHECKED_HEADER_BYTES]
+    raw = HEADER_RECORD.pack(*facts, magic, reserved)[: s.CHECKED_HEADER_BYTES]
     return raw + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(raw))
 
 

@@ -297,11 +297,12 @@ class RegionFiles:
         edition, replaces, identity = None, 0, None
         try:
             identity = osmem.identify(base)
-            edition, replaces = self._peek(base, identity, partial(peek_edition, base))
+            edition, replaces = self._peek(peek_edition, base, identity)
         except (FileNotFoundError, NotADirectoryError):
             pass  # opening it will say so
         except OSError as error:
             raise RegionIOError.from_os_error(error, "read", base, self.dimension) from error
+        peek = partial(peek_delta, self.dimension)
         whole: list[Delta] = []
         damaged: list[Alternate] = []
         is_clear = not listing.ignored and not ignored and edition is not None
@@ -310,9 +311,8 @@ class RegionFiles:
                 raise ChainChanged
             fault = self._broken.get(path)
             if fault is None:
-                peek = partial(peek_delta, self.dimension, path, generation, delta_identity)
                 try:
-                    whole.append(self._peek(path, delta_identity, peek))
+                    whole.append(self._peek(peek, path, delta_identity, delta_identity, generation))
                     continue
                 except FileNotFoundError:
                     raise ChainChanged from None
@@ -342,13 +342,15 @@ class RegionFiles:
             is_clear and not damaged,
         )
 
-    def _peek(self, path: Path, identity: osmem.FileIdentity, read: Callable[[], T]) -> T:
+    def _peek(
+        self, read: Callable[..., T], path: Path, identity: osmem.FileIdentity, *facts: object
+    ) -> T:
         """Return what is read of a file's first bytes, once for each file."""
         known = self._peeked.get(path)
         if known is None or known[0] != identity:
             if len(self._peeked) >= _N_PEEKED:
                 self._peeked.clear()
-            known = self._peeked[path] = identity, read()
+            known = self._peeked[path] = identity, read(path, *facts)
         found: T = known[1]
         return found
 
@@ -656,12 +658,16 @@ class RegionFiles:
         found = self._found
         if found is None or len(found.chain.paths) < len(before):
             return False
-        return all(map(self._is_still, found.chain.paths, before))
+        paths = found.chain.paths[: len(before)]
+        here = list(map(osmem.identity_at, paths[:1]))
+        if len(paths) > 1:  # deltas, which lie together
+            here += osmem.identities_at(paths[1:])
+        return all(map(self._is_still, paths, here, before))
 
     @staticmethod
-    def _is_still(path: Path, region: MmapRegion) -> bool:
+    def _is_still(path: Path, here: osmem.FileIdentity | None, region: MmapRegion) -> bool:
         """Tell whether a file is the one that was opened; for made-up inodes editions tell."""
-        if held_at(path, [region], is_peeked=True) is not None:
+        if here is not None and _held_as(here, [region], is_peeked=True) is not None:
             return True
         try:
             return peek_edition(path)[0] == region.edition
@@ -886,15 +892,12 @@ class RegionFiles:
         Without one that counts the chain would be another one: an error is no reason to ignore it.
         """
         with self._as_region_error("look at what lies beside"):
-            for _, generation, beside in names:
-                try:
-                    identity = osmem.look_beside(self.target, beside)
-                except FileNotFoundError:
-                    identity = None
-                if isinstance(identity, str):
-                    listing.ignored_deltas.append((beside, identity))
-                else:
-                    listing.deltas.append(Beside(generation, beside, identity))
+            found = osmem.look_beside(self.target, [name.path for name in names])
+        for (_, generation, beside), identity in zip(names, found, strict=True):
+            if isinstance(identity, str):
+                listing.ignored_deltas.append((beside, identity))
+            else:
+                listing.deltas.append(Beside(generation, beside, identity))
 
     def _beside(self, generation: int) -> Path:
         return self._file.with_name(f"{self._file.stem}.g{generation}{self._file.suffix}")

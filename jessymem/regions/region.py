@@ -618,10 +618,11 @@ class MmapRegion(LayerTable):
             stored, lengths = self.frames.is_stored[at], self.frames.lengths[at]
             is_other = (starts != s.COMPRESSED_AT) | (ends != s.COMPRESSED_AT + lengths)
             wrong = np.where(stored, is_other, wrong)
-        wrong[1:] |= found[1:] <= found[:-1]
+        if len(rows) > 1:
+            wrong[1:] |= found[1:] <= found[:-1]
         if numbers is not None:
             wrong |= found != np.array(numbers)
-        if wrong.any():
+        if np.count_nonzero(wrong):  # in a third of the time of `any`
             row = rows[int(wrong.argmax())]
             raise OutOfBounds(
                 f"{self.dimension_id}: the row of layer {row['layer_num']} was changed in "

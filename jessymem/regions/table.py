@@ -241,10 +241,9 @@ class Extents(NamedTuple):
 
 #: The same of some rows: owners, which of them is each row's, where contents begin and end there.
 #: A text, which loads nothing: `numpy.typing` takes longer to import than a read does.
-ExtentsOfRows: TypeAlias = (
-    "tuple[Sequence[memoryview], np.typing.NDArray[Any], np.typing.NDArray[np.uint64], "
-    "np.typing.NDArray[np.uint64]]"
-)
+ExtentsOfRows: TypeAlias = "tuple[Sequence[memoryview], _Integers, _Places, _Places]"
+_Integers: TypeAlias = "np.typing.NDArray[Any]"
+_Places: TypeAlias = "np.typing.NDArray[np.uint64]"
 
 #: What one read from Python needs: views of the whole region, per row of where its content begins
 #: and ends, of layer number to row (None: they are the same); the region's length; and nothing. Or,

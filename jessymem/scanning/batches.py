@@ -69,6 +69,13 @@ class HitBatch(Hits):
         """
         return self._spans.view(int(self._spans.rows["layer"].searchsorted(layer)))
 
+    def name(self, layer: int) -> str:
+        """Return the name of a layer that was searched, by its packed id; it may be empty.
+
+        What is no UTF-8 in it is U+FFFD.
+        """
+        return self._spans.name(int(self._spans.rows["layer"].searchsorted(layer)))
+
     def windows(self, n_before: int, n_bytes: int) -> Windows:
         """Copy out what is around each find: from `n_before` bytes before it, `n_bytes` of it.
 

@@ -1,20 +1,18 @@
-"""`Needle`: bytes that are searched for, and how: by kernels, or by `re` before there are any."""
+"""`Needle`: bytes that are searched for, and how: by kernels, or NumPy before there are any."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from jessymem.kernels import _jit, search
 from jessymem.kernels import schema as s
+from jessymem.scanning.pairs import PairSearch
 from jessymem.scanning.spans import Job, Spans
 from jessymem.scanning.words import are_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 #: Finds that are written down before they are handed over.
@@ -26,18 +24,13 @@ _WITHOUT_END: Final = 2**62
 _N_SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 1_024
 
-#: What `re` has searched before compiled kernels earn back numba's import: 512 MiB, or a million
-#: finds, or four millions that are only counted. Needles that are longer are not for `re`: where
-#: they overlap themselves, a find may cost as many steps as they have bytes.
-_BYTES_AN_ITEM: Final = 2**29 // _jit.WORTH_COMPILING
-_FINDS_AN_ITEM: Final = 64
-_COUNTED_AN_ITEM: Final = 256
+#: What NumPy has searched before kernels earn back half a second, numba's import: 8 GiB, at half
+#: their speed; or eight million finds, each of which is looked at by itself. Longer needles
+#: are not for it: it may compare in vain as many bytes as they have.
+_BYTES_AN_ITEM: Final = 2**33 // _jit.WORTH_COMPILING
+_FINDS_AN_ITEM: Final = 512
 _MAX_PLAIN_BYTES: Final = 1_024
-_MAX_OVERLAPPING_BYTES: Final = 32
-#: So much stays in the fastest cache while it is brought to small letters and searched.
-_FOLDED_BYTES: Final = 2**16
-
-#: Plain Python's kernels, which only needles come to that `re` is not for, are so much slower.
+#: Plain Python's kernels, which only needles come to that are longer, are so much slower.
 _BYTES_A_SLOW_ITEM: Final = 64
 
 
@@ -81,31 +74,34 @@ class Needle:
         self.record["n_bytes"] = self.n_bytes
         self.record["is_folded"] = is_folded
         self._is_aimed = False
-        self._is_overlapping = _overlaps_itself(self.wanted)
-        self._regex: re.Pattern[bytes] | None = None
-        if self.n_bytes <= (_MAX_OVERLAPPING_BYTES if self._is_overlapping else _MAX_PLAIN_BYTES):
-            self._regex = re.compile(re.escape(self.wanted))
+        self._by_pairs: PairSearch | None = None
+        if self.n_bytes <= _MAX_PLAIN_BYTES:
+            self._by_pairs = PairSearch(self.wanted, is_folded=is_folded)
 
     def prepare(self, spans: Spans) -> bool:
         """Compile kernels if so many bytes are worth it; tell whether several threads may search.
 
         They may where the GIL is in nobody's way.
         """
-        n_bytes_an_item = _BYTES_A_SLOW_ITEM if self._regex is None else _BYTES_AN_ITEM
+        n_bytes_an_item = _BYTES_A_SLOW_ITEM if self._by_pairs is None else _BYTES_AN_ITEM
         n_items = (spans.n_bytes + self.n_bytes) // n_bytes_an_item
         _jit.promote_for(n_items, _jit.SEARCHING)
         self._is_aimed = False
-        is_threaded = self._regex is None or _jit.is_promoted(_jit.SEARCHING)
-        if is_threaded:
+        if self._by_pairs is None or _jit.is_promoted(_jit.SEARCHING):
             self.aim_at(spans)
-        return is_threaded
+        else:
+            self._by_pairs.aim_at(spans)
+            return False  # each array taken would wait for the other's
+        return True
 
     def find(
         self, spans: Spans, job: Job, stop: NDArray[np.int64], limit: int
     ) -> list[NDArray[Any]]:
         """Return the first `limit` finds that begin in a job, as arrays of HIT."""
-        if self._regex is not None and not _jit.is_promoted(_jit.SEARCHING):
-            return self._find_plainly(spans, job, self._regex, limit)
+        if self._by_pairs is not None and not _jit.is_promoted(_jit.SEARCHING):
+            found = self._by_pairs.find(spans, job)
+            _jit.promote_for(len(found) // _FINDS_AN_ITEM, _jit.SEARCHING)
+            return [found[:limit]] if len(found) else []
         if not self._is_aimed:  # compiled in the middle of the search
             self.aim_at(spans)
         state = _state_of(job)
@@ -125,13 +121,9 @@ class Needle:
 
     def count(self, spans: Spans, job: Job, stop: NDArray[np.int64]) -> int:
         """Return how many finds begin in a job."""
-        if self._regex is not None and not _jit.is_promoted(_jit.SEARCHING):
-            haystacks = (haystack for haystack, _, _ in self._haystacks(spans, job))
-            if self._is_overlapping:
-                n_found = sum(1 for each in haystacks for _ in _starts_in(self._regex, *each))
-            else:
-                n_found = sum(len(self._regex.findall(*each)) for each in haystacks)
-            _jit.promote_for(n_found // _COUNTED_AN_ITEM, _jit.SEARCHING)
+        if self._by_pairs is not None and not _jit.is_promoted(_jit.SEARCHING):
+            n_found = self._by_pairs.count(spans, job)
+            _jit.promote_for(n_found // _FINDS_AN_ITEM, _jit.SEARCHING)
             return n_found
         if not self._is_aimed:  # compiled in the middle of the search
             self.aim_at(spans)
@@ -139,54 +131,6 @@ class Needle:
         state["capacity"] = _WITHOUT_END
         search.search_on(spans.rows, self.record, state, stop)
         return int(state["n_hits"][0])
-
-    # -- by `re` -----------------------------------------------------------------------------------
-
-    def _find_plainly(
-        self, spans: Spans, job: Job, regex: re.Pattern[bytes], limit: int
-    ) -> list[NDArray[Any]]:
-        starts: list[int] = []
-        pieces: list[tuple[int, int, int]] = []  # whose layer, where in it, and how many finds
-        for haystack, layer, shift in self._haystacks(spans, job):
-            n_before = len(starts)
-            if self._is_overlapping:
-                starts += _starts_in(regex, *haystack)
-            else:
-                starts += [found.start() for found in regex.finditer(*haystack)]
-            if len(starts) > n_before:
-                pieces.append((layer, shift, len(starts) - n_before))
-            if len(starts) >= limit:
-                break
-        _jit.promote_for(len(starts) // _FINDS_AN_ITEM, _jit.SEARCHING)
-        if not starts:
-            return []
-        layers, shifts, counts = np.array(pieces, np.int64).T
-        hits = np.empty(len(starts), s.HIT)
-        hits["layer"] = layers.repeat(counts)
-        hits["offset"] = np.array(starts, np.int64) + shifts.repeat(counts)
-        return [hits[:limit]]
-
-    def _haystacks(
-        self, spans: Spans, job: Job
-    ) -> Iterator[tuple[tuple[memoryview | bytes, int, int], int, int]]:
-        """Yield what `re` searches, from where to where, whose layer it is, and where in it.
-
-        The latter is to be added to an offset in it. Where case does not matter it is a copy in
-        small letters, a piece at a time: ten times as quick as ``re.IGNORECASE``.
-        """
-        view, address = spans.view_of(job)
-        n_more = self.n_bytes - 1  # of a find that begins with the last byte
-        is_folded = bool(self.record["is_folded"][0])
-        for (first, n_bytes, layer), start, end in spans.pieces_of(job):
-            base = first - address
-            if not is_folded:
-                stop = base + min(end + n_more, n_bytes)
-                yield (view, base + start, stop), layer, -base
-                continue
-            for at in range(start, end, _FOLDED_BYTES):
-                stop = min(at + _FOLDED_BYTES, end) + n_more
-                piece = bytes(view[base + at : base + min(stop, n_bytes)]).lower()
-                yield (piece, 0, len(piece)), layer, at
 
     # -- by kernels --------------------------------------------------------------------------------
 
@@ -238,20 +182,6 @@ class Word(Needle):
     def count(self, spans: Spans, job: Job, stop: NDArray[np.int64]) -> int:
         """Return how many finds begin in a job."""
         return sum(map(len, self.find(spans, job, stop, _WITHOUT_END)))
-
-
-def _starts_in(
-    regex: re.Pattern[bytes], haystack: memoryview | bytes, start: int, end: int
-) -> Iterator[int]:
-    """Yield where finds begin, overlapping ones too."""
-    while found := regex.search(haystack, start, end):
-        yield found.start()
-        start = found.start() + 1
-
-
-def _overlaps_itself(wanted: bytes) -> bool:
-    """Tell whether some end of a needle is a beginning of it, so that finds may overlap."""
-    return any(wanted.startswith(wanted[at:]) for at in range(1, len(wanted)))
 
 
 def _state_of(job: Job) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from jessymem.kernels import schema as s
 from jessymem.scanning.batches import HitBatch
 from jessymem.scanning.hits import Hits, join_hits
 from jessymem.scanning.searching import Wanted, as_wanted, count_in, finds_in, length_of
-from jessymem.scanning.spans import Spans, dimensions_of, packed_ids
+from jessymem.scanning.spans import Spans, dimensions_of
 from jessymem.scanning.workers import Workers
 
 if TYPE_CHECKING:
@@ -196,10 +196,10 @@ def _spans_in(
 ) -> Spans:
     """Find layers of dimensions in one state, those chosen or all, and note the access."""
     if chosen is None:
-        packed = packed_ids(snapshot, dimensions)
+        packed, located = locations.locate_all(snapshot, dimensions)
     else:
         packed = chosen[np.isin(chosen >> s.LAYER_BITS, list(map(int, dimensions)))]
-    located = locations.locate(snapshot, packed)
+        located = locations.locate(snapshot, packed)
     locations.note_missing(located, packed, is_strict=True)
     locations.note_accesses(engine, located)
     return Spans.of(located, packed, engine.inflated)

@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 _WITHOUT_END: Final = 2**62
 
-#: A job is small enough to share the work evenly, and large enough to be worth handing out; where
-#: one thread does all, it looks up now and then.
+#: A job is small enough to share the work evenly, and large enough to be worth handing out; one of
+#: an expression, which is slower, small enough for who waits for what is found.
 _JOBS_PER_WORKER: Final = 16
 _JOB_BYTES: Final = (256 * 1024, 8 * 2**20)
-_JOB_BYTES_OF_ONE: Final = 2**20
+_JOB_BYTES_OF_PATTERN: Final = 2**20
 #: No shorter than so many needles: where the needle recurs, a job may read one beyond its end.
 _JOB_NEEDLES: Final = 4
 
@@ -105,8 +105,8 @@ def _search(
     least, most = _JOB_BYTES
     if isinstance(wanted, Needle):
         least, most = (max(bound, _JOB_NEEDLES * wanted.n_bytes) for bound in _JOB_BYTES)
-    if not is_threaded:
-        most = max(least, min(most, _JOB_BYTES_OF_ONE))
+    else:
+        most = _JOB_BYTES_OF_PATTERN
     n_jobs = _JOBS_PER_WORKER * workers.n_workers
     jobs = spans.jobs(n_jobs, (least, most), is_whole=not wanted.is_cut_anywhere)
     return workers.results(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from jessymem.engine.locations import Located
-from jessymem.engine.snapshot import Snapshot
 from jessymem.errors import OutOfBounds
 from jessymem.ids import DimensionId
 from jessymem.kernels import memory
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from jessymem.engine.inflated import InflatedLayers
+
+_NOTHING: Final[Mapping[int, LayerTable]] = MappingProxyType({})
 
 #: So much is inflated at a time, or one layer that is longer.
 _PLAIN_BYTES: Final = 2**20
@@ -94,9 +96,14 @@ class Spans:
     """
 
     def __init__(
-        self, rows: NDArray[Any], held: object, compressed: Compressed | None = None
+        self,
+        rows: NDArray[Any],
+        held: object,
+        compressed: Compressed | None = None,
+        tables: Mapping[int, LayerTable] = _NOTHING,
     ) -> None:
         self.rows = rows
+        self._tables = tables  # by dimension
         self.n_bytes = int(rows["n_bytes"].sum())
         self._held = held
         self._compressed = compressed
@@ -117,11 +124,11 @@ class Spans:
         rows["layer"] = packed
         rows["row_address"] = first_rows[at] + locations["row"] * s.LAYER_BYTES
         if not located.n_compressed or inflated is None:
-            return cls(rows, tables)
+            return cls(rows, tables, None, dict(zip(located.slots, tables, strict=True)))
         is_compressed = locations["status"] == s.COMPRESSED
         rows["address"][is_compressed] = 0
         compressed = Compressed(is_compressed, tables, at, locations["row"].copy(), inflated)
-        return cls(rows, tables, compressed)
+        return cls(rows, tables, compressed, dict(zip(located.slots, tables, strict=True)))
 
     @property
     def is_compressed(self) -> NDArray[np.bool_]:
@@ -164,6 +171,12 @@ class Spans:
             yield Spans(rows, (held, self._held)), moved
             del rows, held, moved  # before the next is inflated
 
+    def name(self, span: int) -> str:
+        """Return a layer's name, which may be empty; what is no UTF-8 in it is U+FFFD."""
+        row = self.rows[span]
+        table = self._tables[int(row["layer"]) >> s.LAYER_BITS]
+        return table.name_of((int(row["row_address"]) - address_of(table.rows)) // s.LAYER_BYTES)
+
     def samples(self, n_pieces: int, n_bytes: int) -> NDArray[Any]:
         """Return up to `n_pieces` rows of at most `n_bytes` each, spread evenly over the bytes.
 
@@ -191,28 +204,6 @@ class Spans:
             return compressed.view(span)
         address, n_bytes = int(self.rows["address"][span]), int(self.rows["n_bytes"][span])
         return memoryview(memory.array_at(self, address, n_bytes, np.uint8))  # type: ignore[arg-type]
-
-    def view_of(self, job: Job) -> tuple[memoryview, int]:
-        """Return what reaches from the first to the last byte of a job's layers, and its address.
-
-        Between the layers may be no memory at all: what lies within them may be read, nothing else.
-        """
-        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
-        rows = rows[rows["n_bytes"] > 0]
-        if not len(rows):
-            return memoryview(b""), 0
-        first, end = int(rows["address"].min()), int((rows["address"] + rows["n_bytes"]).max())
-        return memoryview(memory.array_at(self, first, end - first, np.uint8)), first  # type: ignore[arg-type]
-
-    def pieces_of(self, job: Job) -> Iterator[tuple[tuple[int, int, int], int, int]]:
-        """Yield address, length and layer of each of a job's layers, and from where to where."""
-        rows = self.rows[job.span : job.last_span + (job.last_end > 0)]
-        columns = rows["address"].tolist(), rows["n_bytes"].tolist(), rows["layer"].tolist()
-        for i, row in enumerate(zip(*columns, strict=True), job.span):
-            start = job.at if i == job.span else 0
-            end = min(row[1], job.last_end) if i == job.last_span else row[1]
-            if start < end:
-                yield row, start, end
 
     def jobs(self, n_jobs: int, bounds: tuple[int, int], *, is_whole: bool) -> Iterator[Job]:
         """Cut the work into about `n_jobs`, in order; with `is_whole` between layers.
@@ -242,19 +233,6 @@ class Spans:
             n_then = int(before[next_span]) + next_at
             yield Job(span, at, next_span, next_at, n_then - n_done)
             span, at, n_done = next_span, next_at, n_then
-
-
-def packed_ids(snapshot: Snapshot, dimensions: Iterable[DimensionId]) -> NDArray[np.int64]:
-    """Return the packed ids of all layers of some dimensions that are in memory."""
-    tables = ((each, snapshot.find(each)) for each in dimensions)
-    return np.concatenate(
-        [np.zeros(0, np.int64)]
-        + [
-            table.numbers.astype(np.int64) | (int(each) << s.LAYER_BITS)
-            for each, table in tables
-            if table is not None
-        ]
-    )
 
 
 def dimensions_of(packed: NDArray[np.int64]) -> list[DimensionId]:

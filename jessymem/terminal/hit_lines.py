@@ -7,12 +7,12 @@ a terminal or is no ASCII, is made one by one; so is all that is coloured.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 
 from jessymem.ids import LayerId
-from jessymem.manager import MmapManager
 from jessymem.scanning.batches import HitBatch
 from jessymem.terminal.wording import CONTEXT_BYTES, MAX_FOUND_CHARS, excerpt, visible
 
@@ -26,43 +26,24 @@ FOUND_COLOUR: Final = "\x1b[1;31m"
 NO_COLOUR: Final = "\x1b[0m"
 
 
-class Titles:
-    """What stands before the finds of each layer: its id and its name."""
-
-    def __init__(self, manager: MmapManager) -> None:
-        self._manager = manager
-        self._titles: dict[int, tuple[str, str]] = {}
-
-    def parts(self, layer: int) -> tuple[str, str]:
-        """Return a layer's id and its name, which may be empty, both fit to be shown."""
-        title = self._titles.get(layer)
-        if title is None:
-            layer_id = LayerId.from_packed(layer)
-            name = self._manager.load_layer_context(layer_id).name
-            title = self._titles[layer] = str(layer_id), visible(name)
-        return title
-
-    def plain(self, layer: int) -> str:
-        """Return both, as they stand where nothing is coloured."""
-        layer_id, name = self.parts(layer)
-        return f"{layer_id} {name}" if name else layer_id
-
-    def coloured(self, layer: int) -> str:
-        """Return both, as they stand where there are colours."""
-        layer_id, name = self.parts(layer)
-        return f"{_LAYER_COLOUR}{layer_id}{NO_COLOUR}" + (f" {name}" if name else "")
+def title_of(layer: int, name: str, *, is_coloured: bool = False) -> str:
+    """Return what stands before the finds of a layer: its id, and its name if it has one."""
+    layer_id = str(LayerId.from_packed(layer))
+    if is_coloured:
+        layer_id = f"{_LAYER_COLOUR}{layer_id}{NO_COLOUR}"
+    return f"{layer_id} {visible(name)}" if name else layer_id
 
 
-def hit_lines(batch: HitBatch, titles: Titles, *, is_coloured: bool) -> bytes:
+def hit_lines(batch: HitBatch, *, is_coloured: bool) -> bytes:
     """Return a line for each find of a batch: layer, name, offset, and what is around."""
     if is_coloured:
-        return b"".join(_line_of(batch, i, titles, is_coloured=True) for i in range(len(batch)))
+        return b"".join(_line_of(batch, i, is_coloured=True) for i in range(len(batch)))
     array, lengths = batch.array, batch.lengths
     width = CONTEXT_BYTES * 2 + min(int(lengths.max()), MAX_FOUND_CHARS)
     windows = batch.windows(CONTEXT_BYTES, width)
     shown = _shown(windows.bytes, array["offset"] - windows.starts, lengths, windows.ends)
     is_odd = (lengths > MAX_FOUND_CHARS) | _has_odd(windows.bytes, shown)
-    heads, is_head = _heads(array, titles)
+    heads, is_head = _heads(batch)
     lines = np.concatenate(
         (heads, windows.bytes, np.full((len(array), 1), _NEWLINE, np.uint8)), axis=1
     )
@@ -75,7 +56,7 @@ def hit_lines(batch: HitBatch, titles: Titles, *, is_coloured: bool) -> bytes:
     pieces, done = [], 0
     for i in np.flatnonzero(is_odd).tolist():
         end = int(ends[i])
-        pieces += [text[done:end], _line_of(batch, i, titles, is_coloured=False)]
+        pieces += [text[done:end], _line_of(batch, i, is_coloured=False)]
         done = end
     return b"".join([*pieces, text[done:]])
 
@@ -101,10 +82,11 @@ def _has_odd(rows: Any, shown: Any) -> Any:
     return (is_odd & shown).any(axis=1)
 
 
-def _heads(array: Any, titles: Titles) -> tuple[Any, Any]:
+def _heads(batch: HitBatch) -> tuple[Any, Any]:
     """Return what is before each excerpt, as rows of bytes, and which of them count."""
+    array = batch.array
     layers, which = np.unique(array["layer"], return_inverse=True)
-    names = [f"{titles.plain(layer)}:".encode() for layer in layers.tolist()]
+    names = [f"{title_of(layer, batch.name(layer))}:".encode() for layer in layers.tolist()]
     longest = max(map(len, names))
     padded = np.frombuffer(b"".join(name.ljust(longest) for name in names), np.uint8)
     padded = padded.reshape(len(names), longest)
@@ -121,31 +103,35 @@ def _heads(array: Any, titles: Titles) -> tuple[Any, Any]:
     return heads, is_head
 
 
-def _line_of(batch: HitBatch, i: int, titles: Titles, *, is_coloured: bool) -> bytes:
+def _line_of(batch: HitBatch, i: int, *, is_coloured: bool) -> bytes:
     """Return the line of one find."""
     layer, offset = batch.array[i].item()
     content, n_bytes = batch.content(layer), int(batch.lengths[i])
     before, found, after = map(visible, excerpt(content, offset, n_bytes))
+    title = title_of(layer, batch.name(layer), is_coloured=is_coloured)
     if is_coloured:
         at = f"{OFFSET_COLOUR}{offset}{NO_COLOUR}"
-        line = f"{titles.coloured(layer)}:{at}: {before}{FOUND_COLOUR}{found}{NO_COLOUR}{after}\n"
+        line = f"{title}:{at}: {before}{FOUND_COLOUR}{found}{NO_COLOUR}{after}\n"
     else:
-        line = f"{titles.plain(layer)}:{offset}: {before}{found}{after}\n"
+        line = f"{title}:{offset}: {before}{found}{after}\n"
     return line.encode("utf-8", "replace")
 
 
-def hit_record(batch: HitBatch, i: int, titles: Titles) -> dict[str, Any]:
-    """Describe a find, with what is around."""
-    layer, offset = batch.array[i].item()
-    n_bytes = int(batch.lengths[i])
-    before, found, after = excerpt(batch.content(layer), offset, n_bytes)
-    layer_id, name = titles.parts(layer)
-    return {
-        "layer": layer_id,
-        "name": name,
-        "offset": offset,
-        "n_bytes": n_bytes,
-        "before": before,
-        "found": found,
-        "after": after,
-    }
+def hit_records(batch: HitBatch) -> Iterator[dict[str, Any]]:
+    """Describe each find of a batch, with what is around."""
+    lengths = batch.lengths.tolist()
+    last, layer_id, name, content = -1, "", "", memoryview(b"")
+    for (layer, offset), n_bytes in zip(batch.array.tolist(), lengths, strict=True):
+        if layer != last:
+            last, content = layer, batch.content(layer)
+            layer_id, name = str(LayerId.from_packed(layer)), visible(batch.name(layer))
+        before, found, after = excerpt(content, offset, n_bytes)
+        yield {
+            "layer": layer_id,
+            "name": name,
+            "offset": offset,
+            "n_bytes": n_bytes,
+            "before": before,
+            "found": found,
+            "after": after,
+        }

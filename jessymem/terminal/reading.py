@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from jessymem.ids import LayerId
-from jessymem.ingest.building import region_files
+from jessymem.regions.paths import region_files
 from jessymem.terminal import records
 from jessymem.terminal.arguments import layers_argument
 from jessymem.terminal.completion import complete_layer

@@ -258,7 +258,7 @@ def _show(
     batches: Any = manager.find_batches(wanted, limit=limit, **question)
     counted = _Counted(batches)
     with closing(batches):
-        for text in _texts(manager, counted, typed, form):
+        for text in _texts(counted, typed, form):
             _write(text, form)
     return counted.n_hits
 
@@ -276,26 +276,24 @@ class _Counted:
             yield batch
 
 
-def _texts(manager: MmapManager, batches: _Counted, typed: bytes, form: Form) -> Iterator[bytes]:
+def _texts(batches: _Counted, typed: bytes, form: Form) -> Iterator[bytes]:
     """Yield what is written, a batch at a time."""
     from jessymem.terminal.context_lines import by_layer, context_lines
-    from jessymem.terminal.hit_lines import Titles, hit_lines, hit_record
+    from jessymem.terminal.hit_lines import hit_lines, hit_records, title_of
 
-    titles = Titles(manager)
+    is_coloured = form.is_coloured
     if form.layers_with_matches:
-        title_of = titles.coloured if form.is_coloured else titles.plain
         for found in by_layer(batches):
-            yield f"{title_of(found.layer)}\n".encode("utf-8", "replace")
+            title = title_of(found.layer, found.name, is_coloured=is_coloured)
+            yield f"{title}\n".encode("utf-8", "replace")
     elif form.is_by_line:
-        yield from context_lines(
-            batches, titles, form.before, form.after, is_coloured=form.is_coloured
-        )
+        yield from context_lines(batches, form.before, form.after, is_coloured=is_coloured)
     elif form.as_json or form.jsonl:
         if form.as_json:
             yield f'{{\n  "needle": "{typed.hex()}",\n  "hits": ['.encode()
         between = ""
         for batch in batches:
-            lines = [json.dumps(hit_record(batch, i, titles)) for i in range(len(batch))]
+            lines = list(map(json.dumps, hit_records(batch)))
             if form.as_json:
                 yield "".join(
                     f"{',' if between or i else ''}\n    {line}" for i, line in enumerate(lines)
@@ -308,7 +306,7 @@ def _texts(manager: MmapManager, batches: _Counted, typed: bytes, form: Form) ->
             yield f'{end}],\n  "count": {batches.n_hits}\n}}\n'.encode()
     else:
         for batch in batches:
-            yield hit_lines(batch, titles, is_coloured=form.is_coloured)
+            yield hit_lines(batch, is_coloured=is_coloured)
 
 
 def _write(text: bytes, form: Form) -> None:

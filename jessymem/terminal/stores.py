@@ -14,9 +14,9 @@ from jessymem.config import MIB, MemoryConfig
 from jessymem.core_dimensions import CORE_DIMENSIONS
 from jessymem.errors import DimensionNotFound, JessyMemoryError, LayerNotFound
 from jessymem.ids import DimensionId, LayerId, is_dimension_id
-from jessymem.ingest.building import region_files
 from jessymem.manager import MmapManager
 from jessymem.regions.files import RegionFiles
+from jessymem.regions.paths import region_files
 from jessymem.terminal.shell import fail_on
 from jessymem.terminal.wording import one_line
 

@@ -24,7 +24,7 @@ import pytest
 from jessymem import LayerId, MmapManager, RegionBuilder
 from jessymem.demo.library import library_folder, library_sources
 from jessymem.kernels import _jit
-from jessymem.terminal.hit_lines import Titles, hit_lines
+from jessymem.terminal.hit_lines import hit_lines
 
 MIB = 2**20
 N_DIMENSIONS = 4
@@ -213,13 +213,11 @@ def test_re_findall_an_expression(benchmark, text, expression):
 
 @pytest.mark.benchmark(group="scan: finds as lines in a file")
 def test_lines_in_a_file(benchmark, text, tmp_path):
-    titles = Titles(text.manager)
-
     def write():
         with (tmp_path / "lines").open("wb") as file:
             n_lines = 0
             for batch in text.manager.find_batches(b"self."):
-                file.write(hit_lines(batch, titles, is_coloured=False))
+                file.write(hit_lines(batch, is_coloured=False))
                 n_lines += len(batch)
         return n_lines
 

@@ -30,7 +30,7 @@ from jessymem.kernels import schema as s
 from jessymem.pools import growth, table
 from jessymem.pools.table import PoolTable
 from jessymem.regions import entries
-from jessymem.scanning import applying, needles, scans, searching, workers
+from jessymem.scanning import applying, needles, pairs, scans, searching, workers
 from jessymem.status import reader as status_reader
 
 # -- a manager -------------------------------------------------------------------------------------
@@ -184,6 +184,11 @@ def n_kept(policy: Any) -> int:
 def locate_plain(*arguments: Any) -> int:
     """Look ids up as a batch does that is too small for kernels."""
     return locations._locate_plain(*arguments)
+
+
+def locate_by_columns(snapshot: Any, dimension: Any) -> Any:
+    """Look all layers of a dimension up as a scan does that is too small for kernels."""
+    return locations._locate_table(snapshot, dimension, snapshot.table_at(dimension))
 
 
 def edition_of(ref: references.LayerRef) -> Any:
@@ -340,14 +345,33 @@ def set_search_job(monkeypatch: Any, n_bytes: int) -> None:
     monkeypatch.setattr(searching, "_JOB_BYTES", (n_bytes, n_bytes))
 
 
+def set_piece_of_pairs(monkeypatch: Any, n_bytes: int) -> None:
+    """Let the search by NumPy look at so many bytes at a time, and at each candidate at once."""
+    monkeypatch.setattr(pairs, "_PIECE_BYTES", n_bytes)
+    monkeypatch.setattr(pairs, "_CANDIDATES_TOGETHER", 2)
+    monkeypatch.setattr(pairs, "_BYTES_TOGETHER", 5)
+
+
+def watch_candidates(search: Any) -> list[int]:
+    """Return a list to which a search by NumPy adds how many places it looks at."""
+    looked_at: list[int] = []
+    look = search._finds_among
+
+    def watch(candidates: Any) -> Any:
+        looked_at.extend(len(addresses) for addresses, _ in candidates)
+        return look(candidates)
+
+    search._finds_among = watch
+    return looked_at
+
+
 def set_needles_of_a_job(monkeypatch: Any, n_needles: int) -> None:
     monkeypatch.setattr(searching, "_JOB_NEEDLES", n_needles)
 
 
 def search_by_kernels(monkeypatch: Any) -> None:
-    """Let no needle be searched for by `re`, whether or not kernels are compiled."""
+    """Let no needle be searched for by NumPy, whether or not kernels are compiled."""
     monkeypatch.setattr(needles, "_MAX_PLAIN_BYTES", 0)
-    monkeypatch.setattr(needles, "_MAX_OVERLAPPING_BYTES", 0)
 
 
 def set_applied_job(monkeypatch: Any, n_bytes: int) -> None:

@@ -460,6 +460,22 @@ MUTATIONS = [
         "Edition(*edition)",
         "fuzz",
     ),
+    # -- searches before there are kernels
+    Mutation(
+        "jessymem/scanning/pairs.py",
+        "(gaps < 0) | (gaps > _GAP_BYTES)",
+        "(gaps < 0)",
+        "pairs",
+    ),
+    Mutation(
+        "jessymem/scanning/pairs.py",
+        "begins[0] < address or begins[-1] > last",
+        "begins[0] < address",
+        "pairs",
+    ),
+    Mutation("jessymem/scanning/pairs.py", "places < sought.ends[at]", "places >= 0", "pairs"),
+    Mutation("jessymem/scanning/pairs.py", "places.sort()", "pass", "pairs"),
+    Mutation("jessymem/engine/locations.py", "(end <= table.size)", "(end > 0)", "batches"),
 ]
 
 
