@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -1024,19 +1025,27 @@ class MmapManager(LayerReader):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _load_several(self, dimensions: list[DimensionId]) -> jessymem.LoadReport:
+    def _load_several(
+        self, dimensions: list[DimensionId], given: Mapping[DimensionId, Path] | None = None
+    ) -> jessymem.LoadReport:
+        """Load dimensions, and publish them at once; some from files that are given."""
         from jessymem.stats import LoadReport
 
         engine, start = self._engine, perf_counter()
+        homes = {} if given is None else given
         loaded: list[DimensionId] = []
         simulated: list[DimensionId] = []
         skipped: list[tuple[DimensionId, str]] = []
         refused: deque[DimensionId] = deque()
         engine.check_open()
         unfetched = engine.loader.fetch_many(
-            each for each in dimensions if each not in engine.snapshot
+            each for each in dimensions if each not in engine.snapshot and each not in homes
         )
-        with ReadAhead(dimensions, engine.loader.path_of) as following:
+
+        def path_of(dimension: DimensionId) -> Path:
+            return homes.get(dimension) or engine.loader.path_of(dimension)
+
+        with ReadAhead(dimensions, path_of) as following:
             left = deque(islice(following, 1))
 
             def load(dimension: DimensionId, simulate: bool, *, is_gathered: bool) -> None:
@@ -1045,7 +1054,7 @@ class MmapManager(LayerReader):
                     if dimension in unfetched and not is_simulated:
                         raise unfetched[dimension]
                     if not is_simulated or engine.loader.stands_over_simulation(dimension):
-                        engine.load(dimension, is_gathered=is_gathered)
+                        engine.load(dimension, homes.get(dimension), is_gathered=is_gathered)
                         loaded.append(dimension)
                     elif dimension in engine.snapshot:
                         skipped.append((dimension, "is loaded"))
@@ -1058,7 +1067,7 @@ class MmapManager(LayerReader):
                 except JessyMemoryError as error:
                     skipped.append((dimension, str(error)))
                     if not isinstance(error, DimensionNotFound | DuplicateDimension):
-                        path = engine.loader.home_of(dimension)
+                        path = homes.get(dimension) or engine.loader.home_of(dimension)
                         engine.record(records.of_skipped(path, error))
 
             def load_those_left() -> None:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from support.processes import needs_fork, with_support
@@ -193,6 +194,35 @@ def test_what_stays_is_an_error_with_url_range_and_cause(trouble, store, cache):
     assert (caught.value.n_tries == 1) == (trouble == "forbidden")
     assert not entries_in(cache)
     assert not partial_in(cache)
+
+
+@pytest.mark.parametrize("n_times", [2, 1_000])
+def test_a_store_that_does_not_answer_in_time_is_asked_again(n_times, store, cache):
+    """How long it may take is told to fsspec."""
+    import aiohttp
+
+    go_on = threading.Event()
+
+    def wait(sent):
+        go_on.wait()
+        return sent
+
+    store.on_get = failing(n_times, wait)
+    options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=0.2)}}
+    url = store.url + NAME
+    try:
+        if n_times == 2:
+            region = MmapRegion.from_url(url, storage_options=options, cache=cache)
+            assert bytes(region.read_content(0, region.size)) == store.files[NAME]
+            return
+        with pytest.raises(RemoteError, match="cannot read bytes 0 to") as caught:
+            MmapRegion.from_url(url, storage_options=options, cache=cache)
+        assert caught.value.n_tries == remote_files.N_TRIES
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert not entries_in(cache)
+        assert not partial_in(cache)
+    finally:
+        go_on.set()
 
 
 def test_other_bytes_than_those_that_were_summed_up_are_never_mapped(store, cache):

@@ -15,18 +15,19 @@ from jessymem.config import MemoryConfig
 from jessymem.errors import shown
 from jessymem.ids import as_integer
 from jessymem.remote.cache import FileCache
-from jessymem.remote.files import RemoteFile
 from jessymem.scanning.searching import as_wanted
 
 MISSING: Final = 'questions to many files need dask: pip install "jessymem[distributed]"'
 
 try:
+    import dask
     import dask.array as da
     import dask.dataframe as dd
     from dask.base import tokenize
     from dask.delayed import delayed
 
     from jessymem.distributed import questions, sources, tasks
+    from jessymem.distributed.groups import Group
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("dask", "pandas", "pyarrow", "fsspec"):
         raise
@@ -360,16 +361,18 @@ def _frame(
     files = sources.expand(urls, storage_options)
     if task_bytes is None:
         step = _FILES_PER_TASK
-        groups = [(at, min(at + step, len(files))) for at in range(0, len(files), step)]
+        groups = [Group.of(at, files[at : at + step]) for at in range(0, len(files), step)]
     else:
-        groups = sources.group(files, as_integer(task_bytes, "task_bytes"))
-    given: list[tuple[int, list[RemoteFile]]] = [(first, files[first:end]) for first, end in groups]
-    divisions = (*(first for first, _ in groups), len(files) - 1)
-    frame: dd.DataFrame = _dd.from_map(
-        tasks.Ask(question, budget, cache),
-        given,
-        meta=questions.empty(question.columns),
-        divisions=divisions,
-        label=f"jessymem-{type(question).__name__.lower()}",
-    )
+        groups = Group.several(files, as_integer(task_bytes, "task_bytes"))
+    divisions = (*(group.first for group in groups), len(files) - 1)
+    # Texts are Arrow's already: the conversion would make two steps of each task.
+    with dask.config.set({"dataframe.convert-string": False}):
+        frame: dd.DataFrame = _dd.from_map(
+            tasks.Ask(question, budget, cache),
+            groups,
+            meta=questions.empty(question.columns),
+            divisions=divisions,
+            label=f"jessymem-{type(question).__name__.lower()}",
+            enforce_metadata=False,  # a task makes what `meta` says
+        )
     return frame

@@ -6,6 +6,7 @@ one that was asked longest ago first, and waits for what is at work.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +14,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+import pyarrow as pa
+
 from jessymem import descriptors
 from jessymem.config import MemoryConfig
-from jessymem.distributed.sources import local_edition
+from jessymem.distributed import questions
+from jessymem.distributed.sources import local_editions
 from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
 from jessymem.ids import DimensionId
 from jessymem.manager import MmapManager
 from jessymem.remote.files import RemoteFile
 
 #: Which files, of which editions, with which settings.
-Key: TypeAlias = "tuple[tuple[tuple[str, str | None], ...], MemoryConfig]"
+Key: TypeAlias = tuple[str, str]
 
 #: Of the descriptors that a process may have, the part that files which are only kept take.
 _KEPT_SHARE: Final = 2
@@ -41,36 +46,59 @@ def naming(file: RemoteFile) -> Iterator[None]:
 
 
 @contextmanager
-def unchanged(file: RemoteFile, path: Path) -> Iterator[None]:
-    """Check before and after that a file of this machine is the edition that was planned."""
-    check_edition(file, path)
-    yield
-    check_edition(file, path)
-
-
-def check_edition(file: RemoteFile, path: Path) -> None:
-    """Raise RemoteError where a file is no longer the edition that was planned."""
+def explained(files: Mapping[Path, RemoteFile]) -> Iterator[None]:
+    """Where something fails, say first which file is no longer the edition that was planned."""
     try:
-        now = local_edition(str(path))
+        yield
+    except Exception:
+        check_editions(files)
+        raise
+
+
+@contextmanager
+def unchanged(files: Mapping[Path, RemoteFile]) -> Iterator[None]:
+    """Check that files of this machine are, once they were read, the editions that were planned."""
+    with explained(files):
+        yield
+    check_editions(files)
+
+
+def check_editions(files: Mapping[Path, RemoteFile]) -> None:
+    """Raise RemoteError where a file is no longer the edition that was planned."""
+    names = {str(path): file for path, file in files.items()}
+    try:
+        now = local_editions(names)
     except OSError as error:
-        raise RemoteError.of("read", file.url, error) from error
-    if now != file.edition:
-        cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
-        raise RemoteError.of("read", file.url, cause)
+        raise RemoteError.of("read", next(iter(names.values())).url, error) from error
+    for name, file in names.items():
+        if now[name] != file.edition:
+            cause = ValueError(f"it was {file.edition}, and is {now[name] or 'gone'} by now")
+            raise RemoteError.of("read", file.url, cause)
 
 
 def ask(
     manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile], question: Any
-) -> list[dict[str, Any]]:
+) -> questions.Answer:
     """Ask all that is loaded at once; or, to say which of them fails, one by one."""
-    answers: dict[DimensionId, dict[str, Any]] = {}
     with suppress(JessyMemoryError, OSError):
-        answers = question.answers(manager, sorted(loaded))
+        order = np.argsort(np.argsort(np.array(list(loaded), np.int64)))
+        answer: questions.Answer = question.answer(manager, sorted(loaded)).in_order(order)
+        return answer
+    answers = []
     for dimension, file in loaded.items():
-        if dimension not in answers:
-            with naming(file):
-                answers |= question.answers(manager, [dimension])
-    return [answers[dimension] for dimension in loaded]
+        with naming(file):
+            answers.append(question.answer(manager, [dimension]))
+    return questions.Answer.joined(answers)
+
+
+class _Files(MmapManager):
+    """Files that are mapped from wherever they lie."""
+
+    def load_from(self, paths: Mapping[DimensionId, Path]) -> None:
+        """Load them and publish them at once; what cannot be loaded so is not loaded."""
+        home = self._engine.loader.path_of
+        away = {dimension: path for dimension, path in paths.items() if path != home(dimension)}
+        self._load_several(list(paths), away)
 
 
 class OpenFiles:
@@ -90,13 +118,20 @@ class OpenFiles:
     def __init__(
         self, files: Mapping[DimensionId, tuple[RemoteFile, Path]], config: MemoryConfig
     ) -> None:
-        self.n_bytes = sum(file.n_bytes for file, _ in files.values())
-        self._files = files
-        self._manager = MmapManager(config)
+        self.n_bytes = sum([file.n_bytes for file, _ in files.values()])
+        self.urls = pa.array([file.url for file, _ in files.values()], pa.large_string())
+        self._files = {dimension: file for dimension, (file, _) in files.items()}
+        self._places = [_Place(file, path) for file, path in files.values()]
+        paths = {dimension: path for dimension, (_, path) in files.items()}
+        base = next(iter(paths.values())).parent.parent  # of most, or all, as stores are
+        self._manager = _Files(config, base_path=base)
         try:
-            for dimension, (file, path) in files.items():
-                with naming(file), unchanged(file, path):
-                    self._manager.load_dimension(dimension, path)
+            with unchanged({path: file for file, path in files.values()}):
+                self._manager.load_from(paths)
+                for dimension, path in paths.items():
+                    if not self._manager.is_loaded(dimension):  # it tells what is wrong
+                        with naming(self._files[dimension]):
+                            self._manager.load_dimension(dimension, path)
         except BaseException:
             self.close()
             raise
@@ -105,33 +140,46 @@ class OpenFiles:
         """Return how many files they are."""
         return len(self._files)
 
-    def ask(self, question: Any) -> list[dict[str, Any]]:
-        """Return the answer of each file.
+    def ask(self, question: Any) -> questions.Answer:
+        """Return the answer of the files.
 
         What is mapped is the edition that was planned, whatever has taken its name since. Only who
         has rewritten it in its place is found out.
         """
-        loaded = {dimension: file for dimension, (file, _) in self._files.items()}
-        answers = ask(self._manager, loaded, question)
-        for file, path in self._files.values():
-            _check_in_place(file, path)
-        return answers
+        answer = ask(self._manager, self._files, question)
+        for place in self._places:
+            place.check()
+        return answer
 
     def close(self) -> None:
         """Unmap them."""
         self._manager.close()
 
 
-def _check_in_place(file: RemoteFile, path: Path) -> None:
-    """Raise RemoteError where the very file that is mapped was changed."""
-    try:
-        status = path.stat()
-    except OSError:
-        return  # it has lost its name, which says nothing of what is mapped
-    edition = f" {file.edition} "
-    is_same_file = f" {status.st_ino} " in edition
-    if is_same_file and f"{path.name} {status.st_mtime_ns} " not in edition:
-        check_edition(file, path)
+class _Place:
+    """Where a file was mapped from, and what the system said of it, and of deltas beside it."""
+
+    __slots__ = ("_file", "_path", "_said")
+
+    def __init__(self, file: RemoteFile, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._said = []
+        folder = os.path.dirname(path)
+        for each in (file.edition or "").split("; "):
+            name, modified_ns, inode, n_bytes = each.rsplit(" ", 3)
+            said = int(modified_ns), int(n_bytes)
+            self._said.append((f"{folder}{os.sep}{name}", int(inode), said))
+
+    def check(self) -> None:
+        """Raise RemoteError where the very file that is mapped was changed."""
+        for name, inode, said in self._said:
+            try:
+                status = os.stat(name)
+            except OSError:
+                continue  # it has lost its name, which says nothing of what is mapped
+            if status.st_ino == inode and (status.st_mtime_ns, status.st_size) != said:
+                check_editions({self._path: self._file})
 
 
 class OpenBudget:
@@ -186,7 +234,7 @@ class OpenBudget:
                     return OpenFiles(files, config)
                 except OSError as error:
                     is_out_of_them = error.errno in descriptors.OUT_OF_DESCRIPTORS
-                    if not is_out_of_them or not self._close_one():
+                    if not is_out_of_them or not self.close_oldest():
                         raise
         except BaseException:
             self._give_back(n_bytes)
@@ -211,7 +259,7 @@ class OpenBudget:
                 if not self._kept:
                     self._changed.wait()
                     continue
-            self._close_one()
+            self.close_oldest()
 
     def _give_back(self, n_bytes: int) -> None:
         with self._changed:
@@ -222,7 +270,7 @@ class OpenBudget:
         files.close()
         self._give_back(files.n_bytes)
 
-    def _close_one(self) -> bool:
+    def close_oldest(self) -> bool:
         """Close what is kept, and was asked longest ago; tell whether there was any."""
         with self._changed:
             oldest = self._kept.popitem(last=False)[1] if self._kept else None
@@ -234,7 +282,7 @@ class OpenBudget:
     def _close_surplus(self) -> None:
         """Leave others the descriptors that they need."""
         while sum(map(len, list(self._kept.values()))) > descriptors.limit() // _KEPT_SHARE:
-            if not self._close_one():
+            if not self.close_oldest():
                 return
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import PurePath
 from typing import Any, Final
 
 from jessymem.errors import DimensionNotFound, RemoteError, shown
@@ -13,6 +17,8 @@ from jessymem.regions.remote import is_name_of_delta, unfolded
 from jessymem.remote.files import RemoteFile, ask, open_file_system
 
 _MAGIC: Final = "*?["
+_BEGIN: Final = f"{PurePath(REGION_FILE).stem}."
+_SUFFIX: Final = PurePath(REGION_FILE).suffix
 
 
 def expand(
@@ -40,36 +46,89 @@ def expand(
     """
     given = [urls] if isinstance(urls, str | os.PathLike) else list(urls)
     found: dict[str, RemoteFile] = {}
+    local: dict[str, str] = {}  # the URLs of what has no edition yet, by path
     for each in given:
-        for file in _expand_one(_as_url(each), options):
+        for file in _expand_one(_as_url(each), options, local):
             found.setdefault(file.url, file)
+    if local:
+        first = next(iter(local.values()))
+        for path, edition in ask(partial(local_editions, local), "list", first).items():
+            found[local[path]] = found[local[path]]._replace(edition=edition)
     return list(found.values())
 
 
-def group(files: Sequence[RemoteFile], task_bytes: int) -> list[tuple[int, int]]:
-    """Return the first and the last but one of the files of each task, small ones together."""
-    groups: list[tuple[int, int]] = []
-    first, n_bytes = 0, 0
-    for at, file in enumerate(files):
-        if at > first and n_bytes + file.n_bytes > task_bytes:
-            groups.append((first, at))
-            first, n_bytes = at, 0
-        n_bytes += file.n_bytes
-    if files:
-        groups.append((first, len(files)))
-    return groups
+def local_editions(paths: Iterable[str]) -> dict[str, str]:
+    """Return what changes when a file of this machine does, or a delta beside it; of each, by path.
+
+    A folder is listed once, however many of its files are asked for. Of a file that is gone it is
+    the empty text, or tells of deltas alone. Raises OSError where a folder cannot be listed.
+    """
+    wanted: dict[str, dict[str, str]] = {}
+    for path in paths:
+        folder, _, name = path.replace(os.sep, "/").rpartition("/")
+        wanted.setdefault(f"{folder}/", {})[name] = path
+    found: dict[str, str] = {}
+    for folder, names in wanted.items():
+        said: dict[str, list[str]] = {name: [] for name in names}
+        of_stem: dict[str, list[str]] = {}
+        for name in said:
+            of_stem.setdefault(os.path.splitext(name)[0], []).append(name)
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                for name in _files_changed_by(entry.name, said, of_stem):
+                    with suppress(FileNotFoundError):
+                        said[name].append(_edition_of(entry.name, entry.stat()))
+        found |= {names[name]: "; ".join(sorted(each)) for name, each in said.items()}
+    return found
 
 
-def local_edition(path: str) -> str:
-    """Return what changes when a file of this machine does, or a delta beside it."""
-    folder, name = os.path.split(path)
-    begin = os.path.splitext(name)[0] + "."
-    said = []
-    for entry in os.scandir(folder):
-        if entry.name == name or (entry.name.startswith(begin) and entry.name.endswith(".mmap")):
-            status = entry.stat()
-            said.append(f"{entry.name} {status.st_mtime_ns} {status.st_ino} {status.st_size}")
-    return "; ".join(sorted(said))
+def _files_changed_by(
+    name: str, wanted: Mapping[str, object], of_stem: Mapping[str, list[str]]
+) -> set[str]:
+    """Return those of the wanted names that are, or have as a delta, what is called `name`."""
+    found = {name} if name in wanted else set()
+    if name.endswith(_SUFFIX):
+        end = name.find(".")
+        while end >= 0:
+            found.update(of_stem.get(name[:end], ()))
+            end = name.find(".", end + 1)
+    return found
+
+
+def _edition_of(name: str, status: os.stat_result) -> str:
+    return f"{name} {status.st_mtime_ns} {status.st_ino} {status.st_size}"
+
+
+def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
+    """Return the region files of this machine below a folder, in the order of their paths.
+
+    Each folder is listed once, for its files and for their editions. Links to folders are not
+    followed. Raises OSError where a folder cannot be listed.
+    """
+    kept = tuple(sorted((options or {}).items()))
+    files: list[RemoteFile] = []
+    top, url = top.rstrip("/"), url.rstrip("/")
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        said, own = [], None
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder or "/") as entries:
+            for entry in entries:
+                name = entry.name
+                if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                        said.append(_edition_of(name, status))
+                        if name == REGION_FILE and stat.S_ISREG(status.st_mode):
+                            own = status
+                            continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}/{name}")
+        if own is not None:
+            edition, seconds = "; ".join(sorted(said)), int(own.st_mtime)
+            name = f"{url}{folder[len(top) :]}/{REGION_FILE}"
+            files.append(RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept))
+    return sorted(files)
 
 
 def _as_url(text: str | os.PathLike[str]) -> str:
@@ -80,13 +139,20 @@ def _as_url(text: str | os.PathLike[str]) -> str:
     return f"file://{os.path.abspath(os.fspath(text))}"
 
 
-def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
+def _expand_one(
+    url: str, options: Mapping[str, Any] | None, local: dict[str, str]
+) -> list[RemoteFile]:
+    """Return the files that one URL names; add to `local` those whose editions are to be asked."""
     system, path = open_file_system(url, options)
     is_local = "file" in _protocols(system)
+    has_magic = any(sign in path for sign in _MAGIC)
+    if is_local and not has_magic and os.path.isdir(path):
+        walk = partial(_walk, path, system.unstrip_protocol(path), options)
+        return _some(ask(walk, "list", url), url, is_folder=True)
 
     def look() -> Mapping[str, Mapping[str, Any]]:
         system.invalidate_cache()
-        if any(sign in path for sign in _MAGIC):
+        if has_magic:
             found: Mapping[str, Mapping[str, Any]] = system.glob(path, detail=True)
             return found
         info = system.info(path)
@@ -102,7 +168,6 @@ def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]
         else:
             raise
     is_folder = set(listed) != {path}
-    has_magic = any(sign in path for sign in _MAGIC)
     files = []
     for name in sorted(listed):
         info = listed[name]
@@ -110,14 +175,17 @@ def _expand_one(url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]
         if info.get("type") == "directory":
             continue
         if is_folder and not has_magic and base != REGION_FILE:
-            if not is_local and is_name_of_delta(base):
+            if is_name_of_delta(base):
                 raise unfolded(system.unstrip_protocol(name))
             continue
-        full = system.unstrip_protocol(name)
-        file = RemoteFile.from_info(full, info, options)
-        if is_local:
-            file = file._replace(edition=local_edition(name))
+        file = RemoteFile.from_info(system.unstrip_protocol(name), info, options)
         files.append(file)
+        if is_local:
+            local[name] = file.url
+    return _some(files, url, is_folder=is_folder)
+
+
+def _some(files: list[RemoteFile], url: str, *, is_folder: bool) -> list[RemoteFile]:
     if not files:
         what = "region files" if is_folder else "file"
         raise DimensionNotFound(f"no {what} at {url}", dimension=None, path=url)

@@ -7,8 +7,8 @@ them room.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,14 @@ import pyarrow as pa
 from dask.base import normalize_token
 
 from jessymem.config import MemoryConfig
-from jessymem.distributed.open_files import BUDGET, ask, naming, unchanged
+from jessymem.distributed.groups import Group
+from jessymem.distributed.open_files import BUDGET, OpenFiles, ask, explained, naming, unchanged
+from jessymem.distributed.questions import Answer, describe
+from jessymem.errors import RegionFormatError
 from jessymem.ids import DimensionId, LayerId
 from jessymem.manager import MmapManager
+from jessymem.regions.chain import RegionChain
+from jessymem.regions.files import RegionFiles
 from jessymem.regions.region import MmapRegion
 from jessymem.regions.remote import (
     dimension_in,
@@ -29,7 +34,7 @@ from jessymem.regions.remote import (
     open_fetched,
     read_whole_table,
 )
-from jessymem.remote.cache import FileCache
+from jessymem.remote.cache import CachedFile, FileCache
 from jessymem.remote.files import RemoteFile
 from jessymem.selection import Query as Query
 
@@ -48,33 +53,12 @@ class Ask:
         self.question = question
         self.config = config
         self.cache = cache
+        self._settings = repr(config)  # which is sooner compared
 
-    def __call__(self, task: tuple[int, Sequence[RemoteFile]]) -> pd.DataFrame:
-        """Return the answers of all files of a task.
-
-        Parameters
-        ----------
-        task : (int, sequence of RemoteFile)
-            The place of the first file among all that are asked, and the files.
-        """
-        first, files = task
-        answers = self._answers(files)
-        n_rows = [len(next(iter(answer.values()))) for answer in answers]
-        places = np.repeat(np.arange(first, first + len(files), dtype=np.int64), n_rows)
-        index = pd.Index(places, name="file")
-        made = {}
-        for name, dtype in self.question.columns.items():
-            if name == "url":
-                urls = pa.array([file.url for file in files], pa.large_string())
-                column: Any = pa.chunked_array([urls.take(pa.array(places - first))])
-                made[name] = pd.Series(pd.array(column, dtype=dtype), index=index)
-            else:
-                column = [each for answer in answers for each in answer[name]]
-                if isinstance(dtype, np.dtype):
-                    parts = [np.asarray(answer[name], dtype) for answer in answers]
-                    column = np.concatenate(parts)
-                made[name] = pd.Series(column, index=index, dtype=dtype)
-        return pd.DataFrame(made, index=index)
+    def __call__(self, group: Group) -> pd.DataFrame:
+        """Return the answers of all files of a task."""
+        urls, answer = self._answer(group)
+        return answer.frame(group.first, urls, self.question.columns)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         """Return what the answer depends on, beside the files; and how it is come by.
@@ -86,102 +70,117 @@ class Ask:
         settings = sorted((name, str(value)) for name, value in vars(self.config).items())
         return "jessymem", type(self.question).__name__, question, settings, cache
 
-    def _answers(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
-        """Return the answer of each file."""
+    def _answer(self, group: Group) -> tuple[pa.Array, Answer]:
+        """Return the URLs of the files of a task, and their answer."""
         if not self.question.needs_contents:
-            found = []
-            for file in files:
+            infos = []
+            for file in group.files:
                 with naming(file):
-                    found.append(dict(self.question.describe(table_of(file))))
-            return found
+                    infos.append(self.question.describe(table_of(file)))
+            return _urls_of(group.files), describe(infos)
         limit = limit_of(self.config)
-        answers: list[dict[str, Any]] = []
-        for group in _groups(files, limit):
-            answers += self._answers_of(group, limit)
-        return answers
+        if group.n_files == 1 or group.n_bytes <= limit // 2:
+            return self._answer_together(group, limit)
+        parts = Group.several(group.files, limit // 2)
+        urls, answers = zip(*(self._answer_together(part, limit) for part in parts), strict=True)
+        return pa.concat_arrays(urls), Answer.joined(answers)
 
-    def _answers_of(self, files: Sequence[RemoteFile], limit: int) -> list[dict[str, Any]]:
-        """Return the answer of each of some files; where it can be, they stay mapped."""
-        key = tuple((file.url, file.edition) for file in files), self.config
+    def _answer_together(self, group: Group, limit: int) -> tuple[pa.Array, Answer]:
+        """Return the same of files that are open together; where it can be, they stay mapped."""
+        key = group.token, self._settings
         opened = BUDGET.take_kept(key)
         if opened is None:
-            local = self._of_this_machine(files)
-            if local is None:
-                with BUDGET.taken(files, limit):
-                    return self._answers_in_turns(files)
-            opened = BUDGET.open(local, self.config, limit)
+            opened = self._open(group.files, limit)
+        if opened is None:
+            with BUDGET.taken(group.files, limit):
+                return _urls_of(group.files), self._answer_in_turns(group.files)
         with BUDGET.keeping(key, opened):
-            return opened.ask(self.question)
+            return opened.urls, opened.ask(self.question)
 
-    def _of_this_machine(
-        self, files: Sequence[RemoteFile]
-    ) -> dict[DimensionId, tuple[RemoteFile, Path]] | None:
-        """Return files by dimension; None where some are elsewhere, or of one dimension."""
-        found: dict[DimensionId, tuple[RemoteFile, Path]] = {}
+    def _open(self, files: Sequence[RemoteFile], limit: int) -> OpenFiles | None:
+        """Open files of this machine; None where some are elsewhere, or two of one dimension."""
+        paths: dict[Path, RemoteFile] = {}
         for file in files:
             path = local_path(file.url, dict(file.options))
             if path is None:
                 return None
-            with naming(file):
-                found[dimension_in(path)] = file, path
-        return found if len(found) == len(files) else None
+            paths[path] = file
+        supposed = _by_dimension(paths, _dimension_named)
+        if supposed is not None:
+            with suppress(RegionFormatError):  # where folders are called otherwise
+                return BUDGET.open(supposed, self.config, limit)
+        with explained(paths):
+            found = _by_dimension(paths, dimension_in)
+        return None if found is None else BUDGET.open(found, self.config, limit)
 
-    def _answers_in_turns(self, files: Sequence[RemoteFile]) -> list[dict[str, Any]]:
-        """Return the answer of each of some files; those of one dimension one after the other."""
-        answers: list[dict[str, Any]] = []
+    def _answer_in_turns(self, files: Sequence[RemoteFile]) -> Answer:
+        """Return the answer of some files; those of one dimension one after the other."""
+        answers: list[Answer] = []
         loaded: dict[DimensionId, RemoteFile] = {}
-        with ExitStack() as opened, MmapManager(self.config) as manager:
+        held: list[CachedFile] = []  # for as long as they are open
+        local: dict[Path, RemoteFile] = {}
+        with MmapManager(self.config) as manager, unchanged(local):
             for file in files:
                 with naming(file):
-                    path = opened.enter_context(self._opened(file))
+                    path = local_path(file.url, dict(file.options))
+                    if path is None:
+                        held.append(fetch(file, self.cache))
+                        path = held[-1].path
+                    else:
+                        local[path] = file
                     dimension = dimension_in(path)
                     if dimension in loaded:
-                        answers += self._ask(manager, loaded)
+                        answers.append(self._ask(manager, loaded))
                         loaded.clear()
                     manager.load_dimension(dimension, path)
                 loaded[dimension] = file
-            answers += self._ask(manager, loaded)
-        return answers
+            answers.append(self._ask(manager, loaded))
+        return Answer.joined(answers)
 
-    def _ask(
-        self, manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile]
-    ) -> list[dict[str, Any]]:
+    def _ask(self, manager: MmapManager, loaded: Mapping[DimensionId, RemoteFile]) -> Answer:
         """Ask all that is loaded, and unload it."""
-        answers = ask(manager, loaded, self.question)
+        answer = ask(manager, loaded, self.question)
         for dimension in loaded:
             manager.unload_dimension(dimension)
-        return answers
-
-    @contextmanager
-    def _opened(self, file: RemoteFile) -> Iterator[Path]:
-        """Yield where a file is on this machine; meanwhile it is the edition that was planned."""
-        local = local_path(file.url, dict(file.options))
-        if local is None:
-            held = fetch(file, self.cache)  # for as long as it is open
-            yield held.path
-            return
-        with unchanged(file, local):
-            yield local
+        return answer
 
 
-def _groups(files: Sequence[RemoteFile], limit: int) -> Iterator[Sequence[RemoteFile]]:
-    """Yield files that are open together: half of the budget, or one that is longer."""
-    first, n_bytes = 0, 0
-    for at, file in enumerate(files):
-        if at > first and n_bytes + file.n_bytes > limit // 2:
-            yield files[first:at]
-            first, n_bytes = at, 0
-        n_bytes += file.n_bytes
-    yield files[first:]
+def _dimension_named(path: Path) -> DimensionId | None:
+    """Return the dimension that a file is of by the name of its folder; None: that names none."""
+    try:
+        return DimensionId.parse(path.parent.name)
+    except ValueError:
+        return None
 
 
-def table_of(file: RemoteFile) -> MmapRegion:
+def _by_dimension(
+    files: Mapping[Path, RemoteFile], dimension_of: Callable[[Path], DimensionId | None]
+) -> dict[DimensionId, tuple[RemoteFile, Path]] | None:
+    """Return files by dimension; None where two are of one, or one is of none."""
+    found: dict[DimensionId, tuple[RemoteFile, Path]] = {}
+    for path, file in files.items():
+        with naming(file):
+            dimension = dimension_of(path)
+        if dimension is None or dimension in found:
+            return None
+        found[dimension] = file, path
+    return found
+
+
+def _urls_of(files: Sequence[RemoteFile]) -> pa.Array:
+    return pa.array([file.url for file in files], pa.large_string())
+
+
+def table_of(file: RemoteFile) -> MmapRegion | RegionChain:
     """Return a region whose contents need not be there: of a store, its table by ranges."""
     local = local_path(file.url, dict(file.options))
-    if local is None:
-        return read_whole_table(file)
-    with unchanged(file, local):
-        return MmapRegion.from_file(dimension_in(local), local)
+    return read_whole_table(file) if local is None else _open(file, local)
+
+
+def _open(file: RemoteFile, path: Path) -> MmapRegion | RegionChain:
+    """Map a file of this machine with the deltas beside it, as they were planned."""
+    with unchanged({path: file}):
+        return RegionFiles(dimension_in(path), path).open_newest()
 
 
 def form_in(file: RemoteFile, number: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -210,12 +209,12 @@ def read_array(
     """
     local = local_path(file.url, dict(file.options))
     with BUDGET.taken([file], limit_of(config)):
-        if local is not None:
-            with unchanged(file, local):
-                region = MmapRegion.from_file(dimension_in(local), local)
-        else:
-            region = open_fetched(file, None, "map", "none", cache)
-    found = region.read_array(LayerId(region.dimension_id, number))
+        table = (
+            open_fetched(file, None, "map", "none", cache) if local is None else _open(file, local)
+        )
+    layer_id = LayerId(table.dimension_id, number)
+    region, _ = table.origin_of(table.find_row(layer_id))
+    found = region.read_array(layer_id)
     if (found.dtype, found.shape) != form:
         raise ValueError(
             f"layer {number} of {file.url} is {found.dtype} of {found.shape}, not "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ _FIRST_BYTES: Final = 4 * 1024
 _ENTRIES_BYTES: Final = 64 * 1024
 #: Of an entry in front of its keywords; their count is the last of it.
 _ENTRY_BYTES: Final = s.LAYER_ENTRY.itemsize
+_LOCAL: Final = "file:///"
 
 
 def open_url(
@@ -86,6 +88,8 @@ def dimension_in(path: Path) -> DimensionId:
 
 def local_path(url: str, options: Mapping[str, Any] | None = None) -> Path | None:
     """Return where a file is on this machine; None: elsewhere."""
+    if not options and url.startswith(_LOCAL) and "::" not in url and os.name != "nt":
+        return Path(url[len(_LOCAL) - 1 :])  # as most are, which need not ask fsspec
     system, path = open_file_system(url, options)
     protocol = system.protocol
     protocols = (protocol,) if isinstance(protocol, str) else protocol
