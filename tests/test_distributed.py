@@ -32,6 +32,7 @@ from jessymem import (
     RemoteError,
 )
 from jessymem.cli import main
+from jessymem.distributed import collections
 from jessymem.remote import files as remote_files
 from jessymem.remote.cache import FileCache
 
@@ -589,6 +590,62 @@ def test_a_kernel_is_compiled_once_in_each_worker(client, folder):
 
 
 @pytest.mark.slow
+class Cluster:
+    """What stands for a client whose workers have so many threads."""
+
+    def __init__(self, n_threads: int, *, asynchronous: bool = False) -> None:
+        self.n_threads, self.asynchronous = n_threads, asynchronous
+
+    def nthreads(self) -> dict[str, int]:
+        if not self.n_threads:
+            raise OSError("the scheduler is gone")
+        return {f"worker {i}": 1 for i in range(self.n_threads)}
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory):
+    """Sixteen files of one length."""
+    folder = tmp_path_factory.mktemp("alike")
+    for place in range(16):
+        builder = RegionBuilder(20 + place, "alike")
+        builder.add_layer(0, b"river " * 200)
+        builder.build_to_file(folder / str(builder.dimension_id) / "region.mmap")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("cluster", "n_tasks"),
+    [
+        (Cluster(1), 6),  # of three files, the most that a task is to have
+        (Cluster(2), 8),  # four for each thread
+        (Cluster(3), 16),  # of one file, the least
+        (Cluster(100), 16),
+        (Cluster(0), 16),
+        (Cluster(1, asynchronous=True), 16),
+        (None, 16),
+    ],
+)
+def test_tasks_grow_where_every_thread_still_gets_four(alike, monkeypatch, cluster, n_tasks):
+    def default_client():
+        if cluster is None:
+            raise ValueError("no clients found")
+        return cluster
+
+    monkeypatch.setattr("distributed.default_client", default_client)
+    (n_bytes,) = {path.stat().st_size for path in alike.glob("*/region.mmap")}
+    monkeypatch.setattr(collections, "TASK_BYTES", n_bytes)
+    monkeypatch.setattr(collections, "MAX_TASK_BYTES", 3 * n_bytes)
+    found = jd.find(alike, b"river")
+    assert found.npartitions == n_tasks
+    assert found.known_divisions and len(found.compute()) == 16 * 200
+    assert jd.find(alike, b"river", task_bytes=10**9).npartitions == 1
+
+
+def test_tasks_are_for_the_threads_of_the_client_there_is(client, alike, monkeypatch):
+    monkeypatch.setattr(collections, "TASK_BYTES", 1)
+    assert jd.count(alike, b"river").npartitions == 8
+
+
 def test_keys_are_the_same_in_every_process(client, folder):
     """Another process that asks the same of the same files is given what is there already."""
 

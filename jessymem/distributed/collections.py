@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -40,8 +41,11 @@ Urls: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Options: TypeAlias = Mapping[str, Any] | None
 Range: TypeAlias = tuple[float, float]
 
-#: Files of one task together; a task costs the scheduler about a millisecond.
+#: Files of one task together; a task costs the scheduler about a millisecond, and its client two.
 TASK_BYTES: Final = 64 * 2**20
+#: What they may come to where every thread of the workers still gets so many tasks.
+MAX_TASK_BYTES: Final = 256 * 2**20
+_TASKS_PER_THREAD: Final = 4
 #: For questions that read no contents: a table costs a store's answer, however long the file is.
 _FILES_PER_TASK: Final = 32
 
@@ -56,7 +60,7 @@ def find(
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
-    task_bytes: int = TASK_BYTES,
+    task_bytes: int | None = None,
 ) -> dd.DataFrame:
     """Find bytes or expressions in the contents of all layers of many region files.
 
@@ -79,6 +83,8 @@ def find(
         What fsspec's file systems are made with.
     task_bytes : int, optional
         Files are put together into tasks of about so many bytes; a longer one is a task by itself.
+        By default 64 MiB, and up to 256 where every thread of the current client's workers still
+        gets four tasks.
 
     Returns
     -------
@@ -124,7 +130,7 @@ def count(
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
-    task_bytes: int = TASK_BYTES,
+    task_bytes: int | None = None,
 ) -> dd.DataFrame:
     """Count the positions at which bytes or an expression are, in each of many region files.
 
@@ -154,7 +160,7 @@ def scan(
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
-    task_bytes: int = TASK_BYTES,
+    task_bytes: int | None = None,
 ) -> dd.DataFrame:
     """Call a compiled function for every layer of many region files.
 
@@ -247,7 +253,7 @@ def layers(
     config: MemoryConfig | int = 280,
     cache: FileCache | None = None,
     storage_options: Options = None,
-    task_bytes: int = TASK_BYTES,
+    task_bytes: int | None = None,
 ) -> dd.DataFrame:
     """Describe the layers that meet every condition given, and bring their contents.
 
@@ -359,10 +365,12 @@ def _frame(
 ) -> dd.DataFrame:
     budget = _config(config)
     files = sources.expand(urls, storage_options)
-    if task_bytes is None:
+    if not question.needs_contents:
         step = _FILES_PER_TASK
         groups = [Group.of(at, files[at : at + step]) for at in range(0, len(files), step)]
     else:
+        if task_bytes is None:
+            task_bytes = _task_bytes(sum([file.n_bytes for file in files]))
         groups = Group.several(files, as_integer(task_bytes, "task_bytes"))
     divisions = (*(group.first for group in groups), len(files) - 1)
     # Texts are Arrow's already: the conversion would make two steps of each task.
@@ -376,3 +384,24 @@ def _frame(
             enforce_metadata=False,  # a task makes what `meta` says
         )
     return frame
+
+
+def _task_bytes(n_bytes: int) -> int:
+    """Return to how much files are put together that are so many bytes in all."""
+    n_threads = _threads_of_workers()
+    if not n_threads:
+        return TASK_BYTES
+    share = -(-n_bytes // (_TASKS_PER_THREAD * n_threads))
+    return min(max(share, TASK_BYTES), MAX_TASK_BYTES)
+
+
+def _threads_of_workers() -> int:
+    """Return how many threads the current client's workers have; 0: nobody can be asked."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return 0
+    try:
+        client = distributed.default_client()
+        return 0 if client.asynchronous else sum(client.nthreads().values())
+    except (ValueError, OSError, TimeoutError):  # there is none, or its scheduler is gone
+        return 0
