@@ -49,7 +49,7 @@ def test_the_table_has_every_row_that_was_promised():
         start.manager start.load start.load.full start.core
         start.nth start.all start.all.cold start.cold start.learn start.block
         scan.rare scan.common scan.cores scan.sum scan.sum.cores
-        write.1 write.10 write.100 write.beside write.first
+        write.1 write.10 write.100 write.beside write.first write.first.new
         learn.plain learn.lmdb learn.hundredth learn.read learn.batch hold.open hold.shared
     """.split()
     assert [line.key for line in LINES if line.target is not None] == expected

@@ -1,5 +1,7 @@
 """Learning: layers in memory, and their way to disk."""
 
+import os
+import random
 import shutil
 import tempfile
 from functools import partial
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from jessymem import LayerId
 
-from .common import MIB, geometry, kept, module, named
+from .common import MIB, geometry, kept, module, named, skip_unless, skipping
 
 N_LAYERS = 40
 DIMENSION = 20
@@ -84,6 +86,106 @@ class Crystallize_BesideReaders:
     @named("write, fsync and rename of the same bytes beside readers")
     def time_plain_write(self, n_readers):
         module("bench.writing").replace_durably(self.base / "plain", self.content)
+
+
+class LearnInto_131MB:
+    """1 KB that is durable beside 131 MB: the first delta, the hundredth, and what a peer takes."""
+
+    params = ["jessymem", "jessymem, after 100", "a plain durable write", "lmdb"]
+    param_names = ["into"]
+    version = "1"
+    number = 1
+    warmup_time = 0
+    repeat = geometry((5, 20, 20.0), 1)
+    timeout = 300
+
+    def setup_cache(self):
+        base = Path("learned").absolute()
+        learning = module("bench.learning")
+        skip_unless(learning, "build")
+        learning.build(base, N_LARGE)
+        return str(base)
+
+    setup_cache.timeout = 600
+
+    def setup(self, base, into):
+        self.work = kept(make_learning, base, into)()
+
+    @named("1 KB made durable beside 131 MB")
+    def time_learn(self, base, into):
+        self.work()
+
+
+N_LARGE = geometry(1_310, 40)
+
+
+def make_learning(base, into):
+    """Return what prepares one write and returns what does it; for `kept`."""
+    data, content = module("bench.data"), os.urandom(1_024)
+    folder = Path(tempfile.mkdtemp(dir="."))
+    if into == "a plain durable write":
+        write = module("bench.writing").replace_durably
+        return lambda: partial(write, folder, content)
+    if into == "lmdb":
+        with skipping():
+            lmdb = module("bench.peers").require("lmdb")
+        environment = lmdb.open(str(folder), map_size=2**30)
+        with environment.begin(write=True) as transaction:
+            for number, stored in enumerate(data.noise(N_LARGE, 100_000, seed=2)):
+                transaction.put(b"%d" % number, stored)
+
+        def commit():
+            with environment.begin(write=True) as transaction:
+                transaction.put(os.urandom(8), content)
+
+        return lambda: commit
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    manager = data.open_manager(folder)
+    manager.load_dimension(DIMENSION)
+
+    def prepare():
+        layer = manager.create_proto_dimension(DIMENSION, content)
+        return partial(manager.crystallize_proto_dimension, layer)
+
+    for _ in range(geometry(100, 20) if into != "jessymem" else 0):
+        prepare()()
+    return prepare
+
+
+class ReadThrough_16Deltas:
+    """Half of the layers are of a file, half of its 16 deltas; beside one file with all of them."""
+
+    params = ["16 deltas", "one file"]
+    param_names = ["from"]
+    version = "1"
+
+    def setup_cache(self):
+        base = Path("through").absolute()
+        learning = module("bench.learning")
+        skip_unless(learning, "build_chain")
+        learning.build_chain(base / "16 deltas", base / "one file", geometry(2_000, 32))
+        return str(base)
+
+    setup_cache.timeout = 600
+
+    def setup(self, base, kind):
+        self.manager = kept(module("bench.data").open_manager, Path(base) / kind)
+        if DIMENSION not in self.manager.list_dimensions():
+            self.manager.load_dimension(DIMENSION)
+        self.ids = self.manager.list_layers()
+        random.Random(4).shuffle(self.ids)
+        self.time_access_layer(base, kind)
+        self.time_access_many(base, kind)
+
+    @named("4,000 single reads")
+    def time_access_layer(self, base, kind):
+        access = self.manager.access_layer
+        for layer_id in self.ids:
+            access(layer_id)
+
+    @named("access_many of 4,000 layers")
+    def time_access_many(self, base, kind):
+        self.manager.access_many(self.ids)
 
 
 class Learn_BesideNLayers:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
@@ -95,6 +97,24 @@ class Tables_NLayers(Tables):
         return n_bytes / n_layers
 
     track_loaded_bytes_per_layer.unit = "bytes"
+
+
+class Charged_SmallLayers:
+    """What many small layers that are learned count beside their bytes: the blocks they share."""
+
+    params = geometry([33, 100, 1_000], [100])
+    param_names = ["bytes a layer"]
+    version = "1"
+
+    @named("what 5,000 learned layers are charged, as a multiple of their bytes")
+    def track_charged(self, n_bytes):
+        n_layers = geometry(5_000, 200)
+        with module("bench.data").open_manager(Path(tempfile.mkdtemp(dir="."))) as manager:
+            before = manager.get_stats().total_allocated_bytes
+            manager.create_proto_layers([(20, bytes([n % 256]) * n_bytes) for n in range(n_layers)])
+            return (manager.get_stats().total_allocated_bytes - before) / (n_layers * n_bytes)
+
+    track_charged.unit = "x"
 
 
 class Fragmentation_MixedSizes:

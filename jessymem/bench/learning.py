@@ -42,12 +42,7 @@ N_READ_BYTES: Final = 8_192
 def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
     """Measure the family `learn`."""
     folder = setting.home("learn")
-    n_layers = max(N_LAYERS * setting.mb // MIB, 40)
-    builder = RegionBuilder(DIMENSION, "learned into")
-    for number, content in enumerate(data.noise(n_layers, N_BYTES, seed=1)):
-        builder.add_layer(number, content)
-    builder.build_to_file(region_path(folder, builder.dimension_id))
-    del builder
+    build(folder, max(N_LAYERS * setting.mb // MIB, 40))
     with data.open_manager(folder) as manager:
         manager.load_dimension(DIMENSION)
         yield "learn.plain", _beside_a_plain_write(setting, folder, manager)
@@ -57,6 +52,31 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
             yield "learn.lmdb", NotRun(str(error))
         yield "learn.hundredth", _hundredth(setting, manager)
     yield from _reads(setting)
+
+
+def build(folder: Path, n_layers: int = N_LAYERS, n_bytes: int = N_BYTES, seed: int = 1) -> None:
+    """Build the file that is learned into."""
+    builder = RegionBuilder(DIMENSION, "learned into")
+    for number, content in enumerate(data.noise(n_layers, n_bytes, seed=seed)):
+        builder.add_layer(number, content)
+    builder.build_to_file(region_path(folder, builder.dimension_id))
+
+
+def build_chain(chain: Path, folded: Path, n_layers: int = N_READ) -> None:
+    """Build a file with as many deltas as there may be, and one file that has the same layers.
+
+    A layer is of the file or of a delta as often.
+    """
+    build(chain, n_layers, N_READ_BYTES, seed=3)
+    with data.open_manager(chain) as learner:
+        learner.load_dimension(DIMENSION)
+        for _ in range(s.MAX_DELTAS):
+            new = [(DIMENSION, os.urandom(N_NEW_BYTES)) for _ in range(n_layers // s.MAX_DELTAS)]
+            learner.create_proto_layers(new)
+            learner.crystallize_dimension(DIMENSION)
+    shutil.copytree(chain, folded, dirs_exist_ok=True)
+    with data.open_manager(folded) as whole:
+        whole.fold(DIMENSION)
 
 
 def _learner(manager: MmapManager) -> tuple[Work, Work]:
@@ -110,20 +130,8 @@ def _hundredth(setting: Setting, manager: MmapManager) -> Outcome:
 def _reads(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
     """Compare reads through a full chain with those of one file that has the same layers."""
     chain, folded = setting.home("learn chain"), setting.home("learn folded")
-    builder = RegionBuilder(DIMENSION, "read")
-    for number, content in enumerate(data.noise(N_READ, N_READ_BYTES, seed=3)):
-        builder.add_layer(number, content)
-    builder.build_to_file(region_path(chain, builder.dimension_id))
-    with data.open_manager(chain) as learner:
-        learner.load_dimension(DIMENSION)
-        for _ in range(s.MAX_DELTAS):
-            learner.create_proto_layers(
-                [(DIMENSION, os.urandom(N_NEW_BYTES)) for _ in range(N_READ // s.MAX_DELTAS)]
-            )
-            learner.crystallize_dimension(DIMENSION)
-    shutil.copytree(chain, folded, dirs_exist_ok=True)
+    build_chain(chain, folded)
     with data.open_manager(chain) as through, data.open_manager(folded) as whole:
-        whole.fold(DIMENSION)
         ids = []
         for manager in (through, whole):
             manager.load_dimension(DIMENSION)

@@ -205,6 +205,12 @@ LINES: Final = (
         _at_most(1),
     ),
     Line(
+        "write.first.new",
+        "The same, into a new dimension",
+        "make a folder, write, fsync, rename, meanwhile too",
+        _at_most(1),
+    ),
+    Line(
         "learn.plain",
         "One durable layer of 1 KB into a dimension of 131 MB",
         "a plain durable write of 1 KB",

@@ -19,6 +19,7 @@ from jessymem.bench.setting import Setting
 from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, Work, race_once
 from jessymem.ids import DimensionId
+from jessymem.regions.builder import RegionBuilder
 from jessymem.regions.paths import region_path
 
 SIZES_MB: Final = (1, 10, 100)
@@ -36,8 +37,11 @@ from threading import Thread
 from time import perf_counter, sleep
 from jessymem import MmapManager
 
-base, n_readers, content = Path(sys.argv[1]), int(sys.argv[2]), bytes(int(sys.argv[3]))
+base, is_new = Path(sys.argv[1]), sys.argv[2] == "new"
+n_readers, content = int(sys.argv[3]), bytes(int(sys.argv[4]))
 with MmapManager(280, base_path=base / "first") as manager:
+    if not is_new:
+        manager.load_dimension("D20")
     layer = manager.create_proto_dimension("D20", content)
 
     def seconds_beside_readers(write):
@@ -60,8 +64,15 @@ with MmapManager(280, base_path=base / "first") as manager:
         return seconds
 
     ours = seconds_beside_readers(lambda: manager.crystallize_proto_dimension(layer))
-    from jessymem.bench.writing import replace_durably  # which imports more than ours may
-    print(ours, seconds_beside_readers(lambda: replace_durably(base / "plain", content)))
+    from jessymem.bench import writing  # which imports more than ours may
+
+    def write_plainly():
+        if is_new:
+            writing.write_durably(base / "plain" / "new", [content])
+        else:
+            writing.replace_durably(base / "plain", content)
+
+    print(ours, seconds_beside_readers(write_plainly))
 """
 
 
@@ -120,7 +131,8 @@ def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
     for n_mb in SIZES_MB:
         yield f"write.{n_mb}", _crystallize(setting, n_mb)
     yield "write.beside", _beside_readers(setting)
-    yield "write.first", _first_of_a_process(setting)
+    yield "write.first", _first_of_a_process(setting, "known")
+    yield "write.first.new", _first_of_a_process(setting, "new")
 
 
 def _crystallize(setting: Setting, n_mb: int) -> Outcome:
@@ -170,13 +182,18 @@ def _nothing() -> None:
     """Clean up after what leaves nothing behind."""
 
 
-def _first_of_a_process(setting: Setting) -> Outcome:
+def _first_of_a_process(setting: Setting, kind: str) -> Outcome:
+    """Write into a dimension that is `known`, beside a file that is replaced; or into new ones."""
     n_readers = min(N_READERS, setting.n_threads)
     rounds = []
     for i in range(setting.n_rounds(15)):
-        base = setting.home(f"write first {i}")
+        base = setting.home(f"write first {kind} {i}")
         (base / "plain").mkdir()
-        arguments = [str(base), str(n_readers), str(SMALL_BYTES)]
+        if kind == "known":
+            builder = RegionBuilder(20, "known")
+            builder.add_layer(0, bytes(SMALL_BYTES))
+            builder.build_to_file(region_path(base / "first", builder.dimension_id))
+        arguments = [str(base), kind, str(n_readers), str(SMALL_BYTES)]
         done = subprocess.run(
             [sys.executable, "-c", _FIRST, *arguments], capture_output=True, text=True, check=True
         )
