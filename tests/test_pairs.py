@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import samples
 from support.internals import set_piece_of_pairs, watch_candidates
+from support.samples import sampled
 from support.search import as_spans, find_all, hard_cases
 
 from jessymem.kernels import schema as s
@@ -44,7 +46,8 @@ def expected_in(contents, needle):
     job_bytes=st.integers(1, 2_000),
     is_folded=st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@sampled
+@settings(max_examples=samples.number(100, of=1_000), deadline=None)
 def test_random_contents(case, piece_bytes, job_bytes, is_folded):
     contents, needle = case
     rows, held = as_spans(contents)
