@@ -196,7 +196,10 @@ def identity_at(path: Path) -> FileIdentity | None:
 
 def identities_at(paths: Sequence[Path]) -> list[FileIdentity | None]:
     """Return which files some names lead to, all in one directory; as `identity_at`."""
-    found = _calls_at(paths[0]).look_at(list(map(os.fspath, paths)))
+    try:
+        found = _calls_at(paths[0]).look_at(list(map(os.fspath, paths)))
+    except OSError:  # of one of them, which is not there either
+        return list(map(identity_at, paths))
     return [
         _identity(each) if each is not None and stat.S_ISREG(each.st_mode) else None
         for each in found

@@ -288,7 +288,7 @@ def test_layers_cut_into_lines_together_are_those_cut_one_by_one(
         monkeypatch.setattr(context_lines, "_BYTES_TOGETHER", n_bytes)
         monkeypatch.setattr(context_lines, "_N_TOGETHER", n_lines)
         assert lines_of(various, *arguments) == together
-    monkeypatch.setattr(context_lines._Lines, "_has_odd", lambda self, shown: shown.starts >= 0)
+    monkeypatch.setattr(context_lines, "_have_odd", lambda texts, lengths: lengths >= 0)
     assert lines_of(various, *arguments) == together
 
 

@@ -100,6 +100,19 @@ def _few_bytes(found: list[LayerFinds]) -> Iterator[list[LayerFinds]]:
         yield group
 
 
+def _with_newline(content: memoryview) -> Any:
+    """Return a layer's content with a newline at its end."""
+    return content if content[-1] == _NEWLINE else b"".join((content, b"\n"))
+
+
+def _have_odd(texts: list[Any], lengths: Any) -> Any:
+    """Tell of each line whether it has anything but printable ASCII, and tabs."""
+    values = np.frombuffer(b"".join(texts), np.uint8)
+    odd = np.flatnonzero(~is_printable(values) & (values != _TAB))
+    stops = np.cumsum(lengths)
+    return odd.searchsorted(stops - lengths) < odd.searchsorted(stops)
+
+
 class _Shown(NamedTuple):
     """Lines that are shown, a column each."""
 
@@ -113,7 +126,7 @@ class _Shown(NamedTuple):
 
 
 class _Lines:
-    """The lines of some layers, one layer behind the other, each with a newline at its end."""
+    """The lines of some layers, one layer behind the other."""
 
     def __init__(self, layers: list[LayerFinds], is_coloured: bool) -> None:
         self._is_coloured = is_coloured
@@ -121,14 +134,18 @@ class _Lines:
             title_of(each.layer, each.name, is_coloured=is_coloured).encode("utf-8", "replace")
             for each in layers
         ]
-        contents = [
-            each.content if each.content[-1] == _NEWLINE else b"".join((each.content, b"\n"))
-            for each in layers
-        ]
-        self._text = b"".join(contents)
-        self._bytes = np.frombuffer(self._text, np.uint8)
-        self._newlines = np.flatnonzero(self._bytes == _NEWLINE)
+        contents = [each.content for each in layers]
+        if len(contents) > 1:
+            contents = [_with_newline(each) for each in contents]
+            self._text: Any = b"".join(contents)
+        else:  # it may be long, and is not copied
+            (self._text,) = contents
+        content = np.frombuffer(self._text, np.uint8)
+        self._newlines = np.flatnonzero(content == _NEWLINE)
         ends = np.cumsum(list(map(len, contents)))
+        if content[-1] != _NEWLINE:  # as if one were behind it
+            self._newlines = np.append(self._newlines, len(content))
+            ends[-1] += 1
         begins = np.append(0, ends[:-1])
         #: Per layer, its first line and the one behind its last.
         self._heads = self._newlines.searchsorted(begins)
@@ -148,21 +165,23 @@ class _Lines:
         """
         firsts, lasts, layers = self._groups(n_before, n_after)
         counts = lasts - firsts + 1
+        n_lines = int(counts.sum())
         begins = np.cumsum(counts) - counts
-        lines = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
-        is_apart = np.zeros(len(lines), bool)
-        if n_before or n_after:
-            is_apart[begins[is_first:]] = True
-        titles = np.repeat(layers, counts)
+        has_context = n_before > 0 or n_after > 0
         newlines = self._newlines
-        starts = np.where(lines > 0, newlines[lines - 1] + 1, 0)
-        ends = np.minimum(newlines[lines], starts + _MAX_LINE_BYTES)
-        numbers = lines - self._heads[titles] + 1
-        is_cut = ends < newlines[lines]
-        all_of_them = _Shown(titles, numbers, starts, ends, is_cut, self._has_find(lines), is_apart)
-        for at in range(0, len(lines), _N_TOGETHER):
-            part = slice(at, at + _N_TOGETHER)
-            yield self._written(_Shown(*(column[part] for column in all_of_them)))
+        for at in range(0, n_lines, _N_TOGETHER):
+            places = np.arange(at, min(at + _N_TOGETHER, n_lines))
+            group = begins.searchsorted(places, side="right") - 1
+            lines = firsts[group] + (places - begins[group])
+            titles = layers[group]
+            starts = np.where(lines > 0, newlines[lines - 1] + 1, 0)
+            ends = np.minimum(newlines[lines], starts + _MAX_LINE_BYTES)
+            is_apart = (places == begins[group]) & has_context
+            if is_first and not at:
+                is_apart[0] = False
+            numbers, is_cut = lines - self._heads[titles] + 1, ends < newlines[lines]
+            found = self._has_find(lines)
+            yield self._written(_Shown(titles, numbers, starts, ends, is_cut, found, is_apart))
 
     def _groups(self, n_before: int, n_after: int) -> tuple[Any, Any, Any]:
         """Return the first and the last line of what is shown together, and the layer."""
@@ -183,7 +202,7 @@ class _Lines:
         """Return lines as they are written."""
         spans = zip(shown.starts.tolist(), shown.ends.tolist(), strict=True)
         texts = [self._text[start:end] for start, end in spans]
-        is_odd = self._has_odd(shown) | shown.is_cut
+        is_odd = _have_odd(texts, shown.ends - shown.starts) | shown.is_cut
         if self._is_coloured:
             is_odd |= shown.is_found
         for i in np.flatnonzero(is_odd).tolist():
@@ -197,16 +216,6 @@ class _Lines:
             written[i] = _BETWEEN + written[i]
         return b"".join(written)
 
-    def _has_odd(self, shown: _Shown) -> Any:
-        """Tell of each line whether it has anything but printable ASCII, and tabs."""
-        if not len(shown.starts):
-            return shown.is_cut
-        first, last = int(shown.starts[0]), int(shown.ends[-1])
-        part = self._bytes[first:last]
-        is_odd = ~is_printable(part) & (part != _NEWLINE) & (part != _TAB)
-        odd = np.flatnonzero(is_odd) + first
-        return odd.searchsorted(shown.starts) < odd.searchsorted(shown.ends)
-
     def _closer(self, shown: _Shown, i: int) -> bytes:
         """Return what is shown of one line, of which not all is as it stands there."""
         start, end = int(shown.starts[i]), int(shown.ends[i])
@@ -217,7 +226,7 @@ class _Lines:
         return f"{text} ...".encode() if shown.is_cut[i] else text.encode()
 
     def _shown_between(self, start: int, end: int) -> str:
-        text = self._text[start:end].decode("utf-8", "replace")
+        text = str(self._text[start:end], "utf-8", "replace")
         return text if text.isprintable() else visible(text, keep="\t")
 
     def _coloured(self, start: int, end: int) -> str:
