@@ -310,6 +310,37 @@ def test_what_a_delta_follows_is_replaced_while_it_is_written(tmp_path, step, ha
         check(other, [*kept, 11, 12])
 
 
+def become_a_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def become_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("harm", [become_a_loop, become_a_directory, Path.unlink, damage])
+def test_a_delta_between_is_no_file_any_more_when_the_next_is_written(tmp_path, harm):
+    """Nothing may lead back to the region file through it: what is mapped is written again."""
+    three_deltas(tmp_path)
+    with load(tmp_path) as manager:
+
+        def act(operation: str, path: str, *details: object) -> None:
+            if operation == "sync directory":
+                osmem.intercept = None
+                harm(delta(tmp_path, 3))
+
+        osmem.intercept = act
+        try:
+            learn(manager, 11)
+        finally:
+            osmem.intercept = None
+        check(manager, range(12))
+        with load(tmp_path) as other:
+            check(other, range(12))
+
+
 def test_who_replaces_it_again_and_again_gets_an_error_and_nothing_is_lost(tmp_path):
     with build(tmp_path) as manager:
         made = manager.create_proto_dimension(D20, b"new", layer=11)

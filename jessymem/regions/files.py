@@ -664,14 +664,14 @@ class RegionFiles:
             here += osmem.identities_at(paths[1:])
         return all(map(self._is_still, paths, here, before))
 
-    @staticmethod
-    def _is_still(path: Path, here: osmem.FileIdentity | None, region: MmapRegion) -> bool:
+    def _is_still(self, path: Path, here: osmem.FileIdentity | None, region: MmapRegion) -> bool:
         """Tell whether a file is the one that was opened; for made-up inodes editions tell."""
         if here is not None and _held_as(here, [region], is_peeked=True) is not None:
             return True
         try:
-            return peek_edition(path)[0] == region.edition
-        except OSError:
+            return self.open(path).edition == region.edition  # and whole, as far as it is mapped
+        except JessyMemoryError as error:
+            empty_frames(error)
             return False
 
     def take_back(self, path: Path) -> None:
