@@ -66,29 +66,46 @@ def test_guard_lets_no_other_missing_module_pass_for_click(monkeypatch):
         cli.load_main()
 
 
+STARTED = """
+import gc, os, sys
+{before}
+sys.argv = ["jessymem", "--version"]
+try:
+    {command}
+except SystemExit:
+    pass
+print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1)
+print(gc.isenabled(), gc.get_freeze_count() > 10_000, os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+RUN = "from jessymem.__main__ import run; run()"
+
+
+def after(command, before="", **options):
+    code = STARTED.format(before=before, command=command)
+    result = start(module=("-c", code), **options)
+    return result.stdout.decode().splitlines()[-1], result.stdout.decode().splitlines()[-2]
+
+
 def test_a_process_of_its_own_starts_quietly():
     """NumPy starts no threads for matrices; what is imported is no garbage; nothing is left set."""
-    code = """
-import gc, os
-os.environ.pop("OPENBLAS_NUM_THREADS", None)
-from jessymem.cli import main
-print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1)
-print(gc.isenabled(), gc.get_freeze_count() > 10_000, "OPENBLAS_NUM_THREADS" in os.environ)
-"""
-    result = start(module=("-c", code))
-    assert result.stdout.decode().split() == ["1", "True", "True", "False"], result.stderr
+    before = 'os.environ.pop("OPENBLAS_NUM_THREADS", None)'
+    assert after(RUN, before) == ("True True None", "1")
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_what_the_user_says_of_threads_stays(threads):
-    code = "import os\nfrom jessymem.cli import main\nprint(os.environ['OPENBLAS_NUM_THREADS'])"
-    result = start(module=("-c", code), env={"OPENBLAS_NUM_THREADS": threads})
-    assert result.stdout.decode().split() == [threads]
+    env = {"OPENBLAS_NUM_THREADS": threads}
+    assert after(RUN, env=env)[0] == f"True True {threads}"
 
 
-def test_a_process_that_has_numpy_is_not_the_command_lines():
-    code = "import gc, numpy\nfrom jessymem.cli import main\nprint(gc.get_freeze_count())"
-    assert start(module=("-c", code)).stdout.decode().split() == ["0"]
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [("", "import jessymem.cli"), ("import numpy", RUN), ("gc.disable()", "import jessymem.cli")],
+)
+def test_a_process_that_is_not_the_command_lines_stays_as_it_is(before, command):
+    collects = "gc.disable" not in before
+    env = {"OPENBLAS_NUM_THREADS": ""}
+    assert after(command, before, env=env)[0].strip() == f"{collects} False"
 
 
 def test_every_command_has_help():
