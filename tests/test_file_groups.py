@@ -34,13 +34,23 @@ def edition_alone(path: Path) -> str:
         for each in path.parent.iterdir()
         if each.name == path.name or (each.name.startswith(begin) and each.suffix == ".mmap")
     ]
-    found = {each.name: each.stat() for each in beside}
-    said = [f"{name} {of.st_mtime_ns} {of.st_ino} {of.st_size}" for name, of in found.items()]
-    return "; ".join(sorted(said))
+    found = sorted((each.name, each.stat()) for each in beside)
+    return " / ".join(f"{name} {of.st_mtime_ns} {of.st_ino} {of.st_size}" for name, of in found)
 
 
 NAMES = ["region.mmap", "region.d2.mmap", "region.dx.mmap.new", "region-2.mmap", "region-2.d1.mmap"]
-OTHERS = ["a.mmap", "a.b.mmap", "a.b.d2.mmap", "a.b.c.mmap", "a", "a.bin", "ab.mmap", ".mmap"]
+OTHERS = [
+    "a; b.mmap",
+    "a; b.d2 9 9 9; c.mmap",
+    "a.mmap",
+    "a.b.mmap",
+    "a.b.d2.mmap",
+    "a.b.c.mmap",
+    "a",
+    "a.bin",
+    "ab.mmap",
+    ".mmap",
+]
 
 
 def test_editions_of_one_folder_are_those_of_each_file(tmp_path):
@@ -49,6 +59,17 @@ def test_editions_of_one_folder_are_those_of_each_file(tmp_path):
     paths = [tmp_path / name for name in [*NAMES, *OTHERS]]
     found = sources.local_editions(map(str, paths))
     assert found == {str(path): edition_alone(path) for path in paths}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are of other signs there")
+@pytest.mark.parametrize("name", ["region.a; b.mmap", "region.\n 1 2; .mmap"])
+def test_names_may_have_any_sign_in_them(tmp_path, name):
+    path = write(tmp_path / "D15" / "region.mmap")
+    (path.parent / name).write_bytes(b"")
+    alone = write(tmp_path / name)
+    for asked in (tmp_path, path, alone):
+        counted = jd.count(asked, b"river").compute(scheduler="synchronous")
+        assert counted["count"].tolist() == [1]
 
 
 def test_what_is_gone_has_no_edition(tmp_path):

@@ -20,7 +20,7 @@ import pyarrow as pa
 from jessymem import descriptors
 from jessymem.config import MemoryConfig
 from jessymem.distributed import questions
-from jessymem.distributed.sources import local_editions
+from jessymem.distributed.sources import Status, edition_of, look_at
 from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
 from jessymem.ids import DimensionId
 from jessymem.manager import MmapManager
@@ -63,17 +63,22 @@ def unchanged(files: Mapping[Path, RemoteFile]) -> Iterator[None]:
     check_editions(files)
 
 
-def check_editions(files: Mapping[Path, RemoteFile]) -> None:
-    """Raise RemoteError where a file is no longer the edition that was planned."""
+def check_editions(files: Mapping[Path, RemoteFile]) -> dict[str, list[Status]]:
+    """Raise RemoteError where a file is no longer the edition that was planned.
+
+    Return what the system says of each, by path, which is what it said when they were planned.
+    """
     names = {str(path): file for path, file in files.items()}
     try:
-        now = local_editions(names)
+        found = look_at(names)
     except OSError as error:
         raise RemoteError.of("read", next(iter(names.values())).url, error) from error
     for name, file in names.items():
-        if now[name] != file.edition:
-            cause = ValueError(f"it was {file.edition}, and is {now[name] or 'gone'} by now")
+        now = edition_of(found[name])
+        if now != file.edition:
+            cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
             raise RemoteError.of("read", file.url, cause)
+    return found
 
 
 def ask(
@@ -121,17 +126,19 @@ class OpenFiles:
         self.n_bytes = sum([file.n_bytes for file, _ in files.values()])
         self.urls = pa.array([file.url for file, _ in files.values()], pa.large_string())
         self._files = {dimension: file for dimension, (file, _) in files.items()}
-        self._places = [_Place(file, path) for file, path in files.values()]
         paths = {dimension: path for dimension, (_, path) in files.items()}
         base = next(iter(paths.values())).parent.parent  # of most, or all, as stores are
         self._manager = _Files(config, base_path=base)
         try:
-            with unchanged({path: file for file, path in files.values()}):
+            planned = {path: file for file, path in files.values()}
+            with explained(planned):
                 self._manager.load_from(paths)
                 for dimension, path in paths.items():
                     if not self._manager.is_loaded(dimension):  # it tells what is wrong
                         with naming(self._files[dimension]):
                             self._manager.load_dimension(dimension, path)
+            said = check_editions(planned)
+            self._places = [_Place(file, path, said[str(path)]) for path, file in planned.items()]
         except BaseException:
             self.close()
             raise
@@ -161,24 +168,21 @@ class _Place:
 
     __slots__ = ("_file", "_path", "_said")
 
-    def __init__(self, file: RemoteFile, path: Path) -> None:
+    def __init__(self, file: RemoteFile, path: Path, said: Sequence[Status]) -> None:
         self._file = file
         self._path = path
-        self._said = []
         folder = os.path.dirname(path)
-        for each in (file.edition or "").split("; "):
-            name, modified_ns, inode, n_bytes = each.rsplit(" ", 3)
-            said = int(modified_ns), int(n_bytes)
-            self._said.append((f"{folder}{os.sep}{name}", int(inode), said))
+        self._said = [(os.path.join(folder, each.name), each) for each in said]
 
     def check(self) -> None:
         """Raise RemoteError where the very file that is mapped was changed."""
-        for name, inode, said in self._said:
+        for path, said in self._said:
             try:
-                status = os.stat(name)
+                now = os.stat(path)
             except OSError:
                 continue  # it has lost its name, which says nothing of what is mapped
-            if status.st_ino == inode and (status.st_mtime_ns, status.st_size) != said:
+            is_it = now.st_ino == said.inode
+            if is_it and (now.st_mtime_ns, now.st_size) != (said.modified_ns, said.n_bytes):
                 check_editions({self._path: self._file})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from jessymem.errors import DimensionNotFound, RemoteError, shown
 from jessymem.osmem import is_url
@@ -19,6 +19,24 @@ from jessymem.remote.files import RemoteFile, ask, open_file_system
 _MAGIC: Final = "*?["
 _BEGIN: Final = f"{PurePath(REGION_FILE).stem}."
 _SUFFIX: Final = PurePath(REGION_FILE).suffix
+
+
+class Status(NamedTuple):
+    """What the system says of a file, or of a delta beside it."""
+
+    name: str
+    modified_ns: int
+    inode: int
+    n_bytes: int
+
+    @classmethod
+    def of(cls, name: str, found: os.stat_result) -> Status:
+        """Take it from what was found."""
+        return cls(name, found.st_mtime_ns, found.st_ino, found.st_size)
+
+    def __str__(self) -> str:
+        """Return it as it stands in an edition."""
+        return f"{self.name} {self.modified_ns} {self.inode} {self.n_bytes}"
 
 
 def expand(
@@ -60,16 +78,30 @@ def expand(
 def local_editions(paths: Iterable[str]) -> dict[str, str]:
     """Return what changes when a file of this machine does, or a delta beside it; of each, by path.
 
-    A folder is listed once, however many of its files are asked for. Of a file that is gone it is
-    the empty text, or tells of deltas alone. Raises OSError where a folder cannot be listed.
+    Of a file that is gone it is the empty text, or tells of deltas alone. Raises OSError where a
+    folder cannot be listed.
+    """
+    return {path: edition_of(said) for path, said in look_at(paths).items()}
+
+
+def edition_of(said: Iterable[Status]) -> str:
+    """Return one text of all that the system says; no name has a slash in it."""
+    return " / ".join([str(each) for each in sorted(said)])
+
+
+def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
+    """Return what the system says of files of this machine and of deltas beside them, by path.
+
+    A folder is listed once, however many of its files are asked for. Raises OSError where one
+    cannot be listed.
     """
     wanted: dict[str, dict[str, str]] = {}
     for path in paths:
         folder, _, name = path.replace(os.sep, "/").rpartition("/")
         wanted.setdefault(f"{folder}/", {})[name] = path
-    found: dict[str, str] = {}
+    found: dict[str, list[Status]] = {}
     for folder, names in wanted.items():
-        said: dict[str, list[str]] = {name: [] for name in names}
+        said: dict[str, list[Status]] = {name: [] for name in names}
         of_stem: dict[str, list[str]] = {}
         for name in said:
             of_stem.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -77,8 +109,8 @@ def local_editions(paths: Iterable[str]) -> dict[str, str]:
             for entry in entries:
                 for name in _files_changed_by(entry.name, said, of_stem):
                     with suppress(FileNotFoundError):
-                        said[name].append(_edition_of(entry.name, entry.stat()))
-        found |= {names[name]: "; ".join(sorted(each)) for name, each in said.items()}
+                        said[name].append(Status.of(entry.name, entry.stat()))
+        found |= {names[name]: each for name, each in said.items()}
     return found
 
 
@@ -93,10 +125,6 @@ def _files_changed_by(
             found.update(of_stem.get(name[:end], ()))
             end = name.find(".", end + 1)
     return found
-
-
-def _edition_of(name: str, status: os.stat_result) -> str:
-    return f"{name} {status.st_mtime_ns} {status.st_ino} {status.st_size}"
 
 
 def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
@@ -118,14 +146,14 @@ def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteF
                 if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
                     with suppress(FileNotFoundError):
                         status = entry.stat()
-                        said.append(_edition_of(name, status))
+                        said.append(Status.of(name, status))
                         if name == REGION_FILE and stat.S_ISREG(status.st_mode):
                             own = status
                             continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{folder}/{name}")
         if own is not None:
-            edition, seconds = "; ".join(sorted(said)), int(own.st_mtime)
+            edition, seconds = edition_of(said), int(own.st_mtime)
             name = f"{url}{folder[len(top) :]}/{REGION_FILE}"
             files.append(RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept))
     return sorted(files)
