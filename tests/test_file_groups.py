@@ -128,6 +128,30 @@ def test_links_to_files_are_followed_and_to_folders_are_not(tmp_path):
     assert file.n_bytes == path.stat().st_size
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_link_that_leads_nowhere_beside_one_file_fails_no_question(tmp_path):
+    path = write(tmp_path / "D15" / "region.mmap", 15)
+    write(tmp_path / "D16" / "region.mmap", 16)
+    before = [file.edition for file in sources.expand(tmp_path)]
+    loop = path.with_name("region.d9.mmap")
+    loop.symlink_to(loop.name)
+    for asked in (tmp_path, f"{tmp_path}/*/region.mmap"):
+        counted = jd.count(asked, b"river").compute(scheduler="synchronous")
+        assert counted["count"].tolist() == [1, 1]
+        after = [file.edition for file in sources.expand(asked)]
+        assert after[0] != before[0] and after[1] == before[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_region_file_that_cannot_be_reached_is_an_error(tmp_path):
+    """Its folder would be missing from the answer, and nobody would know."""
+    write(tmp_path / "D15" / "region.mmap")
+    (tmp_path / "D16").mkdir()
+    (tmp_path / "D16" / "region.mmap").symlink_to("region.mmap")
+    with pytest.raises(RemoteError, match="symbolic links"):
+        sources.expand(tmp_path)
+
+
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     """Its files would be missing from the answer, and nobody would know."""
     write(tmp_path / "a" / "region.mmap")

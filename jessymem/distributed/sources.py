@@ -109,7 +109,8 @@ def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
             for entry in entries:
                 for name in _files_changed_by(entry.name, said, of_stem):
                     with suppress(FileNotFoundError):
-                        said[name].append(Status.of(entry.name, entry.stat()))
+                        status = _status_of(entry, is_asked=name == entry.name)
+                        said[name].append(Status.of(entry.name, status))
         found |= {names[name]: each for name, each in said.items()}
     return found
 
@@ -125,6 +126,21 @@ def _files_changed_by(
             found.update(of_stem.get(name[:end], ()))
             end = name.find(".", end + 1)
     return found
+
+
+def _status_of(entry: os.DirEntry[str], *, is_asked: bool) -> os.stat_result:
+    """Return what the system says of a file; of what only lies beside it, at least that it does.
+
+    Whether a link that cannot be followed counts as a delta, who reads the region file decides.
+    """
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if is_asked:
+            raise
+        return entry.stat(follow_symlinks=False)
 
 
 def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
@@ -145,7 +161,7 @@ def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteF
                 name = entry.name
                 if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
                     with suppress(FileNotFoundError):
-                        status = entry.stat()
+                        status = _status_of(entry, is_asked=name == REGION_FILE)
                         said.append(Status.of(name, status))
                         if name == REGION_FILE and stat.S_ISREG(status.st_mode):
                             own = status
