@@ -14,14 +14,15 @@ pytest.importorskip("dask.dataframe")
 from support.object_stores import serving
 
 import jessymem.distributed as jd
-from jessymem import RegionBuilder, RemoteError
+from jessymem import MmapManager, RegionBuilder, RemoteError
 from jessymem.distributed import sources
 from jessymem.distributed.groups import Group
+from jessymem.distributed.open_files import BUDGET
 
 
-def write(path: Path, number: int = 15) -> Path:
+def write(path: Path, number: int = 15, more: bytes = b"") -> Path:
     builder = RegionBuilder(number, "text")
-    builder.add_layer(0, f"river {number}")
+    builder.add_layer(0, b"river %d" % number + more)
     builder.build_to_file(path)
     return path
 
@@ -126,6 +127,69 @@ def test_links_to_files_are_followed_and_to_folders_are_not(tmp_path):
     (file,) = sources.expand(tmp_path / "data")
     assert file.url == f"file://{tmp_path}/data/a/region.mmap"
     assert file.n_bytes == path.stat().st_size
+
+
+def learn(number: int, folder: Path, text: str) -> None:
+    """Write a delta beside a region file."""
+    with MmapManager(280, base_path=folder) as manager:
+        manager.load_dimension(number)
+        manager.create_proto_dimension(number, text)
+        manager.crystallize_dimension(number)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+@pytest.mark.parametrize("name", ["region.mmap", "other.mmap"])
+@pytest.mark.parametrize("is_chain", [False, True])
+def test_what_lies_where_a_link_leads_is_part_of_the_edition(tmp_path, name, is_chain):
+    """Deltas are read where the region file really is, under its name there."""
+    there, here = tmp_path / "there" / "D15", tmp_path / "here" / "D15"
+    path = write(there / "region.mmap", 15, os.urandom(200_000))
+    path = path.rename(there / name)
+    here.mkdir(parents=True)
+    if is_chain:
+        (tmp_path / "half.mmap").symlink_to(path)
+        (here / "region.mmap").symlink_to("../../half.mmap")
+    else:
+        (here / "region.mmap").symlink_to(f"../../there/D15/{name}")
+
+    def counts() -> list[int]:
+        asked = (tmp_path / "here", here / "region.mmap", f"{tmp_path}/here/*/region.mmap")
+        assert len({sources.expand(each)[0].edition for each in asked}) == 1
+        counted = [jd.count(each, b"river").compute(scheduler="synchronous") for each in asked]
+        assert len({found["count"].sum() for found in counted}) == 1
+        return counted[0]["count"].tolist()
+
+    assert counts() == [1]
+    learn(15, tmp_path / "here", "river river")
+    assert sorted(each.suffixes for each in there.glob("*.d*.mmap")) == [[".d2", ".mmap"]]
+    assert counts() == [3]
+    planned = jd.count(here, b"river")
+    learn(15, tmp_path / "here", "river")
+    while BUDGET.close_oldest():
+        pass  # what is mapped is the edition that was planned
+    with pytest.raises(RemoteError, match=r"it was .* and is .* by now"):
+        planned.compute(scheduler="synchronous")
+    assert counts() == [4]
+    for each in there.glob("*.d*.mmap"):
+        each.unlink()
+    assert counts() == [1]
+    write(tmp_path / "new.mmap", 15, b"river").replace(path)
+    assert counts() == [2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_delta_where_a_link_leads_that_is_rewritten_in_its_place_is_found_out(tmp_path):
+    path = write(tmp_path / "there" / "D15" / "region.mmap", 15, os.urandom(200_000))
+    link = tmp_path / "here" / "D15" / "region.mmap"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    learn(15, tmp_path / "here", "river")
+    counted = jd.count(link, b"river")
+    assert counted.compute(scheduler="synchronous")["count"].tolist() == [2]
+    (delta,) = path.parent.glob("region.d*.mmap")
+    delta.write_bytes(delta.read_bytes().replace(b"river", b"ocean"))
+    with pytest.raises(RemoteError, match="by now"):
+        counted.compute(scheduler="synchronous")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")

@@ -7,11 +7,11 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple
 
 from jessymem.errors import DimensionNotFound, RemoteError, shown
-from jessymem.osmem import is_url
+from jessymem.osmem import behind_links, is_url
 from jessymem.regions.files import REGION_FILE
 from jessymem.regions.remote import is_name_of_delta, unfolded
 from jessymem.remote.files import RemoteFile, ask, open_file_system
@@ -19,6 +19,7 @@ from jessymem.remote.files import RemoteFile, ask, open_file_system
 _MAGIC: Final = "*?["
 _BEGIN: Final = f"{PurePath(REGION_FILE).stem}."
 _SUFFIX: Final = PurePath(REGION_FILE).suffix
+_NOT_THERE: Final = FileNotFoundError, NotADirectoryError
 
 
 class Status(NamedTuple):
@@ -92,9 +93,40 @@ def edition_of(said: Iterable[Status]) -> str:
 def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
     """Return what the system says of files of this machine and of deltas beside them, by path.
 
-    A folder is listed once, however many of its files are asked for. Raises OSError where one
-    cannot be listed.
+    Of a file that is a link they are also what lies where it leads, by path. A folder is listed
+    once, however many of its files are asked for. Raises OSError where one cannot be listed.
     """
+    links: list[str] = []
+    found = _look_at(paths, links)
+    for path, said in _behind(links).items():
+        found[path] += said
+    return found
+
+
+def _behind(links: Iterable[str]) -> dict[str, list[Status]]:
+    """Return what the system says of files that links lead to, and of deltas beside them, by link.
+
+    A link that does not count says nothing here: who reads the region file is told why.
+    """
+    targets: dict[str, str] = {}
+    for link in links:
+        with suppress(OSError):
+            targets[link] = str(behind_links(Path(link)))
+    found: dict[str, list[Status]] = {}
+    there = _look_at(set(targets.values()), [], may_be_unknown=True)
+    for link, target in targets.items():
+        folder = os.path.dirname(target)
+        found[link] = [
+            each._replace(name=os.path.join(folder, each.name)) for each in there[target]
+        ]
+    return found
+
+
+def _look_at(
+    paths: Iterable[str], links: list[str], *, may_be_unknown: bool = False
+) -> dict[str, list[Status]]:
+    """Return the same of files where they lie; add to `links` those that are links."""
+    ignored = _NOT_THERE if not may_be_unknown else (*_NOT_THERE, PermissionError)
     wanted: dict[str, dict[str, str]] = {}
     for path in paths:
         folder, _, name = path.replace(os.sep, "/").rpartition("/")
@@ -105,12 +137,14 @@ def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
         of_stem: dict[str, list[str]] = {}
         for name in said:
             of_stem.setdefault(os.path.splitext(name)[0], []).append(name)
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        with suppress(*ignored), os.scandir(folder) as entries:
             for entry in entries:
                 for name in _files_changed_by(entry.name, said, of_stem):
                     with suppress(FileNotFoundError):
                         status = _status_of(entry, is_asked=name == entry.name)
                         said[name].append(Status.of(entry.name, status))
+                        if name == entry.name and entry.is_symlink():
+                            links.append(names[name])
         found |= {names[name]: each for name, each in said.items()}
     return found
 
@@ -146,17 +180,19 @@ def _status_of(entry: os.DirEntry[str], *, is_asked: bool) -> os.stat_result:
 def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
     """Return the region files of this machine below a folder, in the order of their paths.
 
-    Each folder is listed once, for its files and for their editions. Links to folders are not
-    followed. Raises OSError where a folder cannot be listed.
+    Each folder is listed once, for its files and for their editions, and so is where a region file
+    that is a link leads. Links to folders are not followed. Raises OSError where a folder cannot be
+    listed.
     """
     kept = tuple(sorted((options or {}).items()))
     files: list[RemoteFile] = []
+    links: dict[str, tuple[RemoteFile, list[Status]]] = {}
     top, url = top.rstrip("/"), url.rstrip("/")
     folders = [top]
     while folders:
         folder = folders.pop()
-        said, own = [], None
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder or "/") as entries:
+        said, own, is_link = [], None, False
+        with suppress(*_NOT_THERE), os.scandir(folder or "/") as entries:
             for entry in entries:
                 name = entry.name
                 if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
@@ -164,14 +200,21 @@ def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteF
                         status = _status_of(entry, is_asked=name == REGION_FILE)
                         said.append(Status.of(name, status))
                         if name == REGION_FILE and stat.S_ISREG(status.st_mode):
-                            own = status
+                            own, is_link = status, entry.is_symlink()
                             continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{folder}/{name}")
         if own is not None:
             edition, seconds = edition_of(said), int(own.st_mtime)
             name = f"{url}{folder[len(top) :]}/{REGION_FILE}"
-            files.append(RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept))
+            file = RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept)
+            if is_link:
+                links[f"{folder}/{REGION_FILE}"] = file, said
+            else:
+                files.append(file)
+    behind = _behind(links)
+    for path, (file, said) in links.items():
+        files.append(file._replace(edition=edition_of([*said, *behind.get(path, ())])))
     return sorted(files)
 
 
