@@ -449,6 +449,23 @@ def test_a_file_that_was_replaced_is_mapped_anew(tmp_path):
         assert jd.count(tmp_path, b"zebra").compute()["count"].sum() == 2 * N_LAYERS
 
 
+def test_of_a_file_that_was_replaced_no_older_edition_stays_mapped(tmp_path):
+    from jessymem.distributed.open_files import BUDGET
+
+    while BUDGET.close_oldest():
+        pass
+    before = BUDGET._n_taken
+    for n_zebras in range(1, 4):
+        path = write(tmp_path, 0, "zebra " * n_zebras)
+        for megabytes in (280, 300):  # of one edition both stay
+            counted = jd.count(tmp_path, b"zebra", config=megabytes).compute()
+            assert counted["count"].sum() == n_zebras * N_LAYERS
+        assert BUDGET._n_taken - before == 2 * path.stat().st_size
+    while BUDGET.close_oldest():
+        pass
+    assert BUDGET._n_taken == before and not BUDGET._kept and not BUDGET._same_urls
+
+
 def test_a_file_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
     path = write(tmp_path, 0, "zebra ")
     with dask.config.set(scheduler="synchronous"):

@@ -124,7 +124,8 @@ class OpenFiles:
         self, files: Mapping[DimensionId, tuple[RemoteFile, Path]], config: MemoryConfig
     ) -> None:
         self.n_bytes = sum([file.n_bytes for file, _ in files.values()])
-        self.urls = pa.array([file.url for file, _ in files.values()], pa.large_string())
+        self.names = tuple([file.url for file, _ in files.values()])
+        self.urls = pa.array(self.names, pa.large_string())
         self._files = {dimension: file for dimension, (file, _) in files.items()}
         paths = {dimension: path for dimension, (_, path) in files.items()}
         base = next(iter(paths.values())).parent.parent  # of most, or all, as stores are
@@ -193,6 +194,7 @@ class OpenBudget:
         self._changed = threading.Condition()
         self._n_taken = 0
         self._kept: OrderedDict[Key, OpenFiles] = OrderedDict()  # asked longest ago first
+        self._same_urls: dict[tuple[str, ...], set[Key]] = {}  # of what is kept
 
     @contextmanager
     def taken(self, files: Sequence[RemoteFile], limit: int) -> Iterator[None]:
@@ -206,22 +208,26 @@ class OpenBudget:
     def take_kept(self, key: Key) -> OpenFiles | None:
         """Return files that are mapped from before, for the caller alone; None: they are not."""
         with self._changed:
-            return self._kept.pop(key, None)
+            return self._pop(key)
 
     @contextmanager
     def keeping(self, key: Key, files: OpenFiles) -> Iterator[None]:
-        """Keep files for later questions once this one is answered."""
+        """Keep files for later questions once this is answered, and no other edition of them."""
         try:
             yield
         except BaseException:
             self._close(files)
             raise
         with self._changed:
-            other = self._kept.pop(key, None)  # of a task that was asked the same meanwhile
+            others = [self._pop(key)]  # of a task that was asked the same meanwhile
+            same = self._same_urls.get(files.names, ())
+            others += [self._pop(each) for each in list(same) if each[0] != key[0]]
             self._kept[key] = files
+            self._same_urls.setdefault(files.names, set()).add(key)
             self._changed.notify_all()
-        if other is not None:
-            self._close(other)
+        for other in others:
+            if other is not None:
+                self._close(other)
         self._close_surplus()
 
     def open(
@@ -265,6 +271,16 @@ class OpenBudget:
                     continue
             self.close_oldest()
 
+    def _pop(self, key: Key) -> OpenFiles | None:
+        """Keep files no longer, and return them; the lock is held."""
+        files = self._kept.pop(key, None)
+        if files is not None:
+            same = self._same_urls[files.names]
+            same.discard(key)
+            if not same:
+                del self._same_urls[files.names]
+        return files
+
     def _give_back(self, n_bytes: int) -> None:
         with self._changed:
             self._n_taken -= n_bytes
@@ -277,7 +293,7 @@ class OpenBudget:
     def close_oldest(self) -> bool:
         """Close what is kept, and was asked longest ago; tell whether there was any."""
         with self._changed:
-            oldest = self._kept.popitem(last=False)[1] if self._kept else None
+            oldest = self._pop(next(iter(self._kept))) if self._kept else None
         if oldest is None:
             return False
         self._close(oldest)
