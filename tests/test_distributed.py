@@ -449,6 +449,23 @@ def test_a_file_that_was_replaced_is_mapped_anew(tmp_path):
         assert jd.count(tmp_path, b"zebra").compute()["count"].sum() == 2 * N_LAYERS
 
 
+def test_of_a_file_that_was_replaced_no_older_edition_stays_mapped(tmp_path):
+    from jessymem.distributed.open_files import BUDGET
+
+    while BUDGET.close_oldest():
+        pass
+    before = BUDGET._n_taken
+    for n_zebras in range(1, 4):
+        path = write(tmp_path, 0, "zebra " * n_zebras)
+        for megabytes in (280, 300):  # of one edition both stay
+            counted = jd.count(tmp_path, b"zebra", config=megabytes).compute()
+            assert counted["count"].sum() == n_zebras * N_LAYERS
+        assert BUDGET._n_taken - before == 2 * path.stat().st_size
+    while BUDGET.close_oldest():
+        pass
+    assert BUDGET._n_taken == before and not BUDGET._kept and not BUDGET._same_urls
+
+
 def test_a_file_that_is_rewritten_where_it_lies_is_found_out(tmp_path):
     path = write(tmp_path, 0, "zebra ")
     with dask.config.set(scheduler="synchronous"):
@@ -589,19 +606,6 @@ def test_a_kernel_is_compiled_once_in_each_worker(client, folder):
     assert sum(n_compiled) >= 1 == max(n_compiled)
 
 
-@pytest.mark.slow
-class Cluster:
-    """What stands for a client whose workers have so many threads."""
-
-    def __init__(self, n_threads: int, *, asynchronous: bool = False) -> None:
-        self.n_threads, self.asynchronous = n_threads, asynchronous
-
-    def nthreads(self) -> dict[str, int]:
-        if not self.n_threads:
-            raise OSError("the scheduler is gone")
-        return {f"worker {i}": 1 for i in range(self.n_threads)}
-
-
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory):
     """Sixteen files of one length."""
@@ -613,39 +617,59 @@ def alike(tmp_path_factory):
     return folder
 
 
+MIB = 2**20
+
+
 @pytest.mark.parametrize(
-    ("cluster", "n_tasks"),
+    ("n_bytes", "task_bytes"),
     [
-        (Cluster(1), 6),  # of three files, the most that a task is to have
-        (Cluster(2), 8),  # four for each thread
-        (Cluster(3), 16),  # of one file, the least
-        (Cluster(100), 16),
-        (Cluster(0), 16),
-        (Cluster(1, asynchronous=True), 16),
-        (None, 16),
+        (0, 64 * MIB),
+        (1, 64 * MIB),
+        (512 * MIB, 64 * MIB),
+        (512 * MIB + 1, 64 * MIB + 1),
+        (2_000 * MIB, 250 * MIB),
+        (2_048 * MIB, 256 * MIB),
+        (2_048 * MIB + 1, 256 * MIB),
+        (80 * 256 * MIB, 256 * MIB),
     ],
 )
-def test_tasks_grow_where_every_thread_still_gets_four(alike, monkeypatch, cluster, n_tasks):
-    def default_client():
-        if cluster is None:
-            raise ValueError("no clients found")
-        return cluster
+def test_tasks_grow_where_there_are_eight_anyway(n_bytes, task_bytes):
+    assert collections._task_bytes(n_bytes) == task_bytes
 
-    monkeypatch.setattr("distributed.default_client", default_client)
+
+@pytest.mark.parametrize(
+    ("least", "most", "n_tasks"),
+    [
+        (1, 1, 16),  # of one file, the most that a task is to have
+        (1, 3, 8),  # of two files, which make eight
+        (3, 4, 6),  # of three files, the least
+        (100, 100, 1),
+    ],
+)
+def test_files_are_put_together_by_that_rule(alike, monkeypatch, least, most, n_tasks):
     (n_bytes,) = {path.stat().st_size for path in alike.glob("*/region.mmap")}
-    monkeypatch.setattr(collections, "TASK_BYTES", n_bytes)
-    monkeypatch.setattr(collections, "MAX_TASK_BYTES", 3 * n_bytes)
+    monkeypatch.setattr(collections, "TASK_BYTES", least * n_bytes)
+    monkeypatch.setattr(collections, "MAX_TASK_BYTES", most * n_bytes)
     found = jd.find(alike, b"river")
     assert found.npartitions == n_tasks
     assert found.known_divisions and len(found.compute()) == 16 * 200
     assert jd.find(alike, b"river", task_bytes=10**9).npartitions == 1
 
 
-def test_tasks_are_for_the_threads_of_the_client_there_is(client, alike, monkeypatch):
-    monkeypatch.setattr(collections, "TASK_BYTES", 1)
-    assert jd.count(alike, b"river").npartitions == 8
+def test_planning_asks_no_client(alike, monkeypatch):
+    """A scheduler that hangs would hold it up, and one with other workers would change the keys."""
+
+    def refuse(*_):
+        raise AssertionError("a client was asked")
+
+    monkeypatch.setattr("distributed.default_client", refuse)
+    monkeypatch.setattr(Client, "nthreads", refuse)
+    expected = jd.find(alike, b"river")._name
+    monkeypatch.undo()
+    assert jd.find(alike, b"river")._name == expected
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_every_process(client, folder):
     """Another process that asks the same of the same files is given what is there already."""
 

@@ -14,14 +14,15 @@ pytest.importorskip("dask.dataframe")
 from support.object_stores import serving
 
 import jessymem.distributed as jd
-from jessymem import RegionBuilder, RemoteError
+from jessymem import MmapManager, RegionBuilder, RemoteError
 from jessymem.distributed import sources
 from jessymem.distributed.groups import Group
+from jessymem.distributed.open_files import BUDGET
 
 
-def write(path: Path, number: int = 15) -> Path:
+def write(path: Path, number: int = 15, more: bytes = b"") -> Path:
     builder = RegionBuilder(number, "text")
-    builder.add_layer(0, f"river {number}")
+    builder.add_layer(0, b"river %d" % number + more)
     builder.build_to_file(path)
     return path
 
@@ -34,13 +35,23 @@ def edition_alone(path: Path) -> str:
         for each in path.parent.iterdir()
         if each.name == path.name or (each.name.startswith(begin) and each.suffix == ".mmap")
     ]
-    found = {each.name: each.stat() for each in beside}
-    said = [f"{name} {of.st_mtime_ns} {of.st_ino} {of.st_size}" for name, of in found.items()]
-    return "; ".join(sorted(said))
+    found = sorted((each.name, each.stat()) for each in beside)
+    return " / ".join(f"{name} {of.st_mtime_ns} {of.st_ino} {of.st_size}" for name, of in found)
 
 
 NAMES = ["region.mmap", "region.d2.mmap", "region.dx.mmap.new", "region-2.mmap", "region-2.d1.mmap"]
-OTHERS = ["a.mmap", "a.b.mmap", "a.b.d2.mmap", "a.b.c.mmap", "a", "a.bin", "ab.mmap", ".mmap"]
+OTHERS = [
+    "a; b.mmap",
+    "a; b.d2 9 9 9; c.mmap",
+    "a.mmap",
+    "a.b.mmap",
+    "a.b.d2.mmap",
+    "a.b.c.mmap",
+    "a",
+    "a.bin",
+    "ab.mmap",
+    ".mmap",
+]
 
 
 def test_editions_of_one_folder_are_those_of_each_file(tmp_path):
@@ -49,6 +60,17 @@ def test_editions_of_one_folder_are_those_of_each_file(tmp_path):
     paths = [tmp_path / name for name in [*NAMES, *OTHERS]]
     found = sources.local_editions(map(str, paths))
     assert found == {str(path): edition_alone(path) for path in paths}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are of other signs there")
+@pytest.mark.parametrize("name", ["region.a; b.mmap", "region.\n 1 2; .mmap"])
+def test_names_may_have_any_sign_in_them(tmp_path, name):
+    path = write(tmp_path / "D15" / "region.mmap")
+    (path.parent / name).write_bytes(b"")
+    alone = write(tmp_path / name)
+    for asked in (tmp_path, path, alone):
+        counted = jd.count(asked, b"river").compute(scheduler="synchronous")
+        assert counted["count"].tolist() == [1]
 
 
 def test_what_is_gone_has_no_edition(tmp_path):
@@ -105,6 +127,93 @@ def test_links_to_files_are_followed_and_to_folders_are_not(tmp_path):
     (file,) = sources.expand(tmp_path / "data")
     assert file.url == f"file://{tmp_path}/data/a/region.mmap"
     assert file.n_bytes == path.stat().st_size
+
+
+def learn(number: int, folder: Path, text: str) -> None:
+    """Write a delta beside a region file."""
+    with MmapManager(280, base_path=folder) as manager:
+        manager.load_dimension(number)
+        manager.create_proto_dimension(number, text)
+        manager.crystallize_dimension(number)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+@pytest.mark.parametrize("name", ["region.mmap", "other.mmap"])
+@pytest.mark.parametrize("is_chain", [False, True])
+def test_what_lies_where_a_link_leads_is_part_of_the_edition(tmp_path, name, is_chain):
+    """Deltas are read where the region file really is, under its name there."""
+    there, here = tmp_path / "there" / "D15", tmp_path / "here" / "D15"
+    path = write(there / "region.mmap", 15, os.urandom(200_000))
+    path = path.rename(there / name)
+    here.mkdir(parents=True)
+    if is_chain:
+        (tmp_path / "half.mmap").symlink_to(path)
+        (here / "region.mmap").symlink_to("../../half.mmap")
+    else:
+        (here / "region.mmap").symlink_to(f"../../there/D15/{name}")
+
+    def counts() -> list[int]:
+        asked = (tmp_path / "here", here / "region.mmap", f"{tmp_path}/here/*/region.mmap")
+        assert len({sources.expand(each)[0].edition for each in asked}) == 1
+        counted = [jd.count(each, b"river").compute(scheduler="synchronous") for each in asked]
+        assert len({found["count"].sum() for found in counted}) == 1
+        return counted[0]["count"].tolist()
+
+    assert counts() == [1]
+    learn(15, tmp_path / "here", "river river")
+    assert sorted(each.suffixes for each in there.glob("*.d*.mmap")) == [[".d2", ".mmap"]]
+    assert counts() == [3]
+    planned = jd.count(here, b"river")
+    learn(15, tmp_path / "here", "river")
+    while BUDGET.close_oldest():
+        pass  # what is mapped is the edition that was planned
+    with pytest.raises(RemoteError, match=r"it was .* and is .* by now"):
+        planned.compute(scheduler="synchronous")
+    assert counts() == [4]
+    for each in there.glob("*.d*.mmap"):
+        each.unlink()
+    assert counts() == [1]
+    write(tmp_path / "new.mmap", 15, b"river").replace(path)
+    assert counts() == [2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_delta_where_a_link_leads_that_is_rewritten_in_its_place_is_found_out(tmp_path):
+    path = write(tmp_path / "there" / "D15" / "region.mmap", 15, os.urandom(200_000))
+    link = tmp_path / "here" / "D15" / "region.mmap"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    learn(15, tmp_path / "here", "river")
+    counted = jd.count(link, b"river")
+    assert counted.compute(scheduler="synchronous")["count"].tolist() == [2]
+    (delta,) = path.parent.glob("region.d*.mmap")
+    delta.write_bytes(delta.read_bytes().replace(b"river", b"ocean"))
+    with pytest.raises(RemoteError, match="by now"):
+        counted.compute(scheduler="synchronous")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_link_that_leads_nowhere_beside_one_file_fails_no_question(tmp_path):
+    path = write(tmp_path / "D15" / "region.mmap", 15)
+    write(tmp_path / "D16" / "region.mmap", 16)
+    before = [file.edition for file in sources.expand(tmp_path)]
+    loop = path.with_name("region.d9.mmap")
+    loop.symlink_to(loop.name)
+    for asked in (tmp_path, f"{tmp_path}/*/region.mmap"):
+        counted = jd.count(asked, b"river").compute(scheduler="synchronous")
+        assert counted["count"].tolist() == [1, 1]
+        after = [file.edition for file in sources.expand(asked)]
+        assert after[0] != before[0] and after[1] == before[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are not everybody's there")
+def test_a_region_file_that_cannot_be_reached_is_an_error(tmp_path):
+    """Its folder would be missing from the answer, and nobody would know."""
+    write(tmp_path / "D15" / "region.mmap")
+    (tmp_path / "D16").mkdir()
+    (tmp_path / "D16" / "region.mmap").symlink_to("region.mmap")
+    with pytest.raises(RemoteError, match="symbolic links"):
+        sources.expand(tmp_path)
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):

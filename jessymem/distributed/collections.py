@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -43,9 +42,9 @@ Range: TypeAlias = tuple[float, float]
 
 #: Files of one task together; a task costs the scheduler about a millisecond, and its client two.
 TASK_BYTES: Final = 64 * 2**20
-#: What they may come to where every thread of the workers still gets so many tasks.
+#: What they may come to where there are so many tasks anyway.
 MAX_TASK_BYTES: Final = 256 * 2**20
-_TASKS_PER_THREAD: Final = 4
+N_TASKS: Final = 8
 #: For questions that read no contents: a table costs a store's answer, however long the file is.
 _FILES_PER_TASK: Final = 32
 
@@ -83,8 +82,8 @@ def find(
         What fsspec's file systems are made with.
     task_bytes : int, optional
         Files are put together into tasks of about so many bytes; a longer one is a task by itself.
-        By default 64 MiB, and up to 256 where every thread of the current client's workers still
-        gets four tasks.
+        By default 64 MiB, and up to 256 where there are eight tasks anyway; who has many workers
+        gives less.
 
     Returns
     -------
@@ -387,21 +386,8 @@ def _frame(
 
 
 def _task_bytes(n_bytes: int) -> int:
-    """Return to how much files are put together that are so many bytes in all."""
-    n_threads = _threads_of_workers()
-    if not n_threads:
-        return TASK_BYTES
-    share = -(-n_bytes // (_TASKS_PER_THREAD * n_threads))
-    return min(max(share, TASK_BYTES), MAX_TASK_BYTES)
+    """Return to how much files are put together that are so many bytes in all.
 
-
-def _threads_of_workers() -> int:
-    """Return how many threads the current client's workers have; 0: nobody can be asked."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return 0
-    try:
-        client = distributed.default_client()
-        return 0 if client.asynchronous else sum(client.nthreads().values())
-    except (ValueError, OSError, TimeoutError):  # there is none, or its scheduler is gone
-        return 0
+    It depends on the files alone, so that the same question has the same keys everywhere.
+    """
+    return min(max(-(-n_bytes // N_TASKS), TASK_BYTES), MAX_TASK_BYTES)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from jessymem import descriptors
 from jessymem.config import MemoryConfig
 from jessymem.distributed import questions
-from jessymem.distributed.sources import local_editions
+from jessymem.distributed.sources import Status, edition_of, look_at
 from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
 from jessymem.ids import DimensionId
 from jessymem.manager import MmapManager
@@ -63,17 +63,22 @@ def unchanged(files: Mapping[Path, RemoteFile]) -> Iterator[None]:
     check_editions(files)
 
 
-def check_editions(files: Mapping[Path, RemoteFile]) -> None:
-    """Raise RemoteError where a file is no longer the edition that was planned."""
+def check_editions(files: Mapping[Path, RemoteFile]) -> dict[str, list[Status]]:
+    """Raise RemoteError where a file is no longer the edition that was planned.
+
+    Return what the system says of each, by path, which is what it said when they were planned.
+    """
     names = {str(path): file for path, file in files.items()}
     try:
-        now = local_editions(names)
+        found = look_at(names)
     except OSError as error:
         raise RemoteError.of("read", next(iter(names.values())).url, error) from error
     for name, file in names.items():
-        if now[name] != file.edition:
-            cause = ValueError(f"it was {file.edition}, and is {now[name] or 'gone'} by now")
+        now = edition_of(found[name])
+        if now != file.edition:
+            cause = ValueError(f"it was {file.edition}, and is {now or 'gone'} by now")
             raise RemoteError.of("read", file.url, cause)
+    return found
 
 
 def ask(
@@ -119,19 +124,22 @@ class OpenFiles:
         self, files: Mapping[DimensionId, tuple[RemoteFile, Path]], config: MemoryConfig
     ) -> None:
         self.n_bytes = sum([file.n_bytes for file, _ in files.values()])
-        self.urls = pa.array([file.url for file, _ in files.values()], pa.large_string())
+        self.names = tuple([file.url for file, _ in files.values()])
+        self.urls = pa.array(self.names, pa.large_string())
         self._files = {dimension: file for dimension, (file, _) in files.items()}
-        self._places = [_Place(file, path) for file, path in files.values()]
         paths = {dimension: path for dimension, (_, path) in files.items()}
         base = next(iter(paths.values())).parent.parent  # of most, or all, as stores are
         self._manager = _Files(config, base_path=base)
         try:
-            with unchanged({path: file for file, path in files.values()}):
+            planned = {path: file for file, path in files.values()}
+            with explained(planned):
                 self._manager.load_from(paths)
                 for dimension, path in paths.items():
                     if not self._manager.is_loaded(dimension):  # it tells what is wrong
                         with naming(self._files[dimension]):
                             self._manager.load_dimension(dimension, path)
+            said = check_editions(planned)
+            self._places = [_Place(file, path, said[str(path)]) for path, file in planned.items()]
         except BaseException:
             self.close()
             raise
@@ -161,24 +169,21 @@ class _Place:
 
     __slots__ = ("_file", "_path", "_said")
 
-    def __init__(self, file: RemoteFile, path: Path) -> None:
+    def __init__(self, file: RemoteFile, path: Path, said: Sequence[Status]) -> None:
         self._file = file
         self._path = path
-        self._said = []
         folder = os.path.dirname(path)
-        for each in (file.edition or "").split("; "):
-            name, modified_ns, inode, n_bytes = each.rsplit(" ", 3)
-            said = int(modified_ns), int(n_bytes)
-            self._said.append((f"{folder}{os.sep}{name}", int(inode), said))
+        self._said = [(os.path.join(folder, each.name), each) for each in said]
 
     def check(self) -> None:
         """Raise RemoteError where the very file that is mapped was changed."""
-        for name, inode, said in self._said:
+        for path, said in self._said:
             try:
-                status = os.stat(name)
+                now = os.stat(path)
             except OSError:
                 continue  # it has lost its name, which says nothing of what is mapped
-            if status.st_ino == inode and (status.st_mtime_ns, status.st_size) != said:
+            is_it = now.st_ino == said.inode
+            if is_it and (now.st_mtime_ns, now.st_size) != (said.modified_ns, said.n_bytes):
                 check_editions({self._path: self._file})
 
 
@@ -189,6 +194,7 @@ class OpenBudget:
         self._changed = threading.Condition()
         self._n_taken = 0
         self._kept: OrderedDict[Key, OpenFiles] = OrderedDict()  # asked longest ago first
+        self._same_urls: dict[tuple[str, ...], set[Key]] = {}  # of what is kept
 
     @contextmanager
     def taken(self, files: Sequence[RemoteFile], limit: int) -> Iterator[None]:
@@ -202,22 +208,26 @@ class OpenBudget:
     def take_kept(self, key: Key) -> OpenFiles | None:
         """Return files that are mapped from before, for the caller alone; None: they are not."""
         with self._changed:
-            return self._kept.pop(key, None)
+            return self._pop(key)
 
     @contextmanager
     def keeping(self, key: Key, files: OpenFiles) -> Iterator[None]:
-        """Keep files for later questions once this one is answered."""
+        """Keep files for later questions once this is answered, and no other edition of them."""
         try:
             yield
         except BaseException:
             self._close(files)
             raise
         with self._changed:
-            other = self._kept.pop(key, None)  # of a task that was asked the same meanwhile
+            others = [self._pop(key)]  # of a task that was asked the same meanwhile
+            same = self._same_urls.get(files.names, ())
+            others += [self._pop(each) for each in list(same) if each[0] != key[0]]
             self._kept[key] = files
+            self._same_urls.setdefault(files.names, set()).add(key)
             self._changed.notify_all()
-        if other is not None:
-            self._close(other)
+        for other in others:
+            if other is not None:
+                self._close(other)
         self._close_surplus()
 
     def open(
@@ -261,6 +271,16 @@ class OpenBudget:
                     continue
             self.close_oldest()
 
+    def _pop(self, key: Key) -> OpenFiles | None:
+        """Keep files no longer, and return them; the lock is held."""
+        files = self._kept.pop(key, None)
+        if files is not None:
+            same = self._same_urls[files.names]
+            same.discard(key)
+            if not same:
+                del self._same_urls[files.names]
+        return files
+
     def _give_back(self, n_bytes: int) -> None:
         with self._changed:
             self._n_taken -= n_bytes
@@ -273,7 +293,7 @@ class OpenBudget:
     def close_oldest(self) -> bool:
         """Close what is kept, and was asked longest ago; tell whether there was any."""
         with self._changed:
-            oldest = self._kept.popitem(last=False)[1] if self._kept else None
+            oldest = self._pop(next(iter(self._kept))) if self._kept else None
         if oldest is None:
             return False
         self._close(oldest)

@@ -7,11 +7,11 @@ import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import PurePath
-from typing import Any, Final
+from pathlib import Path, PurePath
+from typing import Any, Final, NamedTuple
 
 from jessymem.errors import DimensionNotFound, RemoteError, shown
-from jessymem.osmem import is_url
+from jessymem.osmem import behind_links, is_url
 from jessymem.regions.files import REGION_FILE
 from jessymem.regions.remote import is_name_of_delta, unfolded
 from jessymem.remote.files import RemoteFile, ask, open_file_system
@@ -19,6 +19,25 @@ from jessymem.remote.files import RemoteFile, ask, open_file_system
 _MAGIC: Final = "*?["
 _BEGIN: Final = f"{PurePath(REGION_FILE).stem}."
 _SUFFIX: Final = PurePath(REGION_FILE).suffix
+_NOT_THERE: Final = FileNotFoundError, NotADirectoryError
+
+
+class Status(NamedTuple):
+    """What the system says of a file, or of a delta beside it."""
+
+    name: str
+    modified_ns: int
+    inode: int
+    n_bytes: int
+
+    @classmethod
+    def of(cls, name: str, found: os.stat_result) -> Status:
+        """Take it from what was found."""
+        return cls(name, found.st_mtime_ns, found.st_ino, found.st_size)
+
+    def __str__(self) -> str:
+        """Return it as it stands in an edition."""
+        return f"{self.name} {self.modified_ns} {self.inode} {self.n_bytes}"
 
 
 def expand(
@@ -60,25 +79,73 @@ def expand(
 def local_editions(paths: Iterable[str]) -> dict[str, str]:
     """Return what changes when a file of this machine does, or a delta beside it; of each, by path.
 
-    A folder is listed once, however many of its files are asked for. Of a file that is gone it is
-    the empty text, or tells of deltas alone. Raises OSError where a folder cannot be listed.
+    Of a file that is gone it is the empty text, or tells of deltas alone. Raises OSError where a
+    folder cannot be listed.
     """
+    return {path: edition_of(said) for path, said in look_at(paths).items()}
+
+
+def edition_of(said: Iterable[Status]) -> str:
+    """Return one text of all that the system says; no name has a slash in it."""
+    return " / ".join([str(each) for each in sorted(said)])
+
+
+def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
+    """Return what the system says of files of this machine and of deltas beside them, by path.
+
+    Of a file that is a link they are also what lies where it leads, by path. A folder is listed
+    once, however many of its files are asked for. Raises OSError where one cannot be listed.
+    """
+    links: list[str] = []
+    found = _look_at(paths, links)
+    for path, said in _behind(links).items():
+        found[path] += said
+    return found
+
+
+def _behind(links: Iterable[str]) -> dict[str, list[Status]]:
+    """Return what the system says of files that links lead to, and of deltas beside them, by link.
+
+    A link that does not count says nothing here: who reads the region file is told why.
+    """
+    targets: dict[str, str] = {}
+    for link in links:
+        with suppress(OSError):
+            targets[link] = str(behind_links(Path(link)))
+    found: dict[str, list[Status]] = {}
+    there = _look_at(set(targets.values()), [], may_be_unknown=True)
+    for link, target in targets.items():
+        folder = os.path.dirname(target)
+        found[link] = [
+            each._replace(name=os.path.join(folder, each.name)) for each in there[target]
+        ]
+    return found
+
+
+def _look_at(
+    paths: Iterable[str], links: list[str], *, may_be_unknown: bool = False
+) -> dict[str, list[Status]]:
+    """Return the same of files where they lie; add to `links` those that are links."""
+    ignored = _NOT_THERE if not may_be_unknown else (*_NOT_THERE, PermissionError)
     wanted: dict[str, dict[str, str]] = {}
     for path in paths:
         folder, _, name = path.replace(os.sep, "/").rpartition("/")
         wanted.setdefault(f"{folder}/", {})[name] = path
-    found: dict[str, str] = {}
+    found: dict[str, list[Status]] = {}
     for folder, names in wanted.items():
-        said: dict[str, list[str]] = {name: [] for name in names}
+        said: dict[str, list[Status]] = {name: [] for name in names}
         of_stem: dict[str, list[str]] = {}
         for name in said:
             of_stem.setdefault(os.path.splitext(name)[0], []).append(name)
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        with suppress(*ignored), os.scandir(folder) as entries:
             for entry in entries:
                 for name in _files_changed_by(entry.name, said, of_stem):
                     with suppress(FileNotFoundError):
-                        said[name].append(_edition_of(entry.name, entry.stat()))
-        found |= {names[name]: "; ".join(sorted(each)) for name, each in said.items()}
+                        status = _status_of(entry, is_asked=name == entry.name)
+                        said[name].append(Status.of(entry.name, status))
+                        if name == entry.name and entry.is_symlink():
+                            links.append(names[name])
+        found |= {names[name]: each for name, each in said.items()}
     return found
 
 
@@ -95,39 +162,59 @@ def _files_changed_by(
     return found
 
 
-def _edition_of(name: str, status: os.stat_result) -> str:
-    return f"{name} {status.st_mtime_ns} {status.st_ino} {status.st_size}"
+def _status_of(entry: os.DirEntry[str], *, is_asked: bool) -> os.stat_result:
+    """Return what the system says of a file; of what only lies beside it, at least that it does.
+
+    Whether a link that cannot be followed counts as a delta, who reads the region file decides.
+    """
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        if is_asked:
+            raise
+        return entry.stat(follow_symlinks=False)
 
 
 def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteFile]:
     """Return the region files of this machine below a folder, in the order of their paths.
 
-    Each folder is listed once, for its files and for their editions. Links to folders are not
-    followed. Raises OSError where a folder cannot be listed.
+    Each folder is listed once, for its files and for their editions, and so is where a region file
+    that is a link leads. Links to folders are not followed. Raises OSError where a folder cannot be
+    listed.
     """
     kept = tuple(sorted((options or {}).items()))
     files: list[RemoteFile] = []
+    links: dict[str, tuple[RemoteFile, list[Status]]] = {}
     top, url = top.rstrip("/"), url.rstrip("/")
     folders = [top]
     while folders:
         folder = folders.pop()
-        said, own = [], None
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder or "/") as entries:
+        said, own, is_link = [], None, False
+        with suppress(*_NOT_THERE), os.scandir(folder or "/") as entries:
             for entry in entries:
                 name = entry.name
                 if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
                     with suppress(FileNotFoundError):
-                        status = entry.stat()
-                        said.append(_edition_of(name, status))
+                        status = _status_of(entry, is_asked=name == REGION_FILE)
+                        said.append(Status.of(name, status))
                         if name == REGION_FILE and stat.S_ISREG(status.st_mode):
-                            own = status
+                            own, is_link = status, entry.is_symlink()
                             continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{folder}/{name}")
         if own is not None:
-            edition, seconds = "; ".join(sorted(said)), int(own.st_mtime)
+            edition, seconds = edition_of(said), int(own.st_mtime)
             name = f"{url}{folder[len(top) :]}/{REGION_FILE}"
-            files.append(RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept))
+            file = RemoteFile(name, own.st_size, edition, seconds * 1_000_000_000, kept)
+            if is_link:
+                links[f"{folder}/{REGION_FILE}"] = file, said
+            else:
+                files.append(file)
+    behind = _behind(links)
+    for path, (file, said) in links.items():
+        files.append(file._replace(edition=edition_of([*said, *behind.get(path, ())])))
     return sorted(files)
 
 
