@@ -138,7 +138,7 @@ def state_on_disk(case: Crystallization, folder: Path) -> str:
 @each_fault
 @sampled
 def test_every_call_of_crystallizing_failed_in_turn(name, number, for_good, memory_path):
-    step = samples.number(2, of=1)
+    step = samples.number(3, of=1)
     case = CRYSTALLIZATIONS[name]
     prepared = memory_path / "prepared"
     prepared.mkdir()
@@ -177,7 +177,7 @@ def test_every_call_of_crystallizing_failed_in_turn(name, number, for_good, memo
 @each_case
 @sampled
 def test_every_call_failed_in_turn_after_a_sync_of_the_directory_that_failed(name, memory_path):
-    step = samples.number(3, of=1)
+    step = samples.number(4, of=1)
     # The second attempt finds its own layers on disk, and fails as well.
     case = CRYSTALLIZATIONS[name]
     n_calls, is_over = 0, False

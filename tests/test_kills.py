@@ -55,7 +55,7 @@ def check_and_write_again(case: WriteCase, folder: Path) -> str:
 @each_case
 @sampled
 def test_a_writer_that_is_killed_at_any_system_call(name, memory_path, monkeypatch):
-    step = samples.number(5, of=1)
+    step = samples.number(8, of=1)
     # So that what is written again is the same; what is left alike is looked at once.
     monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
     case = WRITE_CASES[name]

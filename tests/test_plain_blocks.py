@@ -25,7 +25,7 @@ from jessymem.pools.stored import free, store
 KIB, MIB = 2**10, 2**20
 PATIENCE_SECONDS = 60
 #: Every so manieth line only; which ones differs from call to call.
-STRIDE = 47
+STRIDE = 71
 
 
 class Struck(BaseException):

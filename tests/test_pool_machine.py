@@ -497,8 +497,8 @@ def at_most(n_examples, n_steps):
 
 
 TestBlocks = Blocks.TestCase
-TestBlocks.settings = at_most(samples.number(30, of=60), 30)
+TestBlocks.settings = at_most(samples.number(20, of=60), 30)
 TestBlocks.pytestmark = [sampled]
 TestBlocksAtLength = BlocksAtLength.TestCase
-TestBlocksAtLength.settings = at_most(samples.number(30, of=60), 100)
+TestBlocksAtLength.settings = at_most(samples.number(20, of=60), 100)
 TestBlocksAtLength.pytestmark = [sampled]

@@ -30,7 +30,7 @@ from jessymem.pools.offsets import MmapOffset
 from jessymem.pools.table import PoolTable
 
 N_THREADS = 32
-N_ROUNDS = samples.number(20, of=50)
+N_ROUNDS = samples.number(12, of=50)
 KIB = 2**10
 MIB = 2**20
 

@@ -20,7 +20,7 @@ from support.search import as_needle, as_spans, count_all, find_all, hard_cases,
 from jessymem.kernels import _jit, memory, search, vectors
 from jessymem.kernels import schema as s
 
-N_EXAMPLES = 60 if _jit.is_disabled() else samples.number(150, of=400)
+N_EXAMPLES = 60 if _jit.is_disabled() else samples.number(100, of=400)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -41,7 +41,7 @@ def attempt(case: WriteCase, folder: Path, failing: Failing) -> str | None:
 @each_fault
 @sampled
 def test_every_call_of_a_write_failed_in_turn(name, number, for_good, memory_path):
-    step = samples.number(3, of=1)
+    step = samples.number(5, of=1)
     case = WRITE_CASES[name]
     outcomes = []
     n_calls = 0

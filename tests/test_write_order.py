@@ -140,7 +140,7 @@ def test_a_power_failure_at_any_instant_leaves_the_old_or_the_new(name, record):
 @sampled
 def test_a_power_failure_after_a_kill_leaves_the_old_or_the_new(name, record):
     first = record(name)
-    step = samples.number(max(3, len(first.calls) // 6), of=1)
+    step = samples.number(max(4, len(first.calls) // 5), of=1)
     for n_calls in range(len(first.calls), -1, -step):
         again = first.again_after_a_kill(n_calls)
         assert again.disk_after(again.calls).now() == tree_of(again.folder)

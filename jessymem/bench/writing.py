@@ -186,7 +186,7 @@ def _first_of_a_process(setting: Setting, kind: str) -> Outcome:
     """Write into a dimension that is `known`, beside a file that is replaced; or into new ones."""
     n_readers = min(N_READERS, setting.n_threads)
     rounds = []
-    for i in range(setting.n_rounds(15)):
+    for i in range(setting.n_rounds(9)):
         base = setting.home(f"write first {kind} {i}")
         (base / "plain").mkdir()
         if kind == "known":
