@@ -37,7 +37,7 @@ from jessymem.errors import clears_frames
 
 PATIENCE_SECONDS = 5
 #: The default run strikes at every so manieth line only; which ones differs from verb to verb.
-STRIDE = 11
+STRIDE = 17
 #: And so many bytecodes of each verb.
 N_OPCODES = 25
 FOLDERS = (PACKAGE, CONTEXTS)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import sleep
 
 import pytest
+from support import samples
 from support.internals import PlainTier, plain_version_of, table_of
 from support.lines import KERNELS, PACKAGE, at_line
 from support.processes import checked_in_child, needs_fork
@@ -372,7 +373,8 @@ class Stopped:
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("n_th", range(20, 220, 20))
+@samples.sampled
+@pytest.mark.parametrize("n_th", range(20, 220, samples.number(50, of=20)))
 def test_a_child_forked_in_the_middle_of_a_plain_call_has_exact_words(n_th, monkeypatch):
     with monkeypatch.context() as patch:
         PlainTier(patch)
@@ -423,7 +425,8 @@ def test_a_child_forked_in_the_middle_of_the_switch_ends_it(n_th, monkeypatch):
 
 
 @needs_fork
-@pytest.mark.parametrize("n_th", range(20, 700, 97))
+@samples.sampled
+@pytest.mark.parametrize("n_th", range(20, 700, samples.number(194, of=97)))
 def test_both_go_on_where_a_plain_call_is_interrupted_by_a_fork(n_th, monkeypatch):
     with monkeypatch.context() as patch:
         PlainTier(patch)
