@@ -111,7 +111,7 @@ told = pytest.mark.skipif(
     ("write", "source", "n_largest"),
     [
         (write_more, "notes", N_BYTES // 8),
-        (write_rows, "a.jsonl", MIB // 2),
+        pytest.param(write_rows, "a.jsonl", MIB // 2, marks=pytest.mark.slow),
         (write_archive, "a.npz", N_BYTES // 8),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

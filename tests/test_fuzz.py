@@ -122,7 +122,7 @@ def test_there_are_findings_to_try():
 ENDLESS = """
 import os, sys, time
 from support.fuzzing import run, targets
-run.PATIENCE = {"crash": 60.0, "hang": 1.5}[sys.argv[1]]
+run.PATIENCE = {"crash": 60.0, "hang": 1.0}[sys.argv[1]]
 ends = {"crash": os.abort, "hang": lambda: time.sleep(60)}
 
 def target_of(index):
