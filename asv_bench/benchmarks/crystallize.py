@@ -121,31 +121,21 @@ N_LARGE = geometry(1_310, 40)
 
 def make_learning(base, into):
     """Return what prepares one write and returns what does it; for `kept`."""
-    data, content = module("bench.data"), os.urandom(1_024)
-    folder = Path(tempfile.mkdtemp(dir="."))
+    learning, folder = module("bench.learning"), Path(tempfile.mkdtemp(dir="."))
+    content = os.urandom(learning.N_NEW_BYTES)
     if into == "a plain durable write":
-        write = module("bench.writing").replace_durably
-        return lambda: partial(write, folder, content)
+        return lambda: partial(module("bench.writing").replace_durably, folder, content)
     if into == "lmdb":
         with skipping():
-            lmdb = module("bench.peers").require("lmdb")
-        environment = lmdb.open(str(folder), map_size=2**30)
-        with environment.begin(write=True) as transaction:
-            for number, stored in enumerate(data.noise(N_LARGE, 100_000, seed=2)):
-                transaction.put(b"%d" % number, stored)
-
-        def commit():
-            with environment.begin(write=True) as transaction:
-                transaction.put(os.urandom(8), content)
-
-        return lambda: commit
+            commit = kept(learning.committing, folder, N_LARGE)
+        return lambda: partial(commit, content)
     shutil.copytree(base, folder, dirs_exist_ok=True)
-    manager = data.open_manager(folder)
-    manager.load_dimension(DIMENSION)
+    manager = module("bench.data").open_manager(folder)
+    manager.load_dimension(learning.DIMENSION)
 
     def prepare():
-        layer = manager.create_proto_dimension(DIMENSION, content)
-        return partial(manager.crystallize_proto_dimension, layer)
+        learn, _ = learning.learner(manager)
+        return learn
 
     for _ in range(geometry(100, 20) if into != "jessymem" else 0):
         prepare()()

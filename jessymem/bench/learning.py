@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -20,7 +21,6 @@ from jessymem.bench.table import NotRun, Outcome
 from jessymem.bench.timing import Race, Work, race, race_once
 from jessymem.bench.writing import write_durably
 from jessymem.config import MIB
-from jessymem.ids import LayerId
 from jessymem.kernels import schema as s
 from jessymem.manager import MmapManager
 from jessymem.regions.builder import RegionBuilder
@@ -42,12 +42,13 @@ N_READ_BYTES: Final = 8_192
 def measure(setting: Setting) -> Iterator[tuple[str, Outcome | NotRun]]:
     """Measure the family `learn`."""
     folder = setting.home("learn")
-    build(folder, max(N_LAYERS * setting.mb // MIB, 40))
+    n_layers = max(N_LAYERS * setting.mb // MIB, 40)
+    build(folder, n_layers)
     with data.open_manager(folder) as manager:
         manager.load_dimension(DIMENSION)
         yield "learn.plain", _beside_a_plain_write(setting, folder, manager)
         try:
-            yield "learn.lmdb", _beside_lmdb(setting, folder, manager)
+            yield "learn.lmdb", _beside_lmdb(setting, folder, manager, n_layers)
         except NotInstalled as error:
             yield "learn.lmdb", NotRun(str(error))
         yield "learn.hundredth", _hundredth(setting, manager)
@@ -68,18 +69,18 @@ def build_chain(chain: Path, folded: Path, n_layers: int = N_READ) -> None:
     A layer is of the file or of a delta as often.
     """
     build(chain, n_layers, N_READ_BYTES, seed=3)
-    with data.open_manager(chain) as learner:
-        learner.load_dimension(DIMENSION)
+    with data.open_manager(chain) as manager:
+        manager.load_dimension(DIMENSION)
         for _ in range(s.MAX_DELTAS):
             new = [(DIMENSION, os.urandom(N_NEW_BYTES)) for _ in range(n_layers // s.MAX_DELTAS)]
-            learner.create_proto_layers(new)
-            learner.crystallize_dimension(DIMENSION)
+            manager.create_proto_layers(new)
+            manager.crystallize_dimension(DIMENSION)
     shutil.copytree(chain, folded, dirs_exist_ok=True)
     with data.open_manager(folded) as whole:
         whole.fold(DIMENSION)
 
 
-def _learner(manager: MmapManager) -> tuple[Work, Work]:
+def learner(manager: MmapManager) -> tuple[Work, Work]:
     """Make a layer; return what makes it durable."""
     layer = manager.create_proto_dimension(DIMENSION, os.urandom(N_NEW_BYTES))
     return partial(manager.crystallize_proto_dimension, layer), _nothing
@@ -91,27 +92,40 @@ def _beside_a_plain_write(setting: Setting, folder: Path, manager: MmapManager) 
         write = partial(write_durably, target, [os.urandom(N_NEW_BYTES)])
         return write, partial(shutil.rmtree, target)
 
-    both = race_once(partial(_learner, manager), plain, n_rounds=setting.n_rounds(30))
+    both = race_once(partial(learner, manager), plain, n_rounds=setting.n_rounds(30))
     return _outcome(both)
 
 
-def _beside_lmdb(setting: Setting, folder: Path, manager: MmapManager) -> Outcome:
-    lmdb = require("lmdb")
-    numbers = count()
-    n_bytes = 4 * region_path(folder, LayerId(DIMENSION, 0).dimension).stat().st_size
-    with lmdb.open(str(folder / "lmdb"), map_size=n_bytes) as environment:
+@contextmanager
+def committing(folder: Path, n_layers: int = N_LAYERS) -> Iterator[Callable[[bytes], None]]:
+    """Yield what commits bytes to an LMDB that holds as much as the file that is learned into.
+
+    Raises
+    ------
+    NotInstalled
+        If there is no lmdb.
+    """
+    lmdb, numbers = require("lmdb"), count()
+    n_bytes = 4 * n_layers * N_BYTES
+    with lmdb.open(str(folder), map_size=n_bytes) as environment:
         with environment.begin(write=True) as transaction:
-            for content in data.noise(n_bytes // 4 // N_BYTES, N_BYTES, seed=2):
+            for content in data.noise(n_layers, N_BYTES, seed=2):
                 transaction.put(b"%d" % next(numbers), content)
 
         def commit(content: bytes) -> None:
             with environment.begin(write=True) as transaction:
                 transaction.put(b"%d" % next(numbers), content)
 
+        yield commit
+
+
+def _beside_lmdb(setting: Setting, folder: Path, manager: MmapManager, n_layers: int) -> Outcome:
+    with committing(folder / "lmdb", n_layers) as commit:
+
         def put() -> tuple[Work, Work]:
             return partial(commit, os.urandom(N_NEW_BYTES)), _nothing
 
-        return _outcome(race_once(partial(_learner, manager), put, n_rounds=setting.n_rounds(30)))
+        return _outcome(race_once(partial(learner, manager), put, n_rounds=setting.n_rounds(30)))
 
 
 def _hundredth(setting: Setting, manager: MmapManager) -> Outcome:
@@ -119,7 +133,7 @@ def _hundredth(setting: Setting, manager: MmapManager) -> Outcome:
     manager.fold(DIMENSION)
     seconds: list[float] = []
     for _ in range(100 if setting.mb == MIB else 2 * N_FIRST):
-        learn, _ = _learner(manager)
+        learn, _ = learner(manager)
         start = perf_counter()
         learn()
         seconds.append(perf_counter() - start)
