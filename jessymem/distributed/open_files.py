@@ -20,7 +20,7 @@ import pyarrow as pa
 from jessymem import descriptors
 from jessymem.config import MemoryConfig
 from jessymem.distributed import questions
-from jessymem.distributed.sources import Status, edition_of, look_at
+from jessymem.distributed.sources import FileStatus, edition_of, look_at
 from jessymem.errors import JessyMemoryError, LimitExceeded, RemoteError
 from jessymem.ids import DimensionId
 from jessymem.manager import MmapManager
@@ -63,7 +63,7 @@ def unchanged(files: Mapping[Path, RemoteFile]) -> Iterator[None]:
     check_editions(files)
 
 
-def check_editions(files: Mapping[Path, RemoteFile]) -> dict[str, list[Status]]:
+def check_editions(files: Mapping[Path, RemoteFile]) -> dict[str, list[FileStatus]]:
     """Raise RemoteError where a file is no longer the edition that was planned.
 
     Return what the system says of each, by path, which is what it said when they were planned.
@@ -169,7 +169,7 @@ class _Place:
 
     __slots__ = ("_file", "_path", "_said")
 
-    def __init__(self, file: RemoteFile, path: Path, said: Sequence[Status]) -> None:
+    def __init__(self, file: RemoteFile, path: Path, said: Sequence[FileStatus]) -> None:
         self._file = file
         self._path = path
         folder = os.path.dirname(path)

@@ -22,7 +22,7 @@ _SUFFIX: Final = PurePath(REGION_FILE).suffix
 _NOT_THERE: Final = FileNotFoundError, NotADirectoryError
 
 
-class Status(NamedTuple):
+class FileStatus(NamedTuple):
     """What the system says of a file, or of a delta beside it."""
 
     name: str
@@ -31,7 +31,7 @@ class Status(NamedTuple):
     n_bytes: int
 
     @classmethod
-    def of(cls, name: str, found: os.stat_result) -> Status:
+    def of(cls, name: str, found: os.stat_result) -> FileStatus:
         """Take it from what was found."""
         return cls(name, found.st_mtime_ns, found.st_ino, found.st_size)
 
@@ -85,16 +85,16 @@ def local_editions(paths: Iterable[str]) -> dict[str, str]:
     return {path: edition_of(said) for path, said in look_at(paths).items()}
 
 
-def edition_of(said: Iterable[Status]) -> str:
+def edition_of(said: Iterable[FileStatus]) -> str:
     """Return one text of all that the system says; no name has a slash in it."""
     return " / ".join([str(each) for each in sorted(said)])
 
 
-def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
+def look_at(paths: Iterable[str]) -> dict[str, list[FileStatus]]:
     """Return what the system says of files of this machine and of deltas beside them, by path.
 
-    Of a file that is a link they are also what lies where it leads, by path. A folder is listed
-    once, however many of its files are asked for. Raises OSError where one cannot be listed.
+    Of a link also what lies where it leads, under full paths. A folder is listed once, however many
+    of its files are asked for. Raises OSError where one cannot be listed.
     """
     links: list[str] = []
     found = _look_at(paths, links)
@@ -103,7 +103,7 @@ def look_at(paths: Iterable[str]) -> dict[str, list[Status]]:
     return found
 
 
-def _behind(links: Iterable[str]) -> dict[str, list[Status]]:
+def _behind(links: Iterable[str]) -> dict[str, list[FileStatus]]:
     """Return what the system says of files that links lead to, and of deltas beside them, by link.
 
     A link that does not count says nothing here: who reads the region file is told why.
@@ -112,7 +112,7 @@ def _behind(links: Iterable[str]) -> dict[str, list[Status]]:
     for link in links:
         with suppress(OSError):
             targets[link] = str(behind_links(Path(link)))
-    found: dict[str, list[Status]] = {}
+    found: dict[str, list[FileStatus]] = {}
     there = _look_at(set(targets.values()), [], may_be_unknown=True)
     for link, target in targets.items():
         folder = os.path.dirname(target)
@@ -124,16 +124,16 @@ def _behind(links: Iterable[str]) -> dict[str, list[Status]]:
 
 def _look_at(
     paths: Iterable[str], links: list[str], *, may_be_unknown: bool = False
-) -> dict[str, list[Status]]:
+) -> dict[str, list[FileStatus]]:
     """Return the same of files where they lie; add to `links` those that are links."""
     ignored = _NOT_THERE if not may_be_unknown else (*_NOT_THERE, PermissionError)
     wanted: dict[str, dict[str, str]] = {}
     for path in paths:
         folder, _, name = path.replace(os.sep, "/").rpartition("/")
         wanted.setdefault(f"{folder}/", {})[name] = path
-    found: dict[str, list[Status]] = {}
+    found: dict[str, list[FileStatus]] = {}
     for folder, names in wanted.items():
-        said: dict[str, list[Status]] = {name: [] for name in names}
+        said: dict[str, list[FileStatus]] = {name: [] for name in names}
         of_stem: dict[str, list[str]] = {}
         for name in said:
             of_stem.setdefault(os.path.splitext(name)[0], []).append(name)
@@ -142,7 +142,7 @@ def _look_at(
                 for name in _files_changed_by(entry.name, said, of_stem):
                     with suppress(FileNotFoundError):
                         status = _status_of(entry, is_asked=name == entry.name)
-                        said[name].append(Status.of(entry.name, status))
+                        said[name].append(FileStatus.of(entry.name, status))
                         if name == entry.name and entry.is_symlink():
                             links.append(names[name])
         found |= {names[name]: each for name, each in said.items()}
@@ -186,7 +186,7 @@ def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteF
     """
     kept = tuple(sorted((options or {}).items()))
     files: list[RemoteFile] = []
-    links: dict[str, tuple[RemoteFile, list[Status]]] = {}
+    links: dict[str, tuple[RemoteFile, list[FileStatus]]] = {}
     top, url = top.rstrip("/"), url.rstrip("/")
     folders = [top]
     while folders:
@@ -198,7 +198,7 @@ def _walk(top: str, url: str, options: Mapping[str, Any] | None) -> list[RemoteF
                 if name == REGION_FILE or (name.startswith(_BEGIN) and name.endswith(_SUFFIX)):
                     with suppress(FileNotFoundError):
                         status = _status_of(entry, is_asked=name == REGION_FILE)
-                        said.append(Status.of(name, status))
+                        said.append(FileStatus.of(name, status))
                         if name == REGION_FILE and stat.S_ISREG(status.st_mode):
                             own, is_link = status, entry.is_symlink()
                             continue
